@@ -1,0 +1,24 @@
+# `make reproduce` draws the oscillator figure, `make test` runs every test; both set up .venv first.
+PYTHON ?= python3
+PY := .venv/bin/python
+SECONDS_EACH ?= 60
+
+.PHONY: reproduce test
+
+.venv/installed: requirements.txt tests/requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 to 3.13 is needed, but $(PYTHON) is %d.%d; name another one: make PYTHON=python3.11" % sys.version_info[:2] if not (3, 10) <= sys.version_info[:2] <= (3, 13) else 0)'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.venv: .venv/installed
+
+reproduce: .venv/installed
+	$(PY) Nonlinear_Oscillators/submit_Adam.py --max-time $(SECONDS_EACH)
+	$(PY) Nonlinear_Oscillators/submit_GN.py --max-time $(SECONDS_EACH)
+	$(PY) Nonlinear_Oscillators/submit_HIG.py --max-time $(SECONDS_EACH)
+	$(PY) plot.py Nonlinear_Oscillators
+
+test: .venv/installed
+	$(PY) -m pytest
