@@ -1,0 +1,151 @@
+"""The command line that every submit script shares, and its exit codes.
+
+    0    finished, or checkpointed after SIGTERM
+    2    bad input: one sentence on stderr, nothing written
+    3    diverged: the loss became inf or NaN; the curve is kept
+    130  interrupted by Ctrl-C; the curve is kept
+"""
+
+import argparse
+import importlib
+import math
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+EXIT_CODES = {"finished": 0, "terminated": 0, "diverged": 3, "interrupted": 130}
+
+
+def submit(system, optimizer, description, *, seed, batch_size, learning_rate, truncation=None, max_time):
+    """Parses the command line, trains, and exits the process.
+
+    Args:
+        system: folder of the physical system; its `experiment.run(settings)` does the training.
+        optimizer: "HIG", "GN" or the name of a Keras optimizer; names the result files too.
+        description: text of --help, the script's docstring.
+        seed, batch_size, learning_rate (η), truncation (τ, None for optimizers without), max_time (seconds of training):
+            the published settings, which the flags of the same names replace.
+    """
+    settings = parse(system, optimizer, description, seed=seed, batch_size=batch_size, learning_rate=learning_rate,
+                     truncation=truncation, max_time=max_time)
+    with _silent_start():                                             # TensorFlow loads only now, after the checks
+        experiment = importlib.import_module(f"{system}.experiment")
+    from hig.training import SettingsError
+    try:
+        state = experiment.run(settings)
+    except (SettingsError, OSError) as error:
+        fail(str(error))
+    sys.exit(EXIT_CODES[state])
+
+
+@contextmanager
+def _silent_start():
+    """Holds back what TensorFlow's C++ logs while it is imported (a dozen lines, no way to switch them off).
+
+    If the import fails, they are shown. A log level set by the user is respected.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"                          # for what comes after the import
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held_back.seek(0)
+            os.write(stderr, held_back.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def fail(sentence):
+    """Ends the process for bad input: the sentence on stderr, exit code 2."""
+    print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(system, optimizer, description, *, seed, batch_size, learning_rate, truncation, max_time, arguments=None):
+    """The settings of a run as an argparse.Namespace; arguments as in `submit`, and the command line as a list.
+
+    Bad input ends the process with exit code 2; then nothing has been written.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    parser.error = lambda message: fail(f"{message} (--help lists the flags)")
+    add = parser.add_argument
+    add("--max-time", type=_positive, default=max_time, metavar="SECONDS",
+        help=f"seconds of training, compiling included and evaluation excluded (published: {max_time:g})")
+    add("--epochs", type=_positive_integer, metavar="N", help="stop after N epochs if that is sooner")
+    add("--seed", type=_seed, default=seed, help=f"of data and initial weights (published: {seed})")
+    add("--batch-size", type=_positive_integer, default=batch_size, metavar="B", help=f"published: {batch_size}")
+    add("--learning-rate", type=_positive, default=learning_rate, metavar="η", help=f"published: {learning_rate:g}")
+    if truncation is not None:
+        add("--truncation", type=_truncation, default=truncation, metavar="τ",
+            help=f"singular values up to τ times the largest are dropped (published: {truncation:g})")
+    add("--output", type=Path, metavar="DIR", help=f"folder of the results (default: {system})")
+    add("--resume", action="store_true", help="continue the interrupted run in that folder")
+    add("--save-weights", type=_weights_file, metavar="FILE", help="write the network's weights there (*.weights.h5)")
+    add("--quiet", action="store_true", help="print nothing but errors")
+    settings = parser.parse_args(arguments)
+    settings.optimizer = optimizer
+    settings.truncation = getattr(settings, "truncation", None)
+    settings.output = settings.output or Path(__file__).resolve().parents[1] / system
+    _check_writable(settings.output)
+    if settings.save_weights:
+        _check_writable(settings.save_weights.parent)
+    return settings
+
+
+def _check_writable(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        fail(f"cannot write to the folder {folder}: {error.strerror}")
+
+
+def _positive(text):
+    value = _number(float, text, "a number")
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text} is not positive and finite")
+    return value
+
+
+def _truncation(text):
+    value = _positive(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not below 1: nothing would be left")
+    return value
+
+
+def _positive_integer(text):
+    value = _number(int, text, "a whole number")
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def _seed(text):
+    value = _number(int, text, "a whole number")
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 4294967295")
+    return value
+
+
+def _weights_file(text):
+    if not text.endswith(".weights.h5"):
+        raise argparse.ArgumentTypeError(f"{text} does not end in .weights.h5, which Keras asks for")
+    return Path(text)
+
+
+def _number(kind, text, wanted):
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None

@@ -1,0 +1,282 @@
+"""One training run of one experiment: time budget, evaluation, curve, checkpoint, resume.
+
+`train` is Keras' `fit` with one callback that
+
+- keeps the clock: `simulation_time` is the time spent in training steps, compiling in the first epoch included and
+  evaluation excluded, as in the published curves;
+- evaluates after every epoch and appends to the curve, of which entry 0 is the untrained network;
+- writes curve and checkpoint, so that a run can be interrupted at any moment and continued with `--resume`.
+
+The files of a run, in `settings.output`, for instance for the prefix NLO and the optimizer HIG:
+
+    NLO_HIG_RESULTS.pickle      the curve (hig.results)
+    NLO_HIG_PARAMETERS.txt      its settings
+    NLO_HIG_CHECKPOINT.npz      weights and optimizer state after the last epoch saved
+"""
+
+import io
+import math
+import signal
+import sys
+import time
+import zipfile
+from contextlib import contextmanager
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hig.optimizers import GaussNewton, HIG, JacobianPower
+from hig.progress import Progress
+from hig.provenance import provenance
+from hig.results import keep_earlier, load_results, save_results, write_atomically, write_parameters
+
+SAVING_SHARE = 0.02        # of the time may go into writing curve and checkpoint; very short epochs are not all written
+
+
+class SettingsError(ValueError):
+    """The settings of a run do not fit the experiment or the files found; the message is one sentence for the user."""
+
+
+def make_optimizer(settings):
+    """The Keras optimizer that `settings.optimizer` names: "HIG", "GN", or a class of keras.optimizers like "Adam"."""
+    if settings.optimizer == "HIG":
+        return HIG(settings.learning_rate, settings.truncation)
+    if settings.optimizer == "GN":
+        return GaussNewton(settings.learning_rate, settings.truncation)
+    return getattr(keras.optimizers, settings.optimizer)(settings.learning_rate)
+
+
+def fixed_batches(data, batch_size):
+    """Mini-batches of a fixed data set in its order, epoch after epoch.
+
+    Args:
+        data: (x, y), arrays with the same number of rows.
+        batch_size: int that divides this number.
+
+    Returns:
+        (batches, updates per epoch), with batches as `train` wants it.
+
+    Raises:
+        SettingsError: if batch_size does not divide the number of rows.
+    """
+    rows = len(data[0])
+    if batch_size < 1 or rows % batch_size:
+        raise SettingsError(f"the batch size must divide the {rows} training samples, but is {batch_size}")
+    batched = tuple(array.reshape(-1, batch_size, *array.shape[1:]) for array in data)
+    dataset = tf.data.Dataset.from_tensor_slices(batched).cache().repeat().prefetch(2)
+    return lambda epochs_done: dataset, rows // batch_size            # every epoch begins with the first sample
+
+
+def mean_losses(model, train, test):
+    """The `evaluate` of `train` for fixed data sets: mean losses over all their samples.
+
+    Args:
+        model: compiled PhysicsModel.
+        train, test: (x, y) each, of the same shapes (so that one compiled function serves both).
+    """
+    @tf.function(jit_compile=True)
+    def loss(x, y):
+        return model.compute_loss(x, y, model(x, training=False), training=False)
+
+    return lambda logs: {"train_loss": float(loss(*train)), "test_loss": float(loss(*test))}
+
+
+def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par):
+    """Trains until `settings.max_time` seconds or `settings.epochs` epochs are over, whichever comes first.
+
+    Args:
+        model: compiled PhysicsModel.
+        batches: function of the number of epochs done → endless tf.data.Dataset with one (x, y) per update.
+        updates_per_epoch: int; the curve has one entry per epoch.
+        evaluate: function of the epoch's Keras logs (None for the untrained network) → dict of floats with
+            "train_loss" and "test_loss"; further entries become further curves.
+        settings: as `hig.cli.parse` returns them; used: optimizer, max_time, epochs, output, quiet, resume, save_weights.
+        prefix: of the file names, "NLO" for instance.
+        sim_par: dict of builtins, the settings as they go into the pickle and the PARAMETERS file.
+
+    Returns:
+        "finished", "interrupted" (Ctrl-C), "terminated" (SIGTERM) or "diverged" (loss inf or NaN).
+
+    Raises:
+        SettingsError: if there is nothing to resume, or it belongs to other settings.
+        OSError: if the results cannot be written; what was written before stays as it is.
+    """
+    name = settings.output / f"{prefix}_{settings.optimizer}"
+    run = TrainingRun(name, evaluate, settings, sim_par, updates_per_epoch)
+    model.optimizer.build(model.trainable_variables)
+    if settings.resume:
+        run.resume(model)
+    with _stop_on_signals(run):
+        epochs = sys.maxsize if settings.epochs is None else settings.epochs
+        if not run.over():
+            model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, initial_epoch=run.epoch, epochs=epochs,
+                      verbose=0, callbacks=[run])
+    run.close(model)
+    if settings.save_weights:
+        save_weights(model.network, settings.save_weights)
+    return run.state
+
+
+def save_weights(network, path):
+    """Writes the network's weights in Keras' format, complete or not at all; `path` ends in .weights.h5."""
+    beside = path.with_name(f".{path.name}.partial.weights.h5")
+    network.save_weights(beside)
+    beside.replace(path)
+
+
+class TrainingRun(keras.callbacks.Callback):
+    """The state of a run between two epochs, and what happens there. Arguments as in `train`."""
+
+    def __init__(self, name, evaluate, settings, sim_par, updates_per_epoch):
+        super().__init__()
+        self.results = name.with_name(f"{name.name}_RESULTS.pickle")
+        self.parameters = name.with_name(f"{name.name}_PARAMETERS.txt")
+        self.checkpoint = name.with_name(f"{name.name}_CHECKPOINT.npz")
+        self.evaluate, self.settings, self.sim_par = evaluate, settings, sim_par
+        self.curve = {"epochs": [], "simulation_time": []}              # one entry per epoch, the untrained one first
+        self.spectrum = {"rank": [], "sigma_max": [], "sigma_min": []}  # one entry per epoch, of Jacobian powers only
+        self.provenance = {**provenance(), "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+                           "dtype": keras.config.floatx(), "updates_per_epoch": updates_per_epoch}
+        self.state = "running"
+        self.stop_signal = None                                         # set by a signal handler
+        self.saved_at, self.saving_took = -math.inf, 0.0
+        self.progress = Progress(settings.optimizer, settings.max_time, settings.epochs, settings.quiet)
+
+    @property
+    def epoch(self):
+        """Number of epochs done."""
+        return max(len(self.curve["epochs"]) - 1, 0)
+
+    @property
+    def time(self):
+        """Seconds of training so far."""
+        return self.curve["simulation_time"][-1] if self.curve["epochs"] else 0.0
+
+    def over(self):
+        """Whether the run has reached its end, one way or another."""
+        limits = self.settings
+        return (self.state != "running" or self.time >= limits.max_time
+                or (limits.epochs is not None and self.epoch >= limits.epochs))
+
+    # ---------------------------------------------------------------------------------------- what Keras calls
+
+    def on_train_begin(self, logs=None):
+        self.progress.message("compiling")
+        if not self.curve["epochs"]:
+            keep_earlier(self.results)
+            write_parameters(self.parameters, self.sim_par)
+            self._append(0.0, None)
+            self._save()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch_began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        elapsed = time.perf_counter() - self.epoch_began
+        if isinstance(self.model.optimizer, JacobianPower):
+            for key, values in self.spectrum.items():
+                values.append(float(logs[key]))
+        self._append(self.time + elapsed, logs)
+        if self.state == "running" and self.stop_signal:
+            self.state = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[self.stop_signal]
+        if self.over():
+            self.model.stop_training = True
+        elif time.perf_counter() - self.saved_at > self.saving_took / SAVING_SHARE:
+            self._save()
+        self.progress.update(self.epoch, self.time, self.curve)
+
+    def _append(self, seconds, logs):
+        quantities = self.evaluate(logs)
+        self.curve["epochs"].append(len(self.curve["epochs"]))
+        self.curve["simulation_time"].append(seconds)
+        for key, value in quantities.items():
+            self.curve.setdefault(key, []).append(value)
+        if not math.isfinite(quantities["train_loss"]):
+            self.state = "diverged"
+
+    # ---------------------------------------------------------------------------------------- files
+
+    def _save(self):
+        """Writes curve, then checkpoint: the curve is never behind, and `resume` cuts what it has more."""
+        began = time.perf_counter()
+        state = "interrupted" if self.state == "terminated" else self.state
+        save_results(self.results, {
+            **{key: np.array(values) for key, values in self.curve.items()},
+            "epoch_time": np.diff(self.curve["simulation_time"]),
+            "sim_par": self.sim_par,
+            "provenance": {**self.provenance, "state": state,
+                           **{key: np.array(values) for key, values in self.spectrum.items() if values}}})
+        if state != "diverged":
+            self._save_checkpoint()
+        self.saved_at = time.perf_counter()
+        self.saving_took = self.saved_at - began
+
+    def _save_checkpoint(self):
+        content = io.BytesIO()
+        np.savez(content, epoch=self.epoch, **{f"state_{i}": v.numpy() for i, v in enumerate(_state(self.model))})
+        write_atomically(self.checkpoint, content.getvalue())
+
+    def resume(self, model):
+        """Takes curve, weights and optimizer state from the files of an interrupted run.
+
+        Raises:
+            SettingsError: if a file is missing or damaged, or belongs to a run with other settings.
+        """
+        if not (self.results.exists() and self.checkpoint.exists()):
+            raise SettingsError(f"there is no interrupted run to resume in {self.results.parent}: "
+                                f"it takes {self.results.name} and {self.checkpoint.name}")
+        try:
+            results = load_results(self.results)
+            with np.load(self.checkpoint, allow_pickle=False) as file:
+                epoch, values = int(file["epoch"]), [file[f"state_{i}"] for i in range(len(file.files) - 1)]
+        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise SettingsError(f"cannot resume: {error}") from None
+        unequal = [key for key in self.sim_par
+                   if key not in ("max_time", "epochs") and results["sim_par"].get(key) != self.sim_par[key]]
+        if unequal:
+            raise SettingsError("cannot resume with other settings: " + ", ".join(
+                f"{key} is {self.sim_par[key]} but was {results['sim_par'].get(key)}" for key in unequal))
+        variables = _state(model)
+        if [v.shape for v in values] != [tuple(v.shape) for v in variables] or epoch >= len(results["epochs"]):
+            raise SettingsError(f"cannot resume: {self.checkpoint.name} does not belong to {self.results.name}")
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+        self.curve = {key: values[:epoch + 1].tolist() for key, values in results.items()
+                      if isinstance(values, np.ndarray) and key != "epoch_time"}
+        self.spectrum = {key: np.asarray(results["provenance"].get(key, []))[:epoch].tolist() for key in self.spectrum}
+
+    def close(self, model):
+        """The last word: writes the final state and tells the user how the run ended and where the curve is."""
+        if self.state == "running":
+            self.state = "finished"
+        self._save()
+        self.progress.message(f"{self.state} after {self.epoch} epochs and {self.time:.1f} s of training: "
+                            f"train loss {self.curve['train_loss'][-1]:.4g}, test loss {self.curve['test_loss'][-1]:.4g}")
+        self.progress.message(f"curve in {self.results}")
+        if self.state in ("interrupted", "terminated"):
+            self.progress.message("continue with --resume")
+        if self.state == "diverged":
+            print(f"{self.settings.optimizer} diverged: the loss is not finite after epoch {self.epoch} "
+                  f"({self.time:.1f} s of training); the curve up to there is in {self.results}", file=sys.stderr)
+
+
+def _state(model):
+    """All variables that a checkpoint holds."""
+    return [*model.network.variables, *model.optimizer.variables]
+
+
+@contextmanager
+def _stop_on_signals(run):
+    """Ctrl-C and SIGTERM end the run after the epoch that is under way; a second Ctrl-C interrupts Python at once."""
+    def stop(number, frame):
+        run.stop_signal = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run.progress.message("stopping after this epoch" + "; Ctrl-C again stops at once" * (number == signal.SIGINT))
+
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
