@@ -1,6 +1,6 @@
 """Results of a training run: the pickle of its curve, written atomically and read without executing anything.
 
-The layout is the one of the published code (`NLO_<X>_RESULTS.pickle`, `QMC_<X>_RESULTS.pickle`): a dict with
+The layout is that of the published code (`NLO_<X>_RESULTS.pickle`, `QMC_<X>_RESULTS.pickle`), a dict with
 
     epochs            (N,)    number of the epoch (Poisson: of the update); entry 0 is the untrained network
     train_loss        (N,)    loss on the training set; may be inf or NaN where a run died
@@ -9,12 +9,12 @@ The layout is the one of the published code (`NLO_<X>_RESULTS.pickle`, `QMC_<X>_
     epoch_time        (N-1,)  seconds of training of every single epoch
     sim_par           dict    settings: builtins only
 
-to which this project adds `provenance` (a dict: versions, hardware, state of the run, singular values kept) and, where an
-experiment measures more, further numeric arrays with one or two axes. Dicts have strings as keys everywhere.
+to which this project adds `provenance` (a dict: versions, hardware, state of the run, singular values kept) and,
+where an experiment measures more, further numeric arrays with one or two axes. All keys of dicts are strings.
 
-A pickle is a program, and `pickle.load` runs it, importing and calling whatever the file names. `load_results` therefore does
-not use the unpickler at all: it interprets the few instructions that arrays and builtins need on a stack of its own, looks no
-name up, and builds arrays only from bytes whose number agrees with the shape and with a numeric dtype.
+A pickle is a program, and `pickle.load` runs it: it imports and calls whatever the file names. `load_results` does
+not use the unpickler at all. It interprets the few instructions that arrays and builtins need on a stack of its own,
+looks no name up, and builds arrays only from bytes whose number agrees with the shape and with a numeric dtype.
 
 Example:
     >>> save_results("NLO_HIG_RESULTS.pickle", results)         # doctest: +SKIP
@@ -40,7 +40,7 @@ MAX_DEPTH = 16               # of dicts, lists and tuples within each other
 CURVES = ("epochs", "train_loss", "test_loss", "simulation_time")
 
 
-# ---------------------------------------------------------------------------------------------------------------- writing
+# ---------------------------------------------------------------------------------------------------- writing
 
 def write_atomically(path, data):
     """Write a file so that its name always refers to the complete old or the complete new content.
@@ -50,8 +50,8 @@ def write_atomically(path, data):
         data: bytes, the whole content.
 
     Raises:
-        OSError: the folder is missing or not writable, the disk is full; an earlier file is then untouched and the temporary
-            file beside it is removed.
+        OSError: the folder is missing or not writable, the disk is full; an earlier file is then untouched and
+            the temporary file beside it is removed.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -69,8 +69,9 @@ def write_atomically(path, data):
 def save_results(path, results):
     """Write a curve atomically, in the published layout (module docstring).
 
-    The file is pickle protocol 3 with numpy's names of before version 2, so that plain `pickle.load` of Python 3.8 with
-    numpy 1.19 (the published code's stack) reads it. Arrays are written as float64 or int64, numpy scalars as builtins.
+    The file is pickle protocol 3 with numpy's names of before version 2, so that plain `pickle.load` of Python 3.8
+    with numpy 1.19 (the published code's stack) reads it. Arrays are written as float64 or int64, numpy scalars as
+    builtins.
 
     Args:
         path: file name (str or Path).
@@ -92,7 +93,7 @@ def save_results(path, results):
 
 
 def _old_numpy_names(data):
-    """Replace `numpy._core` by `numpy.core` in the global names of a protocol-3 pickle (no frames, so lengths are free)."""
+    """Write `numpy.core` for `numpy._core` in a pickle of protocol 3, which says nowhere how long its names are."""
     pieces, copied = [], 0
     for opcode, argument, position in pickletools.genops(data):
         if opcode.name == "GLOBAL" and argument.startswith("numpy._core."):
@@ -118,13 +119,14 @@ def write_parameters(path, sim_par):
 def keep_earlier(path):
     """Move an earlier curve out of the way, to a name with its date: `X_RESULTS_2026-11-23_093012.pickle`.
 
-    Anything that is not empty is kept, readable or not. The date is that of the file's last change, in local time.
+    Anything that is not empty is kept, readable or not. The date is that of its last change, in local time.
 
     Args:
         path: file name (str or Path).
 
     Returns:
-        The new name (Path), or None if there was nothing to keep. A name in use is never taken: `…_093012-2.pickle` follows.
+        The new name (Path), or None if there was nothing to keep. A name in use is never taken; `…_093012-2.pickle`
+        follows.
 
     Raises:
         OSError: the file cannot be moved.
@@ -148,24 +150,24 @@ def keep_earlier(path):
     return kept
 
 
-# ---------------------------------------------------------------------------------------------------------------- reading
+# ---------------------------------------------------------------------------------------------------- reading
 
 def load_results(path):
-    """Read a curve written by `save_results` or by the published code, without executing anything in the file.
+    """Read a curve of `save_results` or of the published code, without executing anything in the file.
 
-    Pickle protocols 2 to 5 with numpy's names of version 1 or 2 are understood. At most `MAX_BYTES` are read, and a file
-    cannot make arrays of more bytes than it holds.
+    Pickle protocols 2 to 5 with numpy's names of version 1 or 2 are understood. At most `MAX_BYTES` are read, and
+    a file cannot make arrays of more bytes than it holds.
 
     Args:
         path: file name (str or Path).
 
     Returns:
-        dict as in the module docstring; arrays keep the dtype of the file (float16 to float64, integers, bool) in native byte
-        order, numpy scalars come as builtins.
+        dict as in the module docstring; arrays keep the dtype of the file (float16 to float64, integers, bool) in
+        native byte order, numpy scalars come as builtins.
 
     Raises:
-        ValueError: the file is missing, unreadable, truncated, of another layout, or contains anything but arrays and builtins;
-            one sentence that names the file and the reason. Nothing else is raised, whatever the file holds.
+        ValueError: the file is missing, unreadable, truncated, of another layout, or contains anything but arrays
+            and builtins; one sentence that names it and the reason. Nothing else is raised, whatever the file holds.
     """
     try:
         results = _plain(_interpret(_read(path)))
@@ -177,20 +179,18 @@ def load_results(path):
 
 def _read(path):
     """Content of a regular file of at most MAX_BYTES."""
+    def opener(name, flags):
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its other end
     try:
-        # Opening a pipe would block for ever, so it is opened without waiting and asked what it is.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("it is not a regular file")
+        with open(path, "rb", opener=opener) as file:
+            _expect(stat.S_ISREG(os.fstat(file.fileno()).st_mode), "it is not a regular file")
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ValueError("there is no such file") from None
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror})") from None
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"it is larger than the {MAX_BYTES} bytes allowed")
-    if not data:
-        raise ValueError("it is empty")
+    _expect(len(data) <= MAX_BYTES, f"it is larger than the {MAX_BYTES} bytes allowed")
+    _expect(data, "it is empty")
     return data
 
 
@@ -209,14 +209,14 @@ class _Array:
     __slots__ = ("value",)
 
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
-             "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
-_OTHERS = {"FRAME", "STOP", "MARK", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS",
-           "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET",
-           "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"}
 _INSTRUCTIONS = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
-_ALLOWED = _LITERALS | _OTHERS | set(_CONSTANTS)
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE",
+             "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+_TAKES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "STACK_GLOBAL": 2, "REDUCE": 2, "BUILD": 2}
+_TAKES_ALL = {"TUPLE", "APPENDS", "SETITEMS"}  # down to the last mark
+_ALLOWED = {"FRAME", "STOP", "MARK", "EMPTY_LIST", "EMPTY_DICT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET",
+            "LONG_BINGET", "GLOBAL", *_CONSTANTS, *_LITERALS, *_TAKES, *_TAKES_ALL}
 
 _GLOBALS = {"numpy ndarray", "numpy dtype", "_codecs encode", "numpy.core.multiarray _reconstruct",
             "numpy.core.multiarray scalar", "numpy.core.numeric _frombuffer"}
@@ -224,26 +224,24 @@ _DTYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8
 
 
 def _interpret(data):
-    """Run the program that a pickle is, as far as arrays and builtins need it; arrays remain wrapped in `_Array`."""
-    if data[0] != 0x80 or len(data) < 2 or not 2 <= data[1] <= 5:
-        raise ValueError("it is not a pickle of protocol 2 to 5")
+    """Run the program that a pickle is, as far as arrays and builtins need it; arrays stay wrapped in `_Array`."""
+    _expect(len(data) > 2 and data[0] == 0x80 and 2 <= data[1] <= 5, "it is not a pickle of protocol 2 to 5")
     stream = io.BytesIO(data)
     stream.seek(2)
     stack, outer, memo = [], [], {}  # outer: the stacks below the marks
-    unspent = [2 * len(data)]        # bytes that arrays may still take: once as decoded text (protocol 2), once as an array
+    unspent = [2 * len(data)]  # bytes that may still be made: an array, and before it (protocol 2) its decoded text
     try:
         for _ in range(MAX_INSTRUCTIONS):
-            code = stream.read(1)
-            opcode = _INSTRUCTIONS.get(code)
-            if not code or opcode is None:
-                raise ValueError("it is truncated" if not code else "it is damaged")
+            opcode = _next_instruction(stream)
             name = opcode.name
-            if name not in _ALLOWED:  # refused before its argument is decoded
-                raise ValueError(f"it contains the pickle instruction {name}, which no curve needs")
             try:
                 argument = opcode.arg.reader(stream) if opcode.arg else None
             except (ValueError, OverflowError):
                 raise ValueError("it is truncated or damaged") from None
+            if name in _TAKES:
+                items = _pop(stack, _TAKES[name])
+            elif name in _TAKES_ALL:
+                items, stack = stack, outer.pop()
             if name in _LITERALS:
                 stack.append(argument)
             elif name in _CONSTANTS:
@@ -257,48 +255,45 @@ def _interpret(data):
             elif name == "MARK":
                 outer.append(stack)
                 stack = []
-            elif name == "TUPLE":
-                items, stack = stack, outer.pop()
+            elif name.startswith("TUPLE"):
                 stack.append(tuple(items))
-            elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-                stack.append(tuple(_pop(stack, int(name[-1]))))
             elif name == "EMPTY_LIST":
                 stack.append([])
             elif name == "EMPTY_DICT":
                 stack.append({})
             elif name in ("APPEND", "APPENDS"):
-                if name == "APPENDS":
-                    items, stack = stack, outer.pop()
-                else:
-                    items = _pop(stack, 1)
                 _expect(type(stack[-1]) is list)
                 stack[-1].extend(items)
             elif name in ("SETITEM", "SETITEMS"):
-                if name == "SETITEMS":
-                    items, stack = stack, outer.pop()
-                else:
-                    items = _pop(stack, 2)
-                # Strings only: numbers can be chosen to collide in a dict and take for ever.
-                _expect(type(stack[-1]) is dict and len(items) % 2 == 0 and all(type(key) is str for key in items[::2]),
-                        "a key in it is not a string")
+                _expect(type(stack[-1]) is dict and len(items) % 2 == 0)
+                # Numbers can be chosen so that they collide in a dict, which then takes for ever; strings cannot.
+                _expect(all(type(key) is str for key in items[::2]), "it has a key that is not a string")
                 stack[-1].update(zip(items[::2], items[1::2]))
-            elif name in ("GLOBAL", "STACK_GLOBAL"):
-                # GLOBAL's two lines come joined by a space; a name with a space in it cannot match either way.
-                stack.append(_global(argument if name == "GLOBAL" else _pop(stack, 2)))
+            elif name == "GLOBAL":
+                stack.append(_global(argument))  # module and name, joined by a space
+            elif name == "STACK_GLOBAL":
+                _expect(all(type(part) is str for part in items))
+                stack.append(_global(" ".join(items)))
             elif name == "REDUCE":
-                function, arguments = _pop(stack, 2)
-                _expect(type(function) is _Global and type(arguments) is tuple)
-                stack.append(_call(function.name, arguments, unspent))
+                stack.append(_call(*items, unspent))
             elif name == "BUILD":
-                value, state = _pop(stack, 2)
-                _build(value, state, unspent)
-                stack.append(value)
+                stack.append(_build(*items, unspent))
             elif name == "STOP":
                 _expect(len(stack) == 1 and not outer and not stream.read(1))
                 return stack[0]
         raise ValueError(f"it has more than the {MAX_INSTRUCTIONS} pickle instructions allowed")
     except (IndexError, KeyError):  # of stack, outer and memo
         raise ValueError("it is damaged") from None
+
+
+def _next_instruction(stream):
+    """The next opcode, refused before its argument is decoded if no curve needs it."""
+    code = stream.read(1)
+    _expect(code, "it is truncated")
+    opcode = _INSTRUCTIONS.get(code)
+    _expect(opcode)
+    _expect(opcode.name in _ALLOWED, f"it contains the pickle instruction {opcode.name}, which no curve needs")
+    return opcode
 
 
 def _expect(condition, otherwise="it is damaged"):
@@ -314,57 +309,60 @@ def _pop(stack, count):
 
 
 def _global(name):
-    """A `_Global` for an allowed name, given as "module name" or [module, name]."""
-    if type(name) is list:
-        _expect(all(type(part) is str for part in name))
-        name = " ".join(name)
+    """A `_Global` for an allowed name "module name"."""
     result = _Global()
-    result.name = name.replace("numpy._core.", "numpy.core.", 1) if name.startswith("numpy._core.") else name
-    if result.name not in _GLOBALS:
-        raise ValueError(f"it refers to {name.replace(' ', '.')[:80]!r}, and only arrays and builtins are allowed")
+    result.name = "numpy.core." + name[12:] if name.startswith("numpy._core.") else name
+    _expect(result.name in _GLOBALS,
+            f"it refers to {name[:80].replace(' ', '.')!r}, and only arrays and builtins are allowed")
     return result
 
 
-def _call(name, arguments, unspent):
-    """What the call of an allowed global gives; only the forms that numpy itself writes are known."""
-    if name == "numpy.core.multiarray _reconstruct" and len(arguments) == 3:  # (ndarray, (0,), b"b"): an empty array
+def _call(function, arguments, unspent):
+    """What calling an allowed global gives; only the forms that numpy itself writes are known."""
+    _expect(type(function) is _Global and type(arguments) is tuple)
+    name, count = function.name, len(arguments)
+    if name == "numpy.core.multiarray _reconstruct" and count == 3:  # (ndarray, (0,), b"b"): an array to be filled
         kind, shape, code = arguments
         _expect(type(kind) is _Global and kind.name == "numpy ndarray" and _is_shape(shape) and shape == (0,)
                 and type(code) is bytes and code == b"b", "it contains an array of an unusual kind")
         result = _Array()
         result.value = None
-    elif name == "numpy dtype" and len(arguments) == 3:  # ("f8", align=False, copy=True)
+    elif name == "numpy dtype" and count == 3:  # ("f8", align=False, copy=True)
         code, align, copy = arguments
         _expect(type(code) is str and code in _DTYPES and align in (False, 0) and copy in (True, 1),
                 "it contains an array that is not numeric")
         result = _Dtype()
         result.value = np.dtype(code)
-    elif name == "numpy.core.multiarray scalar" and len(arguments) == 2:  # (dtype, bytes)
-        result = _array((), arguments[0], arguments[1], "C", unspent).item()
-    elif name == "numpy.core.numeric _frombuffer" and len(arguments) == 4:  # (bytes, dtype, shape, order): protocol 5
+    elif name == "numpy.core.multiarray scalar" and count == 2:  # (dtype, bytes)
+        result = _array((), *arguments, "C", unspent).item()
+    elif name == "numpy.core.numeric _frombuffer" and count == 4:  # (bytes, dtype, shape, order), protocol 5
+        content, dtype, shape, order = arguments
         result = _Array()
-        result.value = _array(arguments[2], arguments[1], arguments[0], arguments[3], unspent)
-    elif name == "_codecs encode" and len(arguments) == 2:  # (text, "latin1"): bytes in protocol 2
-        _expect(type(arguments[0]) is str and type(arguments[1]) is str and arguments[1] == "latin1")
-        _spend(len(arguments[0]), unspent)
-        result = arguments[0].encode("latin-1")
+        result.value = _array(shape, dtype, content, order, unspent)
+    elif name == "_codecs encode" and count == 2:  # (text, "latin1"): bytes in protocol 2
+        text, encoding = arguments
+        _expect(type(text) is str and type(encoding) is str and encoding == "latin1")
+        _spend(len(text), unspent)
+        result = text.encode("latin-1")
     else:
-        raise ValueError(f"it calls {name.replace(' ', '.')} in an unusual way")
+        raise ValueError(f"it calls {name.replace(' ', '.')!r} in an unusual way")
     return result
 
 
 def _build(value, state, unspent):
-    """Complete a dtype by its byte order, or an array by its content."""
+    """`value` after it was completed: a dtype by its byte order, or an array by its content."""
     _expect(type(state) is tuple)
     if type(value) is _Dtype:  # (version, byte order, subarray, names, fields, item size, alignment, flags)
-        _expect(len(state) == 8 and type(state[1]) is str and state[1] in ("<", ">", "|", "=") and state[2:5] == (None,) * 3
-                and state[0] in (3, 4) and state[5:] == (-1, -1, 0), "it contains an array that is not numeric")
+        _expect(len(state) == 8 and state[0] in (3, 4) and type(state[1]) is str and state[1] in tuple("<>|=")
+                and state[2:] == (None, None, None, -1, -1, 0), "it contains an array that is not numeric")
         value.value = value.value.newbyteorder(state[1])
     elif type(value) is _Array:  # (version, shape, dtype, is Fortran order, content)
         _expect(value.value is None and len(state) == 5 and type(state[3]) in (bool, int))
-        value.value = _array(state[1], state[2], state[4], "F" if state[3] else "C", unspent)
+        _, shape, dtype, fortran, content = state
+        value.value = _array(shape, dtype, content, "F" if fortran else "C", unspent)
     else:
         raise ValueError("it changes the state of something that is not an array")
+    return value
 
 
 def _is_shape(shape):
@@ -372,7 +370,7 @@ def _is_shape(shape):
 
 
 def _spend(count, unspent):
-    """Few bytes in a file may be referred to often; what grows out of them is limited by the length of the file."""
+    """A few bytes in a file may be used again and again; what grows out of them is limited by the file's length."""
     unspent[0] -= count
     _expect(unspent[0] >= 0, "its arrays are larger than the file")
 
@@ -381,16 +379,17 @@ def _array(shape, dtype, content, order, unspent):
     """A new array in native byte order, if the number of bytes agrees with shape and dtype."""
     _expect(_is_shape(shape) and type(dtype) is _Dtype and type(content) in (bytes, bytearray)
             and type(order) is str and order in ("C", "F"), "it contains an array of an unusual kind")
-    _expect(math.prod(shape) * dtype.value.itemsize == len(content), "it contains an array whose shape and size disagree")
+    _expect(math.prod(shape) * dtype.value.itemsize == len(content),
+            "it contains an array whose shape and size disagree")
     _spend(len(content), unspent)
     flat = np.frombuffer(content, np.uint8 if dtype.value.kind == "b" else dtype.value)
     return flat.astype(dtype.value.newbyteorder("=")).reshape(shape, order=order)
 
 
-# ----------------------------------------------------------------------------------------------------------------- layout
+# ----------------------------------------------------------------------------------------------------- layout
 
 def _plain(value, name="results", count=None, depth=0):
-    """A copy that consists of arrays (float64 or int64 if they were given as such to `save_results`) and builtins."""
+    """A copy made of builtins and arrays: what `_interpret` has made, or what `save_results` was given, as 64 bit."""
     count = count or itertools.count(1)
     _expect(next(count) <= MAX_INSTRUCTIONS, f"it has more than the {MAX_INSTRUCTIONS} values allowed")
     _expect(depth <= MAX_DEPTH, f"it is nested deeper than {MAX_DEPTH} levels")
@@ -401,8 +400,8 @@ def _plain(value, name="results", count=None, depth=0):
     if type(value) in (list, tuple):
         return type(value)(_plain(item, name, count, depth + 1) for item in value)
     if type(value) is dict:
-        _expect(all(type(key) is str for key in value), f"{name} has a key that is not a string")
-        return {key: _plain(item, key if depth == 0 else name, count, depth + 1) for key, item in value.items()}
+        _expect(all(type(key) is str for key in value), f"{name[:80]!r} has a key that is not a string")
+        return {key: _plain(item, name if depth else key, count, depth + 1) for key, item in value.items()}
     if type(value) is _Array and value.value is not None:
         return value.value
     if isinstance(value, np.ndarray):
@@ -411,7 +410,8 @@ def _plain(value, name="results", count=None, depth=0):
                 f"{name[:80]!r} holds an array of dtype {value.dtype} with {value.ndim} axes,"
                 " allowed are integers, float16 to float64 and up to two axes")
         return np.array(value, dtype=wide, order="C", subok=False)
-    raise ValueError(f"{name[:80]!r} holds a value of type {type(value).__name__.lstrip('_')}, not an array or a builtin")
+    kind = type(value).__name__.lstrip("_")
+    raise ValueError(f"{name[:80]!r} holds a value of type {kind}, which is neither a numeric array nor a builtin")
 
 
 def _check_schema(results):
@@ -425,14 +425,15 @@ def _check_schema(results):
         else:
             axes = (1,) if key in CURVES or key == "epoch_time" else (1, 2)
             _expect(isinstance(value, np.ndarray) and value.ndim in axes,
-                    f"{key[:80]!r} is not a numeric array with {'one axis' if axes == (1,) else 'one or two axes'}")
+                    f"{key[:80]!r} is not a numeric array of {' or '.join(map(str, axes))} axes")
     length = len(results["epochs"])
     _expect(length >= 1, "its curve is empty")
     for key, expected in [*((key, length) for key in CURVES), ("epoch_time", length - 1)]:
-        _expect(len(results[key]) == expected,
-                f"{key!r} has {len(results[key])} entries where 'epochs' has {length}, expected {expected}")
+        found = len(results[key])
+        _expect(found == expected, f"'epochs' has {length} entries and {key!r} {found} where {expected} are expected")
     provenance = results.get("provenance", {})
     state, updates = provenance.get("state", "finished"), provenance.get("updates_per_epoch", 1)
-    _expect(type(state) is str and state in STATES, f"the state of the run is {str(state)[:80]!r}, allowed are {', '.join(STATES)}")
-    _expect(type(updates) in (int, float) and 0 < updates < math.inf,
+    _expect(type(state) is str and state in STATES,
+            f"the state of the run is {str(state)[:80]!r}, allowed are {', '.join(STATES)}")
+    _expect(type(updates) in (int, float) and 0 < updates < 1e15,
             f"'updates_per_epoch' is {str(updates)[:80]}, allowed are positive numbers")
