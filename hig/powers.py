@@ -1,12 +1,61 @@
-"""Jacobian powers J^κ, the pure linear algebra of half-inverse gradients (paper §3; Schnell, Holl, Thuerey 2022)."""
+"""Powers J^κ of a Jacobian: the linear algebra of half-inverse gradients, on plain NumPy arrays.
+
+Notation (Schnell, Holl, Thuerey: Half-Inverse Gradients for Physical Deep Learning, ICLR 2022)
+
+    J  (n, p)   Jacobian ∂y/∂θ of a mini-batch: n = samples × outputs rows, p parameters
+    g  (n,)     gradient ∂L/∂y of the loss with respect to the outputs
+    κ           exponent in [−1, 1]: 1 gradient descent, −1/2 half-inverse gradient, −1 Gauss-Newton
+    τ           truncation: a singular value σ takes part only if σ > τ σ_max
+    K  (n, n)   Gram matrix J Jᵀ
+
+With the singular value decomposition J = U Σ Vᵀ the power is J^κ = V Σ^κ Uᵀ, the update −η J^κ g.
+`jacobian_power` computes exactly that and is the reference for everything else.
+
+A network has far more parameters than a mini-batch has outputs, so J is better never formed. From
+K = U Σ² Uᵀ and V = Jᵀ U Σ⁻¹,
+
+    J^κ g = V Σ^κ Uᵀ g = Jᵀ U Σ^(κ−1) Uᵀ g = Jᵀ v ,   v = f(K) g ,   f(λ) = λ^(−a) ,   a = (1 − κ)/2 ∈ [0, 1]
+
+with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v.
+One vector f(K) g is much less than an eigendecomposition, and costs less (n from about 180 on):
+
+1. Householder reduction K = Q T Qᵀ to a tridiagonal T: f(K) g = Q f(T) Qᵀ g. This is nearly all of the work.
+2. Bisection on T gives λ_max, the number of truncated eigenvalues and the smallest kept one, each in O(n).
+3. The eigenvectors of T on the truncated side (few, as a rule) are projected out; where fewer are kept than
+   truncated, the kept ones give f(T) directly.
+4. On the rest, f(T) z = Σ_j w_j (T + s_j)⁻¹ z with positive shifts and weights (`_partial_fractions`):
+   some tens of tridiagonal solves of O(n) each.
+
+Precision: everything here is float64, whatever comes in. An eigenvalue of K carries an absolute error of
+about ε λ_max (ε = 2e-16), so singular values below 1e-8 σ_max drown in rounding, and so does what τ < 1e-8
+would keep.
+"""
+from contextlib import nullcontext
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
+import scipy.special
+import threadpoolctl
+from scipy.linalg import lapack
+
+METHODS = ("auto", "eigh", "tridiagonal")
+SMALLEST_TRIDIAGONAL = 180      # n from which this is faster than `eigh` (benchmarks/powers.py)
+SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (likewise)
+MOST_INVERSE_ITERATIONS = 400   # eigenvectors of T: more than these are cheaper by `stemr` than by `stein`
+QUADRATURE_ERROR = 1e-10        # aimed at for the partial fractions, relative, at every kept eigenvalue
 
 
 class Spectrum(NamedTuple):
-    """Which singular values of J took part: rank (kept), size (n), the largest, the smallest kept (0.0 if none)."""
+    """What the truncation left of J: the numbers to log at each step.
+
+    Attributes:
+        rank: int, number of singular values kept.
+        size: int, number of singular values there were: n for K (n, n), min(n, p) for J.
+        sigma_max: float, the largest singular value of J.
+        sigma_min: float, the smallest one kept; 0.0 if none is.
+    """
 
     rank: int
     size: int
@@ -15,41 +64,266 @@ class Spectrum(NamedTuple):
 
 
 def jacobian_power(J, kappa, truncation):
-    """J^κ = V Σ^κ Uᵀ by an explicit singular value decomposition in float64: the reference.
+    """J^κ = V Σ^κ Uᵀ by an explicit singular value decomposition (paper §3): the reference.
 
-    Args: J (n, p); kappa in [−1, 1]; truncation 0 ≤ τ < 1, singular values σ ≤ τ σ_max are dropped.
-    Returns: (P, Spectrum) with P (p, n) float64.
-    Raises: ValueError naming the argument at fault.
+    Args:
+        J: array (n, p) of any real dtype, any n and p.
+        kappa: exponent κ in [−1, 1].
+        truncation: τ in [0, 1); singular values σ ≤ τ σ_max are dropped. Zeros are dropped whatever τ is.
+
+    Returns:
+        (P, spectrum): P = J^κ, float64 (p, n), and its `Spectrum` of size min(n, p).
+
+    Raises:
+        ValueError: J is not a matrix or not finite; κ or τ out of range.
+        TypeError: J is not real.
+        numpy.linalg.LinAlgError: LAPACK did not converge.
     """
-    kappa, truncation = _check_exponent(kappa, truncation)
-    J = _check_array("J", J, 2)
-    U, sigma, Vt = scipy.linalg.svd(J, full_matrices=False, check_finite=False)
-    kept = (sigma > truncation * sigma.max(initial=0.0)) & (sigma > 0)
-    power = (Vt[kept].T * sigma[kept] ** kappa) @ U[:, kept].T
-    return power, _spectrum(sigma[kept], sigma.max(initial=0.0), len(J))
+    kappa, truncation = _check_settings(kappa, truncation)
+    J = _check_array("J", J, ("n", "p"))
+    try:
+        U, sigma, Vt = scipy.linalg.svd(J, full_matrices=False, check_finite=False)
+    except np.linalg.LinAlgError:   # divide and conquer failed; the QR iteration is slower and sturdier
+        U, sigma, Vt = scipy.linalg.svd(J, full_matrices=False, check_finite=False, lapack_driver="gesvd")
+    sigma_max = sigma.max(initial=0.0)
+    rank = np.count_nonzero(sigma > truncation * sigma_max)   # σ descends
+    sigma_kept = sigma[:rank]
+    power = (Vt[:rank].T * sigma_kept**kappa) @ U[:, :rank].T   # (p, rank)·(rank, n)
+    return power, Spectrum(rank, len(sigma), float(sigma_max), float(sigma_kept.min(initial=sigma_max)))
 
 
 def gram_coefficients(K, g, kappa, truncation, method="auto"):
-    """v (n,) with J^κ g = Jᵀ v from K = J Jᵀ (n, n) and g (n,): v = f(K) g, f(λ) = λ^((κ−1)/2) on λ > τ² λ_max.
+    """The coefficients v with J^κ g = Jᵀ v, from the Gram matrix K = J Jᵀ alone: v = f(K) g.
 
-    Applied to (JᵀJ, Jᵀg) the same function returns J^κ g itself: the small side when p < n.
-    Returns: (v, Spectrum) with v float64.
-    Raises: ValueError naming the argument at fault; numpy.linalg.LinAlgError if LAPACK does not converge.
+    The same function applied to JᵀJ (p, p) and Jᵀg (p,) returns J^κ g itself, the small side when p < n:
+    V Σ^(κ−1) Vᵀ Jᵀ g = V Σ^(κ−1) Σ Uᵀ g = J^κ g.
+
+    Args:
+        K: symmetric array (n, n) of any real dtype; only one of its triangles is used. Left unchanged.
+            It should be formed in float64 (see the module's note on precision).
+        g: array (n,) of any real dtype.
+        kappa: exponent κ in [−1, 1].
+        truncation: τ in [0, 1), relative to singular values of J: eigenvalues λ ≤ τ² λ_max of K are dropped.
+            Zero and negative ones (rounding) are dropped whatever τ is.
+        method: "eigh", a full eigendecomposition; "tridiagonal", steps 1–4 of the module's docstring; or
+            "auto", the faster of them for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min,
+            whichever is larger.
+
+    Returns:
+        (v, spectrum): v float64 (n,) and the `Spectrum` of J, of size n.
+
+    Raises:
+        ValueError: arrays not finite or of the wrong shape; κ or τ out of range; unknown method.
+        TypeError: K or g not real.
+        numpy.linalg.LinAlgError: none of three LAPACK drivers converged.
+
+    BLAS runs on one thread for n < 1200 (a second one gains little, and loses much when other threads compete
+    for the cores) and on as many as it is set to above. The setting is the process's, not the thread's:
+    do not call this from two Python threads at once.
     """
-    kappa, truncation = _check_exponent(kappa, truncation)
-    if method not in ("auto", "eigh", "tridiagonal"):
-        raise ValueError(f"method must be 'auto', 'eigh' or 'tridiagonal', got {method!r}")
-    K, g = _check_array("K", K, 2), _check_array("g", g, 1)
-    if K.shape != (len(g), len(g)):
-        raise ValueError(f"K must be square with one row per entry of g {g.shape}, got shape {K.shape}")
-    lam, Q = scipy.linalg.eigh(K, driver="evd", check_finite=False)
-    kept = (lam > truncation**2 * lam.max(initial=0.0)) & (lam > 0)
-    Q = Q[:, kept]
-    v = Q @ (lam[kept] ** ((kappa - 1) / 2) * (Q.T @ g))
-    return v, _spectrum(np.sqrt(lam[kept]), np.sqrt(max(lam.max(initial=0.0), 0.0)), len(g))
+    kappa, truncation = _check_settings(kappa, truncation)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    K, g = _check_array("K", K, ("n", "n")), _check_array("g", g, ("n",))
+    n = len(g)
+    if K.shape != (n, n):
+        raise ValueError(f"K must be square with one row per entry of g: got shapes {K.shape} and {g.shape}")
+    if not K.any():
+        return np.zeros(n), Spectrum(0, n, 0.0, 0.0)
+
+    exponent = (1 - kappa) / 2   # a
+    if method == "auto":
+        method = "tridiagonal" if n >= SMALLEST_TRIDIAGONAL else "eigh"
+    with _blas_controller().limit(limits=1, user_api="blas") if n < SMALLEST_THREADED else nullcontext():
+        if method == "tridiagonal" and n > 2:   # 1 × 1 and 2 × 2 are tridiagonal, with nothing to reduce
+            try:
+                return _power_by_tridiagonal(K, g, exponent, truncation**2)
+            except np.linalg.LinAlgError:
+                pass
+        return _power_by_eigh(K, g, exponent, truncation**2)
 
 
-def _check_exponent(kappa, truncation):
+def _power_by_eigh(K, g, exponent, cut):
+    """K^(−a) g on the eigenvalues above cut·λ_max, by all eigenvectors."""
+    for driver in ("evd", "evr"):   # divide and conquer; relatively robust representations should that fail
+        try:
+            lam, Q = scipy.linalg.eigh(K, driver=driver, check_finite=False)
+            break
+        except np.linalg.LinAlgError:
+            continue
+    else:
+        raise np.linalg.LinAlgError(f"K {K.shape}: no LAPACK eigendecomposition (evd, evr) converged")
+    lam_max = max(lam[-1], 0.0)   # λ ascends
+    rank = np.count_nonzero(lam > cut * lam_max)
+    lam, Q = lam[len(g) - rank:], Q[:, len(g) - rank:]
+    v = Q @ (lam**-exponent * (Q.T @ g))
+    return v, _spectrum_of_gram(rank, len(g), lam_max, lam.min(initial=lam_max))
+
+
+def _power_by_tridiagonal(K, g, exponent, cut):
+    """K^(−a) g on the eigenvalues above cut·λ_max, by steps 1–4 of the module's docstring."""
+    n = len(g)
+    A = np.array(K.T if K.flags.c_contiguous else K, order="F")   # symmetric: a copy, not a transposition
+    panel = 16 if n < SMALLEST_THREADED else 32   # columns reduced at a time; by default 1, four times slower
+    A, d, e, tau, info = lapack.dsytrd(A, lower=1, lwork=panel * n, overwrite_a=1)
+    _check_info("dsytrd", info)
+    scale = max(np.abs(d).max(), np.abs(e).max())
+    if not np.isfinite(scale):
+        raise np.linalg.LinAlgError("overflow in dsytrd")
+    d, e = d / scale, e / scale   # T of norm at most 3, so that nothing below over- or underflows
+
+    # LAPACK leaves column j of the reflectors of Q in A[j+1:, j]. Seen from A[1, 0], with A's own column
+    # stride, they are those of a QR decomposition: a view without a copy, which `dormqr` takes.
+    reflectors = A.ravel(order="K")[1:1 + n * (n - 1)].reshape((n, n - 1), order="F")
+
+    def rotate(x, trans):   # Q x or Qᵀ x; workspace 1 means unblocked, four times faster for a single vector
+        rotated, _, info = lapack.dormqr("L", trans, reflectors, tau, x[1:, None], 1)
+        _check_info("dormqr", info)
+        return np.concatenate([x[:1], rotated[:, 0]])
+
+    lam_max = max(_eigenvalues(d, e, n - 1, n - 1)[0], 0.0)
+    truncated = _count_eigenvalues(d, e, cut * lam_max)
+    lam_min = _eigenvalues(d, e, truncated, truncated)[0] if truncated < n else lam_max
+    spectrum = _spectrum_of_gram(n - truncated, n, scale * lam_max, scale * lam_min)
+    if truncated == n:
+        return np.zeros(n), spectrum
+
+    z = rotate(g, "T")
+    if truncated > n / 2:
+        lam, W = _eigenvectors(d, e, truncated, n - 1)
+        v = W @ (lam**-exponent * (W.T @ z))
+    else:
+        W = _eigenvectors(d, e, 0, truncated - 1)[1]
+        v = _inverse_power(d, e, z - W @ (W.T @ z), exponent, lam_min, lam_max)
+        v -= W @ (W.T @ v)   # rounding along a truncated eigenvector is amplified by up to 1/λ_min: out again
+    v = rotate(v, "N") * scale**-exponent
+    if not np.isfinite(v).all():
+        raise np.linalg.LinAlgError("overflow on the tridiagonal path")
+    return v, spectrum
+
+
+def _inverse_power(d, e, z, exponent, lam_min, lam_max):
+    """T^(−a) z, 0 ≤ a ≤ 1, for z in the span of eigenvectors of T = (d, e) with eigenvalues in [λ_min, λ_max].
+
+    Source: x^(−a) = sin(πa)/π ∫₀^∞ s^(−a)/(s + x) ds; for a = 1 the geometric series
+    1/x = Σ_k s^k/(x + s)^(k+1), whose remainder after k terms is below (s/x)^k: with s = λ_min/100 five terms
+    reach 1e-10. The shift keeps the solve regular when T has truncated eigenvalues at zero.
+    """
+    if exponent < 1e-12:   # λ^(−a) = 1 to more digits than asked for
+        return z.copy()
+    if exponent > 1 - 1e-12:
+        shift = 0.01 * lam_min
+        term = _solve_shifted(d, e, shift, z)
+        total = term.copy()
+        for _ in range(4):
+            term = shift * _solve_shifted(d, e, shift, term)
+            total += term
+        return total
+    total = np.zeros_like(z)
+    for shift, weight in zip(*_partial_fractions(exponent, lam_min, lam_max)):
+        total += weight * _solve_shifted(d, e, shift, z)
+    return total
+
+
+def _partial_fractions(exponent, lam_min, lam_max):
+    """Shifts s_j > 0 and weights w_j > 0 with x^(−a) ≈ Σ_j w_j/(s_j + x) on [λ_min, λ_max], 0 < a < 1.
+
+    The integral x^(−a) = sin(πa)/π ∫₀^∞ s^(−a)/(s + x) ds is cut at λ_min and λ_max into three, each with its
+    Gaussian quadrature. An m-point rule converges like ρ^(−2m), where ρ is the sum of the semi-axes of the
+    ellipse around the interval (taken as [−1, 1]) through the nearest singularity s = −x of the integrand:
+
+        s = λ_min t, 0 ≤ t ≤ 1            Gauss-Jacobi, weight t^(−a);   t ≤ −1:       ρ = 3 + √8
+        s = e^u, ln λ_min ≤ u ≤ ln λ_max  Gauss-Legendre;                u = ln x ± iπ: ρ = b + √(1 + b²)
+        s = λ_max/t, 0 ≤ t ≤ 1            Gauss-Jacobi, weight t^(a−1);  t ≤ −1:       ρ = 3 + √8
+
+    with b = 2π/ln(λ_max/λ_min). (Trefethen, Approximation Theory and Practice, ch. 19, has the convergence rate.)
+
+    The nodes grow with the logarithm of λ_max/λ_min: 44 for 1e6, 69 for 1e12.
+
+    Returns: (shifts, weights), float64 arrays of the same length.
+    """
+    def points(rho):
+        return int(np.ceil(np.log(QUADRATURE_ERROR) / (-2 * np.log(rho)))) + 1
+
+    def jacobi(q):   # nodes and weights of ∫₀¹ t^(q−1) h(t) dt, which is 1/q times a weighted mean of h
+        t, w = _gauss_rule(points(3 + np.sqrt(8)), q - 1)
+        return (t + 1) / 2, w / w.sum() / q
+
+    a = exponent
+    low, low_weight = jacobi(1 - a)
+    high, high_weight = jacobi(a)
+    length = np.log(lam_max / lam_min)
+    b = 2 * np.pi / max(length, 1e-3)
+    t, w = _gauss_rule(points(b + np.sqrt(1 + b**2)), 0.0)
+    middle = np.sqrt(lam_min) * np.sqrt(lam_max) * np.exp(t * length / 2)
+
+    shifts = np.concatenate([lam_min * low, middle, lam_max / high])
+    weights = np.concatenate([lam_min**(1 - a) * low_weight,
+                              length / 2 * w * middle**(1 - a),
+                              lam_max**(1 - a) * high_weight / high])
+    return shifts, np.sin(np.pi * min(a, 1 - a)) / np.pi * weights   # sin πa = sin π(1−a), exact near 1 too
+
+
+@lru_cache(maxsize=64)   # a training run asks for the same few rules at every step
+def _gauss_rule(points, power):
+    """Nodes and weights of Gaussian quadrature on [−1, 1] with weight (1 + t)^power."""
+    return scipy.special.roots_jacobi(points, 0.0, power)
+
+
+def _solve_shifted(d, e, shift, z):
+    """(T + s)⁻¹ z, with pivoting, as rounding may leave T + s slightly indefinite."""
+    *_, x, info = lapack.dgtsv(e, d + shift, e, z, overwrite_d=1)
+    _check_info("dgtsv", info)
+    return x
+
+
+def _count_eigenvalues(d, e, bound):
+    """Number of eigenvalues of T up to and including the bound: bisection stopped at once."""
+    gershgorin = -4.0   # T is scaled: no eigenvalue is below −3
+    count, *_, info = lapack.dstebz(d, e, 1, gershgorin, bound, 1, 1, 8.0, "B")
+    _check_info("dstebz", info)
+    return count
+
+
+def _eigenvalues(d, e, first, last):
+    """Eigenvalues of T with the 0-based ascending indices first..last."""
+    count, lam, _, _, info = lapack.dstebz(d, e, 2, 0.0, 0.0, first + 1, last + 1, 0.0, "E")
+    _check_info("dstebz", info)
+    return lam[:count]
+
+
+def _eigenvectors(d, e, first, last):
+    """Eigenvalues (m,) and orthonormal eigenvectors (n, m) of T, of 0-based ascending indices first..last."""
+    if last < first:
+        return np.empty(0), np.empty((len(d), 0))
+    if last - first < MOST_INVERSE_ITERATIONS:
+        count, lam, block, split, info = lapack.dstebz(d, e, 2, 0.0, 0.0, first + 1, last + 1, 0.0, "B")
+        _check_info("dstebz", info)
+        W, info = lapack.dstein(d, e, lam[:count], block, split)
+        _check_info("dstein", info)
+    else:
+        # stemr wants e with one more entry, and overwrites it
+        count, lam, W, info = lapack.dstemr(d, np.append(e, 0.0), 2, 0.0, 0.0, first + 1, last + 1)
+        _check_info("dstemr", info)
+    return lam[:count], W[:, :count]
+
+
+@cache
+def _blas_controller():
+    """Handle on the BLAS thread pools (NumPy and SciPy each bring one). Finding them takes 7 ms, hence once."""
+    return threadpoolctl.ThreadpoolController()
+
+
+def _check_info(routine, info):
+    if info != 0:
+        raise np.linalg.LinAlgError(f"LAPACK's {routine} failed with info = {info}")
+
+
+def _spectrum_of_gram(rank, size, lam_max, lam_min):
+    return Spectrum(rank, size, float(np.sqrt(lam_max)), float(np.sqrt(lam_min)) if rank else 0.0)
+
+
+def _check_settings(kappa, truncation):
     kappa, truncation = float(kappa), float(truncation)
     if not -1 <= kappa <= 1:
         raise ValueError(f"kappa must lie in [-1, 1], got {kappa}")
@@ -58,14 +332,12 @@ def _check_exponent(kappa, truncation):
     return kappa, truncation
 
 
-def _check_array(name, a, rank):
-    a = np.asarray(a, dtype=np.float64)
-    if a.ndim != rank:
-        raise ValueError(f"{name} must be an array of rank {rank}, got shape {a.shape}")
-    if not np.isfinite(a).all():
-        raise ValueError(f"{name} contains inf or NaN")
-    return a
-
-
-def _spectrum(kept, largest, size):
-    return Spectrum(len(kept), size, float(largest), float(kept.min()) if len(kept) else 0.0)
+def _check_array(name, array, shape):
+    if np.iscomplexobj(array):
+        raise TypeError(f"{name} must be real, got a complex array")
+    array = np.asarray(array, dtype=np.float64)
+    if array.ndim != len(shape):
+        raise ValueError(f"{name} must have {len(shape)} axes ({', '.join(shape)}), got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} is not finite: it contains inf or NaN")
+    return array

@@ -1,0 +1,319 @@
+"""hig.powers against closed forms, constructed spectra, and the explicit singular value decomposition.
+
+Tolerances: ROUNDING is what float64 leaves of well-conditioned products of at most some hundred rows. Gram-form
+results carry the conditioning of K: `allowed_error` is the accuracy promised for every path.
+"""
+import numpy as np
+import pytest
+import scipy.linalg
+import threadpoolctl
+
+from hig import powers
+from hig.powers import gram_coefficients, jacobian_power
+
+KAPPAS = (1.0, 0.3, 0.0, -0.5, -1.0)
+METHODS = ("eigh", "tridiagonal")
+EPS = np.finfo(np.float64).eps
+ROUNDING = 1e-12
+
+
+def random_orthogonal(rng, n):
+    return scipy.linalg.qr(rng.standard_normal((n, n)))[0]
+
+
+def gram_of_spectrum(rng, eigenvalues):
+    """K = Q diag(λ) Qᵀ (n, n) with random Q (n, n), symmetric to the last bit."""
+    Q = random_orthogonal(rng, len(eigenvalues))
+    K = (Q * eigenvalues) @ Q.T
+    return (K + K.T) / 2, Q
+
+
+def exact_coefficients(Q, eigenvalues, kept, g, kappa):
+    """v = Σ λ^((κ−1)/2) q qᵀ g over the kept eigenpairs K was built from."""
+    return Q[:, kept] @ (eigenvalues[kept] ** ((kappa - 1) / 2) * (Q[:, kept].T @ g))
+
+
+def relative_error(value, expected):
+    return np.linalg.norm(value - expected) / np.linalg.norm(expected)
+
+
+def allowed_error(condition):
+    """1e-6 up to condition 1e8, the conditioning of the problem in float64 (with a factor 100) beyond."""
+    return 1e-6 if condition <= 1e8 else 100 * EPS * condition
+
+
+# --- J^κ by explicit singular value decomposition: closed forms ---
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 7), (7, 4)])
+@pytest.mark.parametrize("kappa", KAPPAS)
+def test_power_of_a_diagonal_matrix_takes_each_entry_to_kappa(shape, kappa):
+    sigma = np.array([5.0, 2.0, 0.5, 0.0])   # rank-deficient as well
+    J, expected = np.zeros(shape), np.zeros(shape[::-1])
+    for i, s in enumerate(sigma):
+        J[i, i] = s
+        expected[i, i] = s**kappa if s else 0.0
+    power, spectrum = jacobian_power(J, kappa, 1e-6)
+    np.testing.assert_allclose(power, expected, atol=ROUNDING)
+    assert spectrum == (3, 4, pytest.approx(5.0), pytest.approx(0.5))
+
+
+@pytest.mark.parametrize("kappa", KAPPAS)
+def test_power_of_an_outer_product(kappa):
+    """J = u wᵀ has the one singular value ‖u‖‖w‖, so J^κ = (‖u‖‖w‖)^(κ−1) w uᵀ."""
+    u, w = np.array([3.0, 0.0, -4.0]), np.array([1.0, 2.0, 2.0, 4.0])   # norms 5 and 5
+    power, spectrum = jacobian_power(np.outer(u, w), kappa, 1e-6)
+    np.testing.assert_allclose(power, 25.0 ** (kappa - 1) * np.outer(w, u), atol=ROUNDING)
+    assert spectrum.rank == 1
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+@pytest.mark.parametrize("kappa", KAPPAS)
+def test_power_of_a_scaled_isometry(shape, kappa):
+    """Orthonormal rows or columns times s: every singular value is s, so J^κ = s^κ Qᵀ."""
+    Q = random_orthogonal(np.random.default_rng(1), 9)[:shape[0], :shape[1]]
+    power, _ = jacobian_power(0.2 * Q, kappa, 1e-6)
+    np.testing.assert_allclose(power, 0.2**kappa * Q.T, atol=ROUNDING)
+
+
+def test_kappa_one_is_the_transpose():
+    J = np.random.default_rng(2).standard_normal((6, 11))
+    np.testing.assert_allclose(jacobian_power(J, 1.0, 0.0)[0], J.T, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("shape", [(8, 13), (13, 8), (9, 9)])
+def test_kappa_minus_one_is_the_moore_penrose_inverse(shape):
+    rng = np.random.default_rng(3)
+    J = rng.standard_normal((shape[0], 4)) @ rng.standard_normal((4, shape[1]))   # rank 4
+    P, spectrum = jacobian_power(J, -1.0, 1e-9)
+    assert spectrum.rank == 4
+    np.testing.assert_allclose(J @ P @ J, J, atol=ROUNDING * np.linalg.norm(J))
+    np.testing.assert_allclose(P @ J @ P, P, atol=ROUNDING)
+    np.testing.assert_allclose(J @ P, (J @ P).T, atol=ROUNDING)
+    np.testing.assert_allclose(P @ J, (P @ J).T, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("kappa", KAPPAS)
+@pytest.mark.parametrize("factor", [1e-60, 0.1, 1e60])
+def test_scaling_law(kappa, factor):
+    """(cJ)^κ = c^κ J^κ, for the explicit form and both paths of the Gram form."""
+    rng = np.random.default_rng(4)
+    J, g = rng.standard_normal((12, 20)), rng.standard_normal(12)
+    plain, scaled = (jacobian_power(c * J, kappa, 1e-6)[0] for c in (1.0, factor))
+    np.testing.assert_allclose(scaled, factor**kappa * plain, rtol=1e-10)
+    for method in METHODS:
+        plain, scaled = (c * J.T @ gram_coefficients(c**2 * J @ J.T, g, kappa, 1e-6, method)[0] for c in (1.0, factor))
+        # 1e-8: condition of K here (≈ 1e2) times rounding, plus the quadrature of the tridiagonal path
+        assert relative_error(scaled, factor**kappa * plain) < 1e-8
+
+
+# --- the Gram form against the explicit one ---
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kappa", KAPPAS)
+@pytest.mark.parametrize("n, p, rank", [(15, 40, 15), (40, 15, 15), (15, 40, 6), (40, 15, 6), (20, 20, 20)])
+def test_both_gram_sides_equal_the_explicit_power(n, p, rank, kappa, method):
+    rng = np.random.default_rng(5)
+    U, V = random_orthogonal(rng, n)[:, :rank], random_orthogonal(rng, p)[:, :rank]
+    sigma = np.geomspace(1e-2, 1.0, rank)
+    J, g = (U * sigma) @ V.T, rng.standard_normal(n)
+    power, explicit = jacobian_power(J, kappa, 1e-4)
+    v, rows = gram_coefficients(J @ J.T, g, kappa, 1e-4, method)
+    direct, columns = gram_coefficients(J.T @ J, J.T @ g, kappa, 1e-4, method)
+    # 1e-9: condition of K is 1e4, so 1e4 ε·(some tens), and the quadrature's 1e-10
+    assert relative_error(J.T @ v, power @ g) < 1e-9
+    assert relative_error(direct, power @ g) < 1e-9
+    assert explicit.rank == rows.rank == columns.rank == rank
+    assert (explicit.size, rows.size, columns.size) == (min(n, p), n, p)
+    for spectrum in (explicit, rows, columns):
+        assert spectrum.sigma_max == pytest.approx(1.0, rel=1e-10)
+        assert spectrum.sigma_min == pytest.approx(1e-2, rel=1e-8)   # σ² to ε is σ to ε/1e-4
+
+
+@pytest.mark.parametrize("truncated", [0, 1, 10, 110, 190], ids="{} truncated".format)
+@pytest.mark.parametrize("condition", [1e2, 1e4, 1e6, 1e8, 1e10, 1e12], ids="condition {:.0e}".format)
+def test_every_path_reaches_the_promised_accuracy(condition, truncated):
+    """Sharp truncation in a gap: kept eigenvalues in [1/condition, 1], the others 100 times below and at zero."""
+    rng = np.random.default_rng(6)
+    n, g = 200, rng.standard_normal(200)
+    below = np.where(np.arange(truncated) % 2, 0.01 / condition, 0.0)
+    lam = np.concatenate([below, np.geomspace(1 / condition, 1.0, n - truncated)])
+    K, Q = gram_of_spectrum(rng, lam)
+    J = np.sqrt(lam)[:, None] * Q.T   # (n, n) transposed: Jᵀ v = J @ v
+    kept = slice(truncated, n)
+    for kappa in KAPPAS:
+        expected = exact_coefficients(Q, lam, kept, g, kappa)
+        results = {method: gram_coefficients(K, g, kappa, np.sqrt(0.1 / condition), method) for method in METHODS}
+        for v, spectrum in results.values():
+            assert spectrum.rank == n - truncated and spectrum.size == n
+            assert relative_error(v, expected) < allowed_error(condition)
+        v_eigh, v_tridiagonal = (results[method][0] for method in METHODS)
+        assert relative_error(v_tridiagonal, v_eigh) < allowed_error(condition)
+        assert relative_error(J @ v_tridiagonal, J @ v_eigh) < allowed_error(condition)
+
+
+def test_the_accuracy_check_notices_a_slightly_wrong_power():
+    """Negative control: an exponent off by 1e-5, or one eigenvalue too many dropped, is far outside the promise."""
+    rng = np.random.default_rng(7)
+    lam = np.geomspace(1e-8, 1.0, 200)
+    K, Q = gram_of_spectrum(rng, lam)
+    g = rng.standard_normal(200)
+    expected = exact_coefficients(Q, lam, slice(0, 200), g, -0.5)
+    for method in METHODS:
+        assert relative_error(gram_coefficients(K, g, -0.5, 0.0, method)[0], expected) < 1e-7
+        assert relative_error(gram_coefficients(K, g, -0.5 + 1e-5, 0.0, method)[0], expected) > 1e-5
+        one_less, spectrum = gram_coefficients(K, g, -0.5, np.sqrt(1.05e-8), method)
+        assert spectrum.rank == 199 and relative_error(one_less, expected) > 1e-2
+
+
+@pytest.mark.parametrize("exponent", [1e-9, 1e-3, 0.25, 0.5, 0.75, 0.999, 1 - 1e-9])
+@pytest.mark.parametrize("ratio", [1.0, 1.5, 1e4, 1e8, 1e16])
+def test_partial_fractions_equal_the_power_on_the_whole_interval(exponent, ratio):
+    shifts, weights = powers._partial_fractions(exponent, 3.0, 3.0 * ratio)
+    x = np.geomspace(3.0, 3.0 * ratio, 1001)
+    approximation = (weights / (shifts + x[:, None])).sum(axis=1)
+    # QUADRATURE_ERROR is an estimate of the order of magnitude: the constant is below 4
+    np.testing.assert_allclose(approximation, x**-exponent, rtol=4 * powers.QUADRATURE_ERROR)
+    assert (shifts > 0).all() and (weights >= 0).all()   # no cancellation
+
+
+@pytest.mark.parametrize("kappa", KAPPAS)
+@pytest.mark.parametrize("K", [
+    np.eye(5), np.diag([3.0, 0.0, 0.0, 2.0, 1.0]), np.diag(np.arange(5.0, 0.0, -1.0)), np.ones((6, 6)),
+    scipy.linalg.block_diag(np.ones((2, 2)), np.zeros((3, 3)), [[2.0, 1.0], [1.0, 2.0]]),
+    np.kron(np.eye(4), [[2.0, -1.0], [-1.0, 2.0]]), [[4.0]], [[2.0, 1.0], [1.0, 2.0]],
+], ids=["identity", "diagonal with zeros", "diagonal", "rank one", "blocks", "repeated", "1 × 1", "2 × 2"])
+def test_degenerate_matrices(K, kappa):
+    """Repeated and zero eigenvalues, and reductions that fall apart into blocks. Reference: K^((κ−1)/2) by `pinvh`
+    and `fractional_matrix_power`, both without any of our code."""
+    K = np.asarray(K)
+    g = np.random.default_rng(8).standard_normal(len(K))
+    projector = scipy.linalg.pinvh(K) @ K
+    shifted = K + (np.eye(len(K)) - projector)   # the null space moved to eigenvalue 1
+    expected = projector @ np.real(scipy.linalg.fractional_matrix_power(shifted, (kappa - 1) / 2)) @ g
+    for method in METHODS:
+        v, spectrum = gram_coefficients(K, g, kappa, 1e-6, method)
+        np.testing.assert_allclose(v, expected, atol=1e-9)   # quadrature 1e-10, entries of order 1
+        assert spectrum.rank == np.linalg.matrix_rank(K)
+
+
+def test_many_truncated_eigenvalues_by_either_eigenvector_routine(monkeypatch):
+    rng = np.random.default_rng(9)
+    lam = np.concatenate([np.geomspace(1e-9, 1e-7, 40), np.geomspace(1e-5, 1.0, 60)])
+    K, Q = gram_of_spectrum(rng, lam)
+    g = rng.standard_normal(100)
+    expected = exact_coefficients(Q, lam, slice(40, 100), g, -0.5)
+    for most in (400, 5):
+        monkeypatch.setattr(powers, "MOST_INVERSE_ITERATIONS", most)
+        assert relative_error(gram_coefficients(K, g, -0.5, 1e-3, "tridiagonal")[0], expected) < 1e-9
+
+
+# --- inputs ---
+
+@pytest.mark.parametrize("method", ("auto",) + METHODS)
+def test_a_zero_jacobian_gives_a_zero_update(method):
+    v, spectrum = gram_coefficients(np.zeros((7, 7)), np.ones(7), -1.0, 0.0, method)
+    assert (v == 0).all() and spectrum == (0, 7, 0.0, 0.0)
+    power, spectrum = jacobian_power(np.zeros((7, 9)), -1.0, 0.0)
+    assert power.shape == (9, 7) and (power == 0).all() and spectrum == (0, 7, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rounding_below_zero_is_never_kept(method):
+    """Without truncation (τ = 0) a rank-deficient K in exact binary arithmetic keeps only what is positive."""
+    v, spectrum = gram_coefficients(np.diag([1.0, 0.25, -1e-17, 0.0]), np.ones(4), -1.0, 0.0, method)
+    np.testing.assert_allclose(v, [1.0, 4.0, 0.0, 0.0], atol=1e-9)
+    assert spectrum == (2, 4, pytest.approx(1.0), pytest.approx(0.5))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_real_dtype_and_layout_gives_float64_and_leaves_the_input_alone(method):
+    rng = np.random.default_rng(10)
+    J = rng.integers(-9, 9, (8, 12))   # K is exact in every type used here
+    K, g = J @ J.T, rng.integers(-9, 9, 8)
+    expected = jacobian_power(J, -0.5, 1e-6)[0] @ g
+    spaced = np.zeros((16, 16))
+    spaced[::2, ::2] = K
+    for matrix in (K, K.astype(np.float32), np.asfortranarray(K, dtype=float), K.astype(float), spaced[::2, ::2],
+                   K.tolist()):
+        before = np.array(matrix)
+        v, spectrum = gram_coefficients(matrix, g, -0.5, 1e-6, method)
+        assert v.dtype == np.float64 and relative_error(J.T @ v, expected) < 1e-9
+        assert (np.array(matrix) == before).all()
+        assert [type(field) for field in spectrum] == [int, int, float, float]
+    assert jacobian_power(J.astype(np.float32), -0.5, 1e-6)[0].dtype == np.float64
+
+
+def test_auto_agrees_with_both_paths_on_both_sides_of_the_cross_over():
+    rng = np.random.default_rng(11)
+    for n in (powers.SMALLEST_TRIDIAGONAL - 1, powers.SMALLEST_TRIDIAGONAL):
+        K, _ = gram_of_spectrum(rng, np.geomspace(1e-4, 1.0, n))
+        g = rng.standard_normal(n)
+        auto, eigh, tridiagonal = (gram_coefficients(K, g, -0.5, 1e-6, m)[0] for m in ("auto",) + METHODS)
+        assert relative_error(auto, eigh) < 1e-9 and relative_error(auto, tridiagonal) < 1e-9
+
+
+J, K, g = np.ones((3, 4)), np.eye(3), np.ones(3)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: jacobian_power(np.ones(3), -0.5, 0.1), r"J must have 2 axes \(n, p\), got shape \(3,\)"),
+    (lambda: jacobian_power(J * np.nan, -0.5, 0.1), "J is not finite"),
+    (lambda: jacobian_power(J, 1.5, 0.1), r"kappa must lie in \[-1, 1\], got 1.5"),
+    (lambda: jacobian_power(J, np.nan, 0.1), "kappa must lie"),
+    (lambda: gram_coefficients(np.ones((3, 4)), g, -0.5, 0.1), r"K must be square .* \(3, 4\)"),
+    (lambda: gram_coefficients(K, np.ones(4), -0.5, 0.1), r"K must be square with one row per entry of g"),
+    (lambda: gram_coefficients(np.ones(9), g, -0.5, 0.1), r"K must have 2 axes \(n, n\), got shape \(9,\)"),
+    (lambda: gram_coefficients(K, g[:, None], -0.5, 0.1), r"g must have 1 axes \(n\), got shape \(3, 1\)"),
+    (lambda: gram_coefficients(K + np.inf, g, -0.5, 0.1), "K is not finite"),
+    (lambda: gram_coefficients(K, [1.0, np.nan, 0.0], -0.5, 0.1), "g is not finite"),
+    (lambda: gram_coefficients(K, g, -1.01, 0.1), "kappa must lie"),
+    (lambda: gram_coefficients(K, g, -0.5, -1e-9), r"truncation must lie in \[0, 1\), got -1e-09"),
+    (lambda: gram_coefficients(K, g, -0.5, 1.0), "truncation must lie"),
+    (lambda: gram_coefficients(K, g, -0.5, np.nan), "truncation must lie"),
+    (lambda: gram_coefficients(K, g, -0.5, 0.1, "svd"), "method must be one of .*'svd'"),
+])
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_complex_input_is_refused():
+    with pytest.raises(TypeError, match="K must be real"):
+        gram_coefficients(1j * K, g, -0.5, 0.1)
+
+
+# --- failing LAPACK, threads ---
+
+def test_a_driver_that_fails_is_replaced_by_the_next(monkeypatch):
+    """dsytrd, then evd, then evr are made to fail; the results stay right until nothing is left."""
+    rng = np.random.default_rng(12)
+    lam = np.geomspace(0.01, 1.0, 20)
+    K, Q = gram_of_spectrum(rng, lam)
+    g = rng.standard_normal(20)
+    expected = exact_coefficients(Q, lam, slice(0, 20), g, -0.5)
+    eigh, broken, tried = scipy.linalg.eigh, [], []
+
+    def failing_eigh(*args, driver, **kwargs):
+        tried.append(driver)
+        if driver in broken:
+            raise np.linalg.LinAlgError("does not converge")
+        return eigh(*args, driver=driver, **kwargs)
+
+    monkeypatch.setattr(scipy.linalg, "eigh", failing_eigh)
+    monkeypatch.setattr(powers.lapack, "dsytrd", lambda a, **_: (a, a[0], a[0, 1:], a[0, 1:], 1))
+    for drivers in (["evd"], ["evd", "evr"]):   # one more tried each time
+        tried.clear()
+        assert relative_error(gram_coefficients(K, g, -0.5, 1e-6, "tridiagonal")[0], expected) < ROUNDING
+        assert tried == drivers
+        broken.append(drivers[-1])
+    with pytest.raises(np.linalg.LinAlgError, match=r"K \(20, 20\): no LAPACK eigendecomposition"):
+        gram_coefficients(K, g, -0.5, 1e-6)
+
+
+def test_the_thread_setting_of_the_process_is_restored():
+    def threads():
+        return {pool["filepath"]: pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = threads()
+        gram_coefficients(np.eye(200), np.ones(200), -0.5, 1e-6)
+        assert threads() == before
