@@ -42,7 +42,7 @@ COLORS = {
               "others": ["olive", "hotpink", "royalblue", "darkkhaki"]},
     "safe": {"Adam": "#0072B2", "GN": "#D55E00", "HIG": "#CC79A7", "SGD": "#7f7f7f", "Adagrad": "#E69F00",
              "Adadelta": "#009E73", "RMSprop": "#56B4E9", "SIP": "#8c6d1f",  # Okabe and Ito's palette, the others Tol's
-             "others": ["#44AA99", "#999933", "#882255", "#332288"]},
+             "others": ["#332288", "#999933", "#882255", "#44AA99"]},
 }
 AXES = {"time": "training time in seconds", "epochs": "epochs", "updates": "updates"}
 LOSSES = {"test": "test loss", "train": "training loss"}
@@ -260,7 +260,7 @@ def group_runs(runs):
                     for run in same]
         keys = sorted(key for key in set().union(*settings) if len({one.get(key) for one in settings}) > 1)
         for run, one in zip(same, settings):
-            apart = ", ".join(f"{key} = {one.get(key, '–')[:20]}" for key in keys)
+            apart = ", ".join(f"{key}={one.get(key, '–')[:20]}" for key in keys)
             if len(keys) > 2:
                 apart = run.path.resolve().parent.name
             groups.setdefault(f"{label} ({apart})" if apart else label, []).append(run)
@@ -312,7 +312,7 @@ def draw_losses(ax, groups, colors, options):
     logarithmic = ax.get_xscale() == "log"
     kinds = {loss_kind(run, options.y) for members in groups.values() for run in members}
     ax.set_ylabel(LOSSES[kinds.pop()] if len(kinds) == 1 else "loss")
-    crosses, starts = [], []
+    crosses, starts, lowest = [], [], []
     for label, members in groups.items():
         curves = []
         for run in members:
@@ -332,10 +332,10 @@ def draw_losses(ax, groups, colors, options):
             ax.plot(x[index], y[index], color=colors[label], label=text)
         crosses += [(x[-1], y[-1], colors[label]) for x, y, dead in curves if dead]
         starts += [y[0] for _, y, _ in curves]
-    # A run that explodes would leave the others a flat line at the bottom.
-    top = 1e3 * max(starts, default=1.0)
-    if ax.get_ylim()[1] > top:
-        ax.set_ylim(top=top)
+        lowest += [y.min() for _, y, _ in curves]
+    top = 1e3 * max(starts, default=np.inf)
+    if ax.get_ylim()[1] > top:  # a run that explodes would leave the others a flat line at the bottom
+        ax.set_ylim(min(lowest) * (min(lowest) / top) ** 0.05, top)
     for x, y, color in crosses:
         ax.plot([x], [min(y, top)], "x", color=color, markersize=9, markeredgewidth=2.2, clip_on=False, zorder=4)
 
@@ -347,10 +347,9 @@ def legend_text(label, members, wanted):
     if len(members) == 1:
         return f"{label}: {deaths[0] if deaths else format(finals[0], '.1e')}"
     median = float(np.median(finals))
-    died = f"{len(deaths)} of {len(members)} died"
     if not np.isfinite(median):
-        return f"{label}: {died}"
-    return f"{label}: {median:.1e}, median of {len(members)} runs" + (f", {died}" if deaths else "")
+        return f"{label}: {len(deaths)} of {len(members)} runs died"
+    return f"{label}: {median:.1e}, median of {len(members)} runs" + (f", {len(deaths)} died" if deaths else "")
 
 
 def draw_populations(ax, groups, colors, options):
@@ -420,7 +419,7 @@ def make_figure(runs, options):
             handles, texts = ax.get_legend_handles_labels()
             texts = [textwrap.fill(text, 46, subsequent_indent="  ") for text in texts]
             count = 2 if len(texts) > 3 and max(map(len, texts)) <= 20 else 1
-            ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(-0.02, 1), borderaxespad=0.2, ncols=count,
+            ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(-0.02, 1), borderaxespad=0.5, ncols=count,
                       alignment="left", title=title if draw is draw_losses else None)
             lines[i] = sum(text.count("\n") + 1 for text in texts) / count + (draw is draw_losses)
         for ax in axes[len(panels):]:

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 STATES = ("running", "finished", "interrupted", "diverged")
-MAX_BYTES = 32 * 2**20       # of a file; an hour of Adam on the oscillators takes 0.5 MB
+MAX_BYTES = 16 * 2**20       # of a file; an hour of Adam on the oscillators takes 0.5 MB
 MAX_INSTRUCTIONS = 200_000   # of a file, and of values in it: read in a fraction of a second
 MAX_DEPTH = 16               # of dicts, lists and tuples within each other
 CURVES = ("epochs", "train_loss", "test_loss", "simulation_time")
@@ -235,7 +235,7 @@ def _interpret(data):
             opcode = _next_instruction(stream)
             name = opcode.name
             try:
-                argument = opcode.arg.reader(stream) if opcode.arg else None
+                argument = _read_argument(stream, opcode)
             except (ValueError, OverflowError):
                 raise ValueError("it is truncated or damaged") from None
             if name in _TAKES:
@@ -270,7 +270,7 @@ def _interpret(data):
                 _expect(all(type(key) is str for key in items[::2]), "it has a key that is not a string")
                 stack[-1].update(zip(items[::2], items[1::2]))
             elif name == "GLOBAL":
-                stack.append(_global(argument))  # module and name, joined by a space
+                stack.append(_global(argument))
             elif name == "STACK_GLOBAL":
                 _expect(all(type(part) is str for part in items))
                 stack.append(_global(" ".join(items)))
@@ -294,6 +294,15 @@ def _next_instruction(stream):
     _expect(opcode)
     _expect(opcode.name in _ALLOWED, f"it contains the pickle instruction {opcode.name}, which no curve needs")
     return opcode
+
+
+def _read_argument(stream, opcode):
+    """The argument that follows an opcode in the file; of GLOBAL "module name", of many None."""
+    if opcode.name == "GLOBAL":  # two lines, in which pickletools would look for escapes
+        lines = [stream.readline(1000) for _ in range(2)]
+        _expect(all(line.endswith(b"\n") for line in lines))
+        return b" ".join(line[:-1] for line in lines).decode("ascii")
+    return opcode.arg.reader(stream) if opcode.arg else None
 
 
 def _expect(condition, otherwise="it is damaged"):
