@@ -360,13 +360,14 @@ def _call(function, arguments, unspent):
 
 def _build(value, state, unspent):
     """`value` after it was completed: a dtype by its byte order, or an array by its content."""
-    _expect(type(state) is tuple)
     if type(value) is _Dtype:  # (version, byte order, subarray, names, fields, item size, alignment, flags)
-        _expect(len(state) == 8 and state[0] in (3, 4) and type(state[1]) is str and state[1] in tuple("<>|=")
-                and state[2:] == (None, None, None, -1, -1, 0), "it contains an array that is not numeric")
+        _expect(type(state) is tuple and len(state) == 8 and state[0] in (3, 4) and type(state[1]) is str
+                and state[1] in tuple("<>|=") and state[2:] == (None, None, None, -1, -1, 0),
+                "it contains an array that is not numeric")
         value.value = value.value.newbyteorder(state[1])
     elif type(value) is _Array:  # (version, shape, dtype, is Fortran order, content)
-        _expect(value.value is None and len(state) == 5 and type(state[3]) in (bool, int))
+        _expect(type(state) is tuple and len(state) == 5 and type(state[3]) in (bool, int) and value.value is None,
+                "it contains an array of an unusual kind")
         _, shape, dtype, fortran, content = state
         value.value = _array(shape, dtype, content, "F" if fortran else "C", unspent)
     else:
