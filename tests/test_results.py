@@ -1,5 +1,6 @@
 """Curves on disk: the published layout, atomic writes, and a reader that nothing in a file can lead astray."""
 
+import base64
 import contextlib
 import errno
 import functools
@@ -11,6 +12,7 @@ import random
 import struct
 import sys
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,21 @@ def test_the_published_layout_is_read(file):
     expected = pickle.loads(data)  # numpy itself agrees that these bytes are a pickle of arrays
     assert expected["train_loss"].dtype == np.float64 and len(expected["epoch_time"]) == LENGTH - 1
     assert_equal(read(file, data), expected)
+
+
+def test_a_pickle_of_the_published_stack_is_read(file):
+    # written by Python 3.8.18 with numpy 1.19.5: pickle.dumps(curve, 3)
+    written = (
+        'c-nQ6xo^}!6vlmo9Og)X0Lztd<8UlDEQjz)TLiGQ60W8|T8$keTk_ibjmO0XMWk6mDjFL2Bd9^5K-BO@Py-STHOzQs3l#B+c{9&5'
+        '-|w5}S-00<xMb2WjCfE)NeMH`tNvivj0zSv`&GtM$`~CwJr+krUUF7N+<~QbIr)nE3fnhEnCO@xwryZCz?AEozCFUU-nhbtgV@0g'
+        'u>>k@!P$Jdf$afyxV}wHQM-qo-EQ~M9})H78yvgB%}&G6Vd`w@j9HGkkT_z>8BOzER+J@nCstB>*^>w(djrgCBl{A?e%iu*$vzOE'
+        'A=t@Q>Oo2U`bEYM@9i5IAG~Mt@0P!<zV>j4<8Vl3BsDI%f*u(|k4or5fJF^GmNbOc;^_P1_X|J0r6;dG|8_rm%KxwDIL>iG-JouM'
+        'kEi_@C&yx^q}b^IXQY@l!dWRcrw*rWmG8IVax8^pRxHX?{4dJWB3DZ1#!Ba<(uDvQwXJ4t%lId>;-{>QOB|O&GNlxI1Iln^4OiW|'
+        'eHp{G|Gbbgq8Vilt|yJow7#Q<8!vD(z^%GtA?4zUrK>So{yLcum7EHnw}~yL4<0V#jw%*;jJw^cYW@X_H^-R')
+    assert_equal(read(file, zlib.decompress(base64.b85decode(written))), {
+        "epochs": np.arange(3), "train_loss": np.array([0.9, 0.1, 0.02]), "test_loss": np.array([0.91, 0.11, np.inf]),
+        "epoch_time": np.array([200.0, 30.0]), "simulation_time": np.array([0.0, 200.0, 230.0]),
+        "sim_par": {"lr": 1.0, "batchsize": 128, "name": "HIG", "none": None}})
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
