@@ -20,9 +20,9 @@ with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coef
 One vector f(K) g is much less than an eigendecomposition, and costs less (n from about 180 on):
 
 1. Householder reduction K = Q T Qᵀ to a tridiagonal T: f(K) g = Q f(T) Qᵀ g. This is nearly all of the work.
-2. Bisection on T gives λ_max, the number of truncated eigenvalues and the smallest kept one, each in O(n).
-3. The eigenvectors of T on the truncated side (few, as a rule) are projected out; where fewer are kept than
-   truncated, the kept ones give f(T) directly.
+2. Bisection on T gives λ_max, the number of truncated eigenvalues and the smallest kept one in O(n) each.
+3. The truncated eigenvectors of T (few, as a rule) are projected out; where fewer are kept than truncated,
+   the kept ones give f(T) directly.
 4. On the rest, f(T) z = Σ_j w_j (T + s_j)⁻¹ z with positive shifts and weights (`_partial_fractions`):
    some tens of tridiagonal solves of O(n) each.
 
@@ -64,7 +64,7 @@ class Spectrum(NamedTuple):
 
 
 def jacobian_power(J, kappa, truncation):
-    """J^κ = V Σ^κ Uᵀ by an explicit singular value decomposition (paper §3): the reference.
+    """J^κ = V Σ^κ Uᵀ, the paper's definition, by an explicit singular value decomposition: the reference.
 
     Args:
         J: array (n, p) of any real dtype, any n and p.
@@ -117,9 +117,9 @@ def gram_coefficients(K, g, kappa, truncation, method="auto"):
         TypeError: K or g not real.
         numpy.linalg.LinAlgError: none of three LAPACK drivers converged.
 
-    BLAS runs on one thread for n < 1200 (a second one gains little, and loses much when other threads compete
-    for the cores) and on as many as it is set to above. The setting is the process's, not the thread's:
-    do not call this from two Python threads at once.
+    BLAS runs on one thread for n < 1200 (a second one gains at most a quarter on an idle machine, and takes
+    twice the time on a busy one) and on as many as it is set to above. The setting is the process's, not the
+    thread's: do not call this from two Python threads at once.
     """
     kappa, truncation = _check_settings(kappa, truncation)
     if method not in METHODS:
@@ -128,8 +128,6 @@ def gram_coefficients(K, g, kappa, truncation, method="auto"):
     n = len(g)
     if K.shape != (n, n):
         raise ValueError(f"K must be square with one row per entry of g: got shapes {K.shape} and {g.shape}")
-    if not K.any():
-        return np.zeros(n), Spectrum(0, n, 0.0, 0.0)
 
     exponent = (1 - kappa) / 2   # a
     if method == "auto":
@@ -170,6 +168,8 @@ def _power_by_tridiagonal(K, g, exponent, cut):
     scale = max(np.abs(d).max(), np.abs(e).max())
     if not np.isfinite(scale):
         raise np.linalg.LinAlgError("overflow in dsytrd")
+    if scale == 0:
+        return np.zeros(n), _spectrum_of_gram(0, n, 0.0, 0.0)
     d, e = d / scale, e / scale   # T of norm at most 3, so that nothing below over- or underflows
 
     # LAPACK leaves column j of the reflectors of Q in A[j+1:, j]. Seen from A[1, 0], with A's own column
@@ -181,25 +181,24 @@ def _power_by_tridiagonal(K, g, exponent, cut):
         _check_info("dormqr", info)
         return np.concatenate([x[:1], rotated[:, 0]])
 
-    lam_max = max(_eigenvalues(d, e, n - 1, n - 1)[0], 0.0)
+    lam_max = max(_largest_eigenvalue(d, e), 0.0)
     truncated = _count_eigenvalues(d, e, cut * lam_max)
-    lam_min = _eigenvalues(d, e, truncated, truncated)[0] if truncated < n else lam_max
-    spectrum = _spectrum_of_gram(n - truncated, n, scale * lam_max, scale * lam_min)
     if truncated == n:
-        return np.zeros(n), spectrum
-
+        return np.zeros(n), _spectrum_of_gram(0, n, scale * lam_max, 0.0)
     z = rotate(g, "T")
     if truncated > n / 2:
         lam, W = _eigenvectors(d, e, truncated, n - 1)
+        lam_min = lam[0]
         v = W @ (lam**-exponent * (W.T @ z))
     else:
-        W = _eigenvectors(d, e, 0, truncated - 1)[1]
+        lam, W = _eigenvectors(d, e, 0, truncated)   # the smallest kept one comes along, for its eigenvalue
+        lam_min, W = lam[-1], W[:, :-1]
         v = _inverse_power(d, e, z - W @ (W.T @ z), exponent, lam_min, lam_max)
         v -= W @ (W.T @ v)   # rounding along a truncated eigenvector is amplified by up to 1/λ_min: out again
     v = rotate(v, "N") * scale**-exponent
     if not np.isfinite(v).all():
         raise np.linalg.LinAlgError("overflow on the tridiagonal path")
-    return v, spectrum
+    return v, _spectrum_of_gram(n - truncated, n, scale * lam_max, scale * lam_min)
 
 
 def _inverse_power(d, e, z, exponent, lam_min, lam_max):
@@ -236,7 +235,7 @@ def _partial_fractions(exponent, lam_min, lam_max):
         s = e^u, ln λ_min ≤ u ≤ ln λ_max  Gauss-Legendre;                u = ln x ± iπ: ρ = b + √(1 + b²)
         s = λ_max/t, 0 ≤ t ≤ 1            Gauss-Jacobi, weight t^(a−1);  t ≤ −1:       ρ = 3 + √8
 
-    with b = 2π/ln(λ_max/λ_min). (Trefethen, Approximation Theory and Practice, ch. 19, has the convergence rate.)
+    with b = 2π/ln(λ_max/λ_min). Source of the rate: Trefethen, Approximation Theory and Practice, theorem 19.3.
 
     The nodes grow with the logarithm of λ_max/λ_min: 44 for 1e6, 69 for 1e12.
 
@@ -285,17 +284,14 @@ def _count_eigenvalues(d, e, bound):
     return count
 
 
-def _eigenvalues(d, e, first, last):
-    """Eigenvalues of T with the 0-based ascending indices first..last."""
-    count, lam, _, _, info = lapack.dstebz(d, e, 2, 0.0, 0.0, first + 1, last + 1, 0.0, "E")
+def _largest_eigenvalue(d, e):
+    _, lam, _, _, info = lapack.dstebz(d, e, 2, 0.0, 0.0, len(d), len(d), 0.0, "E")
     _check_info("dstebz", info)
-    return lam[:count]
+    return lam[0]
 
 
 def _eigenvectors(d, e, first, last):
-    """Eigenvalues (m,) and orthonormal eigenvectors (n, m) of T, of 0-based ascending indices first..last."""
-    if last < first:
-        return np.empty(0), np.empty((len(d), 0))
+    """Ascending eigenvalues (m,) of T with 0-based indices first..last and orthonormal eigenvectors (n, m)."""
     if last - first < MOST_INVERSE_ITERATIONS:
         count, lam, block, split, info = lapack.dstebz(d, e, 2, 0.0, 0.0, first + 1, last + 1, 0.0, "B")
         _check_info("dstebz", info)
@@ -305,7 +301,8 @@ def _eigenvectors(d, e, first, last):
         # stemr wants e with one more entry, and overwrites it
         count, lam, W, info = lapack.dstemr(d, np.append(e, 0.0), 2, 0.0, 0.0, first + 1, last + 1)
         _check_info("dstemr", info)
-    return lam[:count], W[:, :count]
+    order = np.argsort(lam[:count])   # stein wants them block by block where T falls apart
+    return lam[order], W[:, order]
 
 
 @cache

@@ -17,6 +17,13 @@ EPS = np.finfo(np.float64).eps
 ROUNDING = 1e-12
 
 
+@pytest.fixture(autouse=True)
+def one_blas_thread():
+    """Matrices here are small; several threads only make the tests slow on a busy machine."""
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        yield
+
+
 def random_orthogonal(rng, n):
     return scipy.linalg.qr(rng.standard_normal((n, n)))[0]
 
@@ -101,7 +108,8 @@ def test_scaling_law(kappa, factor):
     plain, scaled = (jacobian_power(c * J, kappa, 1e-6)[0] for c in (1.0, factor))
     np.testing.assert_allclose(scaled, factor**kappa * plain, rtol=1e-10)
     for method in METHODS:
-        plain, scaled = (c * J.T @ gram_coefficients(c**2 * J @ J.T, g, kappa, 1e-6, method)[0] for c in (1.0, factor))
+        plain, scaled = (c * J.T @ gram_coefficients(c**2 * (J @ J.T), g, kappa, 1e-6, method)[0]
+                         for c in (1.0, factor))
         # 1e-8: condition of K here (≈ 1e2) times rounding, plus the quadrature of the tridiagonal path
         assert relative_error(scaled, factor**kappa * plain) < 1e-8
 
