@@ -141,7 +141,7 @@ def trace_jacobian(network, simulator, x, network_input):
         network: built keras.Model or Layer that treats its samples independently; it runs in inference mode
             (a row of J belongs to one sample: dropout and batch statistics have no Jacobian of that kind).
         simulator: function (x, u) → y of real float tensors with B rows, differentiable in u.
-        x: nested structure of tensors with B rows each, B known when tracing.
+        x: nested structure of tensors with B rows each.
         network_input: function of x, what the network sees.
 
     Returns:
@@ -154,18 +154,19 @@ def trace_jacobian(network, simulator, x, network_input):
 
     Source: the chain rule as in the module docstring; J as in paper section 2.
     """
-    batch = tf.nest.flatten(x)[0].shape[0]
+    first = tf.nest.flatten(x)[0]
+    batch, known_batch = tf.shape(first)[0], first.shape[0]                # known_batch is None where Keras leaves it open
     outcome = simulator(x, network(network_input(x), training=False))      # for its shape; XLA drops this pass
     if not outcome.dtype.is_floating:
         raise TypeError(f"the simulator's outcome must be a real float tensor, not {outcome.dtype.name}")
-    if outcome.shape[0] != batch:
-        raise ValueError(f"the simulator must return one row per sample: {batch} samples gave shape {outcome.shape}")
+    if outcome.shape.rank == 0 or known_batch not in (None, outcome.shape[0]):
+        raise ValueError(f"the simulator must return one row per sample: {known_batch} samples gave {outcome.shape}")
     if not network.trainable_variables:
         raise ValueError(f"network {network.name!r} has no trainable weights: there is no Jacobian to take")
     d = outcome.shape[1:].num_elements()
     repeated = tf.nest.map_structure(lambda t: tf.repeat(t, d, axis=0), x)                  # row (b, k) holds x_b
-    unit_cotangents = tf.reshape(tf.tile(tf.eye(d, dtype=outcome.dtype), (batch, 1)),       # row (b, k) holds e_k
-                                 (batch * d, *outcome.shape[1:]))
+    unit_cotangents = tf.reshape(tf.tile(tf.eye(d, dtype=outcome.dtype), [batch, 1]),       # row (b, k) holds e_k
+                                 [batch * d, *outcome.shape[1:]])
 
     dense_layers = _dense_layers(network)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -175,7 +176,7 @@ def trace_jacobian(network, simulator, x, network_input):
         rows = simulator(repeated, controls)                                                # (n, …)
     outcome = rows[::d]
 
-    if _is_factored(network, calls, batch * d):
+    if _is_factored(network, calls, known_batch and known_batch * d):
         cotangents = tape.gradient(rows, [z for _, _, z in calls], unit_cotangents,
                                    unconnected_gradients=tf.UnconnectedGradients.ZERO)
         by_layer = {id(layer): (a[::d], delta) for (layer, a, _), delta in zip(calls, cotangents)}
@@ -237,11 +238,11 @@ def _recording(dense_layers, tape):
 
 
 def _is_factored(network, calls, rows):
-    """Whether the recorded calls hold all of J: every trainable weight in a Dense layer, called once on (n, in)."""
+    """Whether the calls hold all of J: every trainable weight in a Dense layer, called once on (n, in), n = rows."""
     weights = {id(variable) for layer, _, _ in calls for variable in layer.trainable_variables}
     return (weights == {id(variable) for variable in network.trainable_variables}
             and len(calls) == len({id(layer) for layer, _, _ in calls})
-            and all(a.shape.rank == 2 and a.shape[0] == rows for _, a, _ in calls))
+            and all(a.shape.rank == 2 and a.shape[0] in (None, rows) for _, a, _ in calls))
 
 
 def _network_rows(network, inputs, cotangents):

@@ -32,7 +32,7 @@ class PhysicsModel(keras.Model):
         self.network = network
         self.simulator = simulator
         self.network_input = network_input or (lambda x: x)
-        self.spectrum_metrics = []
+        self.spectrum_metrics = [keras.metrics.Mean(name=name) for name in ("rank", "sigma_max", "sigma_min")]
 
     def compile(self, optimizer, loss, **options):
         """Keras' compile. The loss is any Keras loss or a function (y_true, y) → one value per sample.
@@ -42,11 +42,16 @@ class PhysicsModel(keras.Model):
         """
         if isinstance(optimizer, JacobianPower):
             options["jit_compile"] = False
-            self.spectrum_metrics = [keras.metrics.Mean(name=name) for name in ("rank", "sigma_max", "sigma_min")]
         else:
             options.setdefault("jit_compile", not options.get("run_eagerly", False))
         super().compile(optimizer=optimizer, loss=loss, **options)
         self._derivatives = tf.function(self._trace_derivatives, jit_compile=not self.run_eagerly)
+
+    @property
+    def metrics(self):
+        """Keras' metrics; rank, σ_max and σ_min only where the optimizer takes a power of the Jacobian."""
+        jacobian_power = isinstance(getattr(self, "optimizer", None), JacobianPower)
+        return [m for m in super().metrics if jacobian_power or m not in self.spectrum_metrics]
 
     def call(self, x, training=False):
         """The outcome y = P(x, network(input)) for a batch, (B, …)."""
@@ -55,6 +60,7 @@ class PhysicsModel(keras.Model):
     def predict_step(self, data):
         """What `predict` returns for each batch: {"controls": u, "outcome": y}."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)
         controls = self.network(self.network_input(x), training=False)
         return {"controls": controls, "outcome": self.simulator(x, controls)}
 
@@ -63,6 +69,7 @@ class PhysicsModel(keras.Model):
         if not isinstance(self.optimizer, JacobianPower):
             return super().train_step(data)
         x, y_true, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)     # as Keras does before `call`
         loss, outcome, gradient, pieces = self._derivatives(x, y_true, sample_weight)
 
         weights = self.network.trainable_variables

@@ -1,0 +1,117 @@
+"""How fast the oscillators train here, next to the published algorithm on the same machine in the same run.
+
+    python benchmarks/oscillators.py            everything, about 10 minutes: the baseline takes minutes to trace
+    python benchmarks/oscillators.py --ours     without the baseline, about one minute
+
+Steady times are medians of updates taken in turn, ours then the other's, so that a busy machine slows both.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hig.cli import silent_start
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS = 15
+
+
+def seconds(function, *arguments):
+    """Wall-clock seconds of one call."""
+    began = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - began
+
+
+def in_turn(functions, rounds):
+    """Median seconds of each function, called in turn after one round of warming up."""
+    for function in functions:
+        function()
+    times = [[seconds(function) for function in functions] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*times)]
+
+
+def start_up():
+    """Seconds from the start of a process to its first HIG update done, and peak memory in GB of a 5-epoch run."""
+    first_update = ("from Nonlinear_Oscillators.experiment import *; import hig; m = build_model(22); "
+                    "m.compile(optimizer=hig.HIG(1.0, truncation=1e-6), loss=loss); x = draw_data(22)[0][:128]; "
+                    "m.fit(x, x, batch_size=128, verbose=0)")
+    start = seconds(lambda: subprocess.run([sys.executable, "-c", first_update], check=True, stderr=subprocess.DEVNULL))
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, ROOT / "Nonlinear_Oscillators" / "submit_HIG.py", "--epochs", "5", "--quiet",
+                        "--output", folder], check=True)
+    return start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+
+
+def main():
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ours", action="store_true", help="leave the baseline out")
+    baseline = not parser.parse_args().ours
+
+    start, memory = start_up()
+    print(f"HIG, process start to first update     {start:8.1f} s")
+    print(f"HIG, peak memory of a run              {memory:8.2f} GB")
+
+    import scipy.linalg
+    import threadpoolctl
+    with silent_start():
+        import tensorflow as tf
+
+        import hig
+        import published
+        from hig.jacobian import assemble
+        from Nonlinear_Oscillators import experiment
+    states = experiment.draw_data(22)[0]
+
+    def ours(optimizer, batch_size):
+        model = experiment.build_model(22)
+        model.compile(optimizer=optimizer, loss=experiment.loss)
+        batch = tf.constant(states[:batch_size])
+        steps = iter(tf.data.Dataset.from_tensors((batch, batch)).repeat())
+        model.optimizer.build(model.trainable_variables)
+        step = model.make_train_function() or model.train_function
+        return model, lambda: {key: float(value) for key, value in step(steps).items()}
+
+    def theirs(make, batch_size, *settings):
+        model, batch = experiment.build_model(22), tf.constant(states[:batch_size])
+        simulator = published.unrolled(model.simulator.step, model.simulator.n_steps)
+        update = make(model.network, simulator, experiment.loss, *settings)
+        return lambda: update(batch, batch)
+
+    model, hig_step = ours(hig.HIG(1.0, truncation=1e-6), 128)
+    hig_step()
+    batch = tf.constant(states[:128])
+    *_, gradient, pieces = model._derivatives(batch, batch, None)
+    gram = assemble(model.network, pieces).gram()
+    _, adam_step = ours("adam", 512)
+    one_thread = threadpoolctl.ThreadpoolController()
+
+    def eigh():
+        scipy.linalg.eigh(gram, driver="evd")
+
+    names = ["HIG update, batch 128", "LAPACK eigh (syevd) of its K, all threads", "LAPACK eigh (syevd) of its K, 1 thread",
+             "Adam update, batch 512"]
+    functions = [hig_step, eigh, one_thread.wrap(limits=1)(eigh), adam_step]
+    if baseline:
+        names += ["published HIG update", "published Adam update"]
+        functions += [theirs(published.jacobian_power_update, 128, -0.5, 1e-6, 1.0),
+                      theirs(published.adam_update, 512, 3e-4)]
+        print(f"published HIG, first update            {seconds(functions[4]):8.1f} s")
+        print(f"published Adam, first update           {seconds(functions[5]):8.1f} s")
+    medians = in_turn(functions, ROUNDS)
+    for name, median in zip(names, medians):
+        print(f"{name:44} {1e3 * median:8.1f} ms")
+    print(f"HIG update / faster eigh                   {medians[0] / min(medians[1:3]):8.2f}")
+    if baseline:
+        print(f"published HIG update / ours                {medians[4] / medians[0]:8.1f}")
+        print(f"published Adam update / ours               {medians[5] / medians[3]:8.1f}")
+
+
+if __name__ == "__main__":
+    main()

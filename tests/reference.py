@@ -1,0 +1,38 @@
+"""The slow, obvious versions that the tests compare with: loops over rows, explicit matrices, float64."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def jacobian_by_rows(function, variables):
+    """∂y/∂θ (n, p) in float64: one backward pass per output, `function()` giving y with n elements in all."""
+    with tf.GradientTape(persistent=True) as tape:
+        outputs = tf.unstack(tf.reshape(function(), [-1]))
+    rows = []
+    for output in outputs:
+        gradients = tape.gradient(output, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        rows.append(np.concatenate([np.ravel(g) for g in gradients]))
+    return np.array(rows, np.float64)
+
+
+def jacobian_by_differences(function, point, step):
+    """∂y/∂x by central differences: (size of y, size of x), for a numpy function of one float64 array."""
+    columns = []
+    for index in range(point.size):
+        shift = np.zeros(point.size)
+        shift[index] = step
+        shift = shift.reshape(point.shape)
+        columns.append((function(point + shift) - function(point - shift)).ravel() / (2 * step))
+    return np.array(columns).T
+
+
+def power_by_svd(jacobian, kappa, truncation):
+    """J^κ = V Σ^κ Uᵀ without the small singular values, (p, n): paper section 2.2, written as one line of numpy each."""
+    u, sigma, vt = np.linalg.svd(jacobian, full_matrices=False)
+    powers = np.array([s**kappa if s > truncation * sigma[0] else 0.0 for s in sigma])
+    return vt.T @ np.diag(powers) @ u.T
+
+
+def flat(arrays):
+    """The arrays one after the other as one vector of float64."""
+    return np.concatenate([np.ravel(np.asarray(a, np.float64)) for a in arrays])
