@@ -28,7 +28,7 @@ def main():
             model = experiment.build_model(1)
             model.compile(optimizer=getattr(keras.optimizers, name)(rate), loss=experiment.loss)
             model.fit(batches(0), steps_per_epoch=updates_per_epoch, epochs=EPOCHS, verbose=0)
-            test_loss = mean_losses(model, (train, train), (test, test))(None)["test_loss"]
+            test_loss = mean_losses(model, (train, train), (test, test))(0, None)["test_loss"]
             print(f"   {rate:g}: {test_loss:.4f}", end="", flush=True)
         print()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 EXIT_CODES = {"finished": 0, "terminated": 0, "diverged": 3, "interrupted": 130}
 
 
-def submit(system, optimizer, description, *, seed, batch_size, learning_rate, truncation=None, max_time):
+def submit(system, optimizer, description, *, seed, batch_size, learning_rate, truncation=None, max_time, flags=None):
     """Parses the command line, trains, and exits the process.
 
     Args:
@@ -27,10 +27,11 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
         description: text of --help, the script's docstring.
         seed, batch_size, learning_rate (η), truncation (τ, None for optimizers without), max_time (seconds of training):
             the published settings, which the flags of the same names replace.
+        flags: function of the argparse parser that adds what only this system has.
     """
     settings = parse(system, optimizer, description, seed=seed, batch_size=batch_size, learning_rate=learning_rate,
-                     truncation=truncation, max_time=max_time)
-    with _silent_start():                                             # TensorFlow loads only now, after the checks
+                     truncation=truncation, max_time=max_time, flags=flags)
+    with silent_start():                                             # TensorFlow loads only now, after the checks
         experiment = importlib.import_module(f"{system}.experiment")
     from hig.training import SettingsError
     try:
@@ -41,7 +42,7 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
 
 
 @contextmanager
-def _silent_start():
+def silent_start():
     """Holds back what TensorFlow's C++ logs while it is imported (a dozen lines, no way to switch them off).
 
     If the import fails, they are shown. A log level set by the user is respected.
@@ -70,7 +71,8 @@ def fail(sentence):
     sys.exit(2)
 
 
-def parse(system, optimizer, description, *, seed, batch_size, learning_rate, truncation, max_time, arguments=None):
+def parse(system, optimizer, description, *, seed, batch_size, learning_rate, truncation, max_time, flags=None,
+          arguments=None):
     """The settings of a run as an argparse.Namespace; arguments as in `submit`, and the command line as a list.
 
     Bad input ends the process with exit code 2; then nothing has been written.
@@ -79,23 +81,28 @@ def parse(system, optimizer, description, *, seed, batch_size, learning_rate, tr
                                      allow_abbrev=False)
     parser.error = lambda message: fail(f"{message} (--help lists the flags)")
     add = parser.add_argument
-    add("--max-time", type=_positive, default=max_time, metavar="SECONDS",
+    add("--max-time", type=positive, default=max_time, metavar="SECONDS",
         help=f"seconds of training, compiling included and evaluation excluded (published: {max_time:g})")
-    add("--epochs", type=_positive_integer, metavar="N", help="stop after N epochs if that is sooner")
+    add("--epochs", type=positive_integer, metavar="N", help="stop after N epochs if that is sooner")
     add("--seed", type=_seed, default=seed, help=f"of data and initial weights (published: {seed})")
-    add("--batch-size", type=_positive_integer, default=batch_size, metavar="B", help=f"published: {batch_size}")
-    add("--learning-rate", type=_positive, default=learning_rate, metavar="η", help=f"published: {learning_rate:g}")
+    add("--batch-size", type=positive_integer, default=batch_size, metavar="B", help=f"published: {batch_size}")
+    add("--learning-rate", type=positive, default=learning_rate, metavar="η", help=f"published: {learning_rate:g}")
     if truncation is not None:
         add("--truncation", type=_truncation, default=truncation, metavar="τ",
             help=f"singular values up to τ times the largest are dropped (published: {truncation:g})")
     add("--output", type=Path, metavar="DIR", help=f"folder of the results (default: {system})")
     add("--resume", action="store_true", help="continue the interrupted run in that folder")
+    add("--load-weights", type=_weights_file, metavar="FILE", help="start from these weights (*.weights.h5)")
     add("--save-weights", type=_weights_file, metavar="FILE", help="write the network's weights there (*.weights.h5)")
     add("--quiet", action="store_true", help="print nothing but errors")
+    if flags is not None:
+        flags(parser)
     settings = parser.parse_args(arguments)
     settings.optimizer = optimizer
     settings.truncation = getattr(settings, "truncation", None)
     settings.output = settings.output or Path(__file__).resolve().parents[1] / system
+    if settings.load_weights and not settings.load_weights.is_file():
+        fail(f"there is no file {settings.load_weights} to load the weights from")
     _check_writable(settings.output)
     if settings.save_weights:
         _check_writable(settings.save_weights.parent)
@@ -110,7 +117,8 @@ def _check_writable(folder):
         fail(f"cannot write to the folder {folder}: {error.strerror}")
 
 
-def _positive(text):
+def positive(text):
+    """A positive finite float from the command line."""
     value = _number(float, text, "a number")
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"{text} is not positive and finite")
@@ -118,13 +126,14 @@ def _positive(text):
 
 
 def _truncation(text):
-    value = _positive(text)
+    value = positive(text)
     if value >= 1:
         raise argparse.ArgumentTypeError(f"{text} is not below 1: nothing would be left")
     return value
 
 
-def _positive_integer(text):
+def positive_integer(text):
+    """A positive int from the command line."""
     value = _number(int, text, "a whole number")
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")

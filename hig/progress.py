@@ -9,6 +9,11 @@ EVERY = 0.2                 # seconds between two updates on a terminal
 LINES = 10                  # lines of a whole run where stderr is not a terminal, as in a log file
 
 
+def last_known(values):
+    """The last of the floats that is not NaN, since not every epoch is evaluated; NaN if all are."""
+    return next((value for value in reversed(values) if not math.isnan(value)), math.nan)
+
+
 class Progress:
     """One line: bar, epoch, losses, time left of the budget, whichever of max_time and epochs ends the run first.
 
@@ -49,4 +54,4 @@ class Progress:
 
     @staticmethod
     def _losses(epoch, curve):
-        return f"epoch {epoch}, train loss {curve['train_loss'][-1]:.3e}, test loss {curve['test_loss'][-1]:.3e}"
+        return f"epoch {epoch}, train loss {curve['train_loss'][-1]:.3e}, test loss {last_known(curve['test_loss']):.3e}"

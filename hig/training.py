@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 import zipfile
+from bisect import bisect_left
 from contextlib import contextmanager
 
 import keras
@@ -27,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from hig.optimizers import GaussNewton, HIG, JacobianPower
-from hig.progress import Progress
+from hig.progress import Progress, last_known
 from hig.provenance import provenance
 from hig.results import keep_earlier, load_results, save_results, write_atomically, write_parameters
 
@@ -79,40 +80,50 @@ def mean_losses(model, train, test):
     def loss(x, y):
         return model.compute_loss(x, y, model(x, training=False), training=False)
 
-    return lambda logs: {"train_loss": float(loss(*train)), "test_loss": float(loss(*test))}
+    return lambda epoch, logs: {"train_loss": float(loss(*train)), "test_loss": float(loss(*test))}
 
 
-def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par):
+def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par, *,
+          pretraining=None, snapshot=None, callbacks=()):
     """Trains until `settings.max_time` seconds or `settings.epochs` epochs are over, whichever comes first.
 
     Args:
         model: compiled PhysicsModel.
         batches: function of the number of epochs done → endless tf.data.Dataset with one (x, y) per update.
         updates_per_epoch: int; the curve has one entry per epoch.
-        evaluate: function of the epoch's Keras logs (None for the untrained network) → dict of floats with
-            "train_loss" and "test_loss"; further entries become further curves.
-        settings: as `hig.cli.parse` returns them; used: optimizer, max_time, epochs, output, quiet, resume, save_weights.
+        evaluate: function of the epoch (0 is the untrained network) and its Keras logs (None for that) → dict of
+            floats with "train_loss" and "test_loss" (NaN where not evaluated); further entries become further curves.
+        settings: as `hig.cli.parse` returns them; used: optimizer, max_time, epochs, output, quiet, resume,
+            load_weights, save_weights.
         prefix: of the file names, "NLO" for instance.
         sim_par: dict of builtins, the settings as they go into the pickle and the PARAMETERS file.
+        pretraining: (another compiled PhysicsModel with the same network, seconds): it trains for the first seconds
+            of the curve. The entry of the first epoch after that is stored as "switch_epoch" in the provenance.
+        snapshot: function of nothing → dict of arrays with two axes, which go into the pickle as they are at each saving.
+        callbacks: further Keras callbacks, run after the clock has been read.
 
     Returns:
         "finished", "interrupted" (Ctrl-C), "terminated" (SIGTERM) or "diverged" (loss inf or NaN).
 
     Raises:
-        SettingsError: if there is nothing to resume, or it belongs to other settings.
+        SettingsError: if there is nothing to resume, or it belongs to other settings; if `load_weights` cannot be used.
         OSError: if the results cannot be written; what was written before stays as it is.
     """
     name = settings.output / f"{prefix}_{settings.optimizer}"
-    run = TrainingRun(name, evaluate, settings, sim_par, updates_per_epoch)
-    model.optimizer.build(model.trainable_variables)
+    stages = [(model, math.inf)] if pretraining is None else [pretraining, (model, math.inf)]
+    run = TrainingRun(name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages)
+    for stage_model, _ in stages:
+        stage_model.optimizer.build(stage_model.trainable_variables)
     if settings.resume:
-        run.resume(model)
+        run.resume()
+    elif settings.load_weights:
+        load_weights(model.network, settings.load_weights)
     with _stop_on_signals(run):
         epochs = sys.maxsize if settings.epochs is None else settings.epochs
-        if not run.over():
-            model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, initial_epoch=run.epoch, epochs=epochs,
-                      verbose=0, callbacks=[run])
-    run.close(model)
+        while not run.over():
+            run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, initial_epoch=run.epoch,
+                                epochs=epochs, verbose=0, callbacks=[run, *callbacks])
+    run.close()
     if settings.save_weights:
         save_weights(model.network, settings.save_weights)
     return run.state
@@ -125,17 +136,32 @@ def save_weights(network, path):
     beside.replace(path)
 
 
+def load_weights(network, path):
+    """Sets the network to weights that `save_weights` or Keras wrote.
+
+    Raises:
+        SettingsError: if the file is missing, damaged, or of a network of another shape.
+    """
+    try:
+        network.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise SettingsError(f"cannot load the weights {path}: {str(error).splitlines()[0]}") from None
+
+
 class TrainingRun(keras.callbacks.Callback):
     """The state of a run between two epochs, and what happens there. Arguments as in `train`."""
 
-    def __init__(self, name, evaluate, settings, sim_par, updates_per_epoch):
+    def __init__(self, name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages):
         super().__init__()
         self.results = name.with_name(f"{name.name}_RESULTS.pickle")
         self.parameters = name.with_name(f"{name.name}_PARAMETERS.txt")
         self.checkpoint = name.with_name(f"{name.name}_CHECKPOINT.npz")
-        self.evaluate, self.settings, self.sim_par = evaluate, settings, sim_par
+        self.evaluate, self.snapshot, self.settings, self.sim_par = evaluate, snapshot, settings, sim_par
+        self.stages = stages                                            # [(model, seconds at which the next takes over)]
         self.curve = {"epochs": [], "simulation_time": []}              # one entry per epoch, the untrained one first
-        self.spectrum = {"rank": [], "sigma_max": [], "sigma_min": []}  # one entry per epoch, of Jacobian powers only
+        self.spectrum = {}                                              # one entry per epoch, of Jacobian powers only
+        if isinstance(stages[-1][0].optimizer, JacobianPower):
+            self.spectrum = {"rank": [], "sigma_max": [], "sigma_min": []}
         self.provenance = {**provenance(), "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads(),
                            "dtype": keras.config.floatx(), "updates_per_epoch": updates_per_epoch}
         self.state = "running"
@@ -152,6 +178,16 @@ class TrainingRun(keras.callbacks.Callback):
     def time(self):
         """Seconds of training so far."""
         return self.curve["simulation_time"][-1] if self.curve["epochs"] else 0.0
+
+    @property
+    def stage(self):
+        """Number of the stage whose turn it is."""
+        return next(i for i, (_, until) in enumerate(self.stages) if self.time < until)
+
+    @property
+    def stage_model(self):
+        """The model whose turn it is."""
+        return self.stages[self.stage][0]
 
     def over(self):
         """Whether the run has reached its end, one way or another."""
@@ -174,20 +210,19 @@ class TrainingRun(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         elapsed = time.perf_counter() - self.epoch_began
-        if isinstance(self.model.optimizer, JacobianPower):
-            for key, values in self.spectrum.items():
-                values.append(float(logs[key]))
+        for key, values in self.spectrum.items():
+            values.append(float(logs.get(key, math.nan)))               # NaN while pretraining by gradients
         self._append(self.time + elapsed, logs)
         if self.state == "running" and self.stop_signal:
             self.state = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[self.stop_signal]
-        if self.over():
+        if self.over() or self.stage_model is not self.model:
             self.model.stop_training = True
         elif time.perf_counter() - self.saved_at > self.saving_took / SAVING_SHARE:
             self._save()
         self.progress.update(self.epoch, self.time, self.curve)
 
     def _append(self, seconds, logs):
-        quantities = self.evaluate(logs)
+        quantities = self.evaluate(len(self.curve["epochs"]), logs)
         self.curve["epochs"].append(len(self.curve["epochs"]))
         self.curve["simulation_time"].append(seconds)
         for key, value in quantities.items():
@@ -204,20 +239,25 @@ class TrainingRun(keras.callbacks.Callback):
         save_results(self.results, {
             **{key: np.array(values) for key, values in self.curve.items()},
             "epoch_time": np.diff(self.curve["simulation_time"]),
+            **(self.snapshot() if self.snapshot else {}),
             "sim_par": self.sim_par,
-            "provenance": {**self.provenance, "state": state,
-                           **{key: np.array(values) for key, values in self.spectrum.items() if values}}})
+            "provenance": {**self.provenance, "state": state, **self._switch(),
+                           **{key: np.array(values) for key, values in self.spectrum.items()}}})
         if state != "diverged":
             self._save_checkpoint()
         self.saved_at = time.perf_counter()
         self.saving_took = self.saved_at - began
 
+    def _switch(self):
+        """The provenance of a pretrained run: after which epoch the second optimizer took over, once it has."""
+        return {"switch_epoch": bisect_left(self.curve["simulation_time"], self.stages[0][1])} if self.stage else {}
+
     def _save_checkpoint(self):
         content = io.BytesIO()
-        np.savez(content, epoch=self.epoch, **{f"state_{i}": v.numpy() for i, v in enumerate(_state(self.model))})
+        np.savez(content, epoch=self.epoch, **{f"state_{i}": v.numpy() for i, v in enumerate(_state(self.stage_model))})
         write_atomically(self.checkpoint, content.getvalue())
 
-    def resume(self, model):
+    def resume(self):
         """Takes curve, weights and optimizer state from the files of an interrupted run.
 
         Raises:
@@ -237,22 +277,22 @@ class TrainingRun(keras.callbacks.Callback):
         if unequal:
             raise SettingsError("cannot resume with other settings: " + ", ".join(
                 f"{key} is {self.sim_par[key]} but was {results['sim_par'].get(key)}" for key in unequal))
-        variables = _state(model)
+        self.curve = {key: values[:epoch + 1].tolist() for key, values in results.items()
+                      if isinstance(values, np.ndarray) and values.ndim == 1 and key != "epoch_time"}
+        self.spectrum = {key: np.asarray(results.get("provenance", {}).get(key, []))[:epoch].tolist() for key in self.spectrum}
+        variables = _state(self.stage_model)                            # the one whose turn it is at the end of that curve
         if [v.shape for v in values] != [tuple(v.shape) for v in variables] or epoch >= len(results["epochs"]):
             raise SettingsError(f"cannot resume: {self.checkpoint.name} does not belong to {self.results.name}")
         for variable, value in zip(variables, values):
             variable.assign(value)
-        self.curve = {key: values[:epoch + 1].tolist() for key, values in results.items()
-                      if isinstance(values, np.ndarray) and key != "epoch_time"}
-        self.spectrum = {key: np.asarray(results["provenance"].get(key, []))[:epoch].tolist() for key in self.spectrum}
 
-    def close(self, model):
+    def close(self):
         """The last word: writes the final state and tells the user how the run ended and where the curve is."""
         if self.state == "running":
             self.state = "finished"
         self._save()
         self.progress.message(f"{self.state} after {self.epoch} epochs and {self.time:.1f} s of training: "
-                            f"train loss {self.curve['train_loss'][-1]:.4g}, test loss {self.curve['test_loss'][-1]:.4g}")
+                            f"train loss {self.curve['train_loss'][-1]:.4g}, test loss {last_known(self.curve['test_loss']):.4g}")
         self.progress.message(f"curve in {self.results}")
         if self.state in ("interrupted", "terminated"):
             self.progress.message("continue with --resume")
