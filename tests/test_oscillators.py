@@ -1,0 +1,140 @@
+"""The nonlinear oscillators: physics of the simulator, and the published curves."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hig
+from hig.training import fixed_batches, mean_losses
+from Nonlinear_Oscillators import experiment
+from Nonlinear_Oscillators.simulator import Oscillators, energy, force
+from tests.reference import jacobian_by_differences
+
+
+def states(rows, n=2, seed=0):
+    return tf.constant(np.random.default_rng(seed).uniform(size=(rows, 2 * n)))
+
+
+def test_force_is_the_gradient_of_the_energy():
+    """ṗ = −∂H/∂q without control, for four oscillators in float64."""
+    q = tf.constant(np.random.default_rng(1).normal(size=(3, 4)))
+    with tf.GradientTape() as tape:
+        tape.watch(q)
+        total = tf.reduce_sum(energy(tf.concat([q, tf.zeros_like(q)], axis=1)))
+    np.testing.assert_allclose(force(q), -tape.gradient(total, q), atol=1e-14)
+
+
+def test_force_by_hand():
+    """Positions 1, 3, 2: the middle one is pulled by (1 − 3)³ and (2 − 3)³."""
+    np.testing.assert_array_equal(force(tf.constant([[1.0, 3.0, 2.0]])), [[-1.0 + 8, -3.0 - 8 - 1, -2.0 + 1]])
+
+
+def test_energy_drift_is_that_of_a_fourth_order_method():
+    """Over the same time, halving dt divides the drift of the uncontrolled energy by 2⁴ or more (2⁵ for RK4 on an
+    oscillator, whose leading error is in the phase)."""
+    start = states(20)
+
+    def drift(n_steps, dt):
+        end = Oscillators(n_steps, dt)(start, tf.zeros((20, n_steps), tf.float64))
+        return float(tf.reduce_max(tf.abs(energy(end) - energy(start))))
+
+    ratio = drift(96, 0.125) / drift(192, 0.0625)
+    assert 15 < ratio < 40
+
+
+def test_one_oscillator_is_sine_and_cosine():
+    """q(t) = q₀ cos t + p₀ sin t; RK4's global error is t·dt⁴/120 = 2.4e-5 at t = 12."""
+    q, p = 0.7, -0.4
+    final = Oscillators(96, 0.125)(tf.constant([[q, p]], tf.float64), tf.zeros((1, 96), tf.float64))[0]
+    t = 96 * 0.125
+    np.testing.assert_allclose(final, [q * np.cos(t) + p * np.sin(t), p * np.cos(t) - q * np.sin(t)], atol=5e-5)
+
+
+def test_constant_control_shifts_the_equilibrium():
+    """A single oscillator under constant u rests at q = c u."""
+    final = Oscillators(50, 0.1)(tf.constant([[3.0 * 0.2, 0.0]], tf.float64), tf.fill((1, 50), tf.constant(0.2, tf.float64)))
+    np.testing.assert_allclose(final, [[0.6, 0.0]], atol=1e-14)
+
+
+def test_only_the_last_oscillator_is_controlled():
+    derivative = Oscillators().derivative(tf.zeros((1, 6)), tf.ones((1, 1)))
+    np.testing.assert_array_equal(derivative, [[0, 0, 0, 0, 0, 3.0]])
+
+
+def test_jacobian_with_respect_to_the_controls():
+    """Through the while loop by autodiff under XLA, against central differences: error step² ≈ 1e-10."""
+    simulator, start = Oscillators(12, 0.125), states(1)
+    controls = np.random.default_rng(2).normal(size=(1, 12))
+
+    @tf.function(jit_compile=True)
+    def row(u, cotangent):
+        with tf.GradientTape() as tape:
+            tape.watch(u)
+            outcome = simulator(start, u)
+        return tape.gradient(outcome, u, cotangent)
+
+    jacobian = [row(tf.constant(controls), tf.constant([e]))[0] for e in np.eye(4)]
+    expected = jacobian_by_differences(lambda u: simulator(start, tf.constant(u)).numpy(), controls, 1e-5)
+    np.testing.assert_allclose(jacobian, expected, atol=1e-8)
+
+
+def test_trajectory_ends_where_the_simulator_does():
+    simulator, start = Oscillators(9, 0.2), states(3)
+    controls = tf.constant(np.random.default_rng(3).normal(size=(3, 9)))
+    trajectory = simulator.trajectory(start, controls)
+    assert trajectory.shape == (10, 3, 4)
+    np.testing.assert_array_equal(trajectory[0], start)
+    np.testing.assert_allclose(trajectory[-1], simulator(start, controls), atol=1e-14)
+
+
+@pytest.mark.parametrize("settings", [{"n_steps": 0}, {"dt": 0.0}, {"dt": -1.0}])
+def test_settings_that_make_no_sense(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Oscillators(**settings)
+
+
+def test_data_are_those_of_numpys_global_generator():
+    np.random.seed(22)
+    expected = np.random.rand(8192, 4).astype(np.float32)
+    train, test = experiment.draw_data(22)
+    np.testing.assert_array_equal(np.concatenate([train, test]), expected)
+
+
+def losses_by_epoch(optimizer, seed, batch_size, epochs):
+    """[(train loss, test loss)] from the untrained network on."""
+    train, test = experiment.draw_data(seed)
+    batches, updates = fixed_batches((train, train), batch_size)
+    model = experiment.build_model(seed)
+    model.compile(optimizer=optimizer, loss=experiment.loss)
+    evaluate = mean_losses(model, (train, train), (test, test))
+    curve = [tuple(evaluate(0, None).values())]
+    dataset = batches(0)
+    for _ in range(epochs):
+        model.fit(dataset, steps_per_epoch=updates, verbose=0)
+        curve.append(tuple(evaluate(0, None).values()))
+    return np.array(curve)
+
+
+def test_published_curve_of_adam():
+    """Train and test losses of the published code, seed 1; the same float32 operations in another order."""
+    curve = losses_by_epoch(keras.optimizers.Adam(3e-4), 1, 512, 10)
+    np.testing.assert_allclose(curve[0], [0.8657997, 0.8586396], rtol=1e-6)
+    np.testing.assert_allclose(curve[1], [0.737100, 0.730365], rtol=1e-4)
+    np.testing.assert_allclose(curve[2], [0.642390, 0.636989], rtol=1e-4)
+    np.testing.assert_allclose(curve[[5, 10], 1], [0.501758, 0.378652], rtol=1e-4)
+
+
+def test_published_curve_of_hig():
+    """Seed 22. The published float32 SVD and ours differ by the condition of J, hence per cent, not digits."""
+    curve = losses_by_epoch(hig.HIG(1.0, truncation=1e-6), 22, 128, 2)
+    np.testing.assert_allclose(curve[0], [0.9024984, 0.9021118], rtol=1e-6)
+    np.testing.assert_allclose(curve[1], [0.105331, 0.103491], rtol=0.01)
+    np.testing.assert_allclose(curve[2], [0.017385, 0.016784], rtol=0.02)
+
+
+def test_published_curve_of_gauss_newton():
+    """Seed 28. Gauss-Newton at η = 1 amplifies rounding from step to step, so only the first epoch can be compared."""
+    curve = losses_by_epoch(hig.GaussNewton(1.0, truncation=1e-6), 28, 128, 1)
+    np.testing.assert_allclose(curve[0], [0.8779699, 0.8733025], rtol=1e-6)
+    np.testing.assert_allclose(curve[1], [0.324592, 0.328151], rtol=0.03)
