@@ -17,7 +17,7 @@ K = U Σ² Uᵀ and V = Jᵀ U Σ⁻¹,
     J^κ g = V Σ^κ Uᵀ g = Jᵀ U Σ^(κ−1) Uᵀ g = Jᵀ v ,   v = f(K) g ,   f(λ) = λ^(−a) ,   a = (1 − κ)/2 ∈ [0, 1]
 
 with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v.
-One vector f(K) g is much less than an eigendecomposition, and costs less (n from about 180 on):
+One vector f(K) g is much less than an eigendecomposition, and costs less (n from about 120 on):
 
 1. Householder reduction K = Q T Qᵀ to a tridiagonal T: f(K) g = Q f(T) Qᵀ g. This is nearly all of the work.
 2. Bisection on T gives λ_max, the number of truncated eigenvalues and the smallest kept one in O(n) each.
@@ -41,7 +41,7 @@ import threadpoolctl
 from scipy.linalg import lapack
 
 METHODS = ("auto", "eigh", "tridiagonal")
-SMALLEST_TRIDIAGONAL = 180      # n from which this is faster than `eigh` (benchmarks/powers.py)
+SMALLEST_TRIDIAGONAL = 120      # n from which this is faster than `eigh` (benchmarks/powers.py)
 SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (likewise)
 MOST_INVERSE_ITERATIONS = 400   # eigenvectors of T: more than these are cheaper by `stemr` than by `stein`
 QUADRATURE_ERROR = 1e-10        # aimed at for the partial fractions, relative, at every kept eigenvalue
@@ -185,14 +185,17 @@ def _power_by_tridiagonal(K, g, exponent, cut):
     truncated = _count_eigenvalues(d, e, cut * lam_max)
     if truncated == n:
         return np.zeros(n), _spectrum_of_gram(0, n, scale * lam_max, 0.0)
+    few_kept = truncated > n / 2
+    # the cheaper side; with the truncated ones comes the smallest kept one, for its eigenvalue
+    lam, W = _eigenvectors(d, e, truncated, n - 1) if few_kept else _eigenvectors(d, e, 0, truncated)
+    lam_min = lam[0] if few_kept else lam[-1]
+    if lam_min <= 0:   # counted as positive, found at zero: only without truncation
+        raise np.linalg.LinAlgError("the smallest kept eigenvalue is lost in rounding")
     z = rotate(g, "T")
-    if truncated > n / 2:
-        lam, W = _eigenvectors(d, e, truncated, n - 1)
-        lam_min = lam[0]
+    if few_kept:
         v = W @ (lam**-exponent * (W.T @ z))
     else:
-        lam, W = _eigenvectors(d, e, 0, truncated)   # the smallest kept one comes along, for its eigenvalue
-        lam_min, W = lam[-1], W[:, :-1]
+        W = W[:, :-1]
         v = _inverse_power(d, e, z - W @ (W.T @ z), exponent, lam_min, lam_max)
         v -= W @ (W.T @ v)   # rounding along a truncated eigenvector is amplified by up to 1/λ_min: out again
     v = rotate(v, "N") * scale**-exponent

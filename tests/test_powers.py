@@ -233,6 +233,18 @@ def test_rounding_below_zero_is_never_kept(method):
     assert spectrum == (2, 4, pytest.approx(1.0), pytest.approx(0.5))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rank", [1, 20, 60, 99])
+def test_without_truncation_rounding_noise_gives_a_finite_result(rank):
+    """τ = 0 on a rank-deficient K keeps positive rounding noise. What comes out means little, but is a result."""
+    rng = np.random.default_rng(13)
+    for _ in range(10):
+        J = rng.standard_normal((100, rank))
+        for method in METHODS:
+            v, spectrum = gram_coefficients(J @ J.T, rng.standard_normal(100), -0.5, 0.0, method)
+            assert np.isfinite(v).all() and rank <= spectrum.rank <= 100 and spectrum.sigma_min > 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_any_real_dtype_and_layout_gives_float64_and_leaves_the_input_alone(method):
     rng = np.random.default_rng(10)
