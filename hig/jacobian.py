@@ -140,7 +140,8 @@ def trace_jacobian(network, simulator, x, network_input):
     Args:
         network: built keras.Model or Layer that treats its samples independently; it runs in inference mode
             (a row of J belongs to one sample: dropout and batch statistics have no Jacobian of that kind).
-        simulator: function (x, u) → y of real float tensors with B rows, differentiable in u.
+        simulator: function (x, u) → y of real float tensors with B rows, differentiable in u. One that has a method
+            jacobian(x, u) → ∂y/∂u of shape (B, d, *shape of a sample's u) is asked for that instead.
         x: nested structure of tensors with B rows each.
         network_input: function of x, what the network sees.
 
@@ -173,17 +174,20 @@ def trace_jacobian(network, simulator, x, network_input):
         with _recording(dense_layers, tape) as calls:
             controls = network(network_input(repeated), training=False)
         tape.watch(controls)
-        rows = simulator(repeated, controls)                                                # (n, …)
-    outcome = rows[::d]
+        if hasattr(simulator, "jacobian"):                                                  # row (b, k): ∂y_bk/∂u_b
+            rows, seeds = controls, tf.reshape(simulator.jacobian(x, controls[::d]), tf.shape(controls))
+        else:
+            rows, seeds = simulator(repeated, controls), unit_cotangents                    # (n, …)
+            outcome = rows[::d]
 
     if _is_factored(network, calls, known_batch and known_batch * d):
-        cotangents = tape.gradient(rows, [z for _, _, z in calls], unit_cotangents,
+        cotangents = tape.gradient(rows, [z for _, _, z in calls], seeds,
                                    unconnected_gradients=tf.UnconnectedGradients.ZERO)
         by_layer = {id(layer): (a[::d], delta) for (layer, a, _), delta in zip(calls, cotangents)}
         in_order = [by_layer[id(layer)] for layer in dense_layers]
         return outcome, {"inputs": [a for a, _ in in_order], "cotangents": [delta for _, delta in in_order]}
     return outcome, {"blocks": _network_rows(network, network_input(repeated),
-                                             tape.gradient(rows, controls, unit_cotangents))}
+                                             tape.gradient(rows, controls, seeds))}
 
 
 def assemble(network, pieces):

@@ -6,7 +6,7 @@ the Jacobian of network and simulator, which an ordinary Keras training loop doe
 
 import keras
 
-from hig.powers import _check_settings
+from hig.powers import check_settings
 
 
 @keras.saving.register_keras_serializable("hig")
@@ -26,7 +26,7 @@ class JacobianPower(keras.optimizers.Optimizer):
     """
 
     def __init__(self, learning_rate, kappa, truncation, name="jacobian_power", **options):
-        _check_settings(kappa, truncation)
+        check_settings(kappa, truncation)
         if isinstance(learning_rate, (int, float)) and not 0 < learning_rate < float("inf"):
             raise ValueError(f"learning_rate is {learning_rate}, but must be positive and finite")
         super().__init__(learning_rate=learning_rate, name=name, **options)

@@ -79,7 +79,7 @@ def jacobian_power(J, kappa, truncation):
         TypeError: J is not real.
         numpy.linalg.LinAlgError: LAPACK did not converge.
     """
-    kappa, truncation = _check_settings(kappa, truncation)
+    kappa, truncation = check_settings(kappa, truncation)
     J = _check_array("J", J, ("n", "p"))
     try:
         U, sigma, Vt = scipy.linalg.svd(J, full_matrices=False, check_finite=False)
@@ -117,11 +117,11 @@ def gram_coefficients(K, g, kappa, truncation, method="auto"):
         TypeError: K or g not real.
         numpy.linalg.LinAlgError: none of three LAPACK drivers converged.
 
-    BLAS runs on one thread for n < 1200 (a second one gains at most a quarter on an idle machine, and takes
-    twice the time on a busy one) and on as many as it is set to above. The setting is the process's, not the
+    BLAS runs on one thread for n < 1200 (a second one gains a third at best on an idle machine, and takes
+    two to four times as long on a busy one) and on as many as it is set to above. The setting is the process's, not the
     thread's: do not call this from two Python threads at once.
     """
-    kappa, truncation = _check_settings(kappa, truncation)
+    kappa, truncation = check_settings(kappa, truncation)
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     K, g = _check_array("K", K, ("n", "n")), _check_array("g", g, ("n",))
@@ -323,7 +323,8 @@ def _spectrum_of_gram(rank, size, lam_max, lam_min):
     return Spectrum(rank, size, float(np.sqrt(lam_max)), float(np.sqrt(lam_min)) if rank else 0.0)
 
 
-def _check_settings(kappa, truncation):
+def check_settings(kappa, truncation):
+    """κ and τ as floats. Raises ValueError naming the one that is out of range: κ in [−1, 1], τ in [0, 1)."""
     kappa, truncation = float(kappa), float(truncation)
     if not -1 <= kappa <= 1:
         raise ValueError(f"kappa must lie in [-1, 1], got {kappa}")
