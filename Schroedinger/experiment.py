@@ -1,0 +1,113 @@
+"""The task: drive the dipole from its ground state into a superposition of the two next states (paper section 3.3).
+
+The network sees the target wave function y* = f1·|2⟩ + f2·|3⟩; the simulator starts from |1⟩ whatever the target is.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from hig.initialization import draw_published_weights
+from hig.model import PhysicsModel
+from hig.training import fixed_batches, make_optimizer, mean_losses, train
+from Schroedinger.network import build_network
+from Schroedinger.simulator import Dipole, to_complex, to_pairs
+
+N_POINTS = 16                  # Nx, the walls included
+N_STEPS = 384                  # Nt
+DT = 0.05                      # time step
+BOX = (0.0, 2.0)               # walls
+TRAIN_SAMPLES = TEST_SAMPLES = 1024
+
+DIPOLE = Dipole(N_POINTS, N_STEPS, DT, BOX)
+
+
+def draw_data(seed):
+    """Targets as pairs: (train, test), (1024, 28) float32 each, as the published code draws them.
+
+    For each sample, from numpy's legacy global generator after `np.random.seed(seed)` (here from a generator of our
+    own): two normal coefficients, then two phases that the published code draws and does not use. f1 and f2 are the
+    coefficients divided by their norm.
+    """
+    generator = np.random.RandomState(seed)
+
+    def coefficients():
+        c = [generator.normal(), generator.normal()]
+        generator.uniform(0, 2 * np.pi, size=2)                                             # the unused phases
+        return c / np.linalg.norm(c)
+
+    f = np.array([coefficients() for _ in range(TRAIN_SAMPLES + TEST_SAMPLES)])              # (2048, 2)
+    targets = f @ np.array([DIPOLE.eigenstate(2), DIPOLE.eigenstate(3)])                     # (2048, 14), real
+    pairs = np.stack([targets, np.zeros_like(targets)], axis=-1).reshape(len(f), -1).astype(np.float32)
+    return pairs[:TRAIN_SAMPLES], pairs[TRAIN_SAMPLES:]
+
+
+class FromGroundState:
+    """The simulator of the task: every sample starts from |1⟩; of x, the target, it takes the number of rows alone."""
+
+    def __init__(self, dipole):
+        self.dipole = dipole
+
+    def _ground_state(self, controls):
+        pairs = to_pairs(tf.constant(self.dipole.eigenstate(1), tf.complex128))
+        return tf.repeat(tf.cast(pairs, controls.dtype)[None], tf.shape(controls)[0], axis=0)
+
+    def __call__(self, target, controls):
+        """The final wave functions (B, 2m) under controls (B, Nt)."""
+        return self.dipole(self._ground_state(controls), controls)
+
+    def jacobian(self, target, controls):
+        """Their derivatives with respect to the controls, (B, 2m, Nt): see `Dipole.jacobian`."""
+        return self.dipole.jacobian(self._ground_state(controls), controls)
+
+
+def loss(target, outcome):
+    """Infidelity 1 − |⟨y*|y⟩|² of each sample, (B,), from pairs (B, 2m)."""
+    overlap = tf.reduce_sum(tf.math.conj(to_complex(target)) * to_complex(outcome), axis=-1)
+    return 1 - tf.math.real(overlap) ** 2 - tf.math.imag(overlap) ** 2
+
+
+def population(n, pairs):
+    """|⟨n|ψ⟩|² of each sample, (B,): the probability to find the dipole in state |n⟩ of the empty box."""
+    return 1 - loss(to_pairs(tf.constant(DIPOLE.eigenstate(n)[None], tf.complex64)), pairs)
+
+
+def build_model(seed):
+    """Network and simulator, with the weights that the published runs start from."""
+    network = build_network(2 * len(DIPOLE.x), N_STEPS)
+    draw_published_weights(network, seed)
+    return PhysicsModel(network, FromGroundState(DIPOLE))
+
+
+def evaluation(model, train_targets, test_targets):
+    """The `evaluate` of `hig.training.train`: mean losses, and what the transition achieved.
+
+    "population_error_2" and "population_error_3" are the mean absolute errors of the populations of |2⟩ and |3⟩, of
+    lower and higher energy, over the test samples.
+    """
+    losses = mean_losses(model, (train_targets, train_targets), (test_targets, test_targets))
+
+    @tf.function(jit_compile=True)
+    def population_errors(targets):
+        outcome = model(targets, training=False)
+        return {f"population_error_{n}": tf.reduce_mean(tf.abs(population(n, outcome) - population(n, targets)))
+                for n in (2, 3)}
+
+    def evaluate(epoch, logs):
+        errors = population_errors(test_targets)
+        return {**losses(epoch, logs), **{key: float(value) for key, value in errors.items()}}
+    return evaluate
+
+
+def run(settings):
+    """Trains with the settings of a submit script; returns how it ended, see `hig.training.train`."""
+    train_targets, test_targets = draw_data(settings.seed)
+    batches, updates_per_epoch = fixed_batches((train_targets, train_targets), settings.batch_size)
+    model = build_model(settings.seed)
+    model.compile(optimizer=make_optimizer(settings), loss=loss)
+    evaluate = evaluation(model, train_targets, test_targets)
+    sim_par = {"optimizer": settings.optimizer, "seed": settings.seed, "batch_size": settings.batch_size,
+               "learning_rate": settings.learning_rate, "truncation": settings.truncation,
+               "max_time": settings.max_time, "epochs": settings.epochs,
+               "n_points": N_POINTS, "n_steps": N_STEPS, "dt": DT, "box": list(BOX),
+               "train_samples": TRAIN_SAMPLES, "test_samples": TEST_SAMPLES}
+    return train(model, batches, updates_per_epoch, evaluate, settings, "QMC", sim_par)

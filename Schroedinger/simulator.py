@@ -1,0 +1,211 @@
+"""A quantum dipole in a box, driven by a control field, in unitary Crank-Nicolson steps.
+
+    i ∂ψ/∂t = H ψ ,     H = −∂²/∂x² + u(t)·x ,     ψ = 0 at both walls          (paper section 3.3)
+
+On a grid of Nx points with spacing dx, walls included, H is a real symmetric tridiagonal matrix on the m = Nx − 2
+interior points. One time step with the control held constant is Cayley's form of the evolution,
+
+    (I + i dt/2 H) ψ' = (I − i dt/2 H) ψ    ⇔    ψ' = 2φ − ψ ,     φ = A⁻¹ψ ,     A = I + i dt/2 H
+
+φ is the mean of ψ and ψ'. The step is unitary, and because A is tridiagonal and changes with the control alone:
+
+    A = L D Lᵀ      factored without pivoting (the Hermitian part of A is I), for all steps and samples at once,
+                    before the loop over time: `factorize`
+    φ = A⁻¹ψ        for one vector per sample: forward and backward substitution (Thomas algorithm), `solve`
+    G = A⁻¹         for m vectors per sample, as Jacobians need them: its entries by a recursion, `inverse`
+
+Derivatives. Differentiating A ψ' = A* ψ gives ∂ψ'/∂u = −i dt A⁻¹ x φ. With a cotangent λ of ψ' (of a real function,
+so that its change is Re λ†dψ') and μ = λ*, A = Aᵀ turns the adjoint of a step into that step itself, run backwards:
+
+    χ = A⁻¹μ' ,     μ = 2χ − μ' ,     ∂/∂u = dt Im Σ_j χ_j x_j φ_j
+
+In the same way Λ = ∂ψ_Nt/∂ψ_t, one m × m matrix per sample, runs back from Λ = I by Λ_t = 2Λ_{t+1}G_t − Λ_{t+1}, and
+∂ψ_Nt/∂u_t = −i dt Λ_{t+1} G_t x φ_t is the whole Jacobian.
+
+Outside, everything is real: a wave function is a row of m pairs (real, imaginary), interleaved: 2m numbers.
+float32 outside is complex64 inside, float64 is complex128.
+
+Source: Goldberg, Schey, Schwartz, American Journal of Physics 35 (1967) 177, for Cayley's form on a grid; the
+recursion of `inverse` follows from Lᵀ G = D⁻¹ L⁻¹, the rest as derived here.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+
+def to_complex(pairs):
+    """Wave functions (…, m) complex of interleaved pairs (…, 2m), float32 or float64."""
+    pairs = tf.reshape(pairs, tf.concat([tf.shape(pairs)[:-1], [-1, 2]], axis=0))
+    return tf.complex(pairs[..., 0], pairs[..., 1])
+
+
+def to_pairs(psi):
+    """Interleaved pairs (…, 2m) of wave functions (…, m) complex."""
+    pairs = tf.stack([tf.math.real(psi), tf.math.imag(psi)], axis=-1)
+    return tf.reshape(pairs, tf.concat([tf.shape(psi)[:-1], [2 * psi.shape[-1]]], axis=0))
+
+
+class Dipole:
+    """The simulator: maps initial wave functions and the controls to the final wave functions.
+
+    Units: ħ = 1, mass 1/2, charge 1, so that energies are squares of wave numbers.
+
+    Args:
+        n_points: grid points Nx, the two walls included; at least 3.
+        n_steps: number Nt of time steps, one control each.
+        dt: time step.
+        box: positions of the two walls.
+
+    Attributes:
+        x: positions of the m = Nx − 2 interior points, (m,) float64.
+        dx: their distance.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    def __init__(self, n_points=16, n_steps=384, dt=0.05, box=(0.0, 2.0)):
+        if n_points < 3 or n_steps < 1:
+            raise ValueError(f"n_points must be at least 3 and n_steps at least 1, not {n_points} and {n_steps}")
+        if dt <= 0 or not box[0] < box[1]:
+            raise ValueError(f"dt must be positive and the box from left to right, not dt = {dt}, box = {box}")
+        self.n_points, self.n_steps, self.dt, self.box = n_points, n_steps, dt, tuple(box)
+        self.dx = (box[1] - box[0]) / (n_points - 1)
+        self.x = box[0] + self.dx * np.arange(1, n_points - 1)
+
+    def eigenstate(self, n):
+        """The n-th state |n⟩ of the empty box on the grid, (m,) float64, n from 1 to m; Σ_j |ψ_j|² = 1.
+
+        sin(π n j/(Nx − 1)), an eigenvector of −∂²/∂x² on the grid with the eigenvalue `energy(n)`.
+        """
+        state = np.sin(np.pi * n * np.arange(1, self.n_points - 1) / (self.n_points - 1))
+        return state / np.linalg.norm(state)
+
+    def energy(self, n):
+        """The energy of |n⟩ on the grid, (2 − 2 cos(π n/(Nx − 1)))/dx², which is (π n/width)² on a fine one."""
+        return (2 - 2 * np.cos(np.pi * n / (self.n_points - 1))) / self.dx**2
+
+    # ------------------------------------------------------------------------------------- linear algebra of a step
+
+    def factorize(self, controls):
+        """A = L D Lᵀ for every sample and step.
+
+        Args:
+            controls: (B, Nt) float.
+
+        Returns:
+            (inverse_diagonal, subdiagonal): 1/D, (Nt, m, B), and the entries of L below its unit diagonal,
+            (Nt, m − 1, B), complex.
+        """
+        u = tf.transpose(controls)                                                          # (Nt, B)
+        coupling = tf.constant(-0.5j * self.dt / self.dx**2, _complex(u.dtype))              # A_{j,j+1}
+        diagonal = [tf.complex(tf.ones_like(u), self.dt / 2 * (2 / self.dx**2 + x * u)) for x in self.x]
+        inverse_diagonal, subdiagonal = [1 / diagonal[0]], []
+        for entry in diagonal[1:]:
+            subdiagonal.append(coupling * inverse_diagonal[-1])
+            inverse_diagonal.append(1 / (entry - coupling * subdiagonal[-1]))
+        subdiagonal = tf.stack(subdiagonal, axis=1) if subdiagonal else tf.zeros_like(inverse_diagonal[0])[:, :0]
+        return tf.stack(inverse_diagonal, axis=1), subdiagonal
+
+    @staticmethod
+    def solve(inverse_diagonal, subdiagonal, psi):
+        """A⁻¹ψ by the Thomas algorithm, (m, B), for ψ (m, B) and the factors of one step, (m, B) and (m − 1, B)."""
+        subdiagonal = tf.unstack(subdiagonal)
+        forward = tf.unstack(psi)
+        for j, entry in enumerate(subdiagonal):
+            forward[j + 1] -= entry * forward[j]
+        result = tf.unstack(tf.stack(forward) * inverse_diagonal)
+        for j, entry in reversed(list(enumerate(subdiagonal))):
+            result[j] -= entry * result[j + 1]
+        return tf.stack(result)
+
+    @staticmethod
+    def inverse(inverse_diagonal, subdiagonal):
+        """G = A⁻¹ as matrices (Nt, B, m, m), which are symmetric, from the factors of all steps.
+
+        Upwards from the last row: G_jk = −L_{j+1,j} G_{j+1,k} for k > j, and G_jj = 1/D_j − L_{j+1,j} G_{j+1,j}.
+        """
+        m = inverse_diagonal.shape[1]
+        rows = [inverse_diagonal[:, -1:]]                                                   # G_jk for k ≥ j
+        for j in range(m - 2, -1, -1):
+            right = -subdiagonal[:, j:j + 1] * rows[0]                                      # (Nt, m − 1 − j, B)
+            rows.insert(0, tf.concat([inverse_diagonal[:, j:j + 1] - subdiagonal[:, j:j + 1] * right[:, :1], right], 1))
+        upper = tf.stack([tf.pad(row, [[0, 0], [j, 0], [0, 0]]) for j, row in enumerate(rows)], axis=1)
+        upper = tf.transpose(upper, (0, 3, 1, 2))                                           # (Nt, B, m, m)
+        return upper + tf.linalg.matrix_transpose(upper) - tf.linalg.diag(tf.linalg.diag_part(upper))
+
+    # ----------------------------------------------------------------------------------------------- time stepping
+
+    def __call__(self, state, controls):
+        """The wave functions (B, 2m) after n_steps from `state` (B, 2m) with controls (B, n_steps).
+
+        float32 or float64, the same for both; differentiable in both by the adjoint of the module docstring.
+        """
+        @tf.custom_gradient
+        def propagate(psi, controls):                                                       # psi (m, B) complex
+            factors = self.factorize(controls)
+            final, states = self._sweep(psi, factors)
+
+            def adjoint(cotangent):
+                driven = _driven(self.x, self.dt, psi, states)
+
+                def body(t, mu, gradient):
+                    chi = self.solve(factors[0][t], factors[1][t], mu)
+                    slope = tf.math.imag(tf.reduce_sum(chi * driven[t], axis=0))            # (B,)
+                    return t - 1, 2 * chi - mu, tf.tensor_scatter_nd_update(gradient, [[t]], slope[None])
+
+                _, mu, gradient = tf.while_loop(
+                    lambda t, *_: t >= 0, body,
+                    (self.n_steps - 1, tf.math.conj(cotangent), tf.zeros_like(tf.transpose(controls))),
+                    maximum_iterations=self.n_steps)
+                return tf.math.conj(mu), tf.transpose(gradient)
+            return final, adjoint
+
+        return to_pairs(tf.transpose(propagate(tf.transpose(to_complex(state)), controls)))
+
+    def jacobian(self, state, controls):
+        """∂y/∂u of `__call__`, (B, 2m, Nt), in the dtype of the controls; arguments as there.
+
+        One pass for the m complex rows of all samples: the d-fold repeated batch of `hig.jacobian` would take
+        2m real ones per sample through `__call__`, and factorize every step d times.
+        """
+        psi, factors = tf.transpose(to_complex(state)), self.factorize(controls)
+        driven = tf.transpose(_driven(self.x, self.dt, psi, self._sweep(psi, factors)[1]), (0, 2, 1))   # (Nt, B, m)
+        inverses = self.inverse(*factors)
+        samples, m = tf.shape(psi)[1], len(self.x)
+
+        def body(t, rest, columns):                                                         # rest: Λ_{t+1}
+            product = rest @ inverses[t]                                                    # (B, m, m)
+            column = -1j * tf.linalg.matvec(product, driven[t])                             # (B, m)
+            return t - 1, 2 * product - rest, tf.tensor_scatter_nd_update(columns, [[t]], column[None])
+
+        columns = tf.while_loop(
+            lambda t, *_: t >= 0, body,
+            (self.n_steps - 1, tf.eye(m, batch_shape=[samples], dtype=psi.dtype),
+             tf.zeros((self.n_steps, samples, m), psi.dtype)), maximum_iterations=self.n_steps)[2]
+        return tf.transpose(to_pairs(columns), (1, 2, 0))
+
+    def trajectory(self, state, controls):
+        """All wave functions from the initial one on, (Nt + 1, B, 2m); arguments as in `__call__`."""
+        psi = tf.transpose(to_complex(state))
+        states = self._sweep(psi, self.factorize(controls))[1]
+        return to_pairs(tf.transpose(tf.concat([psi[None], states], axis=0), (0, 2, 1)))
+
+    def _sweep(self, psi, factors):
+        """(ψ_Nt, all ψ_t from the first step on) from ψ_0: (m, B) and (Nt, m, B)."""
+        def body(t, psi, states):
+            psi = 2 * self.solve(factors[0][t], factors[1][t], psi) - psi
+            return t + 1, psi, tf.tensor_scatter_nd_update(states, [[t]], psi[None])
+
+        return tf.while_loop(lambda t, *_: t < self.n_steps, body, (0, psi, tf.zeros_like(factors[0])),
+                             maximum_iterations=self.n_steps)[1:]
+
+
+def _driven(x, dt, psi, states):
+    """dt x φ for every step, (Nt, m, B), from ψ_0 and what `_sweep` returns: φ is the mean of ψ before and after."""
+    before = tf.concat([psi[None], states[:-1]], axis=0)
+    return tf.constant(dt * x[:, None], states.dtype) * (before + states) / 2
+
+
+def _complex(dtype):
+    return tf.complex128 if dtype == tf.float64 else tf.complex64
