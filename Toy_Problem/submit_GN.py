@@ -1,0 +1,18 @@
+"""Gauss-Newton on the toy problem, well (λ = 1) and badly (λ = 0.01) conditioned: one curve for each.
+
+No settings are published beyond the problem and the 20 seconds: seed, batch size, learning rate and truncation are
+ours. With η = 1 the network saturates for λ = 1, too, and learns nothing; 0.1 shows what the conditioning does.
+"""
+
+from hig.cli import submit
+from Toy_Problem import flags
+
+SEED = 0
+BATCH_SIZE = 32
+LEARNING_RATE = 0.1      # η
+TRUNCATION = 1e-6        # τ, relative to the largest singular value
+MAX_TIME = 20.0          # seconds of training for each λ
+
+if __name__ == "__main__":
+    submit("Toy_Problem", "GN", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+           truncation=TRUNCATION, max_time=MAX_TIME, flags=flags)
