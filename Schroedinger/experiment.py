@@ -48,8 +48,8 @@ class FromGroundState:
         self.dipole = dipole
 
     def _ground_state(self, controls):
-        pairs = to_pairs(tf.constant(self.dipole.eigenstate(1), tf.complex128))
-        return tf.repeat(tf.cast(pairs, controls.dtype)[None], tf.shape(controls)[0], axis=0)
+        pairs = to_pairs(tf.constant(self.dipole.eigenstate(1)[None], tf.complex128), controls.dtype)
+        return tf.repeat(pairs, tf.shape(controls)[0], axis=0)
 
     def __call__(self, target, controls):
         """The final wave functions (B, 2m) under controls (B, Nt)."""
@@ -61,14 +61,14 @@ class FromGroundState:
 
 
 def loss(target, outcome):
-    """Infidelity 1 − |⟨y*|y⟩|² of each sample, (B,), from pairs (B, 2m)."""
+    """Infidelity 1 − |⟨y*|y⟩|² of each sample, (B,), from pairs (B, 2m); near 0 the difference takes double precision."""
     overlap = tf.reduce_sum(tf.math.conj(to_complex(target)) * to_complex(outcome), axis=-1)
-    return 1 - tf.math.real(overlap) ** 2 - tf.math.imag(overlap) ** 2
+    return tf.cast(1 - tf.math.real(overlap) ** 2 - tf.math.imag(overlap) ** 2, outcome.dtype)
 
 
 def population(n, pairs):
     """|⟨n|ψ⟩|² of each sample, (B,): the probability to find the dipole in state |n⟩ of the empty box."""
-    return 1 - loss(to_pairs(tf.constant(DIPOLE.eigenstate(n)[None], tf.complex64)), pairs)
+    return 1 - loss(to_pairs(tf.constant(DIPOLE.eigenstate(n)[None], tf.complex128)), pairs)
 
 
 def build_model(seed):

@@ -22,8 +22,9 @@ so that its change is Re λ†dψ') and μ = λ*, A = Aᵀ turns the adjoint of 
 In the same way Λ = ∂ψ_Nt/∂ψ_t, one m × m matrix per sample, runs back from Λ = I by Λ_t = 2Λ_{t+1}G_t − Λ_{t+1}, and
 ∂ψ_Nt/∂u_t = −i dt Λ_{t+1} G_t x φ_t is the whole Jacobian.
 
-Outside, everything is real: a wave function is a row of m pairs (real, imaginary), interleaved: 2m numbers.
-float32 outside is complex64 inside, float64 is complex128.
+Outside, everything is real, float32 or float64: a wave function is a row of m pairs (real, imaginary), interleaved:
+2m numbers. Inside, everything is complex128: with a slowly changing control the rounding of a step repeats itself
+from step to step, and complex64 would lose more than 1e-5 of the norm in 384 of them. It costs a third more time.
 
 Source: Goldberg, Schey, Schwartz, American Journal of Physics 35 (1967) 177, for Cayley's form on a grid; the
 recursion of `inverse` follows from Lᵀ G = D⁻¹ L⁻¹, the rest as derived here.
@@ -34,14 +35,14 @@ import tensorflow as tf
 
 
 def to_complex(pairs):
-    """Wave functions (…, m) complex of interleaved pairs (…, 2m), float32 or float64."""
-    pairs = tf.reshape(pairs, tf.concat([tf.shape(pairs)[:-1], [-1, 2]], axis=0))
+    """Wave functions (…, m) complex128 of interleaved pairs (…, 2m), float32 or float64."""
+    pairs = tf.reshape(tf.cast(pairs, tf.float64), tf.concat([tf.shape(pairs)[:-1], [-1, 2]], axis=0))
     return tf.complex(pairs[..., 0], pairs[..., 1])
 
 
-def to_pairs(psi):
-    """Interleaved pairs (…, 2m) of wave functions (…, m) complex."""
-    pairs = tf.stack([tf.math.real(psi), tf.math.imag(psi)], axis=-1)
+def to_pairs(psi, dtype=tf.float64):
+    """Interleaved pairs (…, 2m) of that dtype of wave functions (…, m) complex128."""
+    pairs = tf.cast(tf.stack([tf.math.real(psi), tf.math.imag(psi)], axis=-1), dtype)
     return tf.reshape(pairs, tf.concat([tf.shape(psi)[:-1], [2 * psi.shape[-1]]], axis=0))
 
 
@@ -91,14 +92,14 @@ class Dipole:
         """A = L D Lᵀ for every sample and step.
 
         Args:
-            controls: (B, Nt) float.
+            controls: (B, Nt) float64.
 
         Returns:
             (inverse_diagonal, subdiagonal): 1/D, (Nt, m, B), and the entries of L below its unit diagonal,
-            (Nt, m − 1, B), complex.
+            (Nt, m − 1, B), complex128.
         """
         u = tf.transpose(controls)                                                          # (Nt, B)
-        coupling = tf.constant(-0.5j * self.dt / self.dx**2, _complex(u.dtype))              # A_{j,j+1}
+        coupling = tf.constant(-0.5j * self.dt / self.dx**2, tf.complex128)                 # A_{j,j+1}
         diagonal = [tf.complex(tf.ones_like(u), self.dt / 2 * (2 / self.dx**2 + x * u)) for x in self.x]
         inverse_diagonal, subdiagonal = [1 / diagonal[0]], []
         for entry in diagonal[1:]:
@@ -139,7 +140,7 @@ class Dipole:
     def __call__(self, state, controls):
         """The wave functions (B, 2m) after n_steps from `state` (B, 2m) with controls (B, n_steps).
 
-        float32 or float64, the same for both; differentiable in both by the adjoint of the module docstring.
+        float32 or float64, the result as the controls; differentiable in both by the adjoint of the module docstring.
         """
         @tf.custom_gradient
         def propagate(psi, controls):                                                       # psi (m, B) complex
@@ -161,7 +162,8 @@ class Dipole:
                 return tf.math.conj(mu), tf.transpose(gradient)
             return final, adjoint
 
-        return to_pairs(tf.transpose(propagate(tf.transpose(to_complex(state)), controls)))
+        final = propagate(tf.transpose(to_complex(state)), tf.cast(controls, tf.float64))
+        return to_pairs(tf.transpose(final), controls.dtype)
 
     def jacobian(self, state, controls):
         """∂y/∂u of `__call__`, (B, 2m, Nt), in the dtype of the controls; arguments as there.
@@ -169,7 +171,7 @@ class Dipole:
         One pass for the m complex rows of all samples: the d-fold repeated batch of `hig.jacobian` would take
         2m real ones per sample through `__call__`, and factorize every step d times.
         """
-        psi, factors = tf.transpose(to_complex(state)), self.factorize(controls)
+        psi, factors = tf.transpose(to_complex(state)), self.factorize(tf.cast(controls, tf.float64))
         driven = tf.transpose(_driven(self.x, self.dt, psi, self._sweep(psi, factors)[1]), (0, 2, 1))   # (Nt, B, m)
         inverses = self.inverse(*factors)
         samples, m = tf.shape(psi)[1], len(self.x)
@@ -183,13 +185,13 @@ class Dipole:
             lambda t, *_: t >= 0, body,
             (self.n_steps - 1, tf.eye(m, batch_shape=[samples], dtype=psi.dtype),
              tf.zeros((self.n_steps, samples, m), psi.dtype)), maximum_iterations=self.n_steps)[2]
-        return tf.transpose(to_pairs(columns), (1, 2, 0))
+        return tf.transpose(to_pairs(columns, controls.dtype), (1, 2, 0))
 
     def trajectory(self, state, controls):
         """All wave functions from the initial one on, (Nt + 1, B, 2m); arguments as in `__call__`."""
         psi = tf.transpose(to_complex(state))
-        states = self._sweep(psi, self.factorize(controls))[1]
-        return to_pairs(tf.transpose(tf.concat([psi[None], states], axis=0), (0, 2, 1)))
+        states = self._sweep(psi, self.factorize(tf.cast(controls, tf.float64)))[1]
+        return to_pairs(tf.transpose(tf.concat([psi[None], states], axis=0), (0, 2, 1)), controls.dtype)
 
     def _sweep(self, psi, factors):
         """(ψ_Nt, all ψ_t from the first step on) from ψ_0: (m, B) and (Nt, m, B)."""
@@ -205,7 +207,3 @@ def _driven(x, dt, psi, states):
     """dt x φ for every step, (Nt, m, B), from ψ_0 and what `_sweep` returns: φ is the mean of ψ before and after."""
     before = tf.concat([psi[None], states[:-1]], axis=0)
     return tf.constant(dt * x[:, None], states.dtype) * (before + states) / 2
-
-
-def _complex(dtype):
-    return tf.complex128 if dtype == tf.float64 else tf.complex64

@@ -1,0 +1,13 @@
+"""Gauss-Newton on the quantum dipole. No such run is published: the settings are those of HIG."""
+
+from hig.cli import submit
+
+SEED = 1
+BATCH_SIZE = 16
+LEARNING_RATE = 0.5      # η
+TRUNCATION = 1e-5        # τ, relative to the largest singular value
+MAX_TIME = 5400.0        # seconds of training
+
+if __name__ == "__main__":
+    submit("Schroedinger", "GN", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+           truncation=TRUNCATION, max_time=MAX_TIME)
