@@ -14,7 +14,8 @@ from matplotlib.colors import to_rgba
 from numpy.testing import assert_allclose, assert_array_equal
 
 import plot
-from hig.results import save_results
+from hig import curves
+from hig.results import load_results, save_results
 
 PROJECT = Path(plot.__file__).parent
 
@@ -133,8 +134,8 @@ def test_smoothing_is_a_geometric_mean():
     for count in (1, 2, 5, 8):
         expected = [np.prod(window) ** (1 / len(window)) for window in
                     (y[max(0, i - (count - 1) // 2):i + count // 2 + 1] for i in range(50))]
-        assert_allclose(plot.smooth(y, count), expected, rtol=1e-10)  # a sum of 50 logarithms: rounding
-    assert_array_equal(plot.smooth(y, 1), y)
+        assert_allclose(curves.smooth(y, count), expected, rtol=1e-10)  # a sum of 50 logarithms: rounding
+    assert_array_equal(curves.smooth(y, 1), y)
 
 
 def test_smoothing_is_applied(tmp_path):
@@ -151,7 +152,7 @@ def test_thinning_keeps_extremes_and_ends(logarithmic):
     rng = np.random.default_rng(1)
     x, y = np.cumsum(rng.random(30_000)) + 1, rng.lognormal(size=30_000)
     y[[777, 20_001]] = 1e-9, 1e9
-    index = plot.thin(x, y, logarithmic, bins=100)
+    index = curves.thin(x, y, logarithmic, bins=100)
     assert len(index) <= 202 and np.all(np.diff(index) > 0)
     assert {0, 777, 20_001, 29_999} <= set(index)
     edges = np.linspace(*(np.log(x[[0, -1]]) if logarithmic else x[[0, -1]]), 101)
@@ -165,9 +166,9 @@ def test_thinning_keeps_extremes_and_ends(logarithmic):
 
 def test_short_curves_stay_whole():
     x = np.arange(200.0)
-    assert_array_equal(plot.thin(x, x, False, bins=100), np.arange(200))
-    assert len(plot.thin(np.zeros(500), np.arange(500.0), False, bins=100)) == 2
-    assert len(plot.thin(x[:0], x[:0], True)) == 0
+    assert_array_equal(curves.thin(x, x, False, bins=100), np.arange(200))
+    assert len(curves.thin(np.zeros(500), np.arange(500.0), False, bins=100)) == 2
+    assert len(curves.thin(x[:0], x[:0], True)) == 0
 
 
 def test_a_long_curve_is_thinned_in_the_figure(tmp_path):
@@ -175,7 +176,7 @@ def test_a_long_curve_is_thinned_in_the_figure(tmp_path):
     losses[31_415], losses[27_182] = 0.9, 0.001
     (ax,) = draw([save(tmp_path / "NLO_Adam_RESULTS.pickle", losses)])
     y = lines(ax)["Adam"].get_ydata()
-    assert len(y) <= 2 * plot.BINS + 2
+    assert len(y) <= 2 * curves.BINS + 2
     assert_allclose([y.min(), y.max()], [0.0011, 0.99], rtol=1e-12)
 
 
@@ -199,7 +200,7 @@ def test_seeds_become_a_median_with_a_band(tmp_path):
 
 
 def test_a_band_interpolates_the_logarithm_and_ends_with_the_shortest_run():
-    x, middle, low, high = plot.median_band([(np.array([0.0, 4.0]), np.array([1.0, 1e-4]), False),
+    x, middle, low, high = curves.median_band([(np.array([0.0, 4.0]), np.array([1.0, 1e-4]), False),
                                              (np.array([0.0, 1.0, 2.0]), np.array([1.0, 0.5, 0.5]), False)])
     assert_array_equal(x, [0, 1, 2])
     assert_allclose(low, [1, 0.1, 0.01], rtol=1e-12)
@@ -210,12 +211,12 @@ def test_a_band_interpolates_the_logarithm_and_ends_with_the_shortest_run():
 def test_dead_runs_count_as_infinite_in_the_median():
     alive = [(np.arange(4.0), np.full(4, level), False) for level in (1.0, 2.0, 3.0)]
     dead = [(np.arange(2.0), np.full(2, 0.1), True)] * 2
-    x, middle, low, high = plot.median_band(alive + dead)
+    x, middle, low, high = curves.median_band(alive + dead)
     assert_array_equal(x, np.arange(4))
     assert_allclose(middle, [1, 1, 3, 3], rtol=1e-12)
     assert_allclose(low, [0.1, 0.1, 1, 1], rtol=1e-12)
     assert_allclose(high, [3, 3, 3, 3], rtol=1e-12)
-    assert_array_equal(plot.median_band(alive[:1] + dead)[1][2:], [np.inf, np.inf])
+    assert_array_equal(curves.median_band(alive[:1] + dead)[1][2:], [np.inf, np.inf])
 
 
 def test_runs_with_other_settings_are_not_mixed(tmp_path):
@@ -327,7 +328,7 @@ def test_phiflow_scenes(tmp_path):
     assert_array_equal(lines(draw([scene], "--x", "updates")[0])["HIG"].get_xdata(), [1, 2])
     (scene / "log_loss_HIG_0.txt").write_text("zero one\n")
     with pytest.raises(ValueError, match="log_loss_HIG_0.txt cannot be used as a curve"):
-        plot.read_runs(scene)
+        curves.read_runs(scene)
 
 
 @pytest.mark.parametrize("name,expected", [
@@ -337,7 +338,7 @@ def test_phiflow_scenes(tmp_path):
     ("NLO_HIG_RESULTS_2026-11-23_093012.pickle", ("NLO", "HIG 2026-11-23_093012")),
 ])
 def test_names(name, expected):
-    assert plot.describe(name) == expected
+    assert curves.describe(name) == expected
 
 
 def test_names_with_dollars_are_no_formulas(tmp_path):
@@ -443,7 +444,7 @@ def test_nothing_to_draw(tmp_path, capsys):
 
 def test_updates_of_a_file_that_does_not_count_them(tmp_path, capsys):
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    results = plot.load_results(path)
+    results = load_results(path)
     del results["provenance"]
     save_results(path, results)
     assert plot.main([str(path), "--x", "updates"]) == 2
@@ -479,9 +480,9 @@ def test_a_figure_that_cannot_be_written(tmp_path, capsys, monkeypatch):
 def test_dated_and_hidden_curves_are_not_found_by_themselves(tmp_path):
     for name in ("NLO_HIG_RESULTS_2026-11-23_093012.pickle", ".NLO_HIG_RESULTS.pickle", ".old/NLO_HIG_RESULTS.pickle"):
         save(tmp_path / name, falling())
-    assert plot.find_files(tmp_path) == []
+    assert curves.find_files(tmp_path) == []
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    assert plot.find_files(tmp_path) == [path]
+    assert curves.find_files(tmp_path) == [path]
     assert len(plot.collect([tmp_path, path], "time")) == 1  # named twice, drawn once
 
 
