@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from hig.jacobian import assemble, trace_jacobian, unflatten
 from hig.optimizers import JacobianPower
-from hig.powers import gram_coefficients
+from hig.powers import blas_threads, gram_coefficients
 
 
 class PhysicsModel(keras.Model):
@@ -103,15 +103,16 @@ class PhysicsModel(keras.Model):
         weights = self.network.trainable_variables
         jacobian = assemble(self.network, pieces)
         n, p = jacobian.shape
-        if n <= p:
-            matrix, vector = jacobian.gram(), gradient
-        else:                                                          # the small side: f(JᵀJ) Jᵀg = J^κ g
-            dense = jacobian.dense()
-            matrix, vector = dense.T @ dense, dense.T @ gradient
-        if not (np.isfinite(matrix).all() and np.isfinite(vector).all()):
-            return [np.full(w.shape, np.nan, w.dtype) for w in weights] + [0.0, np.nan, np.nan]
-        coefficients, spectrum = gram_coefficients(matrix, vector, kappa, truncation)
-        directions = (jacobian.pullback(coefficients) if n <= p
-                      else unflatten(coefficients, [w.shape for w in weights]))
+        with blas_threads(min(n, p)):
+            if n <= p:
+                matrix, vector = jacobian.gram(), gradient
+            else:                                                      # the small side: f(JᵀJ) Jᵀg = J^κ g
+                dense = jacobian.dense()
+                matrix, vector = dense.T @ dense, dense.T @ gradient
+            if not (np.isfinite(matrix).all() and np.isfinite(vector).all()):
+                return [np.full(w.shape, np.nan, w.dtype) for w in weights] + [0.0, np.nan, np.nan]
+            coefficients, spectrum = gram_coefficients(matrix, vector, kappa, truncation)
+            directions = (jacobian.pullback(coefficients) if n <= p
+                          else unflatten(coefficients, [w.shape for w in weights]))
         return [d.astype(w.dtype) for d, w in zip(directions, weights)] + [
             np.float64(spectrum.rank), spectrum.sigma_max, spectrum.sigma_min]

@@ -132,13 +132,22 @@ def gram_coefficients(K, g, kappa, truncation, method="auto"):
     exponent = (1 - kappa) / 2   # a
     if method == "auto":
         method = "tridiagonal" if n >= SMALLEST_TRIDIAGONAL else "eigh"
-    with _blas_controller().limit(limits=1, user_api="blas") if n < SMALLEST_THREADED else nullcontext():
+    with blas_threads(n):
         if method == "tridiagonal" and n > 2:   # 1 × 1 and 2 × 2 are tridiagonal, with nothing to reduce
             try:
                 return _power_by_tridiagonal(K, g, exponent, truncation**2)
             except np.linalg.LinAlgError:
                 pass
         return _power_by_eigh(K, g, exponent, truncation**2)
+
+
+def blas_threads(n):
+    """Context in which BLAS has the number of threads that suits n × n matrices: one below SMALLEST_THREADED.
+
+    A second thread gains at most a quarter there on an idle machine; on a busy one the threads wait for each other,
+    and next to TensorFlow's own a product of milliseconds has been seen to take seconds. The setting is the process's.
+    """
+    return _blas_controller().limit(limits=1, user_api="blas") if n < SMALLEST_THREADED else nullcontext()
 
 
 def _power_by_eigh(K, g, exponent, cut):
