@@ -6,9 +6,10 @@
 
 Curves are read from the pickles of the submit scripts, from those of the published code, and from PhiFlow's scene
 folders (`log_step_time.txt`, `log_loss_<X>_0.txt`). A pickle is named `<NLO|QMC|POISSON|TOY>_<X>_RESULTS.pickle`, and
-X is the name in the legend. Runs of one optimizer that differ only in their seed become the median with a band from
-minimum to maximum, as far as the shortest of them goes; a run that died at inf or NaN ends in a cross. Losses are
-those of the test set where a run has measured them, otherwise those of training. A table of the runs is printed.
+X is the name in the legend; those of the toy problem also tell λ, `TOY_lambda_1_<X>_RESULTS.pickle`, and each λ has its
+own panels. Runs of one optimizer that differ only in their seed become the median with a band from minimum to maximum,
+as far as the shortest of them goes; a run that died at inf or NaN ends in a cross. Losses are those of the test set
+where a run has measured them, otherwise those of training. A table of the runs is printed.
 
 Exit status: 0, or 2 with a sentence on stderr if a pickle named on the command line cannot be read, if no curve is
 found, or if a figure cannot be written. Unreadable pickles in a folder are reported, and the other curves are drawn.
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from hig.curves import (SYSTEMS, final_loss, find_death, find_files, group_runs, loss_kind, median_band, read_runs, short,
-                        smooth, thin, time_to_reach, x_values)
+                        smooth, split_cases, thin, time_to_reach, x_values)
 from hig.results import write_atomically
 
 ROOT = Path(__file__).resolve().parent
@@ -39,7 +40,8 @@ COLORS = {
 AXES = {"time": "training time in seconds", "epochs": "epochs", "updates": "updates"}
 LOSSES = {"test": "test loss", "train": "training loss"}
 THRESHOLDS = (1e-2, 1e-3, 1e-4)
-WIDTH, HEIGHT = 4.2, 2.9  # inches of a panel, without its legend: 10 pt stay readable at half a page's width
+# Inches of a panel, without its legend: 10 pt stay readable at half a page's width, also where two are side by side.
+WIDE, NARROW = (4.2, 2.9), (2.7, 2.1)
 
 
 # ---------------------------------------------------------------------------------------------------- drawing
@@ -133,8 +135,64 @@ def draw_populations(ax, groups, colors, options):
             ax.plot(x[index], y[index], dashes, color=colors[label], label=text)
 
 
+def draw_activations(ax, groups, colors, options):
+    """Panel of the toy problem: mean of the hidden activations |tanh|, with their standard deviation as a band."""
+    ax.set_yscale("linear")
+    ax.set_ylim(0, 1.05)
+    ax.set_ylabel("hidden activations")
+    for label, members in groups.items():
+        x, mean = curve(members[0], members[0].results["activation_mean"], options, ax.get_xscale() == "log")
+        std = np.interp(x, x_values(members[0], options.x), members[0].results["activation_std"])
+        index = thin(x, mean, False)
+        ax.fill_between(x[index], (mean - std)[index], (mean + std)[index], color=colors[label], alpha=0.15, linewidth=0)
+        ax.plot(x[index], mean[index], color=colors[label])
+
+
+def draw_paths(ax, groups, colors, options):
+    """Panel of the toy problem: the outputs for one sample in the (y₁, y₂) plane, from the start to a star, the target.
+
+    The view is that of start and target; a path may leave it and come back.
+    """
+    ax.set(xscale="linear", yscale="linear", xlabel="$y_1$", ylabel="$y_2$")
+    shown = []
+    for label, members in groups.items():
+        results, death = members[0].results, find_death(members[0])
+        path = np.array([results["path_y1"], results["path_y2"]])[:, :death.index if death else None]
+        ax.plot(*path, color=colors[label], linewidth=1.2)
+        ax.plot(*path[:, -1:], ".", color=colors[label], markersize=9)
+        target = [results["sim_par"].get(f"path_target_{y}", np.nan) for y in ("y1", "y2")]
+        ink = ax.xaxis.label.get_color()
+        ax.plot(*path[:, :1], "o", color=ink, markersize=5, markerfacecolor="none", zorder=4)
+        ax.plot(*target, "*", color=ink, markersize=11, markerfacecolor="gold", zorder=3)
+        shown += [path[:, 0], target]
+    low, high = np.nanmin(shown, axis=0), np.nanmax(shown, axis=0)
+    margin = 0.6 * (high - low)
+    if np.all(margin > 0):
+        ax.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+
+
+def draw_finals(ax, groups, colors, options):
+    """Panel of the toy problem, where there are several seeds: the final loss of each run, and a bar at their median."""
+    ax.set(xscale="linear", xlabel="", ylabel=f"final {LOSSES[options.y]}")
+    ax.set_xticks(range(len(groups)), [legible(label) for label in groups])
+    ax.set_xlim(-0.6, len(groups) - 0.4)
+    ax.grid(False, axis="x")
+    for i, (label, members) in enumerate(groups.items()):
+        finals = np.array([np.inf if find_death(run) else final_loss(run, loss_kind(run, options.y)) for run in members])
+        alive = finals[np.isfinite(finals)]
+        spread = np.linspace(-0.2, 0.2, len(alive)) if len(alive) > 1 else np.zeros(len(alive))
+        ax.plot(i + spread, alive, "o", color=colors[label], markersize=4, alpha=0.7, markeredgewidth=0)
+        if np.isfinite(np.median(finals)):
+            ax.plot([i - 0.35, i + 0.35], [np.median(finals)] * 2, "-", color=colors[label])
+        if len(alive) < len(finals):
+            ax.annotate(f"{len(finals) - len(alive)} died", (i, 1), xycoords=("data", "axes fraction"), ha="center",
+                        va="bottom", color=colors[label], fontsize=9)
+
+
 # Further panels of a system, below its losses: arrays the pickles must hold, as long as the curve, and what draws them.
-PANELS = {"QMC": [(("population_error_2", "population_error_3"), draw_populations)]}
+PANELS = {"QMC": [(("population_error_2", "population_error_3"), draw_populations)],
+          "TOY": [(("activation_mean", "activation_std"), draw_activations), (("path_y1", "path_y2"), draw_paths),
+                  (("train_loss",), draw_finals)]}
 
 STYLES = {
     "paper": {"figure.facecolor": "white", "axes.facecolor": "white", "grid.color": "#b0b0b0"},
@@ -163,39 +221,62 @@ def make_figure(runs, options):
     from matplotlib.figure import Figure  # without pyplot: no window, nothing to close
 
     systems = [prefix for prefix in SYSTEMS if any(run.system == prefix for run in runs)]
-    panels = []
+    columns = []  # of panels: (prefix, title, what draws it, groups, colours)
     for prefix in systems:
-        groups = group_runs([run for run in runs if run.system == prefix])
-        colors = choose_colors(groups, options.colors)
-        panels.append((prefix, draw_losses, groups, colors))
-        for keys, function in PANELS.get(prefix, []) if len(systems) == 1 else []:
-            able = {label: [run for run in members if has_entries(run, keys)] for label, members in groups.items()}
-            able = {label: members for label, members in able.items() if members}
-            panels += [(prefix, function, able, colors)] if able else []
-    columns = 1 if len(systems) == 1 else len(systems) if len(systems) <= 3 else 2
-    rows = -(-len(panels) // columns)
+        for title, members in split_cases([run for run in runs if run.system == prefix]).items():
+            columns.append(case_panels(prefix, title, members, options, only=len(systems) == 1))
+    if len(systems) == 1:
+        panels = [panel for row in itertools.zip_longest(*columns) for panel in row]
+        width = len(columns)
+    else:
+        panels = [column[0] for column in columns]
+        width = len(panels) if len(panels) <= 3 else 2
+    rows = -(-len(panels) // width)
+    size = NARROW if len(systems) == 1 and width > 1 else WIDE
     with style_of(options):
         figure = Figure(layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).flatten()
-        lines = np.zeros(rows * columns)
-        for i, (ax, (prefix, draw, groups, colors)) in enumerate(zip(axes, panels)):
-            title, logarithmic = SYSTEMS[prefix][1:]
-            ax.set_xscale("log" if logarithmic else "linear")
+        axes = figure.subplots(rows, width, squeeze=False).flatten()
+        lines = np.zeros(rows * width)
+        for i, (ax, panel) in enumerate(itertools.zip_longest(axes, panels)):
+            if panel is None:
+                ax.remove()
+                continue
+            prefix, title, draw, groups, colors = panel
+            ax.set_xscale("log" if SYSTEMS[prefix][2] else "linear")
             ax.set_yscale("log")
             ax.set_xlabel(AXES[options.x])
             draw(ax, groups, colors, options)
-            # The legend is above the axes, where no curve can run through it, and its title is that of the panel.
-            handles, texts = ax.get_legend_handles_labels()
-            texts = [textwrap.fill(text, 46, subsequent_indent="  ") for text in texts]
-            count = 2 if len(texts) > 3 and max(map(len, texts)) <= 20 else 1
-            ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(-0.02, 1), borderaxespad=0.5, ncols=count,
-                      alignment="left", title=title if draw is draw_losses else None)
-            lines[i] = sum(text.count("\n") + 1 for text in texts) / count + (draw is draw_losses)
-        for ax in axes[len(panels):]:
-            ax.remove()
-        text_height = lines.reshape(rows, columns).max(axis=1).sum() * 0.19
-        figure.set_size_inches(WIDTH * columns, HEIGHT * rows + text_height)
+            lines[i] = add_legend(ax, title if draw is draw_losses else None)
+            if size is NARROW and i % width:  # the same as at the left
+                ax.set_ylabel("")
+        text_height = lines.reshape(rows, width).max(axis=1).sum() * 0.19
+        figure.set_size_inches(size[0] * width, size[1] * rows + text_height)
     return figure
+
+
+def case_panels(prefix, title, runs, options, only):
+    """The panels of one case of a system, its losses first; the further ones if it is the `only` system drawn."""
+    groups = group_runs(runs)
+    colors = choose_colors(groups, options.colors)
+    panels = [(prefix, title, draw_losses, groups, colors)]
+    for keys, draw in PANELS.get(prefix, []) if only else []:
+        able = {label: [run for run in members if has_entries(run, keys)] for label, members in groups.items()}
+        able = {label: members for label, members in able.items() if members}
+        several = any(len(members) > 1 for members in able.values())
+        panels += [(prefix, title, draw, able, colors)] if able and (several or draw is not draw_finals) else []
+    return panels
+
+
+def add_legend(ax, title):
+    """A legend above the axes, where no curve can run through it, with the title of the panel; returns its lines."""
+    handles, texts = ax.get_legend_handles_labels()
+    if not texts:
+        return 0
+    texts = [textwrap.fill(text, 46, subsequent_indent="  ") for text in texts]
+    count = 2 if len(texts) > 3 and max(map(len, texts)) <= 20 else 1
+    ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(-0.02, 1), borderaxespad=0.5, ncols=count,
+              alignment="left", title=title)
+    return sum(text.count("\n") + 1 for text in texts) / count + (title is not None)
 
 
 def has_entries(run, keys):
@@ -227,8 +308,9 @@ def table(runs):
     """Text: a line for each run with its final losses, and when its test loss reached the thresholds."""
     head = ["system", "optimizer", "epochs", "train loss", "test loss", "time [s]"]
     lines = [head + [f"to {threshold:.0e} [s]" for threshold in THRESHOLDS] + [""]]
-    for prefix in SYSTEMS:
-        for label, members in group_runs([run for run in runs if run.system == prefix]).items():
+    cases = [case for prefix in SYSTEMS for case in split_cases([r for r in runs if r.system == prefix]).items()]
+    for title, case in cases:
+        for label, members in group_runs(case).items():
             for run in members:
                 state = run.results.get("provenance", {}).get("state", "finished")
                 epochs, train, test, time = (run.results[key][-1] for key in
@@ -236,7 +318,7 @@ def table(runs):
                 reached = [time_to_reach(run, threshold) for threshold in THRESHOLDS]
                 remarks = [str(find_death(run) or ("" if state == "finished" else state)),
                            str(run.path) if len(members) > 1 else ""]
-                lines.append([SYSTEMS[prefix][1], label, f"{epochs:.0f}", f"{train:.3e}",
+                lines.append([title, label, f"{epochs:.0f}", f"{train:.3e}",
                               "–" if loss_kind(run, "test") == "train" else f"{test:.3e}", short(time),
                               *("–" if seconds is None else short(seconds) for seconds in reached),
                               ", ".join(filter(None, remarks))])

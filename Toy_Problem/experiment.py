@@ -100,8 +100,10 @@ def run_one(settings, factor):
     model = build_model(settings.seed, factor)
     model.compile(optimizer=make_optimizer(settings), loss=loss)
     evaluate = evaluation(model, train_data, test_data)
+    (sin, cos), = truth(np.array([[PATH_X]]))
     sim_par = {"optimizer": settings.optimizer, "seed": settings.seed, "batch_size": settings.batch_size,
                "learning_rate": settings.learning_rate, "truncation": settings.truncation,
                "max_time": settings.max_time, "epochs": settings.epochs, "lambda": factor, "path_x": PATH_X,
+               "path_target_y1": float(sin), "path_target_y2": float(cos) / factor,
                "train_samples": TRAIN_SAMPLES, "test_samples": TEST_SAMPLES}
     return train(model, batches, updates_per_epoch, evaluate, settings, prefix(factor), sim_par)

@@ -1,7 +1,8 @@
 """Gauss-Newton on the toy problem, well (λ = 1) and badly (λ = 0.01) conditioned: one curve for each.
 
 No settings are published beyond the problem and the 20 seconds: seed, batch size, learning rate and truncation are
-ours. With η = 1 the network saturates for λ = 1, too, and learns nothing; 0.1 shows what the conditioning does.
+ours. The truncation is that of HIG, and the outcome hangs on it: with 1e-5 or more, Gauss-Newton too learns λ = 0.01 from
+some seeds (test loss 2e-3 to 2e-2). With η = 1 its network saturates for λ = 1, too.
 """
 
 from hig.cli import submit

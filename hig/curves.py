@@ -1,7 +1,7 @@
 """What loss curves say: found below a folder, read, grouped by optimizer, thinned, and where they died.
 
 Shared by all programs that show curves; pure numpy, so that they start at once. The names of the systems are those in the
-file names, `<NLO|QMC|POISSON|TOY>_<X>_RESULTS.pickle`.
+file names, `<NLO|QMC|POISSON|TOY>_<X>_RESULTS.pickle`, with the λ of the toy problem: `TOY_lambda_1_<X>_RESULTS.pickle`.
 """
 
 import os
@@ -75,7 +75,7 @@ def read_runs(path):
 def describe(filename):
     """Prefix of the system and legend name in the name of a pickle: `NLO_HIG_RESULTS.pickle` → ("NLO", "HIG")."""
     prefixes = "|".join(filter(None, SYSTEMS))
-    match = re.fullmatch(rf"(?:({prefixes})_)?(.+)_RESULTS(?:_(\d+-\d+-\d+_\d+.*))?\.pickle", filename)
+    match = re.fullmatch(rf"(?:({prefixes})_)?(?:lambda_[0-9.e+-]+_)?(.+)_RESULTS(?:_(\d+-\d+-\d+_\d+.*))?\.pickle", filename)
     system, label, date = match.groups() if match else (None, Path(filename).stem, None)
     label = re.sub(r"(?i)(?<=.)[_-]seed[_-]?\d+$", "", label)
     label = label.encode("utf-8", "replace").decode().strip("_ ") or "curve"
@@ -223,6 +223,22 @@ def rank(label):
     """Position of a label's optimizer in legends; unknown ones come last."""
     name = label.split()[0]
     return OPTIMIZERS.index(name) if name in OPTIMIZERS else len(OPTIMIZERS)
+
+
+def split_cases(runs):
+    """Runs of one system by what they train on: {title: [runs]}, for the toy problem one entry for each λ, falling."""
+    cases = {}
+    for run in sorted(runs, key=lambda run: -_conditioning(run)):
+        factor = _conditioning(run)
+        title = SYSTEMS[run.system][1] + (f", λ = {factor:g}" if factor else "")
+        cases.setdefault(title, []).append(run)
+    return cases
+
+
+def _conditioning(run):
+    """λ of a run of the toy problem; 0 if the file does not tell it, and for the other systems."""
+    factor = run.results["sim_par"].get("lambda")
+    return factor if run.system == "TOY" and isinstance(factor, (int, float)) and np.isfinite(factor) else 0
 
 
 def group_runs(runs):

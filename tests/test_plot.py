@@ -1,5 +1,6 @@
 """The figures of plot.py: what is in their axes, the table, and what happens to input that cannot be drawn."""
 
+import itertools
 import os
 import re
 import struct
@@ -314,6 +315,74 @@ def test_populations_of_the_dipole_have_a_panel(tmp_path):
     assert len(draw([tmp_path])) == 2  # with several systems only their losses
 
 
+def save_toy(folder, name, factor, losses=None, seed=0, **more):
+    """A pickle of the toy problem; the path goes from (0, 0) in equal steps to (1, 2)."""
+    losses = falling() if losses is None else losses
+    way = np.linspace(0, 1, len(losses))
+    arrays = {"activation_mean": 0.1 + 0.8 * way, "activation_std": 0.2 * (1 - way), "path_y1": way, "path_y2": 2 * way}
+    settings = {"lambda": factor, "seed": seed, "path_target_y1": 1.0, "path_target_y2": 2.0}
+    return save(folder / f"TOY_lambda_{factor:g}_{name}_RESULTS.pickle", losses, settings=settings, **arrays, **more)
+
+
+def test_the_toy_problem_has_three_panels_for_each_lambda(tmp_path):
+    for name, factor in itertools.product(("Adam", "GN", "HIG"), (0.01, 1.0)):
+        save_toy(tmp_path, name, factor)
+    axes = draw([tmp_path])
+    assert len(axes) == 6
+    assert [ax.get_legend().get_title().get_text() for ax in axes[:2]] == ["Toy problem, λ = 1", "Toy problem, λ = 0.01"]
+    for losses, activations, paths in (axes[::2], axes[1::2]):
+        assert set(lines(losses)) == {"Adam", "GN", "HIG"} and losses.get_yscale() == "log"
+        assert activations.get_yscale() == "linear" and activations.get_ylim()[0] == 0 and len(activations.collections) == 3
+        assert_array_equal(activations.lines[2].get_ydata(), 0.1 + 0.8 * np.linspace(0, 1, 20))
+        vertices = activations.collections[2].get_paths()[0].vertices
+        at_start = vertices[vertices[:, 0] == 0, 1]
+        assert_allclose([at_start.min(), at_start.max()], [-0.1, 0.3], atol=1e-12)      # 0.1 ± 0.2: rounding
+        whole = [line for line in paths.lines if len(line.get_xdata()) == 20]
+        assert len(whole) == 3 and {to_rgba(line.get_color()) for line in whole} == {
+            to_rgba(color) for color in ("dodgerblue", "crimson", "darkorchid")}
+        assert_array_equal(whole[0].get_ydata(), np.linspace(0, 2, 20))
+        marks = {line.get_marker(): (line.get_xdata()[0], line.get_ydata()[0]) for line in paths.lines
+                 if line.get_marker() in "o*"}
+        assert marks == {"o": (0, 0), "*": (1, 2)}
+        assert paths.get_xscale() == paths.get_yscale() == "linear" and paths.get_xlim() == pytest.approx((-0.6, 1.6))
+
+
+def test_a_path_ends_where_the_run_died_and_does_not_widen_the_view(tmp_path):
+    losses = falling()
+    losses[15:] = np.nan
+    path = save_toy(tmp_path, "GN", 1.0, losses)
+    results = load_results(path)
+    results["path_y1"][10], results["path_y2"][15:] = 1e9, np.nan
+    save_results(path, results)
+    paths = draw([path])[2]
+    assert len(paths.lines[0].get_xdata()) == 15 and paths.get_xlim()[1] < 2
+
+
+def test_final_losses_of_several_seeds_have_a_panel(tmp_path):
+    finals = []
+    for seed in range(4):
+        losses = falling(start=1.0 + seed)
+        losses[10:] = np.nan if seed == 3 else losses[10:]
+        finals.append(losses[-1])
+        save_toy(tmp_path / str(seed), "HIG", 0.01, losses, seed)
+    axes = draw([tmp_path], "--y", "train")
+    assert len(axes) == 4 and axes[3].get_ylabel() == "final training loss" and axes[3].get_yscale() == "log"
+    dots, bar = axes[3].lines
+    assert_allclose(dots.get_ydata(), finals[:3])
+    assert_allclose(bar.get_ydata(), 2 * [np.median([*finals[:3], np.inf])])            # the dead one counts as worst
+    assert [text.get_text() for text in axes[3].texts] == ["1 died"]
+    assert [text.get_text() for text in axes[3].get_xticklabels()] == ["HIG"]
+    assert len(draw([tmp_path / "0"])) == 3
+
+
+def test_the_toy_problem_beside_other_systems_shows_its_losses(tmp_path):
+    save_toy(tmp_path, "HIG", 0.01)
+    save(tmp_path / "TOY_HIG_RESULTS.pickle", falling())                # one that does not tell its λ, nor more
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    titles = [ax.get_legend().get_title().get_text() for ax in draw([tmp_path])]
+    assert titles == ["Nonlinear oscillators", "Toy problem, λ = 0.01", "Toy problem"]
+
+
 def test_phiflow_scenes(tmp_path):
     scene = tmp_path / "sim_000000"
     scene.mkdir()
@@ -334,6 +403,7 @@ def test_phiflow_scenes(tmp_path):
 @pytest.mark.parametrize("name,expected", [
     ("NLO_HIG_RESULTS.pickle", ("NLO", "HIG")), ("QMC_Adam_RESULTS.pickle", ("QMC", "Adam")),
     ("POISSON_HIG_pretrained_RESULTS.pickle", ("POISSON", "HIG_pretrained")), ("TOY_GN_RESULTS.pickle", ("TOY", "GN")),
+    ("TOY_lambda_0.01_GN_RESULTS.pickle", ("TOY", "GN")), ("TOY_lambda_1e-05_HIG_seed2_RESULTS.pickle", ("TOY", "HIG")),
     ("NLO_HIG_seed3_RESULTS.pickle", ("NLO", "HIG")), ("other.pickle", ("", "other")),
     ("NLO_HIG_RESULTS_2026-11-23_093012.pickle", ("NLO", "HIG 2026-11-23_093012")),
 ])
