@@ -1,8 +1,9 @@
 """The command line that every submit script shares, and its exit codes.
 
     0    finished, or checkpointed after SIGTERM
-    2    bad input: one sentence on stderr, nothing written
+    2    bad input, or results that cannot be written: one sentence on stderr, earlier results intact
     3    diverged: the loss became inf or NaN; the curve is kept
+    4    failed: LAPACK did not converge, or memory did not suffice, in an update; the curve is kept
     130  interrupted by Ctrl-C; the curve is kept
 """
 
@@ -15,7 +16,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-EXIT_CODES = {"finished": 0, "terminated": 0, "diverged": 3, "interrupted": 130}
+EXIT_CODES = {"finished": 0, "terminated": 0, "diverged": 3, "failed": 4, "interrupted": 130}
 
 
 def submit(system, optimizer, description, *, seed, batch_size, learning_rate, truncation=None, max_time, flags=None):
@@ -31,13 +32,17 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
     """
     settings = parse(system, optimizer, description, seed=seed, batch_size=batch_size, learning_rate=learning_rate,
                      truncation=truncation, max_time=max_time, flags=flags)
-    with silent_start():                                             # TensorFlow loads only now, after the checks
-        experiment = importlib.import_module(f"{system}.experiment")
-    from hig.training import SettingsError
     try:
-        state = experiment.run(settings)
-    except (SettingsError, OSError) as error:
-        fail(str(error))
+        with silent_start():                                         # TensorFlow loads only now, after the checks
+            experiment = importlib.import_module(f"{system}.experiment")
+        from hig.training import SettingsError
+        try:
+            state = experiment.run(settings)
+        except (SettingsError, OSError) as error:
+            fail(str(error))
+    except KeyboardInterrupt:                                        # the second Ctrl-C, or one before training
+        print(f"{optimizer}: interrupted; --resume continues after the last epoch saved, if any", file=sys.stderr)
+        sys.exit(EXIT_CODES["interrupted"])
     sys.exit(EXIT_CODES[state])
 
 
@@ -82,14 +87,14 @@ def parse(system, optimizer, description, *, seed, batch_size, learning_rate, tr
     parser.error = lambda message: fail(f"{message} (--help lists the flags)")
     add = parser.add_argument
     add("--max-time", type=positive, default=max_time, metavar="SECONDS",
-        help=f"seconds of training, compiling included and evaluation excluded (published: {max_time:g})")
+        help=f"seconds of training, compiling included and evaluation excluded (default: {max_time:g})")
     add("--epochs", type=positive_integer, metavar="N", help="stop after N epochs if that is sooner")
-    add("--seed", type=_seed, default=seed, help=f"of data and initial weights (published: {seed})")
-    add("--batch-size", type=positive_integer, default=batch_size, metavar="B", help=f"published: {batch_size}")
-    add("--learning-rate", type=positive, default=learning_rate, metavar="η", help=f"published: {learning_rate:g}")
+    add("--seed", type=_seed, default=seed, help=f"of data and initial weights (default: {seed})")
+    add("--batch-size", type=positive_integer, default=batch_size, metavar="B", help=f"default: {batch_size}")
+    add("--learning-rate", type=positive, default=learning_rate, metavar="η", help=f"default: {learning_rate:g}")
     if truncation is not None:
         add("--truncation", type=_truncation, default=truncation, metavar="τ",
-            help=f"singular values up to τ times the largest are dropped (published: {truncation:g})")
+            help=f"singular values up to τ times the largest are dropped (default: {truncation:g})")
     add("--output", type=Path, metavar="DIR", help=f"folder of the results (default: {system})")
     add("--resume", action="store_true", help="continue the interrupted run in that folder")
     add("--load-weights", type=_weights_file, metavar="FILE", help="start from these weights (*.weights.h5)")

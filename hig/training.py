@@ -11,15 +11,20 @@ The files of a run, in `settings.output`, for instance for the prefix NLO and th
 
     NLO_HIG_RESULTS.pickle      the curve (hig.results)
     NLO_HIG_PARAMETERS.txt      its settings
-    NLO_HIG_CHECKPOINT.npz      weights and optimizer state after the last epoch saved
+    NLO_HIG_CHECKPOINT.npz      weights, optimizer state and curve after the last epoch saved
+    .NLO_HIG.lock               while the run lasts (hig.locking)
+
+A new run moves the curve and the checkpoint of an earlier one to dated names. Each file is replaced as a whole. The
+checkpoint holds the curve too and is written first, so that a process killed at any moment leaves a checkpoint that
+continues whatever curve was seen.
 """
 
 import io
 import math
+import re
 import signal
 import sys
 import time
-import zipfile
 from bisect import bisect_left
 from contextlib import contextmanager
 
@@ -27,12 +32,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from hig.locking import locked
 from hig.optimizers import GaussNewton, HIG, JacobianPower
 from hig.progress import Progress, last_known
 from hig.provenance import provenance
-from hig.results import keep_earlier, load_results, save_results, write_atomically, write_parameters
+from hig.results import STATES, keep_earlier, load_results, save_results, write_atomically, write_parameters
 
-SAVING_SHARE = 0.02        # of the time may go into writing curve and checkpoint; very short epochs are not all written
+SAVING_SHARE = 0.02        # of the training time may go into writing; very short epochs are not all written
 
 
 class SettingsError(ValueError):
@@ -103,10 +109,12 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
         callbacks: further Keras callbacks, run after the clock has been read.
 
     Returns:
-        "finished", "interrupted" (Ctrl-C), "terminated" (SIGTERM) or "diverged" (loss inf or NaN).
+        "finished", "interrupted" (Ctrl-C), "terminated" (SIGTERM), "diverged" (loss inf or NaN) or "failed" (LAPACK
+        did not converge or memory did not suffice; the reason is on stderr).
 
     Raises:
         SettingsError: if there is nothing to resume, or it belongs to other settings; if `load_weights` cannot be used.
+        BlockingIOError: if another process is writing these results.
         OSError: if the results cannot be written; what was written before stays as it is.
     """
     name = settings.output / f"{prefix}_{settings.optimizer}"
@@ -114,26 +122,38 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
     run = TrainingRun(name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages)
     for stage_model, _ in stages:
         stage_model.optimizer.build(stage_model.trainable_variables)
-    if settings.resume:
-        run.resume()
-    elif settings.load_weights:
-        load_weights(model.network, settings.load_weights)
-    with _stop_on_signals(run):
+    with locked(name), _stop_on_signals(run):
+        run.clean()
+        if settings.resume:
+            run.resume()
+        elif settings.load_weights:
+            load_weights(model.network, settings.load_weights)
         epochs = sys.maxsize if settings.epochs is None else settings.epochs
-        while not run.over():
-            run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, initial_epoch=run.epoch,
-                                epochs=epochs, verbose=0, callbacks=[run, *callbacks])
-    run.close()
+        try:
+            while not run.over():
+                run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, initial_epoch=run.epoch,
+                                    epochs=epochs, verbose=0, callbacks=[run, *callbacks])
+        except tf.errors.OpError as error:
+            run.fail(error)
+        run.close()
     if settings.save_weights:
         save_weights(model.network, settings.save_weights)
     return run.state
 
 
 def save_weights(network, path):
-    """Writes the network's weights in Keras' format, complete or not at all; `path` ends in .weights.h5."""
+    """Writes the network's weights in Keras' format, complete or not at all; `path` ends in .weights.h5.
+
+    Raises:
+        OSError: if they cannot be written; an earlier file stays as it is.
+    """
     beside = path.with_name(f".{path.name}.partial.weights.h5")
-    network.save_weights(beside)
-    beside.replace(path)
+    try:
+        with _writing(path.parent):
+            network.save_weights(beside)
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def load_weights(network, path):
@@ -200,9 +220,11 @@ class TrainingRun(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.progress.message("compiling")
         if not self.curve["epochs"]:
-            keep_earlier(self.results)
-            write_parameters(self.parameters, self.sim_par)
             self._append(0.0, None)
+            with _writing(self.results.parent):
+                keep_earlier(self.results)
+                keep_earlier(self.checkpoint)
+                write_parameters(self.parameters, self.sim_par)
             self._save()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -217,7 +239,7 @@ class TrainingRun(keras.callbacks.Callback):
             self.state = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[self.stop_signal]
         if self.over() or self.stage_model is not self.model:
             self.model.stop_training = True
-        elif time.perf_counter() - self.saved_at > self.saving_took / SAVING_SHARE:
+        elif self.time - self.saved_at > self.saving_took / SAVING_SHARE:
             self._save()
         self.progress.update(self.epoch, self.time, self.curve)
 
@@ -233,20 +255,20 @@ class TrainingRun(keras.callbacks.Callback):
     # ---------------------------------------------------------------------------------------- files
 
     def _save(self):
-        """Writes curve, then checkpoint: the curve is never behind, and `resume` cuts what it has more."""
+        """Writes the checkpoint, then the curve."""
         began = time.perf_counter()
-        state = "interrupted" if self.state == "terminated" else self.state
-        save_results(self.results, {
+        results = {
             **{key: np.array(values) for key, values in self.curve.items()},
             "epoch_time": np.diff(self.curve["simulation_time"]),
             **(self.snapshot() if self.snapshot else {}),
             "sim_par": self.sim_par,
-            "provenance": {**self.provenance, "state": state, **self._switch(),
-                           **{key: np.array(values) for key, values in self.spectrum.items()}}})
-        if state != "diverged":
-            self._save_checkpoint()
-        self.saved_at = time.perf_counter()
-        self.saving_took = self.saved_at - began
+            "provenance": {**self.provenance, "state": self.state if self.state in STATES else "interrupted",
+                           **self._switch(), **{key: np.array(values) for key, values in self.spectrum.items()}}}
+        with _writing(self.results.parent):
+            if self.state not in ("diverged", "failed"):                # whose weights are of no use
+                self._save_checkpoint()
+            save_results(self.results, results)
+        self.saved_at, self.saving_took = self.time, time.perf_counter() - began
 
     def _switch(self):
         """The provenance of a pretrained run: after which epoch the second optimizer took over, once it has."""
@@ -254,7 +276,9 @@ class TrainingRun(keras.callbacks.Callback):
 
     def _save_checkpoint(self):
         content = io.BytesIO()
-        np.savez(content, epoch=self.epoch, **{f"state_{i}": v.numpy() for i, v in enumerate(_state(self.stage_model))})
+        np.savez(content, **{f"curve_{key}": values for key, values in self.curve.items()},
+                 **{f"spectrum_{key}": values for key, values in self.spectrum.items()},
+                 **{f"state_{i}": v.numpy() for i, v in enumerate(_state(self.stage_model))})
         write_atomically(self.checkpoint, content.getvalue())
 
     def resume(self):
@@ -268,23 +292,33 @@ class TrainingRun(keras.callbacks.Callback):
                                 f"it takes {self.results.name} and {self.checkpoint.name}")
         try:
             results = load_results(self.results)
-            with np.load(self.checkpoint, allow_pickle=False) as file:
-                epoch, values = int(file["epoch"]), [file[f"state_{i}"] for i in range(len(file.files) - 1)]
-        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except ValueError as error:
             raise SettingsError(f"cannot resume: {error}") from None
+        try:
+            with np.load(self.checkpoint, allow_pickle=False) as file:
+                curve = {key[6:]: file[key].tolist() for key in file.files if key.startswith("curve_")}
+                spectrum = {key: file[f"spectrum_{key}"].tolist() for key in self.spectrum}
+                values = [file[key] for key in file.files if key.startswith("state_")]
+            length = len(curve["epochs"])
+        except Exception as error:                                      # zipfile and numpy raise a dozen kinds
+            raise SettingsError(f"cannot resume: {self.checkpoint} is damaged "
+                                f"({' '.join(str(error).split())[:200] or type(error).__name__})") from None
         unequal = [key for key in self.sim_par
                    if key not in ("max_time", "epochs") and results["sim_par"].get(key) != self.sim_par[key]]
         if unequal:
             raise SettingsError("cannot resume with other settings: " + ", ".join(
                 f"{key} is {self.sim_par[key]} but was {results['sim_par'].get(key)}" for key in unequal))
-        self.curve = {key: values[:epoch + 1].tolist() for key, values in results.items()
-                      if isinstance(values, np.ndarray) and values.ndim == 1 and key != "epoch_time"}
-        self.spectrum = {key: np.asarray(results.get("provenance", {}).get(key, []))[:epoch].tolist() for key in self.spectrum}
+        common = min(length, len(results["epochs"]))
+        if any(len(entries) != length or not np.array_equal(results.get(key, [])[:common], entries[:common], equal_nan=True)
+               for key, entries in curve.items()):
+            raise SettingsError(f"cannot resume: the curves in {self.checkpoint} and in {self.results.name} differ")
+        self.curve, self.spectrum = curve, spectrum
         variables = _state(self.stage_model)                            # the one whose turn it is at the end of that curve
-        if [v.shape for v in values] != [tuple(v.shape) for v in variables] or epoch >= len(results["epochs"]):
-            raise SettingsError(f"cannot resume: {self.checkpoint.name} does not belong to {self.results.name}")
+        if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
+            raise SettingsError(f"cannot resume: {self.checkpoint} holds other weights than the experiment has")
         for variable, value in zip(variables, values):
             variable.assign(value)
+        self.saved_at = self.time
 
     def close(self):
         """The last word: writes the final state and tells the user how the run ended and where the curve is."""
@@ -299,11 +333,50 @@ class TrainingRun(keras.callbacks.Callback):
         if self.state == "diverged":
             print(f"{self.settings.optimizer} diverged: the loss is not finite after epoch {self.epoch} "
                   f"({self.time:.1f} s of training); the curve up to there is in {self.results}", file=sys.stderr)
+        if self.state == "failed":
+            print(f"{self.settings.optimizer} stopped in epoch {self.epoch + 1}: {self.reason}; "
+                  f"the curve up to there is in {self.results}", file=sys.stderr)
+
+    def fail(self, error):
+        """Ends the run after an update that TensorFlow gave up.
+
+        What the step's host call raised arrives as a TensorFlow error with its name in the text.
+
+        Raises:
+            KeyboardInterrupt: if it was that.
+            tensorflow.errors.OpError: the error itself, if it is none of LAPACK or memory: then it is a bug.
+        """
+        if "\nKeyboardInterrupt: " in error.message:
+            raise KeyboardInterrupt from None
+        linear_algebra = re.search(r"LinAlgError: (.*)", error.message)
+        if not (linear_algebra or isinstance(error, tf.errors.ResourceExhaustedError)):
+            raise error
+        self.state = "failed"
+        self.reason = linear_algebra[1] if linear_algebra else "the memory does not suffice for an update"
+
+    def clean(self):
+        """Removes what a killed process left half-written; the lock says that no living one is at it."""
+        for path in (self.results, self.parameters, self.checkpoint):
+            for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+                leftover.unlink()
+            for kept in path.parent.glob(f"{path.stem}_*{path.suffix}"):
+                if kept.stat().st_size == 0:                            # a name reserved by keep_earlier
+                    kept.unlink()
 
 
 def _state(model):
     """All variables that a checkpoint holds."""
     return [*model.network.variables, *model.optimizer.variables]
+
+
+@contextmanager
+def _writing(folder):
+    """Makes one sentence of what goes wrong in writing to a folder: no space, no permission, a curve too long."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"cannot write to the folder {folder}: {reason}; what was saved before is intact") from error
 
 
 @contextmanager

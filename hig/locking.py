@@ -1,0 +1,60 @@
+"""Two runs must not write the same results: a lock beside them, held by the operating system.
+
+The lock is `flock` on the hidden file `.NLO_HIG.lock`, for instance, in which the process writes its number and host.
+The system gives it up when the process ends, however it ends, so that a file left by a killed process or an earlier
+boot locks nothing, even when another process has got its number since.
+"""
+
+import os
+import platform
+from contextlib import contextmanager, suppress
+
+try:
+    import fcntl
+except ImportError:                                                     # Windows: no lock
+    fcntl = None
+
+
+@contextmanager
+def locked(name):
+    """Holds the lock of the results called `name` (Path without _RESULTS.pickle) while the block runs.
+
+    On file systems that know no locks (some of clusters) it holds nothing, and two runs are the user's care.
+
+    Raises:
+        BlockingIOError: another process holds it; the message names that process.
+        OSError: the folder is missing or not writable.
+    """
+    path = name.with_name(f".{name.name}.lock")
+    file = _open(path)
+    try:
+        with suppress(OSError):                                         # the number is only for the other's message
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)                                    # before the lock is given up
+        with suppress(OSError):
+            file.close()
+
+
+def _open(path):
+    """The locked file."""
+    while True:
+        file = open(path, "a+", encoding="utf-8")
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read(200) or "another process"
+            file.close()
+            raise BlockingIOError(f"{owner} is writing {path.name[1:-5]} in {path.parent}; wait for it, stop it, "
+                                  "or choose another folder with --output") from None
+        except OSError:                                                 # a file system without locks
+            return file
+        with suppress(FileNotFoundError):                               # its owner removed it before we had the lock
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()
