@@ -3,6 +3,7 @@
     python plot.py                        every system: <folder>/plot.png; figures/overview.png if several have curves
     python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in the first
     python plot.py FILE [FILE ...]        these pickles in one figure, plot.png beside the first
+    python plot.py trajectories ...       what a trained network does (--help lists the flags; loads TensorFlow)
 
 Curves are read from the pickles of the submit scripts, from those of the published code, and from PhiFlow's scene
 folders (`log_step_time.txt`, `log_loss_<X>_0.txt`). A pickle is named `<NLO|QMC|POISSON|TOY>_<X>_RESULTS.pickle`, and
@@ -246,7 +247,7 @@ def make_figure(runs, options):
             ax.set_yscale("log")
             ax.set_xlabel(AXES[options.x])
             draw(ax, groups, colors, options)
-            lines[i] = add_legend(ax, title if draw is draw_losses else None)
+            lines[i] = add_legend(ax, title if draw is draw_losses else None, 24 if size is NARROW else 46)
             if size is NARROW and i % width:  # the same as at the left
                 ax.set_ylabel("")
         text_height = lines.reshape(rows, width).max(axis=1).sum() * 0.19
@@ -267,12 +268,15 @@ def case_panels(prefix, title, runs, options, only):
     return panels
 
 
-def add_legend(ax, title):
-    """A legend above the axes, where no curve can run through it, with the title of the panel; returns its lines."""
+def add_legend(ax, title, width):
+    """A legend above the axes, where no curve can run through it, with the title of the panel; returns its lines.
+
+    Entries of more than `width` characters take several lines.
+    """
     handles, texts = ax.get_legend_handles_labels()
     if not texts:
         return 0
-    texts = [textwrap.fill(text, 46, subsequent_indent="  ") for text in texts]
+    texts = [textwrap.fill(text, width, subsequent_indent="  ") for text in texts]
     count = 2 if len(texts) > 3 and max(map(len, texts)) <= 20 else 1
     ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(-0.02, 1), borderaxespad=0.5, ncols=count,
               alignment="left", title=title)
@@ -374,6 +378,10 @@ def parse(arguments):
 
 def main(arguments=None, root=ROOT):
     """Draw what the command line asks for; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["trajectories"]:
+        from hig import pictures
+        return pictures.main(arguments[1:], root, style_of, write_figure)
     options = parse(arguments)
     try:
         if options.paths:

@@ -373,6 +373,10 @@ def test_final_losses_of_several_seeds_have_a_panel(tmp_path):
     assert [text.get_text() for text in axes[3].texts] == ["1 died"]
     assert [text.get_text() for text in axes[3].get_xticklabels()] == ["HIG"]
     assert len(draw([tmp_path / "0"])) == 3
+    save_toy(tmp_path, "HIG", 1.0)
+    axes = draw([tmp_path])
+    axes[0].figure.draw_without_rendering()
+    assert min(ax.get_position().width for ax in axes) > 0.3           # a long legend does not squeeze the panels
 
 
 def test_the_toy_problem_beside_other_systems_shows_its_losses(tmp_path):

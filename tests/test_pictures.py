@@ -1,0 +1,125 @@
+"""`plot.py trajectories`: what the pictures show, checked by physics; formats, and input that cannot be drawn."""
+
+import numpy as np
+import pytest
+from matplotlib import animation
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+import plot
+from hig import pictures
+from hig.training import load_weights, save_weights
+from Nonlinear_Oscillators import experiment as oscillators
+from Poisson.network import build_network as poisson_network
+from Schroedinger import experiment as dipole
+from Toy_Problem import experiment as toy
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Folder of untrained networks: nlo, qmc, poisson and toy."""
+    folder = tmp_path_factory.mktemp("weights")
+    networks = {"nlo": oscillators.build_model(3).network, "qmc": dipole.build_model(3).network,
+                "poisson": poisson_network(8), "toy": toy.build_model(3, 1.0).network}
+    for name, network in networks.items():
+        save_weights(network, folder / f"{name}.weights.h5")
+    return folder
+
+
+def solved(weights, name, seed=1):
+    return pictures.solve(weights / f"{name}.weights.h5", seed, plot.ROOT)
+
+
+def test_oscillators(weights):
+    """Positions from the simulator's own end points; the curves in the axes are these positions."""
+    drawer, solution = solved(weights, "nlo")
+    assert drawer.__name__ == "Nonlinear_Oscillators.pictures"
+    _, test = oscillators.draw_data(1)
+    model = oscillators.build_model(0)
+    load_weights(model.network, weights / "nlo.weights.h5")
+    np.testing.assert_array_equal(solution["positions"][0], test[:drawer.SAMPLES, :2])
+    np.testing.assert_allclose(solution["positions"][-1], model(test[:drawer.SAMPLES])[:, :2], atol=1e-5)     # float32
+    figure = Figure()
+    drawer.draw(figure, solution, "paper", progress=0.5)
+    above, below = figure.axes
+    curves = [line for line in above.lines if len(line.get_data_3d()[0]) > 1]
+    assert len(curves) == 2 * drawer.SAMPLES and len(below.lines) == drawer.SAMPLES
+    time, sample, position = curves[-1].get_data_3d()                       # the second oscillator of the first sample
+    np.testing.assert_allclose(time, 0.125 * np.arange(49), atol=1e-6)      # half of the 96 steps, and the start
+    np.testing.assert_array_equal(position, solution["positions"][:49, 0, 1])
+    assert not np.any(sample)
+
+
+def test_dipole(weights):
+    """The norm is conserved and the beginning is sin²; float32 pairs give 1e-5."""
+    drawer, solution = solved(weights, "qmc")
+    assert drawer.__name__ == "Schroedinger.pictures" and solution["density"].shape == (385, 16)
+    np.testing.assert_allclose(solution["density"].sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(solution["target"].sum(), 1, atol=1e-5)
+    sine = np.sin(np.pi * solution["x"] / 2) ** 2
+    np.testing.assert_allclose(solution["density"][0], sine / sine.sum(), atol=1e-6)
+    figure = Figure()
+    drawer.draw(figure, solution, "paper")
+    surface, control = figure.axes
+    np.testing.assert_allclose(surface.lines[0].get_data_3d()[2], solution["target"])
+    np.testing.assert_array_equal(control.lines[0].get_ydata(), solution["controls"])
+
+
+def test_poisson(weights):
+    """The source is the 5-point Laplacian of the true solution; float32 fields of size 10 give 1e-5."""
+    drawer, solution = solved(weights, "poisson")
+    x = np.pad(solution["true_solution"], 1)
+    laplacian = x[2:, 1:-1] + x[:-2, 1:-1] + x[1:-1, 2:] + x[1:-1, :-2] - 4 * x[1:-1, 1:-1]
+    assert drawer.__name__ == "Poisson.pictures" and np.abs(laplacian).max() > 0.1
+    np.testing.assert_allclose(solution["source"], laplacian, atol=1e-5)
+    assert not np.array_equal(solution["source"], solved(weights, "poisson", seed=2)[1]["source"])
+    figure = Figure()
+    drawer.draw(figure, solution, "paper", progress=0.25)
+    assert figure.axes[0].azim == 30                                        # a quarter turn from −60
+
+
+def test_figures_and_animations_are_written(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pictures, "FRAMES", 3)
+    files = [str(weights / f"{name}.weights.h5") for name in ("nlo", "qmc")]
+    output, animated = tmp_path / "new" / "a.png", tmp_path / "a.gif"
+    assert plot.main(["trajectories", "--weights", *files, "--style", "dark", "--output", str(output),
+                      "--animate", str(animated)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(output), str(animated)]
+    image, frames = imread(output), animated.read_bytes()
+    assert image.shape[:2] == (1000, 1680) and len(np.unique(image)) > 100          # lines and text: not blank
+    np.testing.assert_allclose(image[0, 0, :3], np.array([0x14, 0x17, 0x1c]) / 255, atol=1e-6)       # 8-bit colours
+    assert frames.startswith(b"GIF89a") and frames.count(b"\x21\xf9\x04") == 3       # graphic controls, one a frame
+    assert plot.main(["trajectories", "--weights", files[0], "--output", str(tmp_path / "a.svg")]) == 0
+    assert "<text" in (tmp_path / "a.svg").read_text()
+
+
+def test_without_ffmpeg_there_is_a_clear_message(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(animation.writers, "is_available", lambda name: name == "pillow")
+    weights = str(weights / "nlo.weights.h5")
+    assert plot.main(["trajectories", "--weights", weights, "--animate", str(tmp_path / "a.mp4")]) == 2
+    error = capsys.readouterr().err
+    assert "ffmpeg" in error and ".gif" in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_weights_that_cannot_be_drawn(weights, tmp_path, capsys):
+    damaged = tmp_path / "damaged.weights.h5"
+    damaged.write_bytes(b"not HDF5")
+    for path, words in ((weights / "toy.weights.h5", "does not hold a network"), (damaged, "does not hold a network"),
+                        (tmp_path / "none.weights.h5", "no such file")):
+        assert plot.main(["trajectories", "--weights", str(path), "--output", str(tmp_path / "a.png")]) == 2
+        error = capsys.readouterr().err
+        assert words in error and str(path) in error and error.count("\n") == 1
+    (tmp_path / "file").write_text("")
+    assert plot.main(["trajectories", "--weights", str(weights / "nlo.weights.h5"), "--output",
+                      str(tmp_path / "file" / "a.png")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ([], "--weights"), (["--weights", "a.weights.h5"], "--output"), (["--weights", "a.h5", "--output", "a.png"], ".weights.h5"),
+    (["--weights", "a.weights.h5", "--output", "a.gif"], ".png"), (["--weights", "a.weights.h5", "--animate", "a.png"], ".gif"),
+    (["--weights", "a.weights.h5", "--output", "a.png", "--seed", "-1"], "--seed")])
+def test_bad_options(arguments, words, capsys):
+    with pytest.raises(SystemExit) as status:
+        plot.main(["trajectories", *arguments])
+    assert status.value.code == 2 and words in capsys.readouterr().err
