@@ -71,11 +71,11 @@ def population(n, pairs):
     return 1 - loss(to_pairs(tf.constant(DIPOLE.eigenstate(n)[None], tf.complex128)), pairs)
 
 
-def build_model(seed):
+def build_model(seed, dipole=DIPOLE):
     """Network and simulator, with the weights that the published runs start from."""
-    network = build_network(2 * len(DIPOLE.x), N_STEPS)
+    network = build_network(2 * len(dipole.x), dipole.n_steps)
     draw_published_weights(network, seed)
-    return PhysicsModel(network, FromGroundState(DIPOLE))
+    return PhysicsModel(network, FromGroundState(dipole))
 
 
 def evaluation(model, train_targets, test_targets):

@@ -36,7 +36,8 @@ import tensorflow as tf
 
 def to_complex(pairs):
     """Wave functions (…, m) complex128 of interleaved pairs (…, 2m), float32 or float64."""
-    pairs = tf.reshape(tf.cast(pairs, tf.float64), tf.concat([tf.shape(pairs)[:-1], [-1, 2]], axis=0))
+    shape = tf.concat([tf.shape(pairs)[:-1], [pairs.shape[-1] // 2, 2]], axis=0)
+    pairs = tf.reshape(tf.cast(pairs, tf.float64), shape)
     return tf.complex(pairs[..., 0], pairs[..., 1])
 
 

@@ -1,0 +1,157 @@
+"""How fast the quantum dipole trains here, next to LAPACK and to the published algorithm, in one run.
+
+    python benchmarks/schroedinger.py            everything, about 6 minutes and 6 GB of memory
+    python benchmarks/schroedinger.py --ours     without the baseline, about 2 minutes
+
+Steady times are medians of updates taken in turn, so that a busy machine slows all of them. The baseline is measured
+with several numbers of time steps, next to ours with as many. (The published program itself did not finish its first
+epoch within half an hour, in 14 GB: its algorithm, written again in benchmarks/published.py, is faster.)
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from hig.cli import silent_start
+from oscillators import in_turn, seconds
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS = 15
+ADAM_UPDATES = 4                       # of an epoch: 1024 samples in batches of 256
+STEPS = (96, 384, 1536)
+PUBLISHED_STEPS = (24, 96, 384)
+
+
+def start_up():
+    """Seconds from the start of a process to its first HIG update done, and peak memory in GB of a 2-epoch run."""
+    first_update = ("from Schroedinger.experiment import *; import hig; m = build_model(1); "
+                    "m.compile(optimizer=hig.HIG(0.5, truncation=1e-5), loss=loss); x = draw_data(1)[0][:16]; "
+                    "m.fit(x, x, batch_size=16, verbose=0)")
+    start = seconds(lambda: subprocess.run([sys.executable, "-c", first_update], check=True, stderr=subprocess.DEVNULL))
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, ROOT / "Schroedinger" / "submit_HIG.py", "--epochs", "2", "--quiet",
+                        "--output", folder], check=True)
+    return start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+
+
+def main():
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ours", action="store_true", help="leave the baseline out")
+    baseline = not parser.parse_args().ours
+
+    start, memory = start_up()
+    print(f"HIG, process start to first update     {start:8.1f} s")
+    print(f"HIG, peak memory of a run              {memory:8.2f} GB", flush=True)
+
+    import scipy.linalg
+    import threadpoolctl
+    with silent_start():
+        import tensorflow as tf
+
+        import hig
+        import published
+        from hig.jacobian import assemble
+        from hig.training import fixed_batches, mean_losses
+        from Schroedinger import experiment
+        from Schroedinger.simulator import Dipole, to_pairs
+    targets, test_targets = experiment.draw_data(1)
+    one_thread = threadpoolctl.ThreadpoolController().wrap(limits=1)
+
+    def ours(optimizer, batch_size, n_steps=experiment.N_STEPS):
+        """The model, and a function that takes some updates of it."""
+        model = experiment.build_model(1, Dipole(n_steps=n_steps))
+        model.compile(optimizer=optimizer, loss=experiment.loss)
+        batch = tf.constant(targets[:batch_size])
+        steps = iter(tf.data.Dataset.from_tensors((batch, batch)).repeat())
+        model.optimizer.build(model.trainable_variables)
+        step = model.make_train_function() or model.train_function
+
+        def train(updates=1):
+            for _ in range(updates):
+                logs = step(steps)
+            return float(logs["loss"])
+        return model, train
+
+    def gram(model):
+        batch = tf.constant(targets[:16])
+        return assemble(model.network, model._derivatives(batch, batch, None)[-1]).gram()
+
+    def derivatives(model):
+        batch = tf.constant(targets[:16])
+        return lambda: [tensor.numpy() for tensor in tf.nest.flatten(model._derivatives(batch, batch, None))]
+
+    # One update against one eigendecomposition
+    model, hig_step = ours(hig.HIG(0.5, truncation=1e-5), 16)
+    hig_step()
+    K = gram(model)
+    repeated, _ = ours(hig.HIG(0.5, truncation=1e-5), 16)
+    repeated.simulator = lambda x, controls, own=repeated.simulator: own(x, controls)       # hides its Jacobian
+    _, adam = ours("adam", 256)
+    names = ["HIG update, batch 16", "its derivatives", "derivatives by the 28-fold repeated batch",
+             "LAPACK eigh (syevd) of its K, all threads", "LAPACK eigh (syevd) of its K, 1 thread",
+             "Adam epoch, 4 updates of batch 256"]
+    medians = in_turn([hig_step, derivatives(model), derivatives(repeated), lambda: scipy.linalg.eigh(K, driver="evd"),
+                       one_thread(lambda: scipy.linalg.eigh(K, driver="evd")), lambda: adam(ADAM_UPDATES)], ROUNDS)
+    for name, median in zip(names, medians):
+        print(f"{name:44} {1e3 * median:8.1f} ms")
+    print(f"HIG update / faster eigh                   {medians[0] / min(medians[3:5]):8.2f}", flush=True)
+
+    # Cost per step
+    runs = [(derivatives(ours(hig.HIG(0.5, truncation=1e-5), 16, n)[0]), ours("adam", 256, n)[1]) for n in STEPS]
+    medians = in_turn([function for run in runs for function in run], 5)
+    for n, of_hig, of_adam in zip(STEPS, medians[::2], medians[1::2]):
+        print(f"{n:5} steps: derivatives for HIG {1e6 * of_hig / n:6.1f} µs a step, "
+              f"update of Adam {1e6 * of_adam / n:6.1f} µs a step", flush=True)
+
+    # What the updates are worth
+    model, _ = ours(hig.HIG(0.5, truncation=1e-5), 16)
+    batches, updates = fixed_batches((targets, targets), 16)
+    evaluate = mean_losses(model, (targets, targets), (test_targets, test_targets))
+    dataset = batches(0)
+    for epoch in range(1, 11):
+        model.fit(dataset, steps_per_epoch=updates, verbose=0)
+        if epoch in (3, 10):
+            print(f"HIG, test loss after {epoch:2} epochs            {evaluate(epoch, None)['test_loss']:12.1e}", flush=True)
+    if not baseline:
+        return
+
+    def dense_step(dipole):
+        """One Crank-Nicolson step by a dense solve per sample, in complex64 as published."""
+        m = len(dipole.x)
+        laplacian = tf.linalg.diag([-2.0] * m) + tf.linalg.diag([1.0] * (m - 1), k=1) + tf.linalg.diag([1.0] * (m - 1), k=-1)
+        kinetic, x = -laplacian / dipole.dx**2, tf.constant(dipole.x, tf.float32)
+
+        def step(psi, control):                                        # (B, m) complex64, (B, 1)
+            half = dipole.dt / 2 * (kinetic + tf.linalg.diag(control * x))                  # dt/2 H, (B, m, m)
+            identity = tf.eye(m, batch_shape=[16])
+            right = tf.linalg.matmul(tf.complex(identity, -half), psi[..., None])
+            return tf.linalg.solve(tf.complex(identity, half), right)[..., 0]
+        return step
+
+    def theirs(n_steps):
+        dipole = Dipole(n_steps=n_steps)
+        model, batch = experiment.build_model(1, dipole), tf.constant(targets[:16])
+        propagate = published.unrolled(dense_step(dipole), n_steps)
+        ground_state = tf.repeat(tf.constant(dipole.eigenstate(1)[None], tf.complex64), 16, axis=0)
+
+        def simulator(x, controls):
+            return to_pairs(propagate(ground_state, controls), tf.float32)
+
+        update = published.jacobian_power_update(model.network, simulator, experiment.loss, -0.5, 1e-5, 0.5)
+        return lambda: update(batch, batch)
+
+    for n_steps in PUBLISHED_STEPS:
+        update, (_, step) = theirs(n_steps), ours(hig.HIG(0.5, truncation=1e-5), 16, n_steps)
+        tracing = seconds(update)
+        published_update, our_update = in_turn([update, step], 3)
+        print(f"{n_steps:5} steps: published update {published_update:7.2f} s (the first one {tracing:5.0f} s), "
+              f"{published_update / our_update:6.0f} times ours", flush=True)
+    print(f"peak memory, with the baseline         {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:8.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
