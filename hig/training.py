@@ -4,7 +4,8 @@
 
 - keeps the clock: `simulation_time` is the time spent in training steps, compiling in the first epoch included and
   evaluation excluded, as in the published curves;
-- evaluates after every epoch and appends to the curve, of which entry 0 is the untrained network;
+- evaluates after every epoch and appends to the curve, of which entry 0 is the untrained network, and which is
+  thinned when it has become too long;
 - writes curve and checkpoint, so that a run can be interrupted at any moment and continued with `--resume`.
 
 The files of a run, in `settings.output`, for instance for the prefix NLO and the optimizer HIG:
@@ -39,6 +40,7 @@ from hig.provenance import provenance
 from hig.results import STATES, keep_earlier, load_results, save_results, write_atomically, write_parameters
 
 SAVING_SHARE = 0.02        # of the training time may go into writing; very short epochs are not all written
+MAX_ENTRIES = 200_000      # of a curve in memory and on disk; Adam on the Poisson problem makes them in five minutes
 
 
 class SettingsError(ValueError):
@@ -192,7 +194,7 @@ class TrainingRun(keras.callbacks.Callback):
     @property
     def epoch(self):
         """Number of epochs done."""
-        return max(len(self.curve["epochs"]) - 1, 0)
+        return self.curve["epochs"][-1] if self.curve["epochs"] else 0
 
     @property
     def time(self):
@@ -232,8 +234,6 @@ class TrainingRun(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         elapsed = time.perf_counter() - self.epoch_began
-        for key, values in self.spectrum.items():
-            values.append(float(logs.get(key, math.nan)))               # NaN while pretraining by gradients
         self._append(self.time + elapsed, logs)
         if self.state == "running" and self.stop_signal:
             self.state = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[self.stop_signal]
@@ -244,13 +244,24 @@ class TrainingRun(keras.callbacks.Callback):
         self.progress.update(self.epoch, self.time, self.curve)
 
     def _append(self, seconds, logs):
-        quantities = self.evaluate(len(self.curve["epochs"]), logs)
-        self.curve["epochs"].append(len(self.curve["epochs"]))
-        self.curve["simulation_time"].append(seconds)
+        epoch = 0 if logs is None else self.epoch + 1
+        quantities = {"epochs": epoch, "simulation_time": seconds, **self.evaluate(epoch, logs)}
         for key, value in quantities.items():
             self.curve.setdefault(key, []).append(value)
+        for key, values in self.spectrum.items() if logs else ():
+            values.append(float(logs.get(key, math.nan)))               # NaN while pretraining by gradients
+        if len(self.curve["epochs"]) > MAX_ENTRIES:
+            self._thin()
         if not math.isfinite(quantities["train_loss"]):
             self.state = "diverged"
+
+    def _thin(self):
+        """Halves the curve, where its entries are closest in time: of each interval of training only the last stays."""
+        times = np.array(self.curve["simulation_time"])
+        interval = times[-1] / (MAX_ENTRIES // 2)
+        kept = np.union1d([0], np.flatnonzero(np.diff(times // interval, append=np.inf)))
+        self.curve = {key: [values[i] for i in kept] for key, values in self.curve.items()}
+        self.spectrum = {key: [values[i - 1] for i in kept[1:]] for key, values in self.spectrum.items()}
 
     # ---------------------------------------------------------------------------------------- files
 
@@ -272,7 +283,8 @@ class TrainingRun(keras.callbacks.Callback):
 
     def _switch(self):
         """The provenance of a pretrained run: after which epoch the second optimizer took over, once it has."""
-        return {"switch_epoch": bisect_left(self.curve["simulation_time"], self.stages[0][1])} if self.stage else {}
+        last = bisect_left(self.curve["simulation_time"], self.stages[0][1])               # of the first stage
+        return {"switch_epoch": self.curve["epochs"][last]} if self.stage else {}
 
     def _save_checkpoint(self):
         content = io.BytesIO()
@@ -308,8 +320,9 @@ class TrainingRun(keras.callbacks.Callback):
         if unequal:
             raise SettingsError("cannot resume with other settings: " + ", ".join(
                 f"{key} is {self.sim_par[key]} but was {results['sim_par'].get(key)}" for key in unequal))
-        common = min(length, len(results["epochs"]))
-        if any(len(entries) != length or not np.array_equal(results.get(key, [])[:common], entries[:common], equal_nan=True)
+        _, ours, theirs = np.intersect1d(curve["epochs"], results["epochs"], return_indices=True)
+        if any(len(entries) != length or len(results.get(key, ())) != len(results["epochs"])
+               or not np.array_equal(np.array(entries)[ours], results[key][theirs], equal_nan=True)
                for key, entries in curve.items()):
             raise SettingsError(f"cannot resume: the curves in {self.checkpoint} and in {self.results.name} differ")
         self.curve, self.spectrum = curve, spectrum
