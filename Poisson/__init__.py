@@ -14,19 +14,19 @@ def flags(parser):
     add = parser.add_argument
     add("--steps", type=positive_integer, dest="epochs", metavar="N", help="the same: an epoch is one update here")
     add("--resolution", type=_resolution, default=RESOLUTION, metavar="N",
-        help=f"cells along each axis (published: {RESOLUTION})")
+        help=f"cells along each axis (default: {RESOLUTION})")
     add("--scene", metavar="DIR", help="also write a PhiFlow scene there, as DIR/sim_000000, with the published logs")
     parser.set_defaults(pretrain_time=None)
 
 
 def pretraining_flags(pretrain_time, pretrain_learning_rate):
-    """`flags` and --pretrain-time, --pretrain-learning-rate with these defaults."""
+    """A function like `flags` that also adds --pretrain-time and --pretrain-learning-rate, with these defaults."""
     def add_flags(parser):
         flags(parser)
         parser.add_argument("--pretrain-time", type=positive, default=pretrain_time, metavar="SECONDS",
                             help=f"of training by Adam, part of --max-time (default: {pretrain_time:g})")
         parser.add_argument("--pretrain-learning-rate", type=positive, default=pretrain_learning_rate, metavar="η",
-                            help=f"of Adam (published: {pretrain_learning_rate:g})")
+                            help=f"of Adam (default: {pretrain_learning_rate:g})")
     return add_flags
 
 

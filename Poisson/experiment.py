@@ -6,6 +6,7 @@ update and the training loss an unbiased estimate of the true one; a held-out ba
 
 import math
 import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -107,10 +108,10 @@ class Evaluation:
 
 
 class SceneLogs(keras.callbacks.Callback):
-    """Logs of the published layout in a new PhiFlow scene: lines "update value", written as they come.
+    """Logs of the published layout in a new PhiFlow scene: lines "number of updates done, value", written as they come.
 
-        log_step_time.txt            seconds of the update
-        log_loss_<optimizer>_0.txt   loss per field
+        log_step_time.txt            seconds of the update just done
+        log_loss_<optimizer>_0.txt   loss per field of the network before the update
 
     Args:
         folder: the scene becomes its sub-folder sim_000000, or the next number that is free.
@@ -135,12 +136,15 @@ class SceneLogs(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.times.write(f"{epoch + 1} {self.elapsed}\n")
-        self.losses.write(f"{epoch + 1} {float(logs['loss']) / self.batch_size}\n")
+        self.losses.write(f"{epoch} {float(logs['loss']) / self.batch_size}\n")
 
 
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.training.train`."""
-    model = build_model(settings.resolution, settings.seed, make_optimizer(settings))
+    optimizer = make_optimizer(SimpleNamespace(
+        optimizer="HIG" if settings.pretrain_time else settings.optimizer,                  # "Adam_then_HIG" is a file name
+        learning_rate=settings.learning_rate, truncation=settings.truncation))
+    model = build_model(settings.resolution, settings.seed, optimizer)
     if isinstance(model.optimizer, JacobianPower):
         require_memory(settings.batch_size * settings.resolution**2, model.network,
                        "batch size times resolution² is the number of rows: reduce either")

@@ -27,6 +27,7 @@ class Laplace:
             raise ValueError(f"resolution is {resolution}, but must be at least 2")
         self.resolution = resolution
 
+    @tf.autograph.experimental.do_not_convert                             # which would spend 17 s on PhiFlow's code
     def __call__(self, _, solution):
         """Δx, (B, resolution²), for solutions x of the same shape, any float dtype; the target is not used."""
         cells = tf.reshape(solution, (-1, self.resolution, self.resolution))

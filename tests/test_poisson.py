@@ -1,0 +1,313 @@
+"""The Poisson problem: PhiFlow's operator and noise, the published order of random numbers, and whole runs."""
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from phi import math
+from phi.tf.flow import CenteredGrid, Noise, batch, extrapolation, field
+
+import Poisson
+from hig.cli import parse
+from hig.jacobian import FactoredJacobian, assemble, trace_jacobian
+from hig.memory import available_memory, require_memory, update_memory
+from hig.optimizers import HIG
+from hig.results import load_results
+from hig.training import SettingsError
+from Poisson import experiment
+from Poisson.fields import held_out_fields, training_fields
+from Poisson.network import build_network
+from Poisson.simulator import Laplace
+from tests.reference import flat, jacobian_by_rows, power_by_svd
+
+os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)       # PhiFlow has set it, and the processes of other tests would inherit it
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def stencil(n):
+    """The matrix of Δ on n × n cells of size 1 with zero outside, written cell by cell."""
+    matrix = np.zeros((n * n, n * n))
+    for i, j in itertools.product(range(n), repeat=2):
+        matrix[i * n + j, i * n + j] = -4
+        for k, l in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)):
+            if 0 <= k < n and 0 <= l < n:
+                matrix[i * n + j, k * n + l] = 1
+    return matrix
+
+
+# ---------------------------------------------------------------------------------------------------- simulator
+
+@pytest.mark.parametrize("resolution", [2, 5, 8])
+def test_simulator_is_the_5_point_stencil(resolution):
+    """Compiled, as in training. Float32: values up to 4·8, rounding 1e-7 of that."""
+    x = np.random.default_rng(0).normal(size=(3, resolution**2)).astype(np.float32)
+    laplace = Laplace(resolution)
+    y = tf.function(lambda x: laplace(None, x), jit_compile=True)(x)
+    np.testing.assert_allclose(y, x @ stencil(resolution), atol=1e-5)
+
+
+def test_eigenfunction():
+    """Δ sin(πj·2/9) sin(πk·3/9) = −4 (sin²(π/9) + sin²(3π/18)) times itself: manufactured solution."""
+    j = np.arange(1, 9)
+    x = np.outer(np.sin(np.pi * j * 2 / 9), np.sin(np.pi * j * 3 / 9)).reshape(1, 64).astype(np.float32)
+    eigenvalue = -4 * (np.sin(np.pi / 9)**2 + np.sin(np.pi / 6)**2)
+    np.testing.assert_allclose(Laplace()(None, tf.constant(x)), eigenvalue * x, atol=2e-6)         # float32
+
+
+def test_inverse():
+    """Against a dense solve in float64; condition 32, so 1e-13 is safe. Rectangular axes would show a mix-up."""
+    y = np.random.default_rng(1).normal(size=(3, 64))
+    np.testing.assert_allclose(Laplace().inverse(tf.constant(y)), np.linalg.solve(stencil(8), y.T).T, atol=1e-13)
+
+
+def test_resolution_is_checked():
+    with pytest.raises(ValueError, match="resolution is 1"):
+        Laplace(1)
+
+
+# ---------------------------------------------------------------------------------------------------- data
+
+@pytest.mark.parametrize("seed,batch_size,resolution,first", [(0, 64, 8, 0), (2**32 - 1, 3, 5, 0), (7, 2, 4, 14)])
+def test_fields_are_those_of_phiflow(seed, batch_size, resolution, first):
+    """The same as drawing eagerly after `math.seed`, update by update, across a border of the pipeline's blocks.
+
+    Up to rounding: the pipeline folds constants, PhiFlow draws eagerly (float32 values of order 10).
+    """
+    pipeline = iter(training_fields(seed, batch_size, resolution, first))
+    math.seed(seed)
+    for update in range(first + 3):
+        grid = CenteredGrid(Noise(batch(batch=batch_size)), extrapolation.ZERO, x=resolution, y=resolution)
+        if update >= first:
+            for ours, theirs in zip(next(pipeline), (grid, field.laplace(grid))):
+                expected = np.reshape(theirs.values.native("batch,x,y"), (batch_size, -1))
+                np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_first_published_batch():
+    """A summary of the first batch of 64 fields after `math.seed(0)`, from PhiFlow 3.4; 2.1 gives the same to 5e-7."""
+    x, y = (np.reshape(f, (64, 8, 8)).astype(float) for f in next(iter(training_fields(0, 64, 8))))
+    np.testing.assert_allclose(x.mean(axis=(1, 2)), 0, atol=1e-6)                          # each field is normalised
+    np.testing.assert_allclose(x.std(axis=(1, 2)), 1, atol=1e-5)
+    np.testing.assert_allclose([x[:, 0, 0].mean(), x[:, 0, 0].std()], [0.0558144, 1.0015741], atol=1e-5)
+    np.testing.assert_allclose(x[0, 0, :3], [0.3884199, 1.1227139, 1.8449583], atol=1e-5)
+    np.testing.assert_allclose([y.mean(), y.std()], [0.0018446, 1.8790026], atol=1e-5)
+    power = np.mean(np.abs(np.fft.fft2(x))**2, axis=0) / 64**2
+    np.testing.assert_allclose(power[:3, :3], [[0, 0.1420619, 0.0126163], [0.1535935, 0.0615470, 0.0099377],
+                                               [0.0120288, 0.0088744, 0.0030288]], atol=1e-6)
+
+
+def test_the_sequence_goes_on_where_it_was_left():
+    whole = list(training_fields(3, 2, 4).take(40))
+    for first in (1, 16, 37):
+        for left, right in zip(whole[first], next(iter(training_fields(3, 2, 4, first)))):
+            np.testing.assert_array_equal(left, right)
+    assert len({fields[1].numpy().tobytes() for fields in whole}) == 40                    # fresh every time
+
+
+def test_held_out_fields():
+    x, y = held_out_fields(256, 8)
+    np.testing.assert_allclose(y, x.numpy() @ stencil(8), atol=1e-5)
+    np.testing.assert_array_equal(x, held_out_fields(256, 8)[0])
+    np.testing.assert_allclose(np.std(x, axis=1), 1, atol=1e-5)
+    seen = np.concatenate([fields for fields, _ in training_fields(0, 64, 8).take(8)])
+    assert np.abs(x[:, None] - seen[None]).max(axis=2).min() > 0.1                         # no field is one of those
+
+
+# ---------------------------------------------------------------------------------------------------- network, loss
+
+def test_network():
+    network = build_network(8)
+    assert network.count_params() == 24896
+    assert [layer.units for layer in network.layers] == [64, 128, 64, 64]
+    assert [layer.activation.__name__ for layer in network.layers] == ["tanh"] * 3 + ["linear"]
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    def weights(seed):
+        return flat(experiment.build_model(4, seed, "adam").network.trainable_variables)
+    first = weights(5)
+    math.seed(0)
+    tf.random.normal((3,))
+    np.testing.assert_array_equal(first, weights(5))
+    assert np.abs(first - weights(6)).max() > 0.1
+
+
+def test_loss_and_error_of_the_solution():
+    """½ Σ (y − y*)², of which Keras shows the sum over the batch, and mean |x − x_gt| from the residual alone."""
+    model = experiment.build_model(8, 0, "adam")
+    x_gt, target = (fields[:7] for fields in held_out_fields(7, 8))
+    logs = model.evaluate(target, target, batch_size=7, verbose=0, return_dict=True)
+    solution = model.network(target).numpy().astype(float)
+    residual = solution @ stencil(8) - target
+    np.testing.assert_allclose(logs["loss"], np.sum(residual**2) / 2, rtol=1e-5)           # float32
+    np.testing.assert_allclose(logs["x_distance_l1"], np.mean(np.abs(solution - x_gt)), rtol=1e-5)
+
+
+def test_evaluation():
+    model = experiment.build_model(4, 0, "adam")
+    first = next(iter(training_fields(0, 3, 4)))
+    evaluation = experiment.Evaluation(model, first, 3)
+    untrained = evaluation(0, None)
+    entry_1 = evaluation(1, model.train_on_batch(first[1], first[1], return_dict=True))
+    assert np.isnan(entry_1["test_loss"]) and np.isfinite(evaluation(10, {"loss": 0, "x_distance_l1": 0})["test_loss"])
+    for key in ("train_loss", "x_distance_l1"):                                            # both before any update
+        np.testing.assert_allclose(untrained[key], entry_1[key], rtol=1e-5)
+    example = evaluation.snapshot()
+    difference = stencil(4) @ example["example_x"].ravel() - example["example_target"].ravel()
+    np.testing.assert_allclose(example["example_residual"].ravel(), difference, atol=1e-5)
+    np.testing.assert_allclose(stencil(4) @ example["example_x_ground_truth"].ravel(),
+                               example["example_target"].ravel(), atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------- HIG
+
+def test_jacobian_is_factored_and_right():
+    """PhiFlow's network takes the route by layers; J against one backward pass per output, in float32."""
+    model = experiment.build_model(3, 0, "adam")
+    target = held_out_fields(2, 3)[1]
+    jacobian = assemble(model.network, trace_jacobian(model.network, model.simulator, target, lambda x: x)[1])
+    assert isinstance(jacobian, FactoredJacobian)
+    explicit = jacobian_by_rows(lambda: model(target), model.network.trainable_variables)
+    np.testing.assert_allclose(jacobian.dense(), explicit, atol=1e-5 * np.abs(explicit).max())
+
+
+def test_update_is_that_of_the_explicit_svd():
+    """Δθ = −η J^κ g with g = y − y*, the gradient of the sum; tolerance: float32 J, σ_max/σ_min of a few hundred."""
+    model = experiment.build_model(3, 0, HIG(0.01, truncation=1e-5))
+    target = held_out_fields(2, 3)[1]
+    variables = model.network.trainable_variables
+    before = flat(variables)
+    residual = flat([model(target) - target])
+    power = power_by_svd(jacobian_by_rows(lambda: model(target), variables), -0.5, 1e-5)
+    model.train_on_batch(target, target)
+    expected = -0.01 * power @ residual
+    assert np.linalg.norm(flat(variables) - before - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+# ---------------------------------------------------------------------------------------------------- memory, flags
+
+def test_memory_of_an_update():
+    """At n = 4096 K and its copy alone take 268 MB; more than the 1.5 GB of a whole run would be absurd."""
+    assert 2 * 4096**2 * 8 < update_memory(4096, build_network(8)) < 1.5e9
+    assert 0 < available_memory() < 2**50
+
+
+def test_too_large_a_batch_is_refused():
+    with pytest.raises(SettingsError, match=r"takes \d+\.\d GiB .* are free; reduce the batch"):
+        require_memory(10**9, keras.Sequential([keras.Input((10**6,)), keras.layers.Dense(2)]), "reduce the batch")
+
+
+def test_small_side_is_counted_when_weights_are_fewer():
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])                  # p = 8
+    assert update_memory(1000, network) < 1000**2 * 8 < update_memory(1000, build_network(8))
+
+
+def settings(optimizer, folder, *flags, add=Poisson.flags):
+    return parse("Poisson", optimizer, "", seed=0, batch_size=2, learning_rate=0.01, max_time=1e3, flags=add,
+                 truncation=None if optimizer == "Adam" else 1e-5,
+                 arguments=["--output", str(folder), "--resolution", "4", "--quiet", *flags])
+
+
+def test_steps_are_epochs(tmp_path):
+    assert settings("HIG", tmp_path, "--steps", "7").epochs == settings("HIG", tmp_path, "--epochs", "7").epochs == 7
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    Poisson.flags(parser)
+    with pytest.raises(argparse.ArgumentError, match="1 is not at least 2"):
+        parser.parse_args(["--resolution", "1"])
+
+
+def test_a_batch_beyond_the_memory_ends_with_one_sentence(tmp_path):
+    process = subprocess.run([sys.executable, ROOT / "Poisson" / "submit_HIG.py", "--batch-size", "1000000",
+                              "--resolution", "100", "--output", tmp_path], capture_output=True, text=True, timeout=120)
+    assert process.returncode == 2
+    assert "GiB of memory" in process.stderr and "reduce" in process.stderr and process.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------------- runs
+
+def curve(folder, optimizer):
+    return load_results(folder / f"POISSON_{optimizer}_RESULTS.pickle")
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "HIG"])
+def test_resumed_equals_uninterrupted(tmp_path, optimizer):
+    """Bit for bit: the same fields, weights and optimizer state."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert experiment.run(settings(optimizer, whole, "--steps", "23")) == "finished"
+    experiment.run(settings(optimizer, parts, "--steps", "17"))
+    experiment.run(settings(optimizer, parts, "--steps", "23", "--resume"))
+    whole, parts = curve(whole, optimizer), curve(parts, optimizer)
+    assert whole["epochs"].tolist() == list(range(24))
+    for key in ("epochs", "train_loss", "test_loss", "x_distance_l1", "example_x", "example_residual"):
+        np.testing.assert_array_equal(whole[key], parts[key])
+    assert np.flatnonzero(np.isfinite(whole["test_loss"])).tolist() == [0, 10, 20]
+    assert whole["test_loss"][20] < whole["test_loss"][0]
+
+
+def test_a_long_curve_is_thinned_where_it_is_dense(tmp_path, monkeypatch):
+    """Both ends stay, what stays is what was measured, and the run can be resumed."""
+    monkeypatch.setattr("hig.training.MAX_ENTRIES", 20)
+    monkeypatch.setattr("hig.training.SAVING_SHARE", 1e9)                                   # save every epoch
+    thinned, whole = tmp_path / "thinned", tmp_path / "whole"
+    experiment.run(settings("HIG", thinned, "--steps", "50"))
+    experiment.run(settings("HIG", thinned, "--steps", "70", "--resume"))
+    monkeypatch.undo()
+    experiment.run(settings("HIG", whole, "--steps", "70"))
+    thinned, whole = curve(thinned, "HIG"), curve(whole, "HIG")
+    epochs = thinned["epochs"]
+    assert len(epochs) <= 20 and epochs[0] == 0 and epochs[-1] == 70 and np.all(np.diff(epochs) > 0)
+    np.testing.assert_array_equal(thinned["train_loss"], whole["train_loss"][epochs])
+    np.testing.assert_array_equal(thinned["provenance"]["sigma_max"], whole["provenance"]["sigma_max"][epochs[1:] - 1])
+    assert np.all(thinned["epoch_time"] > 0)
+
+
+def test_gauss_newton_runs(tmp_path):
+    experiment.run(settings("GN", tmp_path, "--steps", "2"))
+    assert np.isfinite(curve(tmp_path, "GN")["train_loss"]).all()
+
+
+def test_pretraining_is_adam_and_then_hig(tmp_path):
+    """A pretraining over after one update: its weights are those of Adam, and HIG goes on with the next batch."""
+    flags = Poisson.pretraining_flags(1e-9, 3e-3)
+    saved = str(tmp_path / "adam.weights.h5")
+    experiment.run(settings("Adam", tmp_path, "--steps", "1", "--learning-rate", "3e-3", "--save-weights", saved))
+    experiment.run(settings("Adam_then_HIG", tmp_path, "--steps", "2", add=flags))
+    experiment.run(settings("Adam_then_HIG", tmp_path, "--steps", "3", "--resume", add=flags))
+    results = curve(tmp_path, "Adam_then_HIG")
+    assert results["provenance"]["switch_epoch"] == 1
+    np.testing.assert_array_equal(np.isnan(results["provenance"]["rank"]), [True, False, False])
+    np.testing.assert_array_equal(results["train_loss"][:2], curve(tmp_path, "Adam")["train_loss"])
+
+    model = experiment.build_model(4, 0, HIG(0.01, truncation=1e-5))
+    model.network.load_weights(saved)
+    for entry, (_, target) in zip((2, 3), training_fields(0, 2, 4, 1)):
+        model.reset_metrics()
+        loss = model.train_on_batch(target, target, return_dict=True)["loss"] / 2
+        np.testing.assert_allclose(results["train_loss"][entry], loss, rtol=1e-5)
+
+
+def test_saved_weights_are_where_another_run_starts(tmp_path):
+    weights = str(tmp_path / "w.weights.h5")
+    experiment.run(settings("Adam", tmp_path, "--steps", "10", "--save-weights", weights))
+    last = curve(tmp_path, "Adam")["test_loss"][10]
+    experiment.run(settings("HIG", tmp_path, "--steps", "1", "--load-weights", weights))
+    np.testing.assert_allclose(curve(tmp_path, "HIG")["test_loss"][0], last, rtol=1e-6)
+
+
+def test_scene(tmp_path):
+    """Steps and values as in the pickle: the seconds count updates that have ended, the losses those done before."""
+    experiment.run(settings("Adam", tmp_path, "--steps", "3", "--scene", str(tmp_path / "scenes")))
+    scene, results = tmp_path / "scenes" / "sim_000000", curve(tmp_path, "Adam")
+    times, losses = np.loadtxt(scene / "log_step_time.txt"), np.loadtxt(scene / "log_loss_Adam_0.txt")
+    assert times[:, 0].tolist() == [1, 2, 3] and losses[:, 0].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(losses[:, 1], results["train_loss"][1:], rtol=1e-6)
+    assert np.all((times[:, 1] > 0) & (times[:, 1] <= results["epoch_time"]))
+    assert (scene / "description.json").exists()
