@@ -135,7 +135,7 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
             while not run.over():
                 run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, initial_epoch=run.epoch,
                                     epochs=epochs, verbose=0, callbacks=[run, *callbacks])
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, np.linalg.LinAlgError, MemoryError) as error:
             run.fail(error)
         run.close()
     if settings.save_weights:
@@ -321,7 +321,8 @@ class TrainingRun(keras.callbacks.Callback):
             raise SettingsError("cannot resume with other settings: " + ", ".join(
                 f"{key} is {self.sim_par[key]} but was {results['sim_par'].get(key)}" for key in unequal))
         _, ours, theirs = np.intersect1d(curve["epochs"], results["epochs"], return_indices=True)
-        if any(len(entries) != length or len(results.get(key, ())) != len(results["epochs"])
+        expected = {key for key, values in results.items() if np.ndim(values) == 1} - {"epoch_time"}
+        if set(curve) != expected or any(len(entries) != length or len(results.get(key, ())) != len(results["epochs"])
                or not np.array_equal(np.array(entries)[ours], results[key][theirs], equal_nan=True)
                for key, entries in curve.items()):
             raise SettingsError(f"cannot resume: the curves in {self.checkpoint} and in {self.results.name} differ")
@@ -351,18 +352,19 @@ class TrainingRun(keras.callbacks.Callback):
                   f"the curve up to there is in {self.results}", file=sys.stderr)
 
     def fail(self, error):
-        """Ends the run after an update that TensorFlow gave up.
+        """Ends the run after an update that gave up.
 
-        What the step's host call raised arrives as a TensorFlow error with its name in the text.
+        What the host call of a compiled step raised arrives as a TensorFlow error with its name in the text.
 
         Raises:
             KeyboardInterrupt: if it was that.
             tensorflow.errors.OpError: the error itself, if it is none of LAPACK or memory: then it is a bug.
         """
-        if "\nKeyboardInterrupt: " in error.message:
+        text = f"\n{type(error).__name__}: {error}"
+        if "\nKeyboardInterrupt: " in text:
             raise KeyboardInterrupt from None
-        linear_algebra = re.search(r"LinAlgError: (.*)", error.message)
-        if not (linear_algebra or isinstance(error, tf.errors.ResourceExhaustedError)):
+        linear_algebra = re.search(r"\nLinAlgError: (.*)", text)
+        if not (linear_algebra or isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))):
             raise error
         self.state = "failed"
         self.reason = linear_algebra[1] if linear_algebra else "the memory does not suffice for an update"
