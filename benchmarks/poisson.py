@@ -1,0 +1,141 @@
+"""What an update on the Poisson problem costs: HIG next to LAPACK's `syevd` of its K, and Adam.
+
+    python benchmarks/poisson.py            n up to 1024 and Adam, about two minutes
+    python benchmarks/poisson.py --large    and the published n = 4096, a few minutes more
+
+Prints milliseconds of a whole HIG update (fields excluded), of the parts of its host call and of `syevd` (`scipy.linalg.eigh`,
+driver "evd", the faster of one and all threads) of the same K, for n = batch · resolution² rows, and for networks with
+more and more weights p at n = 1024, where the update must be linear in p; then an update by Adam with its data, and with
+--large the peak memory of a run. Times are medians of calls taken in turn, so that a busy machine slows all.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import scipy.linalg
+import threadpoolctl
+
+from hig.cli import silent_start
+
+with silent_start():
+    import keras
+    import tensorflow as tf
+
+    from hig.jacobian import FactoredJacobian, assemble
+    from hig.optimizers import HIG
+    from hig.powers import gram_coefficients
+    from Poisson.experiment import build_model, compile_model
+    from Poisson.fields import training_fields
+
+ROOT = Path(__file__).resolve().parents[1]
+TRUNCATION = 1e-5           # τ
+ROUNDS = {256: 15, 1024: 7, 4096: 2}
+WIDER = {"25k": (64, 128, 64), "100k": (192, 256, 128), "400k": (448, 512, 256)}           # hidden layers, p
+ADAM_UPDATES = 2000
+COLUMNS = ("update", "derivatives", "gram", "f(K) g", "pullback", "syevd")
+
+
+def seconds(function, *arguments):
+    """Wall-clock seconds of one call."""
+    began = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - began
+
+
+def in_turn(functions, rounds):
+    """Median seconds of each function, called in turn after one round of warming up."""
+    for function in functions:
+        function()
+    times = [[seconds(function) for function in functions] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*times)]
+
+
+def repeated(model, batch):
+    """A function that does one update on the same batch, through Keras' compiled step."""
+    steps = iter(tf.data.Dataset.from_tensors((batch, batch)).repeat())
+    model.optimizer.build(model.trainable_variables)
+    step = model.make_train_function() or model.train_function
+    return lambda: float(step(steps)["loss"])
+
+
+def measure(model, batch_size):
+    """Median milliseconds for each name of COLUMNS, of a model compiled with HIG."""
+    batch = next(iter(training_fields(0, batch_size, 8)))[1]
+    *_, gradient, pieces = model._derivatives(batch, batch, None)
+    gradient, jacobian = gradient.numpy(), assemble(model.network, pieces)
+    if not isinstance(jacobian, FactoredJacobian):
+        sys.exit("the Jacobian is not factored")
+    n = batch_size * 64
+    one_thread = threadpoolctl.ThreadpoolController().wrap(limits=1)
+    gram = jacobian.gram()
+    v = gram_coefficients(gram, gradient, -0.5, TRUNCATION)[0]
+
+    def syevd():
+        scipy.linalg.eigh(gram, driver="evd", check_finite=False)
+
+    functions = {"update": repeated(model, batch), "derivatives": lambda: model._derivatives(batch, batch, None), "gram": one_thread(jacobian.gram),
+                 "f(K) g": lambda: gram_coefficients(gram, gradient, -0.5, TRUNCATION),
+                 "pullback": one_thread(lambda: jacobian.pullback(v)), "syevd": syevd, "syevd, 1 thread": one_thread(syevd)}
+    if n > 2000:
+        del functions["syevd, 1 thread"]                              # there all threads are faster, by seconds
+    medians = dict(zip(functions, (1e3 * t for t in in_turn(functions.values(), ROUNDS[n]))))
+    medians["syevd"] = min(medians["syevd"], medians.pop("syevd, 1 thread", medians["syevd"]))
+    return medians
+
+
+def table(label, rows):
+    """Prints rows of (label, medians)."""
+    print(f"{label:>12}" + "".join(f"{column:>12}" for column in COLUMNS) + "  ms   update/syevd")
+    for name, medians in rows:
+        print(f"{name:>12}" + "".join(f"{medians[column]:12.1f}" for column in COLUMNS)
+              + f"{medians['update'] / medians['syevd']:19.2f}", flush=True)
+
+
+def adam():
+    """Milliseconds of an update by Adam, data included: inside Keras' fit with one entry per update, and in one epoch."""
+    model = build_model(8, 0, keras.optimizers.Adam(3e-4))
+    batches = training_fields(0, 64, 8).map(lambda x_gt, target: (target, target))
+    model.fit(batches, steps_per_epoch=1, verbose=0)
+    for label, steps, epochs in (("entry per update", 1, ADAM_UPDATES), ("one epoch", ADAM_UPDATES, 1)):
+        took = seconds(lambda: model.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0))
+        print(f"Adam update with data, {label:18} {1e3 * took / ADAM_UPDATES:6.2f} ms")
+    iterator = iter(batches)
+    next(iterator)
+    print(f"its data alone                            {1e3 * seconds(lambda: [next(iterator) for _ in range(ADAM_UPDATES)]) / ADAM_UPDATES:6.2f} ms")
+
+
+def peak_memory():
+    """Peak memory in GB of a HIG run of two updates with the published settings."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, ROOT / "Poisson" / "submit_HIG.py", "--steps", "2", "--quiet", "--output", folder],
+                       check=True)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+
+
+def main():
+    """Measures and prints the tables."""
+    tf.get_logger().setLevel("ERROR")                                     # many models in one process: traced again
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action="store_true", help="also n = 4096 and the peak memory")
+    large = parser.parse_args().large
+    adam()
+    sizes = (256, 1024, 4096) if large else (256, 1024)
+    table("n", ((n, measure(build_model(8, 0, HIG(0.01, TRUNCATION)), n // 64)) for n in sizes))
+
+    def wider(hidden):
+        network = keras.Sequential([keras.Input((64,)), *(keras.layers.Dense(width, "tanh") for width in hidden),
+                                    keras.layers.Dense(64)])
+        return network.count_params(), compile_model(network, 8, HIG(0.01, TRUNCATION))
+    table("p, n = 1024", ((p, measure(model, 16)) for p, model in map(wider, WIDER.values())))
+    if large:
+        print(f"peak memory of a HIG run, n = 4096: {peak_memory():.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
