@@ -1,0 +1,415 @@
+"""Faults while a run writes: killed between any two file operations, full disks, two runs at once, LAPACK, the clock.
+
+benchmarks/faults.py has the long versions, with real kills at random times.
+"""
+
+import errno
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hig
+from hig import model as hig_model, results as files, training
+from hig.locking import locked
+from hig.results import load_results
+from hig.training import SettingsError, fixed_batches, train
+
+ROOT = Path(__file__).resolve().parents[1]
+EPOCHS = 3
+STATES = np.random.default_rng(0).uniform(-1, 1, (8, 2)).astype(np.float32)
+
+
+def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=True, **changed):
+    """A whole run of hig.training.train with a network of 3 neurons, not compiled by default: a tenth of a second."""
+    keras.utils.set_random_seed(seed)
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(2)])
+    model = hig.PhysicsModel(network, simulator or (lambda x, u: x + u * [1.0, 0.1]))
+    learning = hig.HIG(0.1, truncation=1e-5) if optimizer == "HIG" else keras.optimizers.get(
+        {"class_name": optimizer, "config": {"learning_rate": 0.1}})
+    model.compile(optimizer=learning, loss="mse", run_eagerly=eager)
+    batches, updates = fixed_batches((STATES, 0 * STATES), 4)
+
+    def evaluate(epoch, logs):
+        mean = float(np.mean(np.square(model(STATES))))
+        return {"train_loss": mean, "test_loss": mean}
+
+    settings = Namespace(**{"optimizer": optimizer, "max_time": 1000.0, "epochs": epochs, "output": folder, "quiet": True,
+                            "resume": False, "load_weights": None, "save_weights": None, **changed})
+    return train(model, batches, updates, evaluate, settings, "TINY", {"seed": seed, "epochs": epochs})
+
+
+def losses(path):
+    return load_results(path)["train_loss"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The losses of an uninterrupted run: optimizer → array."""
+    found = {}
+    for optimizer in ("HIG", "Adam"):
+        folder = tmp_path_factory.mktemp(optimizer)
+        assert run(folder, optimizer=optimizer) == "finished"
+        found[optimizer] = losses(folder / f"TINY_{optimizer}_RESULTS.pickle")
+        assert len(found[optimizer]) == EPOCHS + 1 and found[optimizer][-1] < found[optimizer][0]
+    return found
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# ---------------------------------------------------------------------------------------- killed in between
+
+class Killed(BaseException):
+    """What a killed process does from then on: nothing, not even its clean-up."""
+
+
+class Disk:
+    """Counts the file operations of hig's modules; from number `last` on, none is carried out.
+
+    A kill in fsync leaves half of the file's content.
+    """
+
+    def __init__(self, monkeypatch, last=math.inf):
+        self.last, self.count = last, 0
+        for name in ("fsync", "replace", "unlink"):
+            monkeypatch.setattr(os, name, self._counted(getattr(os, name), name))
+        monkeypatch.setattr(files, "open", self._counted(open, "open"), raising=False)
+
+    def _counted(self, operation, name):
+        def counted(*arguments, **options):
+            self.count += 1
+            if self.count > self.last:
+                if name == "fsync":
+                    os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
+                raise Killed
+            return operation(*arguments, **options)
+        return counted
+
+
+def operations(folder, **options):
+    """Number of file operations of an undisturbed run."""
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch)
+        run(folder, **options)
+    return disk.count
+
+
+@pytest.mark.parametrize("optimizer, every", [("HIG", 4), ("Adam", 1)])
+def test_killed_before_any_file_operation(tmp_path, monkeypatch, whole, optimizer, every):
+    """A run over an earlier one's results, killed at each operation in turn; resumed, its losses are bit for bit those
+    of an uninterrupted run, and the earlier curve is there under one name or another. (HIG's steps are slow without
+    compiling; which optimizer it is makes no difference to the files, so that it takes every fourth operation.)"""
+    monkeypatch.setattr(training, "SAVING_SHARE", math.inf)             # write every epoch
+    trial = tmp_path / "trial"
+    trial.mkdir()
+    run(trial, seed=2, epochs=1, optimizer=optimizer)
+    before = contents(trial)
+    count = operations(trial, optimizer=optimizer)
+    assert count > 3 * 2 * (EPOCHS + 2)                                 # open, fsync, replace of two files each time
+    outcomes = []
+    for last in range(0, count, every):
+        folder = tmp_path / str(last)
+        folder.mkdir()
+        for name, content in before.items():
+            (folder / name).write_bytes(content)
+        results = folder / f"TINY_{optimizer}_RESULTS.pickle"
+        earlier = results.read_bytes()
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            Disk(patch, last)
+            run(folder, optimizer=optimizer)
+        assert earlier in contents(folder).values()
+        try:
+            state = run(folder, optimizer=optimizer, resume=True)
+            outcomes.append("resumed")
+        except SettingsError as error:                                  # the new run had not saved anything yet
+            assert "no interrupted run to resume" in str(error) or "seed is 1 but was 2" in str(error)
+            state = run(folder, optimizer=optimizer)
+            outcomes.append("anew")
+        assert state == "finished"
+        np.testing.assert_array_equal(losses(results), whole[optimizer])
+        assert earlier in contents(folder).values()
+        assert not list(folder.glob(".*")), "leftovers of the killed process"
+        for path in folder.glob("*.pickle"):
+            load_results(path)
+    assert outcomes == sorted(outcomes) and outcomes.count("resumed") >= len(outcomes) / 2   # "anew" at the start only
+
+
+# ---------------------------------------------------------------------------------------- full disks
+
+def test_a_disk_that_fills_up_in_mid_run(tmp_path, monkeypatch, whole):
+    """Each fsync in turn says that there is no space: one sentence, whole files, and the run can be resumed."""
+    monkeypatch.setattr(training, "SAVING_SHARE", math.inf)
+    results = tmp_path / "TINY_HIG_RESULTS.pickle"
+    sync, resumed = os.fsync, 0
+    for failing in range(1, 2 * (EPOCHS + 1) + 1):
+        for path in tmp_path.iterdir():
+            path.unlink()
+        count = iter(range(1, 1000))
+
+        def fsync(handle):
+            if next(count) >= failing:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            sync(handle)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError) as error:
+            patch.setattr(os, "fsync", fsync)
+            run(tmp_path)
+        assert str(error.value) == (f"cannot write to the folder {tmp_path}: No space left on device; "
+                                    "what was saved before is intact")
+        assert not list(tmp_path.glob(".*"))
+        if results.exists():
+            assert run(tmp_path, resume=True) == "finished"
+            np.testing.assert_array_equal(losses(results), whole["HIG"])
+            resumed += 1
+    assert resumed == 2 * (EPOCHS + 1) - 3                              # all but parameters, checkpoint, curve of epoch 0
+
+
+def submit(folder, *flags):
+    command = [sys.executable, ROOT / "Nonlinear_Oscillators" / "submit_Adam.py", "--output", folder, *flags]
+    return subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux can lower the limits of another process")
+def test_a_process_whose_files_may_not_grow_any_more(tmp_path):
+    """The file size limit of a running process is lowered: exit code 2, one sentence, everything saved before intact.
+    Meanwhile a second run into the same folder is refused, and names the first."""
+    process = submit(tmp_path, "--quiet")
+    results = tmp_path / "NLO_Adam_RESULTS.pickle"
+    deadline = time.monotonic() + 120
+    while not results.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    second = submit(tmp_path, "--quiet")
+    _, refusal = second.communicate(timeout=120)
+    assert second.returncode == 2 and len(refusal.splitlines()) == 1
+    assert f"process {process.pid}" in refusal and "NLO_Adam" in refusal
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, 100))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert len(errors.splitlines()) == 1 and "File too large" in errors and str(tmp_path) in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "NLO_Adam_CHECKPOINT.npz", "NLO_Adam_PARAMETERS.txt", "NLO_Adam_RESULTS.pickle"]
+    epochs = len(load_results(results)["epochs"])
+    with np.load(tmp_path / "NLO_Adam_CHECKPOINT.npz") as checkpoint:
+        assert len(checkpoint["curve_epochs"]) >= epochs
+
+
+def test_a_read_only_folder(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    folder.chmod(0o555)
+    command = [sys.executable, str(ROOT / "Nonlinear_Oscillators" / "submit_Adam.py"), "--output", str(folder)]
+    if os.access(folder, os.W_OK):                                      # root may write anyway, but not where it is mounted so
+        command = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o ro none {folder} && exec "$@"', "sh", *command]
+        if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+            pytest.skip("root, and nothing can be mounted here")
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert len(process.stderr.splitlines()) == 1 and f"cannot write to the folder {folder}" in process.stderr
+
+
+def test_weights_that_cannot_be_written(tmp_path, monkeypatch):
+    target = tmp_path / "tiny.weights.h5"
+    target.write_bytes(b"earlier")
+
+    def fail(self, path, **options):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(keras.Sequential, "save_weights", fail)
+    with pytest.raises(OSError, match="No space left on device; what was saved before is intact"):
+        run(tmp_path, save_weights=target)
+    assert target.read_bytes() == b"earlier" and not list(tmp_path.glob(".*"))
+    assert len(losses(tmp_path / "TINY_HIG_RESULTS.pickle")) == EPOCHS + 1
+
+
+# ---------------------------------------------------------------------------------------- two runs at once
+
+def test_the_lock_is_exclusive_and_given_up(tmp_path):
+    lock = tmp_path / ".TINY_HIG.lock"
+    with locked(tmp_path / "TINY_HIG"):
+        before = contents(tmp_path)
+        with pytest.raises(BlockingIOError, match=rf"process {os.getpid()} on .* is writing TINY_HIG in {tmp_path}"):
+            run(tmp_path)
+        assert contents(tmp_path) == before
+        assert run(tmp_path, optimizer="Adam") == "finished"            # other results of the same folder
+    assert not lock.exists()
+    with pytest.raises(ZeroDivisionError):
+        with locked(tmp_path / "TINY_HIG"):
+            raise ZeroDivisionError
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize("owner", [f"process {os.getpid()} on here", "process 999999999 on here", "", "\0" * 5000])
+def test_a_lock_left_by_a_killed_process_holds_nothing(tmp_path, owner):
+    """Not even when its number is that of a living process by now."""
+    (tmp_path / ".TINY_HIG.lock").write_text(owner)
+    assert run(tmp_path) == "finished"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_killed_process_gives_its_lock_up(tmp_path):
+    code = f"""if True:
+        import pathlib, time
+        from hig.locking import locked
+        with locked(pathlib.Path({str(tmp_path)!r}) / "TINY_HIG"):
+            print("locked", flush=True)
+            time.sleep(100)"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "locked\n"
+    with pytest.raises(BlockingIOError, match=f"process {process.pid} on"):
+        run(tmp_path)
+    process.kill()
+    process.communicate()
+    assert (tmp_path / ".TINY_HIG.lock").exists()
+    assert run(tmp_path) == "finished"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tmp_path):
+    leftovers = [".TINY_HIG_RESULTS.pickle.123.tmp", ".TINY_HIG_CHECKPOINT.npz.4.tmp", ".TINY_HIG_PARAMETERS.txt.5.tmp"]
+    others = [".TINY_HIG_2_RESULTS.pickle.123.tmp", ".TINY_Adam_RESULTS.pickle.123.tmp", "notes.tmp"]
+    for name in leftovers + others:
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / "TINY_HIG_RESULTS_2026-01-01_000000.pickle").write_bytes(b"")       # reserved, and then killed
+    (tmp_path / "TINY_HIG_RESULTS_2026-01-01_000001.pickle").write_bytes(b"kept")
+    run(tmp_path)
+    assert sorted(contents(tmp_path)) == sorted([
+        *others, "TINY_HIG_RESULTS_2026-01-01_000001.pickle", "TINY_HIG_RESULTS.pickle", "TINY_HIG_CHECKPOINT.npz",
+        "TINY_HIG_PARAMETERS.txt"])
+
+
+# ---------------------------------------------------------------------------------------- damaged files
+
+def damaged(content):
+    """Some of what can happen to a file: cut off at every 200th byte, and every 70th byte altered."""
+    for length in range(0, len(content), 200):
+        yield content[:length]
+    for place in range(0, len(content), 70):
+        yield content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1:]
+
+
+def test_damaged_files_are_refused_or_harmless(tmp_path, whole):
+    run(tmp_path, epochs=2)
+    before = contents(tmp_path)
+    refused = 0
+    for name in ("TINY_HIG_CHECKPOINT.npz", "TINY_HIG_RESULTS.pickle"):
+        for content in damaged(before[name]):
+            (tmp_path / name).write_bytes(content)
+            try:
+                run(tmp_path, resume=True, epochs=2)                    # of which nothing is left to train
+            except SettingsError as error:
+                assert "\n" not in str(error) and str(tmp_path) in str(error)
+                assert contents(tmp_path) == {**before, name: content}
+                refused += 1
+            else:
+                assert len(content) == len(before[name])                # altered, not cut off
+                np.testing.assert_array_equal(losses(tmp_path / "TINY_HIG_RESULTS.pickle"), whole["HIG"][:3])
+            for path, whole_content in before.items():
+                (tmp_path / path).write_bytes(whole_content)
+    assert refused > 50
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    """As if somebody had copied it: the same shapes, the same settings, another curve."""
+    for seed in (3, 4):
+        (tmp_path / str(seed)).mkdir()
+        run(tmp_path / str(seed), seed=seed)
+    name = "TINY_HIG_CHECKPOINT.npz"
+    (tmp_path / "3" / name).write_bytes((tmp_path / "4" / name).read_bytes())
+    with pytest.raises(SettingsError, match="curves in .* differ"):
+        run(tmp_path / "3", seed=3, resume=True)
+
+
+# ---------------------------------------------------------------------------------------- in the update
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_lapack_that_never_converges_ends_the_run_with_a_sentence(tmp_path, monkeypatch, capsys, eager):
+    (tmp_path / "whole").mkdir()
+    calls = iter(range(100))
+    compute = hig_model.gram_coefficients
+
+    def fail(*arguments):
+        if next(calls) >= 3:                                            # in the middle of the second epoch
+            raise np.linalg.LinAlgError("K (8, 8): no LAPACK eigendecomposition (evd, evr) converged")
+        return compute(*arguments)
+    assert run(tmp_path / "whole", eager=eager) == "finished"
+    whole = losses(tmp_path / "whole" / "TINY_HIG_RESULTS.pickle")
+    with monkeypatch.context() as patch:
+        patch.setattr(hig_model, "gram_coefficients", fail)
+        assert run(tmp_path, eager=eager) == "failed"
+    results = tmp_path / "TINY_HIG_RESULTS.pickle"
+    assert capsys.readouterr().err == ("HIG stopped in epoch 2: K (8, 8): no LAPACK eigendecomposition (evd, evr) "
+                                       f"converged; the curve up to there is in {results}\n")
+    np.testing.assert_array_equal(losses(results), whole[:2])
+    assert run(tmp_path, resume=True, eager=eager) == "finished"                     # from the end of an epoch, not from its middle
+    np.testing.assert_array_equal(losses(results), whole)
+
+
+@pytest.mark.parametrize("error, outcome", [(MemoryError, "failed"), (KeyboardInterrupt, KeyboardInterrupt),
+                                            (ZeroDivisionError, tf.errors.UnknownError)])
+def test_other_errors_of_an_update(tmp_path, monkeypatch, capsys, error, outcome):
+    """No memory is the user's affair, an interruption stays one, anything else is a bug and shows its traceback."""
+    def fail(*_):
+        raise error
+    monkeypatch.setattr(hig_model, "gram_coefficients", fail)
+    if outcome == "failed":
+        assert run(tmp_path, eager=False) == outcome and "memory does not suffice" in capsys.readouterr().err
+    else:
+        with pytest.raises(outcome):
+            run(tmp_path, eager=False)
+    assert len(losses(tmp_path / "TINY_HIG_RESULTS.pickle")) == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("optimizer", ["HIG", "Adam"])
+def test_not_a_number_in_the_first_update(tmp_path, capsys, optimizer):
+    calls = iter(range(100))
+
+    def simulator(x, u):                                                # finite when evaluated untrained, NaN from then on
+        return x + u * (1.0 if next(calls) == 0 else math.nan)
+    assert run(tmp_path, optimizer=optimizer, simulator=simulator) == "diverged"
+    results = tmp_path / f"TINY_{optimizer}_RESULTS.pickle"
+    errors = capsys.readouterr().err
+    assert len(errors.splitlines()) == 1 and "diverged" in errors and "after epoch 1" in errors and str(results) in errors
+    assert np.isfinite(losses(results)).tolist() == [True, False]
+    assert load_results(results)["provenance"]["state"] == "diverged"
+
+
+# ---------------------------------------------------------------------------------------- clock and signals
+
+def test_a_clock_that_goes_backwards(tmp_path, monkeypatch, whole):
+    """An hour earlier at each call: the times of the curve still ascend, and the losses are the same."""
+    clock = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    assert run(tmp_path) == "finished"
+    results = load_results(tmp_path / "TINY_HIG_RESULTS.pickle")
+    assert np.all(np.diff(results["simulation_time"]) > 0) and results["simulation_time"][-1] < 100
+    np.testing.assert_array_equal(results["train_loss"], whole["HIG"])
+    assert next(clock) >= 10**9 - 1000 * 3600                           # the patch did not run out
+
+
+@pytest.mark.parametrize("when", ["resume", "_save"])
+def test_a_signal_while_files_are_read_or_written(tmp_path, monkeypatch, whole, when):
+    """SIGTERM outside of an epoch waits, too."""
+    run(tmp_path, epochs=1)
+    original = getattr(training.TrainingRun, when)
+
+    def interrupted(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        original(self)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.TrainingRun, when, interrupted)
+        assert run(tmp_path, resume=True) in ("terminated", "finished")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert run(tmp_path, resume=True) == "finished"
+    np.testing.assert_array_equal(losses(tmp_path / "TINY_HIG_RESULTS.pickle"), whole["HIG"])
