@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +26,6 @@ from Poisson.network import build_network
 from Poisson.simulator import Laplace
 from tests.reference import flat, jacobian_by_rows, power_by_svd
 
-os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)       # PhiFlow has set it, and the processes of other tests would inherit it
 ROOT = Path(__file__).resolve().parents[1]
 
 
