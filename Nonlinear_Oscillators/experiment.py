@@ -1,4 +1,4 @@
-"""The task: bring two coupled oscillators back to where they started, 96 steps later (paper section 3.1, figure 2).
+"""The task: bring two coupled oscillators back to where they started, 96 steps later (figure 2 of the paper).
 
 The network sees the target state y*, the simulator starts from the initial state x, and x = y*.
 """

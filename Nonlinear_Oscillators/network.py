@@ -1,4 +1,4 @@
-"""The published network of the oscillators: 2N → 20 → 20 → 20 → Nt, ReLU, linear output (paper section 3.1)."""
+"""The published network of the oscillators: 2N → 20 → 20 → 20 → Nt, ReLU, linear output (figure 2 of the paper)."""
 
 import keras
 

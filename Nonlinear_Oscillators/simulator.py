@@ -3,7 +3,7 @@
     q̇_i = p_i ,   ṗ_i = −q_i + (q_{i+1} − q_i)³ + (q_{i−1} − q_i)³ + c_i·u(t)
 
 with a missing neighbour contributing nothing, and c_i = 0 but for the last oscillator. These are the equations of
-motion of the energy that `energy` computes, plus the work of the control (paper section 3.1; the force between
+motion of the energy that `energy` computes, plus the work of the control (figure 2 of the paper; the force between
 neighbours is that of the published code: the cubic difference with coefficient 1).
 """
 

@@ -1,4 +1,4 @@
-"""The task: drive the dipole from its ground state into a superposition of the two next states (paper section 3.3).
+"""The task: drive the dipole from its ground state into a superposition of the two next states (the paper's quantum dipole).
 
 The network sees the target wave function y* = f1·|2⟩ + f2·|3⟩; the simulator starts from |1⟩ whatever the target is.
 """

@@ -1,4 +1,4 @@
-"""The published network of the dipole: 28 → 20 → 20 → 20 → 384, tanh, linear output (paper section 3.3)."""
+"""The published network of the dipole: 28 → 20 → 20 → 20 → 384, tanh, linear output."""
 
 import keras
 

@@ -1,6 +1,6 @@
 """A quantum dipole in a box, driven by a control field, in unitary Crank-Nicolson steps.
 
-    i ∂ψ/∂t = H ψ ,     H = −∂²/∂x² + u(t)·x ,     ψ = 0 at both walls          (paper section 3.3)
+    i ∂ψ/∂t = H ψ ,     H = −∂²/∂x² + u(t)·x ,     ψ = 0 at both walls          (the paper's quantum dipole)
 
 On a grid of Nx points with spacing dx, walls included, H is a real symmetric tridiagonal matrix on the m = Nx − 2
 interior points. One time step with the control held constant is Cayley's form of the evolution,

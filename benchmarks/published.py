@@ -2,7 +2,7 @@
 
 It unrolls the simulator's time loop into the graph, takes J = ∂y/∂θ by a vectorised `tape.jacobian` over all n = B·d
 outputs, decomposes J by TensorFlow's float32 SVD, forms the truncated half inverse as a matrix and multiplies
-(paper sections 2.2 and A; the choices of implementation are those of the published code). No XLA, no factors.
+(the definition of J^κ is the paper's, the choices of implementation are those of the published code). No XLA, no factors.
 """
 
 import keras

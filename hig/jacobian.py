@@ -1,6 +1,6 @@
 """The Jacobian J = ∂y/∂θ of network and simulator, kept as factors.
 
-Notation (paper section 2)
+Notation (the paper's)
 
     B        samples in the mini-batch
     d        outputs per sample, the size of y_b
@@ -153,7 +153,7 @@ def trace_jacobian(network, simulator, x, network_input):
         ValueError: if the network has no trainable weights or does not return one row per sample.
         TypeError: if the outcome is not a real floating point tensor.
 
-    Source: the chain rule as in the module docstring; J as in paper section 2.
+    Source: the chain rule as in the module docstring; J is the paper's.
     """
     first = tf.nest.flatten(x)[0]
     batch, known_batch = tf.shape(first)[0], first.shape[0]                # known_batch is None where Keras leaves it open

@@ -19,12 +19,13 @@ class PhysicsModel(keras.Model):
         network: built keras.Model (or layer) from what it sees to the controls u; samples must be independent.
         simulator: function (x, u) → y, differentiable TensorFlow code; x is what `fit` was given, with B rows (an
             array or a structure of arrays), u the controls, y real with B rows. If it steps in time, loop with
-            `tf.while_loop(..., maximum_iterations=...)`: that is what the XLA compiler can differentiate.
+            `tf.while_loop(..., maximum_iterations=...)`: that is what the XLA compiler can differentiate. One that knows
+            its own derivatives may have a method jacobian(x, u) → ∂y/∂u, (B, d, *shape of a sample's u).
         network_input: function of x, what the network sees; x itself by default. A task whose simulator starts from
             one thing and whose network sees another passes both, for instance as x = (state, target) with
             `network_input=lambda x: x[1]`.
 
-    Source: paper section 2, "joint network-and-physics" update; figure 1.
+    Source: the paper's update of network and physics together, Δθ = −η · J^κ · g.
     """
 
     def __init__(self, network, simulator, network_input=None, **options):

@@ -1,4 +1,4 @@
-"""Keras optimizers that step along a power of the Jacobian: Δθ = −η · J^κ · g (paper section 2).
+"""Keras optimizers that step along a power of the Jacobian: Δθ = −η · J^κ · g.
 
 The optimizer holds the settings and the plain step; `hig.PhysicsModel` computes the direction J^κ g, because that takes
 the Jacobian of network and simulator, which an ordinary Keras training loop does not have.
@@ -22,7 +22,7 @@ class JacobianPower(keras.optimizers.Optimizer):
     Raises:
         ValueError: if κ, τ or η is out of range.
 
-    Source: paper section 2.2, equations for J^κ and the truncation.
+    Source: the paper's definition of J^κ = V Σ^κ Uᵀ and of its truncation.
     """
 
     def __init__(self, learning_rate, kappa, truncation, name="jacobian_power", **options):
@@ -48,7 +48,7 @@ class JacobianPower(keras.optimizers.Optimizer):
 
 @keras.saving.register_keras_serializable("hig")
 class HIG(JacobianPower):
-    """Half-inverse gradients: κ = −1/2 (paper section 2.2). Arguments as in JacobianPower."""
+    """Half-inverse gradients: κ = −1/2. Arguments as in JacobianPower."""
 
     def __init__(self, learning_rate, truncation, name="hig", **options):
         super().__init__(learning_rate, -0.5, truncation, name=name, **options)
@@ -62,7 +62,7 @@ class HIG(JacobianPower):
 
 @keras.saving.register_keras_serializable("hig")
 class GaussNewton(JacobianPower):
-    """Gauss-Newton: κ = −1, the pseudo-inverse of J (paper section 2.1). Arguments as in JacobianPower."""
+    """Gauss-Newton: κ = −1, the pseudo-inverse of J. Arguments as in JacobianPower."""
 
     def __init__(self, learning_rate, truncation, name="gauss_newton", **options):
         super().__init__(learning_rate, -1.0, truncation, name=name, **options)

@@ -27,7 +27,7 @@ def jacobian_by_differences(function, point, step):
 
 
 def power_by_svd(jacobian, kappa, truncation):
-    """J^κ = V Σ^κ Uᵀ without the small singular values, (p, n): paper section 2.2, written as one line of numpy each."""
+    """J^κ = V Σ^κ Uᵀ without the small singular values, (p, n): the paper's definition, written as one line of numpy each."""
     u, sigma, vt = np.linalg.svd(jacobian, full_matrices=False)
     powers = np.array([s**kappa if s > truncation * sigma[0] else 0.0 for s in sigma])
     return vt.T @ np.diag(powers) @ u.T
