@@ -15,7 +15,7 @@ import random
 import numpy as np
 import tensorflow as tf
 from phi.tf import TENSORFLOW
-from phi.tf.flow import CenteredGrid, Noise, batch, extrapolation, field, spatial
+from phi.tf.flow import CenteredGrid, Noise, batch, extrapolation, field
 
 DRAWS = 2                   # of each Noise
 BATCHES_AT_ONCE = 16        # traced into one call of the pipeline, which spares most of TensorFlow's own time

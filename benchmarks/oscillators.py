@@ -1,52 +1,21 @@
 """How fast the oscillators train here, next to the published algorithm on the same machine in the same run.
 
-    python benchmarks/oscillators.py            everything, about 10 minutes: the baseline takes minutes to trace
-    python benchmarks/oscillators.py --ours     without the baseline, about one minute
+    python benchmarks/oscillators.py            everything, about two minutes
+    python benchmarks/oscillators.py --ours     without the baseline, about half a minute
 
 Steady times are medians of updates taken in turn, ours then the other's, so that a busy machine slows both.
 """
 
 import argparse
-import resource
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
 
 from hig.cli import silent_start
+from timing import in_turn, peak_memory, repeated, seconds, start_up
 
-ROOT = Path(__file__).resolve().parents[1]
+FIRST_UPDATE = ("from Nonlinear_Oscillators.experiment import *; import hig; m = build_model(22); "
+                "m.compile(optimizer=hig.HIG(1.0, truncation=1e-6), loss=loss); x = draw_data(22)[0][:128]; "
+                "m.fit(x, x, batch_size=128, verbose=0)")
 ROUNDS = 15
 ADAM_UPDATES = 8           # of an epoch: 4096 samples in batches of 512
-
-
-def seconds(function, *arguments):
-    """Wall-clock seconds of one call."""
-    began = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - began
-
-
-def in_turn(functions, rounds):
-    """Median seconds of each function, called in turn after one round of warming up."""
-    for function in functions:
-        function()
-    times = [[seconds(function) for function in functions] for _ in range(rounds)]
-    return [statistics.median(column) for column in zip(*times)]
-
-
-def start_up():
-    """Seconds from the start of a process to its first HIG update done, and peak memory in GB of a 5-epoch run."""
-    first_update = ("from Nonlinear_Oscillators.experiment import *; import hig; m = build_model(22); "
-                    "m.compile(optimizer=hig.HIG(1.0, truncation=1e-6), loss=loss); x = draw_data(22)[0][:128]; "
-                    "m.fit(x, x, batch_size=128, verbose=0)")
-    start = seconds(lambda: subprocess.run([sys.executable, "-c", first_update], check=True, stderr=subprocess.DEVNULL))
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, ROOT / "Nonlinear_Oscillators" / "submit_HIG.py", "--epochs", "5", "--quiet",
-                        "--output", folder], check=True)
-    return start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
 
 
 def main():
@@ -55,8 +24,8 @@ def main():
     parser.add_argument("--ours", action="store_true", help="leave the baseline out")
     baseline = not parser.parse_args().ours
 
-    start, memory = start_up()
-    print(f"HIG, process start to first update     {start:8.1f} s")
+    print(f"HIG, process start to first update     {start_up(FIRST_UPDATE):8.1f} s")
+    memory = peak_memory("Nonlinear_Oscillators/submit_HIG.py", "--epochs", "5")
     print(f"HIG, peak memory of a run              {memory:8.2f} GB")
 
     import scipy.linalg
@@ -73,16 +42,7 @@ def main():
     def ours(optimizer, batch_size):
         model = experiment.build_model(22)
         model.compile(optimizer=optimizer, loss=experiment.loss)
-        batch = tf.constant(states[:batch_size])
-        steps = iter(tf.data.Dataset.from_tensors((batch, batch)).repeat())
-        model.optimizer.build(model.trainable_variables)
-        step = model.make_train_function() or model.train_function
-
-        def epoch(updates=1):
-            for _ in range(updates):
-                logs = step(steps)
-            return float(logs["loss"])
-        return model, epoch
+        return model, repeated(model, tf.constant(states[:batch_size]))
 
     def theirs(make, batch_size, *settings):
         model, batch = experiment.build_model(22), tf.constant(states[:batch_size])

@@ -10,18 +10,13 @@ more and more weights p at n = 1024, where the update must be linear in p; then 
 """
 
 import argparse
-import resource
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
 
 import scipy.linalg
 import threadpoolctl
 
 from hig.cli import silent_start
+from timing import in_turn, peak_memory, repeated, seconds
 
 with silent_start():
     import keras
@@ -33,35 +28,11 @@ with silent_start():
     from Poisson.experiment import build_model, compile_model
     from Poisson.fields import training_fields
 
-ROOT = Path(__file__).resolve().parents[1]
 TRUNCATION = 1e-5           # τ
 ROUNDS = {256: 15, 1024: 7, 4096: 2}
 WIDER = {"25k": (64, 128, 64), "100k": (192, 256, 128), "400k": (448, 512, 256)}           # hidden layers, p
 ADAM_UPDATES = 2000
 COLUMNS = ("update", "derivatives", "gram", "f(K) g", "pullback", "syevd")
-
-
-def seconds(function, *arguments):
-    """Wall-clock seconds of one call."""
-    began = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - began
-
-
-def in_turn(functions, rounds):
-    """Median seconds of each function, called in turn after one round of warming up."""
-    for function in functions:
-        function()
-    times = [[seconds(function) for function in functions] for _ in range(rounds)]
-    return [statistics.median(column) for column in zip(*times)]
-
-
-def repeated(model, batch):
-    """A function that does one update on the same batch, through Keras' compiled step."""
-    steps = iter(tf.data.Dataset.from_tensors((batch, batch)).repeat())
-    model.optimizer.build(model.trainable_variables)
-    step = model.make_train_function() or model.train_function
-    return lambda: float(step(steps)["loss"])
 
 
 def measure(model, batch_size):
@@ -110,14 +81,6 @@ def adam():
     print(f"its data alone                            {1e3 * seconds(lambda: [next(iterator) for _ in range(ADAM_UPDATES)]) / ADAM_UPDATES:6.2f} ms")
 
 
-def peak_memory():
-    """Peak memory in GB of a HIG run of two updates with the published settings."""
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, ROOT / "Poisson" / "submit_HIG.py", "--steps", "2", "--quiet", "--output", folder],
-                       check=True)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
-
-
 def main():
     """Measures and prints the tables."""
     tf.get_logger().setLevel("ERROR")                                     # many models in one process: traced again
@@ -134,7 +97,7 @@ def main():
         return network.count_params(), compile_model(network, 8, HIG(0.01, TRUNCATION))
     table("p, n = 1024", ((p, measure(model, 16)) for p, model in map(wider, WIDER.values())))
     if large:
-        print(f"peak memory of a HIG run, n = 4096: {peak_memory():.2f} GB")
+        print(f"peak memory of a HIG run, n = 4096: {peak_memory('Poisson/submit_HIG.py', '--steps', '2'):.2f} GB")
 
 
 if __name__ == "__main__":

@@ -10,17 +10,14 @@ known by construction. A star marks the method and thread count that "auto" uses
 interleaved, so that a busy moment of the machine hits all methods.
 """
 import argparse
-import sys
 import time
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import scipy.linalg
 import threadpoolctl
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from hig import powers  # noqa: E402
+from hig import powers
 
 KAPPA = -0.5
 

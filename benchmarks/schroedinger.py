@@ -10,31 +10,17 @@ epoch within half an hour, in 14 GB: its algorithm, written again in benchmarks/
 
 import argparse
 import resource
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
 from hig.cli import silent_start
-from oscillators import in_turn, seconds
+from timing import in_turn, peak_memory, repeated, seconds, start_up
 
-ROOT = Path(__file__).resolve().parents[1]
+FIRST_UPDATE = ("from Schroedinger.experiment import *; import hig; m = build_model(1); "
+                "m.compile(optimizer=hig.HIG(0.5, truncation=1e-5), loss=loss); x = draw_data(1)[0][:16]; "
+                "m.fit(x, x, batch_size=16, verbose=0)")
 ROUNDS = 15
 ADAM_UPDATES = 4                       # of an epoch: 1024 samples in batches of 256
 STEPS = (96, 384, 1536)
 PUBLISHED_STEPS = (24, 96, 384)
-
-
-def start_up():
-    """Seconds from the start of a process to its first HIG update done, and peak memory in GB of a 2-epoch run."""
-    first_update = ("from Schroedinger.experiment import *; import hig; m = build_model(1); "
-                    "m.compile(optimizer=hig.HIG(0.5, truncation=1e-5), loss=loss); x = draw_data(1)[0][:16]; "
-                    "m.fit(x, x, batch_size=16, verbose=0)")
-    start = seconds(lambda: subprocess.run([sys.executable, "-c", first_update], check=True, stderr=subprocess.DEVNULL))
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, ROOT / "Schroedinger" / "submit_HIG.py", "--epochs", "2", "--quiet",
-                        "--output", folder], check=True)
-    return start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
 
 
 def main():
@@ -43,8 +29,8 @@ def main():
     parser.add_argument("--ours", action="store_true", help="leave the baseline out")
     baseline = not parser.parse_args().ours
 
-    start, memory = start_up()
-    print(f"HIG, process start to first update     {start:8.1f} s")
+    print(f"HIG, process start to first update     {start_up(FIRST_UPDATE):8.1f} s")
+    memory = peak_memory("Schroedinger/submit_HIG.py", "--epochs", "2")
     print(f"HIG, peak memory of a run              {memory:8.2f} GB", flush=True)
 
     import scipy.linalg
@@ -65,16 +51,7 @@ def main():
         """The model, and a function that takes some updates of it."""
         model = experiment.build_model(1, Dipole(n_steps=n_steps))
         model.compile(optimizer=optimizer, loss=experiment.loss)
-        batch = tf.constant(targets[:batch_size])
-        steps = iter(tf.data.Dataset.from_tensors((batch, batch)).repeat())
-        model.optimizer.build(model.trainable_variables)
-        step = model.make_train_function() or model.train_function
-
-        def train(updates=1):
-            for _ in range(updates):
-                logs = step(steps)
-            return float(logs["loss"])
-        return model, train
+        return model, repeated(model, tf.constant(targets[:batch_size]))
 
     def gram(model):
         batch = tf.constant(targets[:16])
@@ -88,13 +65,13 @@ def main():
     model, hig_step = ours(hig.HIG(0.5, truncation=1e-5), 16)
     hig_step()
     K = gram(model)
-    repeated, _ = ours(hig.HIG(0.5, truncation=1e-5), 16)
-    repeated.simulator = lambda x, controls, own=repeated.simulator: own(x, controls)       # hides its Jacobian
+    without, _ = ours(hig.HIG(0.5, truncation=1e-5), 16)
+    without.simulator = lambda x, controls, own=without.simulator: own(x, controls)         # hides its Jacobian
     _, adam = ours("adam", 256)
     names = ["HIG update, batch 16", "its derivatives", "derivatives by the 28-fold repeated batch",
              "LAPACK eigh (syevd) of its K, all threads", "LAPACK eigh (syevd) of its K, 1 thread",
              "Adam epoch, 4 updates of batch 256"]
-    medians = in_turn([hig_step, derivatives(model), derivatives(repeated), lambda: scipy.linalg.eigh(K, driver="evd"),
+    medians = in_turn([hig_step, derivatives(model), derivatives(without), lambda: scipy.linalg.eigh(K, driver="evd"),
                        one_thread(lambda: scipy.linalg.eigh(K, driver="evd")), lambda: adam(ADAM_UPDATES)], ROUNDS)
     for name, median in zip(names, medians):
         print(f"{name:44} {1e3 * median:8.1f} ms")

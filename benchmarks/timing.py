@@ -1,0 +1,57 @@
+"""What the benchmarks share: medians of calls taken in turn, so that a busy machine slows all of them, and whole processes."""
+
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def seconds(function, *arguments):
+    """Wall-clock seconds of one call."""
+    began = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - began
+
+
+def in_turn(functions, rounds):
+    """Median seconds of each function, called in turn after one round of warming up."""
+    for function in functions:
+        function()
+    times = [[seconds(function) for function in functions] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*times)]
+
+
+def repeated(model, batch):
+    """A function of the number of updates that takes so many on the same batch, through Keras' compiled step.
+
+    Args:
+        model: compiled PhysicsModel.
+        batch: tensor (B, …), both what the model sees and its target.
+    """
+    import tensorflow as tf
+    steps = iter(tf.data.Dataset.from_tensors((batch, batch)).repeat())
+    model.optimizer.build(model.trainable_variables)
+    step = model.make_train_function() or model.train_function
+
+    def train(updates=1):
+        for _ in range(updates):
+            logs = step(steps)
+        return float(logs["loss"])
+    return train
+
+
+def start_up(code):
+    """Seconds from the start of a Python process to its end, which runs `code`."""
+    return seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL))
+
+
+def peak_memory(script, *flags):
+    """Peak memory in GB of a submit script, or of a larger process that was run before it."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, ROOT / script, *flags, "--quiet", "--output", folder], check=True)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
