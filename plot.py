@@ -101,7 +101,8 @@ def draw_losses(ax, groups, colors, options):
         else:
             x, y = curves[0][:2] if curves else (np.zeros(0), np.zeros(0))
             index = thin(x, y, logarithmic)
-            ax.plot(x[index], y[index], color=colors[label], label=text)
+            ax.plot(x[index], y[index], color=colors[label], label=text,
+                    marker="o" if len(index) == 1 else None)                      # a line of one point is not seen
         crosses += [(x[-1], y[-1], colors[label]) for x, y, dead in curves if dead]
         starts += [y[0] for _, y, _ in curves]
         lowest += [y.min() for _, y, _ in curves]
@@ -319,6 +320,7 @@ def table(runs):
                 state = run.results.get("provenance", {}).get("state", "finished")
                 epochs, train, test, time = (run.results[key][-1] for key in
                                              ("epochs", "train_loss", "test_loss", "simulation_time"))
+                test = test if find_death(run) else final_loss(run, "test")     # not every epoch is evaluated
                 reached = [time_to_reach(run, threshold) for threshold in THRESHOLDS]
                 remarks = [str(find_death(run) or ("" if state == "finished" else state)),
                            str(run.path) if len(members) > 1 else ""]

@@ -130,6 +130,19 @@ def test_test_losses_measured_now_and_then(tmp_path):
     assert not crosses(ax)
 
 
+def test_one_measured_point_is_seen_and_the_table_has_the_last_one(tmp_path):
+    """A short Poisson run: evaluated at updates 0, which a log axis has no place for, and 10 of 15."""
+    losses = falling(15)
+    test = np.where(np.arange(15) % 10 == 0, losses, np.nan)
+    path = save(tmp_path / "POISSON_HIG_RESULTS.pickle", losses, test=test)
+    (ax,) = draw([path])
+    line = lines(ax)["HIG"]
+    assert_array_equal(line.get_xdata(), [20.0])
+    assert line.get_marker() == "o"
+    row = plot.table(plot.collect([path], "time")).splitlines()[1]
+    assert f"{losses[10]:.3e}" in row and "nan" not in row
+
+
 def test_smoothing_is_a_geometric_mean():
     y = np.random.default_rng(0).lognormal(size=50)
     for count in (1, 2, 5, 8):
