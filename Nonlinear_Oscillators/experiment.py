@@ -45,7 +45,7 @@ def run(settings):
     train_states, test_states = draw_data(settings.seed)
     batches, updates_per_epoch = fixed_batches((train_states, train_states), settings.batch_size)
     model = build_model(settings.seed)
-    model.compile(optimizer=make_optimizer(settings), loss=loss)
+    model.compile(optimizer=make_optimizer(settings), loss=loss, steps_per_execution=updates_per_epoch)
     evaluate = mean_losses(model, (train_states, train_states), (test_states, test_states))
     sim_par = {"optimizer": settings.optimizer, "seed": settings.seed, "batch_size": settings.batch_size,
                "learning_rate": settings.learning_rate, "truncation": settings.truncation,

@@ -55,9 +55,9 @@ class FromGroundState:
         """The final wave functions (B, 2m) under controls (B, Nt)."""
         return self.dipole(self._ground_state(controls), controls)
 
-    def jacobian(self, target, controls):
-        """Their derivatives with respect to the controls, (B, 2m, Nt): see `Dipole.jacobian`."""
-        return self.dipole.jacobian(self._ground_state(controls), controls)
+    def linearize(self, target, controls):
+        """These and their derivatives with respect to the controls, (B, 2m, Nt): see `Dipole.linearize`."""
+        return self.dipole.linearize(self._ground_state(controls), controls)
 
 
 def loss(target, outcome):
@@ -103,7 +103,7 @@ def run(settings):
     train_targets, test_targets = draw_data(settings.seed)
     batches, updates_per_epoch = fixed_batches((train_targets, train_targets), settings.batch_size)
     model = build_model(settings.seed)
-    model.compile(optimizer=make_optimizer(settings), loss=loss)
+    model.compile(optimizer=make_optimizer(settings), loss=loss, steps_per_execution=updates_per_epoch)
     evaluate = evaluation(model, train_targets, test_targets)
     sim_par = {"optimizer": settings.optimizer, "seed": settings.seed, "batch_size": settings.batch_size,
                "learning_rate": settings.learning_rate, "truncation": settings.truncation,

@@ -12,22 +12,25 @@ interior points. One time step with the control held constant is Cayley's form o
     A = L D Lᵀ      factored without pivoting (the Hermitian part of A is I), for all steps and samples at once,
                     before the loop over time: `factorize`
     φ = A⁻¹ψ        for one vector per sample: forward and backward substitution (Thomas algorithm), `solve`
-    G = A⁻¹         for m vectors per sample, as Jacobians need them: its entries by a recursion, `inverse`
+    G = A⁻¹         for m vectors per sample, as Jacobians need them: its entries in closed form, `inverse`
 
 Derivatives. Differentiating A ψ' = A* ψ gives ∂ψ'/∂u = −i dt A⁻¹ x φ. With a cotangent λ of ψ' (of a real function,
 so that its change is Re λ†dψ') and μ = λ*, A = Aᵀ turns the adjoint of a step into that step itself, run backwards:
 
     χ = A⁻¹μ' ,     μ = 2χ − μ' ,     ∂/∂u = dt Im Σ_j χ_j x_j φ_j
 
-In the same way Λ = ∂ψ_Nt/∂ψ_t, one m × m matrix per sample, runs back from Λ = I by Λ_t = 2Λ_{t+1}G_t − Λ_{t+1}, and
-∂ψ_Nt/∂u_t = −i dt Λ_{t+1} G_t x φ_t is the whole Jacobian.
+The whole Jacobian comes out of one pass forwards. Let Φ_t be the m × m unitary matrix of the first t steps, U = Φ_Nt
+that of all, and M_t = G_tΦ_t, the mean of Φ_t and Φ_{t+1} = 2M_t − Φ_t. The steps after t are U Φ_{t+1}†, and because
+a step S_t = 2G_t − I is unitary, Φ_{t+1}†G_t = ½Φ_{t+1}†(S_t + I) = ½(Φ_t + Φ_{t+1})† = M_t†. Therefore
+
+    ∂ψ_Nt/∂u_t = −i dt U Φ_{t+1}† G_t x G_tψ_t = −i dt U M_t† x M_t ψ_0 .
 
 Outside, everything is real, float32 or float64: a wave function is a row of m pairs (real, imaginary), interleaved:
 2m numbers. Inside, everything is complex128: with a slowly changing control the rounding of a step repeats itself
 from step to step, and complex64 would lose more than 1e-5 of the norm in 384 of them. It costs a third more time.
 
 Source: Goldberg, Schey, Schwartz, American Journal of Physics 35 (1967) 177, for Cayley's form on a grid; the
-recursion of `inverse` follows from Lᵀ G = D⁻¹ L⁻¹, the rest as derived here.
+entries of `inverse` follow from Lᵀ G = D⁻¹ L⁻¹, the rest as derived here.
 """
 
 import numpy as np
@@ -106,7 +109,7 @@ class Dipole:
         for entry in diagonal[1:]:
             subdiagonal.append(coupling * inverse_diagonal[-1])
             inverse_diagonal.append(1 / (entry - coupling * subdiagonal[-1]))
-        subdiagonal = tf.stack(subdiagonal, axis=1) if subdiagonal else tf.zeros_like(inverse_diagonal[0])[:, :0]
+        subdiagonal = tf.stack(subdiagonal, axis=1) if subdiagonal else inverse_diagonal[0][:, None][:, :0]
         return tf.stack(inverse_diagonal, axis=1), subdiagonal
 
     @staticmethod
@@ -125,16 +128,24 @@ class Dipole:
     def inverse(inverse_diagonal, subdiagonal):
         """G = A⁻¹ as matrices (Nt, B, m, m), which are symmetric, from the factors of all steps.
 
-        Upwards from the last row: G_jk = −L_{j+1,j} G_{j+1,k} for k > j, and G_jj = 1/D_j − L_{j+1,j} G_{j+1,j}.
+        By Lᵀ G = D⁻¹ L⁻¹, upwards from the last row: G_jj = 1/D_j + L²_{j+1,j} G_{j+1,j+1}, and for k > j
+        G_jk = −L_{j+1,j} G_{j+1,k}, hence G_jk = c_k/c_j G_kk with c_j = Π_{i<j} −L_{i+1,i}. In polar form, so that
+        the quotient is of a harmless size where c itself leaves the range of floating point numbers.
         """
-        m = inverse_diagonal.shape[1]
-        rows = [inverse_diagonal[:, -1:]]                                                   # G_jk for k ≥ j
-        for j in range(m - 2, -1, -1):
-            right = -subdiagonal[:, j:j + 1] * rows[0]                                      # (Nt, m − 1 − j, B)
-            rows.insert(0, tf.concat([inverse_diagonal[:, j:j + 1] - subdiagonal[:, j:j + 1] * right[:, :1], right], 1))
-        upper = tf.stack([tf.pad(row, [[0, 0], [j, 0], [0, 0]]) for j, row in enumerate(rows)], axis=1)
-        upper = tf.transpose(upper, (0, 3, 1, 2))                                           # (Nt, B, m, m)
-        return upper + tf.linalg.matrix_transpose(upper) - tf.linalg.diag(tf.linalg.diag_part(upper))
+        pivots, below = tf.unstack(inverse_diagonal, axis=1), tf.unstack(subdiagonal, axis=1)           # (Nt, B) each
+        diagonal, phase = [pivots[-1]], [tf.ones_like(pivots[0])]
+        for pivot, entry in zip(pivots[-2::-1], below[::-1]):
+            diagonal.insert(0, pivot + entry**2 * diagonal[0])
+        for entry in below:
+            phase.append(-phase[-1] * entry / tf.cast(tf.abs(entry), entry.dtype))
+        diagonal, phase = tf.stack(diagonal, axis=-1), tf.stack(phase, axis=-1)                         # (Nt, B, m)
+        modulus = tf.cumsum(tf.math.log(tf.abs(tf.transpose(subdiagonal, (0, 2, 1)))), axis=-1)
+        modulus = tf.pad(modulus, [[0, 0], [0, 0], [1, 0]])                                             # ln |c_j|
+
+        growth = tf.exp(modulus[..., None, :] - modulus[..., :, None])
+        upper = diagonal[..., None, :] * phase[..., None, :] * tf.math.conj(phase[..., :, None]) * tf.cast(growth, phase.dtype)
+        rows = np.arange(diagonal.shape[-1])
+        return tf.where(rows[:, None] <= rows, upper, tf.linalg.matrix_transpose(upper))
 
     # ----------------------------------------------------------------------------------------------- time stepping
 
@@ -149,7 +160,8 @@ class Dipole:
             final, states = self._sweep(psi, factors)
 
             def adjoint(cotangent):
-                driven = _driven(self.x, self.dt, psi, states)
+                means = (tf.concat([psi[None], states[:-1]], axis=0) + states) / 2          # φ_t, (Nt, m, B)
+                driven = tf.constant(self.dt * self.x[:, None], states.dtype) * means
 
                 def body(t, mu, gradient):
                     chi = self.solve(factors[0][t], factors[1][t], mu)
@@ -166,27 +178,28 @@ class Dipole:
         final = propagate(tf.transpose(to_complex(state)), tf.cast(controls, tf.float64))
         return to_pairs(tf.transpose(final), controls.dtype)
 
-    def jacobian(self, state, controls):
-        """∂y/∂u of `__call__`, (B, 2m, Nt), in the dtype of the controls; arguments as there.
+    def linearize(self, state, controls):
+        """The outcome y of `__call__` and ∂y/∂u, (B, 2m) and (B, 2m, Nt), in the dtype of the controls; arguments as there.
 
-        One pass for the m complex rows of all samples: the d-fold repeated batch of `hig.jacobian` would take
-        2m real ones per sample through `__call__`, and factorize every step d times.
+        One pass for all columns of a sample: the d-fold repeated batch of `hig.jacobian` would take 2m cotangents per
+        sample through `__call__`, and factorize every step 2m times.
         """
-        psi, factors = tf.transpose(to_complex(state)), self.factorize(tf.cast(controls, tf.float64))
-        driven = tf.transpose(_driven(self.x, self.dt, psi, self._sweep(psi, factors)[1]), (0, 2, 1))   # (Nt, B, m)
-        inverses = self.inverse(*factors)
-        samples, m = tf.shape(psi)[1], len(self.x)
+        psi = to_complex(state)                                                             # (B, m)
+        inverses = self.inverse(*self.factorize(tf.cast(controls, tf.float64)))
+        x = tf.constant(self.x, psi.dtype)
 
-        def body(t, rest, columns):                                                         # rest: Λ_{t+1}
-            product = rest @ inverses[t]                                                    # (B, m, m)
-            column = -1j * tf.linalg.matvec(product, driven[t])                             # (B, m)
-            return t - 1, 2 * product - rest, tf.tensor_scatter_nd_update(columns, [[t]], column[None])
+        def body(t, unitary, columns):                                                      # Φ_t, (B, m, m)
+            mean = inverses[t] @ unitary                                                    # M_t
+            driven = x * tf.linalg.matvec(mean, psi)
+            return t + 1, 2 * mean - unitary, columns.write(t, tf.linalg.matvec(mean, driven, adjoint_a=True))
 
-        columns = tf.while_loop(
-            lambda t, *_: t >= 0, body,
-            (self.n_steps - 1, tf.eye(m, batch_shape=[samples], dtype=psi.dtype),
-             tf.zeros((self.n_steps, samples, m), psi.dtype)), maximum_iterations=self.n_steps)[2]
-        return tf.transpose(to_pairs(columns, controls.dtype), (1, 2, 0))
+        _, unitary, columns = tf.while_loop(
+            lambda t, *_: t < self.n_steps, body,
+            (0, tf.eye(len(self.x), batch_shape=[tf.shape(psi)[0]], dtype=psi.dtype),
+             tf.TensorArray(psi.dtype, self.n_steps, element_shape=psi.shape)), maximum_iterations=self.n_steps)
+        columns = -1j * self.dt * tf.linalg.matvec(unitary, columns.stack())                # (Nt, B, m)
+        return (to_pairs(tf.linalg.matvec(unitary, psi), controls.dtype),
+                tf.transpose(to_pairs(columns, controls.dtype), (1, 2, 0)))
 
     def trajectory(self, state, controls):
         """All wave functions from the initial one on, (Nt + 1, B, 2m); arguments as in `__call__`."""
@@ -202,9 +215,3 @@ class Dipole:
 
         return tf.while_loop(lambda t, *_: t < self.n_steps, body, (0, psi, tf.zeros_like(factors[0])),
                              maximum_iterations=self.n_steps)[1:]
-
-
-def _driven(x, dt, psi, states):
-    """dt x φ for every step, (Nt, m, B), from ψ_0 and what `_sweep` returns: φ is the mean of ψ before and after."""
-    before = tf.concat([psi[None], states[:-1]], axis=0)
-    return tf.constant(dt * x[:, None], states.dtype) * (before + states) / 2

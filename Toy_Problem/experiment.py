@@ -98,7 +98,7 @@ def run_one(settings, factor):
     train_data, test_data = draw_data(settings.seed)
     batches, updates_per_epoch = fixed_batches(train_data, settings.batch_size)
     model = build_model(settings.seed, factor)
-    model.compile(optimizer=make_optimizer(settings), loss=loss)
+    model.compile(optimizer=make_optimizer(settings), loss=loss, steps_per_execution=updates_per_epoch)
     evaluate = evaluation(model, train_data, test_data)
     (sin, cos), = truth(np.array([[PATH_X]]))
     sim_par = {"optimizer": settings.optimizer, "seed": settings.seed, "batch_size": settings.batch_size,

@@ -27,7 +27,7 @@ def in_turn(functions, rounds):
 
 
 def repeated(model, batch):
-    """A function of the number of updates that takes so many on the same batch, through Keras' compiled step.
+    """A function that takes `steps_per_execution` updates on the same batch, through Keras' compiled step.
 
     Args:
         model: compiled PhysicsModel.
@@ -37,12 +37,7 @@ def repeated(model, batch):
     steps = iter(tf.data.Dataset.from_tensors((batch, batch)).repeat())
     model.optimizer.build(model.trainable_variables)
     step = model.make_train_function() or model.train_function
-
-    def train(updates=1):
-        for _ in range(updates):
-            logs = step(steps)
-        return float(logs["loss"])
-    return train
+    return lambda: float(step(steps)["loss"])
 
 
 def start_up(code):

@@ -141,7 +141,7 @@ def trace_jacobian(network, simulator, x, network_input):
         network: built keras.Model or Layer that treats its samples independently; it runs in inference mode
             (a row of J belongs to one sample: dropout and batch statistics have no Jacobian of that kind).
         simulator: function (x, u) → y of real float tensors with B rows, differentiable in u. One that has a method
-            jacobian(x, u) → ∂y/∂u of shape (B, d, *shape of a sample's u) is asked for that instead.
+            linearize(x, u) → (y, ∂y/∂u), the latter (B, d, *shape of a sample's u), is asked for both instead.
         x: nested structure of tensors with B rows each.
         network_input: function of x, what the network sees.
 
@@ -174,8 +174,9 @@ def trace_jacobian(network, simulator, x, network_input):
         with _recording(dense_layers, tape) as calls:
             controls = network(network_input(repeated), training=False)
         tape.watch(controls)
-        if hasattr(simulator, "jacobian"):                                                  # row (b, k): ∂y_bk/∂u_b
-            rows, seeds = controls, tf.reshape(simulator.jacobian(x, controls[::d]), tf.shape(controls))
+        if hasattr(simulator, "linearize"):                                                 # row (b, k): ∂y_bk/∂u_b
+            outcome, jacobian = simulator.linearize(x, controls[::d])
+            rows, seeds = controls, tf.reshape(jacobian, tf.shape(controls))
         else:
             rows, seeds = simulator(repeated, controls), unit_cotangents                    # (n, …)
             outcome = rows[::d]

@@ -20,7 +20,7 @@ class PhysicsModel(keras.Model):
         simulator: function (x, u) → y, differentiable TensorFlow code; x is what `fit` was given, with B rows (an
             array or a structure of arrays), u the controls, y real with B rows. If it steps in time, loop with
             `tf.while_loop(..., maximum_iterations=...)`: that is what the XLA compiler can differentiate. One that knows
-            its own derivatives may have a method jacobian(x, u) → ∂y/∂u, (B, d, *shape of a sample's u).
+            its own derivatives may have a method linearize(x, u) → (y, ∂y/∂u), the latter (B, d, *shape of a sample's u).
         network_input: function of x, what the network sees; x itself by default. A task whose simulator starts from
             one thing and whose network sees another passes both, for instance as x = (state, target) with
             `network_input=lambda x: x[1]`.

@@ -21,8 +21,8 @@ One vector f(K) g is much less than an eigendecomposition, and costs less (n fro
 
 1. Householder reduction K = Q T Qᵀ to a tridiagonal T: f(K) g = Q f(T) Qᵀ g. This is nearly all of the work.
 2. Bisection on T gives λ_max, the number of truncated eigenvalues and the smallest kept one in O(n) each.
-3. The truncated eigenvectors of T (few, as a rule) are projected out; where fewer are kept than truncated,
-   the kept ones give f(T) directly.
+3. The truncated eigenvectors of T (few, as a rule) are projected out; where only few are kept, or neither are
+   few, the kept ones give f(T) directly.
 4. On the rest, f(T) z = Σ_j w_j (T + s_j)⁻¹ z with positive shifts and weights (`_partial_fractions`):
    some tens of tridiagonal solves of O(n) each.
 
@@ -43,7 +43,7 @@ from scipy.linalg import lapack
 METHODS = ("auto", "eigh", "tridiagonal")
 SMALLEST_TRIDIAGONAL = 120      # n from which this is faster than `eigh` (benchmarks/powers.py)
 SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (likewise)
-MOST_INVERSE_ITERATIONS = 400   # eigenvectors of T: more than these are cheaper by `stemr` than by `stein`
+INVERSE_ITERATIONS = 1 / 8      # share of T's eigenvectors up to which `stein` is cheaper than all of them by `stemr`
 QUADRATURE_ERROR = 1e-10        # aimed at for the partial fractions, relative, at every kept eigenvalue
 
 
@@ -194,14 +194,17 @@ def _power_by_tridiagonal(K, g, exponent, cut):
     truncated = _count_eigenvalues(d, e, cut * lam_max)
     if truncated == n:
         return np.zeros(n), _spectrum_of_gram(0, n, scale * lam_max, 0.0)
-    few_kept = truncated > n / 2
-    # the cheaper side; with the truncated ones comes the smallest kept one, for its eigenvalue
-    lam, W = _eigenvectors(d, e, truncated, n - 1) if few_kept else _eigenvectors(d, e, 0, truncated)
-    lam_min = lam[0] if few_kept else lam[-1]
+    few = max(INVERSE_ITERATIONS * n, 1)
+    direct = truncated > few                                  # f(T) by the kept eigenvectors
+    if direct and n - truncated > few:
+        lam, W = (part[..., truncated:] for part in _all_eigenvectors(d, e))
+    else:   # with the truncated ones comes the smallest kept one, for its eigenvalue
+        lam, W = _eigenvectors(d, e, truncated, n - 1) if direct else _eigenvectors(d, e, 0, truncated)
+    lam_min = lam[0] if direct else lam[-1]
     if lam_min <= 0:   # counted as positive, found at zero: only without truncation
         raise np.linalg.LinAlgError("the smallest kept eigenvalue is lost in rounding")
     z = rotate(g, "T")
-    if few_kept:
+    if direct:
         v = W @ (lam**-exponent * (W.T @ z))
     else:
         W = W[:, :-1]
@@ -304,17 +307,22 @@ def _largest_eigenvalue(d, e):
 
 def _eigenvectors(d, e, first, last):
     """Ascending eigenvalues (m,) of T with 0-based indices first..last and orthonormal eigenvectors (n, m)."""
-    if last - first < MOST_INVERSE_ITERATIONS:
-        count, lam, block, split, info = lapack.dstebz(d, e, 2, 0.0, 0.0, first + 1, last + 1, 0.0, "B")
-        _check_info("dstebz", info)
-        W, info = lapack.dstein(d, e, lam[:count], block, split)
-        _check_info("dstein", info)
-    else:
-        # stemr wants e with one more entry, and overwrites it
-        count, lam, W, info = lapack.dstemr(d, np.append(e, 0.0), 2, 0.0, 0.0, first + 1, last + 1)
-        _check_info("dstemr", info)
+    count, lam, block, split, info = lapack.dstebz(d, e, 2, 0.0, 0.0, first + 1, last + 1, 0.0, "B")
+    _check_info("dstebz", info)
+    W, info = lapack.dstein(d, e, lam[:count], block, split)
+    _check_info("dstein", info)
     order = np.argsort(lam[:count])   # stein wants them block by block where T falls apart
     return lam[order], W[:, order]
+
+
+def _all_eigenvectors(d, e):
+    """All eigenvalues of T, ascending, (n,), and orthonormal eigenvectors (n, n).
+
+    `stemr` takes two to four times as long for a part of them, which it finds by bisection.
+    """
+    _, lam, W, info = lapack.dstemr(d, np.append(e, 0.0), 0, 0.0, 0.0, 0, 0)   # it wants e with one more entry
+    _check_info("dstemr", info)
+    return lam, W
 
 
 @cache
