@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hig.curves import (SYSTEMS, final_loss, find_death, find_files, group_runs, loss_kind, median_band, read_runs, short,
-                        smooth, split_cases, thin, time_to_reach, x_values)
+from hig.curves import (SYSTEMS, final_loss, find_death, find_files, find_switch, group_runs, loss_kind, median_band,
+                        read_runs, short, smooth, split_cases, thin, time_to_reach, x_values)
 from hig.results import write_atomically
 
 ROOT = Path(__file__).resolve().parent
@@ -104,6 +104,10 @@ def draw_losses(ax, groups, colors, options):
             ax.plot(x[index], y[index], color=colors[label], label=text,
                     marker="o" if len(index) == 1 else None)                      # a line of one point is not seen
         crosses += [(x[-1], y[-1], colors[label]) for x, y, dead in curves if dead]
+        for moment in {find_switch(run, options.x) for run in members} - {None}:
+            ax.axvline(moment, color=colors[label], linestyle=":", linewidth=1.2)
+            ax.annotate("switch", (moment, 1), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top",
+                        color=colors[label], fontsize=8)
         starts += [y[0] for _, y, _ in curves]
         lowest += [y.min() for _, y, _ in curves]
     top = 1e3 * max(starts, default=np.inf)
@@ -135,6 +139,28 @@ def draw_populations(ax, groups, colors, options):
             index = thin(x, y, logarithmic)
             text = legible(f"{label}, state {state}") if run is members[0] else None
             ax.plot(x[index], y[index], dashes, color=colors[label], label=text)
+
+
+def draw_example(ax, groups, colors, options):
+    """Panel of the Poisson problem: one held-out field under the network of the best run, fields of x and of y = Δx."""
+    runs = [(label, run) for label, members in groups.items() for run in members if not find_death(run)]
+    ax.axis("off")
+    if not runs:
+        return
+    label, best = min(runs, key=lambda named: final_loss(named[1], loss_kind(named[1], options.y)))
+    ax.set_title(legible(f"one held-out field, {label}"), fontsize=10)
+    rows = ((("predicted x", "example_x"), ("ground truth x", "example_x_ground_truth")),
+            (("target y*", "example_target"), ("residual y − y*", "example_residual")))
+    for i, row in enumerate(rows):
+        limit = max(np.abs(best.results[key]).max() for _, key in row) or 1.0             # one scale for each row
+        for j, (title, key) in enumerate(row):
+            image = ax.inset_axes((0.06 + 0.38 * j, 0.53 - 0.54 * i, 0.36, 0.38))
+            drawn = image.imshow(best.results[key], cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower")
+            image.set_title(title, fontsize=8, pad=2)
+            image.set(xticks=[], yticks=[])
+            image.grid(False)
+        bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((0.82, 0.53 - 0.54 * i, 0.03, 0.38)))
+        bar.ax.tick_params(labelsize=8)
 
 
 def draw_activations(ax, groups, colors, options):
@@ -191,8 +217,10 @@ def draw_finals(ax, groups, colors, options):
                         va="bottom", color=colors[label], fontsize=9)
 
 
-# Further panels of a system, below its losses: arrays the pickles must hold, as long as the curve, and what draws them.
+# Further panels of a system, below its losses: arrays the pickles must hold, one value for each entry of the curve or
+# images, and what draws them.
 PANELS = {"QMC": [(("population_error_2", "population_error_3"), draw_populations)],
+          "POISSON": [(("example_x", "example_x_ground_truth", "example_target", "example_residual"), draw_example)],
           "TOY": [(("activation_mean", "activation_std"), draw_activations), (("path_y1", "path_y2"), draw_paths),
                   (("train_loss",), draw_finals)]}
 
@@ -285,8 +313,9 @@ def add_legend(ax, title, width):
 
 
 def has_entries(run, keys):
-    """Whether a run's file has these arrays, with one value for each entry of the curve."""
-    return all(np.shape(run.results.get(key)) == run.results["epochs"].shape for key in keys)
+    """Whether a run's file has these arrays: one value for each entry of the curve, or an image where it is an example."""
+    return all(np.ndim(run.results.get(key)) == 2 if key.startswith("example_")
+               else np.shape(run.results.get(key)) == run.results["epochs"].shape for key in keys)
 
 
 def write_figure(figure, output, options):

@@ -122,11 +122,15 @@ class SceneLogs(keras.callbacks.Callback):
 
     def __init__(self, folder, optimizer, batch_size, sim_par):
         super().__init__()
-        scene = Scene.create(str(folder), copy_calling_script=False)
-        scene.put_properties(sim_par)
-        self.batch_size = batch_size
-        self.times, self.losses = (open(scene.subpath(f"log_{name}.txt"), "w", buffering=1)         # line by line
-                                   for name in ("step_time", f"loss_{optimizer}_0"))
+        self.folder, self.optimizer, self.batch_size, self.sim_par = folder, optimizer, batch_size, sim_par
+        self.times = self.losses = None
+
+    def on_train_begin(self, logs=None):                                # not before: the run may be refused
+        if self.times is None:                                          # after pretraining it goes on
+            scene = Scene.create(str(self.folder), copy_calling_script=False)
+            scene.put_properties(self.sim_par)
+            self.times, self.losses = (open(scene.subpath(f"log_{name}.txt"), "w", buffering=1)     # line by line
+                                       for name in ("step_time", f"loss_{self.optimizer}_0"))
 
     def on_train_batch_begin(self, batch, logs=None):
         self.began = time.perf_counter()

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from hig.initialization import draw_published_weights
 from hig.model import PhysicsModel
-from hig.training import fixed_batches, make_optimizer, mean_losses, train
+from hig.training import fixed_batches, make_optimizer, train
 from Schroedinger.network import build_network
 from Schroedinger.simulator import Dipole, to_complex, to_pairs
 
@@ -84,17 +84,17 @@ def evaluation(model, train_targets, test_targets):
     "population_error_2" and "population_error_3" are the mean absolute errors of the populations of |2⟩ and |3⟩, of
     lower and higher energy, over the test samples.
     """
-    losses = mean_losses(model, (train_targets, train_targets), (test_targets, test_targets))
-
     @tf.function(jit_compile=True)
-    def population_errors(targets):
+    def measure(targets):
         outcome = model(targets, training=False)
-        return {f"population_error_{n}": tf.reduce_mean(tf.abs(population(n, outcome) - population(n, targets)))
-                for n in (2, 3)}
+        return model.compute_loss(targets, targets, outcome, training=False), {
+            f"population_error_{n}": tf.reduce_mean(tf.abs(population(n, outcome) - population(n, targets)))
+            for n in (2, 3)}
 
     def evaluate(epoch, logs):
-        errors = population_errors(test_targets)
-        return {**losses(epoch, logs), **{key: float(value) for key, value in errors.items()}}
+        (train_loss, _), (test_loss, errors) = measure(train_targets), measure(test_targets)
+        return {"train_loss": float(train_loss), "test_loss": float(test_loss),
+                **{key: float(value) for key, value in errors.items()}}
     return evaluate
 
 

@@ -28,9 +28,14 @@ RUNS = {                                                # script → flags of a 
     "Nonlinear_Oscillators/submit_GN.py": ["--epochs", "6"],
     "Nonlinear_Oscillators/submit_HIG.py": ["--epochs", "6"],
     "Schroedinger/submit_Adam.py": ["--epochs", "12"],
+    "Schroedinger/submit_GN.py": ["--epochs", "3"],
     "Schroedinger/submit_HIG.py": ["--epochs", "3"],
     "Poisson/submit_Adam.py": ["--epochs", "200"],
+    "Poisson/submit_GN.py": ["--epochs", "60", "--batch-size", "8"],
     "Poisson/submit_HIG.py": ["--epochs", "60", "--batch-size", "8"],
+    "Toy_Problem/submit_Adam.py": ["--epochs", "300", "--lambda", "0.01"],
+    "Toy_Problem/submit_GN.py": ["--epochs", "300", "--lambda", "0.01"],
+    "Toy_Problem/submit_HIG.py": ["--epochs", "300", "--lambda", "0.01"],
 }
 
 

@@ -152,6 +152,13 @@ def find_death(run):
     return None
 
 
+def find_switch(run, axis):
+    """Position on an axis (as in `x_values`) at which a pretrained run's second optimizer took over, or None."""
+    epoch = run.results.get("provenance", {}).get("switch_epoch")
+    index = [] if epoch is None else np.flatnonzero(run.results["epochs"] == epoch)
+    return float(x_values(run, axis)[index[0]]) if len(index) else None
+
+
 def final_loss(run, kind):
     """Last finite loss, or NaN if there is none."""
     losses = run.results[f"{kind}_loss"]
@@ -197,13 +204,14 @@ def thin(x, y, logarithmic, bins=BINS):
     return np.unique(np.concatenate([lowest, highest, [0, len(x) - 1]]))
 
 
-def median_band(curves):
+def median_band(curves, logarithmic=True):
     """Median, minimum and maximum of several curves, interpolated in the logarithm of the loss.
 
     A dead curve counts as infinite from its end on; the others set the end of the band by the shortest of them.
 
     Args:
         curves: list of (x, y, dead): x (N_i,) ascending, y (N_i,) positive.
+        logarithmic: False for quantities that may be zero or negative, interpolated as they are.
 
     Returns:
         x, median, minimum, maximum: (M,) each. The median is infinite where half of the curves have died; the
@@ -213,10 +221,11 @@ def median_band(curves):
     end = min(alive) if alive else max(x[-1] for x, _, _ in curves)
     grid = np.unique(np.concatenate([x for x, _, _ in curves]))
     grid = grid[(grid >= max(x[0] for x, _, _ in curves)) & (grid <= end)]
-    logs = np.array([np.interp(grid, x, np.log(y), right=np.inf if dead else None) for x, y, dead in curves])
-    high = np.where(np.isinf(logs), -np.inf, logs).max(axis=0)
+    forth, back = (np.log, np.exp) if logarithmic else (np.asarray, np.asarray)
+    values = np.array([np.interp(grid, x, forth(y), right=np.inf if dead else None) for x, y, dead in curves])
+    high = np.where(np.isinf(values), -np.inf, values).max(axis=0)
     high[np.isinf(high)] = np.inf
-    return grid, np.exp(np.median(logs, axis=0)), np.exp(logs.min(axis=0)), np.exp(high)
+    return grid, back(np.median(values, axis=0)), back(values.min(axis=0)), back(high)
 
 
 def rank(label):

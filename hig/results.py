@@ -29,6 +29,7 @@ import pickle
 import pickletools
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,12 @@ def write_atomically(path, data):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    with suppress(OSError):  # the new name, too, outlives a power cut; some file systems cannot promise it
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def save_results(path, results):

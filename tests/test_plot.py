@@ -130,6 +130,37 @@ def test_test_losses_measured_now_and_then(tmp_path):
     assert not crosses(ax)
 
 
+def test_an_example_of_the_best_run_has_a_panel_with_one_colour_scale_for_each_row(tmp_path):
+    rng = np.random.default_rng(0)
+    names = ("x", "x_ground_truth", "target", "residual")
+    better, worse = ({f"example_{name}": rng.normal(size=(8, 8)) for name in names} for _ in range(2))
+    save(tmp_path / "POISSON_HIG_RESULTS.pickle", falling(rate=0.5), **better)
+    save(tmp_path / "POISSON_Adam_RESULTS.pickle", falling(rate=0.1), **worse)
+    _, panel, *rest = draw([tmp_path])
+    assert "HIG" in panel.get_title() and not rest                       # colour bars and images are insets
+    images = {ax.get_title(): ax.images[0] for ax in panel.child_axes if ax.get_title()}
+    expected = dict(zip(("predicted x", "ground truth x", "target y*", "residual y − y*"), names))
+    assert set(images) == set(expected)
+    for title, name in expected.items():
+        assert_array_equal(images[title].get_array(), better[f"example_{name}"])
+    for row in (names[:2], names[2:]):
+        limit = max(np.abs(better[f"example_{name}"]).max() for name in row)
+        for title in (title for title, name in expected.items() if name in row):
+            assert images[title].get_clim() == (-limit, limit)
+
+
+@pytest.mark.parametrize("axis, position", [("time", 14.0), ("epochs", 7), ("updates", 7 * 32)])
+def test_the_switch_of_a_pretrained_run_is_marked(tmp_path, axis, position):
+    path = save(tmp_path / "POISSON_Adam_then_HIG_RESULTS.pickle", falling())
+    (ax,) = draw([path], "--x", axis)
+    assert not ax.texts
+    results = load_results(path)
+    save_results(path, {**results, "provenance": {**results["provenance"], "switch_epoch": 7}})
+    (ax,) = draw([path], "--x", axis)
+    assert [text.get_text() for text in ax.texts] == ["switch"] and ax.texts[0].xy[0] == position
+    assert any(list(line.get_xdata()) == [position] * 2 for line in ax.lines)
+
+
 def test_one_measured_point_is_seen_and_the_table_has_the_last_one(tmp_path):
     """A short Poisson run: evaluated at updates 0, which a log axis has no place for, and 10 of 15."""
     losses = falling(15)

@@ -16,6 +16,7 @@ from phi.tf.flow import CenteredGrid, Noise, batch, extrapolation, field
 import Poisson
 from hig.cli import parse
 from hig.jacobian import FactoredJacobian, assemble, trace_jacobian
+from hig.locking import locked
 from hig.memory import available_memory, require_memory, update_memory
 from hig.optimizers import HIG
 from hig.results import load_results
@@ -309,3 +310,9 @@ def test_scene(tmp_path):
     np.testing.assert_allclose(losses[:, 1], results["train_loss"][1:], rtol=1e-6)
     assert np.all((times[:, 1] > 0) & (times[:, 1] <= results["epoch_time"]))
     assert (scene / "description.json").exists()
+
+
+def test_a_refused_run_creates_no_scene(tmp_path):
+    with locked(tmp_path / "POISSON_Adam"), pytest.raises(BlockingIOError):
+        experiment.run(settings("Adam", tmp_path, "--steps", "3", "--scene", str(tmp_path / "scenes")))
+    assert not (tmp_path / "scenes").exists()

@@ -9,6 +9,7 @@ import os
 import pickle
 import pickletools
 import random
+import stat
 import struct
 import sys
 import tracemalloc
@@ -231,13 +232,18 @@ def test_a_failing_disk_leaves_the_earlier_file(file, monkeypatch, failing):
     assert file.read_bytes() == earlier
 
 
-def test_the_content_is_on_the_disk_before_it_gets_its_name(file, monkeypatch):
+def test_the_content_is_on_the_disk_before_it_gets_its_name_and_then_the_name(file, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: calls.append(os.fstat(handle).st_size) or fsync(handle))
+
+    def synchronise(handle):
+        status = os.fstat(handle)
+        calls.append("folder" if stat.S_ISDIR(status.st_mode) else status.st_size)
+        fsync(handle)
+    monkeypatch.setattr(os, "fsync", synchronise)
     monkeypatch.setattr(os, "replace", lambda *names: calls.append("replace") or replace(*names))
     write_atomically(file, b"12345")
-    assert calls == [5, "replace"]
+    assert calls == [5, "replace", "folder"]
 
 
 def test_a_missing_folder_is_an_os_error(tmp_path):
