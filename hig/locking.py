@@ -7,7 +7,9 @@ boot locks nothing, even when another process has got its number since.
 
 import os
 import platform
+import re
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 try:
     import fcntl
@@ -37,6 +39,33 @@ def locked(name):
         path.unlink(missing_ok=True)                                    # before the lock is given up
         with suppress(OSError):
             file.close()
+
+
+def held(name):
+    """Whether a living process holds the lock of the results called `name` (as in `locked`).
+
+    The lock is not tried: taking it for a moment could refuse a run that begins just then. It is looked up whether the
+    process named in the file still has it open; one on another host, of another user, or on a system without /proc is
+    taken at its word.
+    """
+    path = name.with_name(f".{name.name}.lock")
+    try:
+        lock, owner = path.stat(), re.fullmatch(r"process (\d+) on (.*)", path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not owner or owner[2] != platform.node() or not Path("/proc/self/fd").is_dir():
+        return bool(owner)
+    try:
+        descriptors = list(Path("/proc", owner[1], "fd").iterdir())
+    except PermissionError:
+        return True
+    except OSError:                                                     # that process has ended
+        return False
+    for descriptor in descriptors:
+        with suppress(OSError):                                         # closed meanwhile
+            if os.path.samestat(lock, descriptor.stat()):
+                return True
+    return False
 
 
 def _open(path):
