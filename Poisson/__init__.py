@@ -7,6 +7,7 @@ import argparse
 from hig.cli import positive, positive_integer
 
 RESOLUTION = 8              # cells along each axis
+METHODS = ("Adam", "GN", "HIG")     # of training by hand; their numbers in its pickle
 
 
 def flags(parser):

@@ -1,0 +1,290 @@
+"""The page for training the Poisson problem by hand, and the server's hold on the training process.
+
+TensorFlow is in that process alone (`Poisson.interactive`). The page asks for its state again and again. Weights are
+saved under a name that the process chooses and loaded from a list of those in the output folder: no path is typed.
+"""
+
+import multiprocessing
+import signal
+import threading
+import time
+
+import numpy as np
+from dash import Input, Output, Patch, State, ctx, dcc, html
+from dash.exceptions import PreventUpdate
+
+from hig.cli import silent_start
+from hig.watching import shown_path
+from hig.web import FONT, GRAPH, LEGEND, MARGIN, axis, make_app, packed, serve
+from plot import COLORS
+from Poisson import METHODS, RESOLUTION, submit_Adam, submit_HIG
+
+EVERY = 300                 # milliseconds between two looks of the page at the training
+LEFT_AFTER = 90.0           # seconds without a look after which the page counts as closed: hidden ones look once a minute
+LEAVING = 3.0               # seconds in which a page that said goodbye may come back: it was only loaded again
+SETTINGS = {"method": "HIG", "adam_rate": submit_Adam.LEARNING_RATE, "power_rate": submit_HIG.LEARNING_RATE,
+            "truncation": submit_HIG.TRUNCATION, "root_batch": int(submit_HIG.BATCH_SIZE**0.5),
+            "source": "held out", "entry": 0}
+PICTURES = {"x_gt": "x ground truth", "y_target": "y*", "x": "x predicted", "y": "y predicted",
+            "residual": "residual y − y*"}
+COMMANDS = {"play": "Play", "pause": "Pause", "step": "Single step", "reset": "Reset to initial weights",
+            "save_weights": "Save weights"}
+GOODBYE = '<script>addEventListener("pagehide", () => navigator.sendBeacon("closed"));</script>'
+
+
+def train(connection, output, settings):
+    """What the training process runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)                        # Ctrl-C is for the server, which ends this one
+    with silent_start():                                                # TensorFlow loads here
+        from Poisson import interactive
+    interactive.work(connection, output, settings)
+
+
+class Session:
+    """A training process that is about to follow commands.
+
+    Args:
+        output: folder (Path) of its pickle and weights.
+
+    Attributes: state, the dict that `Poisson.interactive.work` sent last, with "version", how many there were before.
+    """
+
+    def __init__(self, output):
+        context = multiprocessing.get_context("spawn")                  # TensorFlow does not survive a fork
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=train, args=(theirs, output, SETTINGS))
+        self.process.start()
+        theirs.close()                                                  # so that the end of the process is seen
+        self.state = {"busy": "TensorFlow is loading", "error": "", "version": 0}
+        self.sending, self.ending = threading.Lock(), threading.Event()
+        self.closed_at = np.inf                                         # when the page counts as closed
+        for loop in (self._listen, self._watch_page):
+            threading.Thread(target=loop, daemon=True).start()
+
+    def send(self, *command):
+        """Hands a command over, see `Poisson.interactive.work`; without effect if the process has ended."""
+        try:
+            with self.sending:
+                self.connection.send(command)
+        except OSError:
+            pass
+
+    def look(self):
+        """The state, for a page that is open."""
+        self.closed_at = time.monotonic() + LEFT_AFTER
+        return self.state
+
+    def leave(self):
+        """A page is being closed; others may be open, or it comes back at once."""
+        self.closed_at = min(self.closed_at, time.monotonic() + LEAVING)
+
+    def end(self):
+        """Ends the process, which leaves a finished pickle behind, after the update that is under way."""
+        self.ending.set()
+        self.send("end")
+        if "updates" not in self.state:                                 # it is still loading: nothing to be lost
+            self.process.terminate()
+        try:
+            self.process.join()
+        except KeyboardInterrupt:                                       # a second Ctrl-C; the pickle is a second old
+            self.process.terminate()
+            self.process.join()
+
+    def _listen(self):
+        try:
+            while True:
+                self.state = {**self.connection.recv(), "version": self.state["version"] + 1}
+        except (EOFError, OSError):
+            self.process.join()
+        if not self.ending.is_set():
+            reason = self.state["error"] or f"exit code {self.process.exitcode}"
+            self.state = {**self.state, "playing": False, "busy": "", "ended": True, "version": self.state["version"] + 1,
+                          "error": f"The training process has ended ({reason}). Start dashboard.py again."}
+
+    def _watch_page(self):
+        while not self.ending.wait(0.5):
+            if time.monotonic() > self.closed_at:
+                self.closed_at = np.inf
+                self.send("finish")
+
+
+# ------------------------------------------------------------------------------------------------------ the page
+
+def loss_figure():
+    """The empty figure of the losses, and of the rank below them: a trace for each method, the test loss, the rank."""
+    style = {"type": "scatter", "mode": "lines", "x": [], "y": []}
+    traces = [{**style, "name": f"training loss, {method}", "line": {"color": COLORS["paper"][method], "width": 1.8}}
+              for method in METHODS]
+    traces.append({**style, "mode": "lines+markers", "name": "test loss", "line": {"color": "#2b2f36", "width": 1.4},
+                   "marker": {"size": 5}})
+    traces.append({**style, "mode": "lines+markers", "name": "rank kept", "yaxis": "y2", "showlegend": False,
+                   "line": {"color": "#6a717b", "width": 1.4}, "marker": {"size": 3}})
+    return {"data": traces, "layout": {
+        "margin": MARGIN, "font": FONT, "uirevision": "losses", "hovermode": "closest",
+        "legend": LEGEND,
+        "xaxis": axis("updates", anchor="y2", rangemode="tozero"),
+        "yaxis": axis("loss per field", True, domain=[0.36, 1]),
+        "yaxis2": axis("rank kept", domain=[0, 0.27], rangemode="tozero", nticks=4)}}
+
+
+def picture_figure():
+    """The empty figure of a field."""
+    return {"data": [{"type": "heatmap", "z": np.zeros((RESOLUTION, RESOLUTION)), "zmin": -1, "zmax": 1,
+                      "colorscale": [[0, "#2166ac"], [0.5, "#f7f7f7"], [1, "#b2182b"]], "showscale": False,
+                      "hovertemplate": "%{z:.3g}<extra></extra>"}],
+            "layout": {"margin": {"l": 2, "r": 2, "t": 2, "b": 2}, "font": FONT,
+                       "xaxis": {"visible": False, "fixedrange": True},
+                       "yaxis": {"visible": False, "fixedrange": True, "scaleanchor": "x", "constrain": "domain"}}}
+
+
+def page(settings, output):
+    """The layout, with the controls at the present settings (dict as SETTINGS)."""
+    def field(name, key, component):
+        return html.Div([html.Label(name, htmlFor=key), component], className="control")
+
+    def number(key, width="90px"):
+        return dcc.Input(f"{settings[key]:g}", id=key, type="text", inputMode="decimal", debounce=True,
+                         style={"width": width})
+    return html.Main([
+        html.Header([html.H1("Poisson problem, trained by hand"), html.Span(id="status", className="quiet")]),
+        html.Div(id="error", className="problem", role="alert"),
+        html.Div([html.Button(text, id=name) for name, text in COMMANDS.items()]
+                 + [field("load weights", "load_weights", dcc.Dropdown([], id="load_weights", searchable=False, clearable=False,
+                                                                       placeholder="choose", className="choice"))],
+                 className="controls"),
+        html.Div([field("method", "method", dcc.RadioItems(list(METHODS), settings["method"], id="method", inline=True)),
+                  field("η of Adam", "adam_rate", number("adam_rate")),
+                  field("η of HIG and GN", "power_rate", number("power_rate")),
+                  field("truncation τ", "truncation", number("truncation"))], className="controls"),
+        html.Div([html.Label("√batch", htmlFor="root_batch", className="name"),
+                  html.Div(dcc.Slider(1, 32, 1, value=settings["root_batch"], id="root_batch", included=False,
+                                      marks={n: str(n) for n in (1, 4, 8, 16, 24, 32)}), className="slider")],
+                 className="control"),
+        dcc.Graph(id="losses", figure=loss_figure(), config=GRAPH,
+                  style={"height": "min(56vh, 500px)", "minHeight": "380px"}),
+        html.Div([field("fields", "source", dcc.RadioItems({"held out": "held out", "batch": "of the last batch"},
+                                                           settings["source"], id="source", inline=True)),
+                  field("entry", "entry", number("entry", "60px")), html.Span(id="entries", className="quiet")],
+                 className="controls"),
+        html.Div([html.Div([html.H2(title), html.Div(id=f"range_{name}", className="quiet"),
+                            dcc.Graph(id=f"picture_{name}", figure=picture_figure(),
+                                      config={"displayModeBar": False, "responsive": True}, className="picture")])
+                  for name, title in PICTURES.items()], className="pictures"),
+        html.P(f"The curve and the weights are written into {shown_path(output)}. Closing the page pauses the training and "
+               "leaves a finished pickle; resetting and loading weights begin a new curve, and the one before is kept.",
+               className="quiet"),
+        dcc.Store(id="seen", data=-1), dcc.Interval(id="tick", interval=EVERY),
+    ])
+
+
+def interactive_app(session, output):
+    """The Dash app that shows and commands a Session writing into the folder `output` (Path)."""
+    app = make_app("Poisson by hand")
+    app.index_string = app.index_string.replace("</body>", f"{GOODBYE}</body>")
+    app.layout = lambda: page(session.state.get("settings", SETTINGS), output)
+
+    @app.server.post("/closed")
+    def closed():
+        session.leave()
+        return "", 204
+
+    @app.callback([Input(name, "n_clicks") for name in COMMANDS], prevent_initial_call=True)
+    def command(*_):
+        session.send(ctx.triggered_id)
+
+    @app.callback([Input(key, "value") for key in SETTINGS], prevent_initial_call=True)
+    def change(*values):
+        for key, value in zip(SETTINGS, values):
+            if key in {name.split(".")[0] for name in ctx.triggered_prop_ids}:
+                session.send("set", key, value)
+
+    @app.callback(Output("load_weights", "value"), Input("load_weights", "value"), prevent_initial_call=True)
+    def load(name):
+        if name not in session.state.get("weights", []):
+            raise PreventUpdate
+        session.send("load_weights", name)
+        return None                                                     # so that the same can be chosen again
+
+    @app.callback(
+        {"losses": Output("losses", "figure"), "status": Output("status", "children"),
+         "error": Output("error", "children"), "disabled": [Output(name, "disabled") for name in COMMANDS],
+         "weights": Output("load_weights", "options"),
+         "entries": Output("entries", "children"), "seen": Output("seen", "data"),
+         "pictures": [Output(f"picture_{name}", "figure") for name in PICTURES],
+         "ranges": [Output(f"range_{name}", "children") for name in PICTURES]},
+        {"_": Input("tick", "n_intervals"), "seen": State("seen", "data")},
+        running=[(Output("tick", "disabled"), True, False)])
+    def show(_, seen):
+        state = session.look()
+        if seen == state["version"]:
+            raise PreventUpdate
+        pictures, ranges = changed_pictures(state.get("fields"))
+        ready, playing = "updates" in state and "ended" not in state, state.get("playing", False)
+        stuck = not ready or state["state"] == "diverged"
+        return {"losses": changed_losses(state), "status": status(state), "error": state["error"],
+                "disabled": [stuck or playing, not ready or not playing, stuck or playing, not ready, not ready],
+                "weights": state.get("weights", []), "seen": state["version"], "pictures": pictures, "ranges": ranges,
+                "entries": f"of {state['entries']}, counted from 0; shown is {state['entry']}" if "entries" in state else ""}
+    return app
+
+
+def status(state):
+    """One line: what the training does, how far it is, and its last losses."""
+    doing = state["busy"] or ("training" if state.get("playing") else state.get("state", "").replace("running", "paused"))
+    if "updates" not in state:
+        return doing
+    curve, tested = state["curve"], state["tested"]
+    parts = [doing, f"{state['updates']} updates", f"{state['seconds']:.1f} s",
+             f"training loss {curve['train_loss'][-1]:.3e}",
+             f"test loss {tested['test_loss'][-1]:.3e}" if len(tested["test_loss"]) else ""]
+    rank = curve["rank"][-1]
+    return " · ".join(filter(None, parts)) + (f" · rank {rank:.0f}" if np.isfinite(rank) else "")
+
+
+def changed_losses(state):
+    """A Patch of `loss_figure`: the data only, so that the zoom stays."""
+    patch = Patch()
+    if "curve" not in state:
+        return patch
+    curve, tested = state["curve"], state["tested"]
+    for number in range(len(METHODS)):
+        own = curve["method"] == number
+        own[:-1] |= own[1:]                                             # each piece begins where the one before ends
+        patch["data"][number]["x"] = packed(curve["epochs"])
+        patch["data"][number]["y"] = packed(np.where(own, curve["train_loss"], np.nan))
+        patch["data"][number]["showlegend"] = bool(own.any())
+    patch["data"][len(METHODS)]["x"] = packed(tested["epochs"])
+    patch["data"][len(METHODS)]["y"] = packed(tested["test_loss"])
+    patch["data"][len(METHODS)]["mode"] = "lines+markers" if len(tested["epochs"]) <= 50 else "lines"
+    patch["data"][len(METHODS) + 1]["x"] = packed(curve["epochs"])
+    patch["data"][len(METHODS) + 1]["y"] = packed(curve["rank"])
+    return patch
+
+
+def changed_pictures(fields):
+    """Patches of the picture figures, and the texts of their colour ranges: one for x, one for y, one for the residual."""
+    if fields is None:
+        return [Patch() for _ in PICTURES], [""] * len(PICTURES)
+    patches, ranges = [], []
+    for name in PICTURES:
+        scale = next((pair for pair in (("x_gt", "x"), ("y_target", "y")) if name in pair), (name,))
+        limit = max(float(np.nanmax(np.abs(fields[other]), initial=0)) for other in scale)
+        patch = Patch()
+        patch["data"][0]["z"] = fields[name]
+        patch["data"][0]["zmin"], patch["data"][0]["zmax"] = -limit or -1, limit or 1
+        patches.append(patch)
+        ranges.append(f"colours from −{limit:.3g} to {limit:.3g}")
+    return patches, ranges
+
+
+def serve_interactive(output, port):
+    """Trains into the folder `output` (Path) as the page on `port` commands, until Ctrl-C.
+
+    Raises:
+        OSError: the port cannot be had.
+    """
+    session = Session(output)
+    try:
+        serve(interactive_app(session, output), port)
+    finally:
+        session.end()
