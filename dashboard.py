@@ -31,8 +31,8 @@ from hig.watching import Watcher, csv_lines, quantities, quantity, shown_path, s
 from hig.web import FONT, GRAPH, LEGEND, MARGIN, axis, make_app, packed, serve
 from plot import AXES, LOSSES, ROOT, THRESHOLDS, choose_colors, legend_text
 
-EVERY = 800                 # milliseconds between the end of a refresh and the next one
-POINTS = 50_000             # of all curves of a figure together, at most; what a browser redraws at once
+EVERY = 500                 # milliseconds between the end of a refresh and the next one
+POINTS = 30_000             # of all curves of a figure together, about; what a browser redraws at once
 NAMED = 12                  # groups in the legend; of more the colours are in the table only
 DOWNLOAD = """(png, svg) => {
     const format = dash_clientside.callback_context.triggered_id;
@@ -43,13 +43,12 @@ DOWNLOAD = """(png, svg) => {
 
 # ---------------------------------------------------------------------------------------------------- the curves
 
-def drawn_curve(run, options, bins):
-    """What is drawn of a run: positions and values before its death, those that the axes have a place for, thinned.
+def drawn_curve(run, options):
+    """What can be drawn of a run: positions and values before its death, those that the axes have a place for.
 
     Args:
         run: Run.
         options: x ("time", "epochs", "updates"), y (name of a quantity), log_x, log_y.
-        bins: as in `hig.curves.thin`.
 
     Returns:
         x, y: (M,) each; empty if the file does not hold the quantity or does not tell the updates.
@@ -63,7 +62,11 @@ def drawn_curve(run, options, bins):
         return np.zeros(0), np.zeros(0)
     keep = np.isfinite(x) & np.isfinite(y) & (x > 0 if options.log_x else True) & (y > 0 if options.log_y else True)
     keep[death.index if death else len(x):] = False
-    x, y = x[keep], y[keep]
+    return x[keep], y[keep]
+
+
+def thinned(x, y, options, bins):
+    """The entries of a curve that are drawn, see `hig.curves.thin`."""
     index = thin(x, y, options.log_x, bins)
     return x[index], y[index]
 
@@ -73,13 +76,15 @@ def group_traces(label, members, color, options, bins, top):
 
     A run that died ends in a cross, which is not drawn above `top`, where the y axis ends of itself.
     """
-    curves = [(*drawn_curve(run, options, bins), find_death(run) is not None) for run in members]
+    curves = [(*thinned(*drawn_curve(run, options), options, bins), find_death(run) is not None) for run in members]
     curves = [curve for curve in curves if len(curve[0])]
     name = legend_text(label, members, options.y.removesuffix("_loss")) if options.y.endswith("_loss") else label
     style = {"type": "scatter", "mode": "lines", "name": escape(name, quote=False), "legendgroup": label}
     traces = []
     if options.bands and len(curves) > 1:
-        x, middle, low, high = median_band(curves, options.log_y)
+        band = median_band(curves, options.log_y)                       # at all positions of all curves: thinned again
+        index = np.unique(np.concatenate([thin(band[0], y, options.log_x) for y in band[1:]]))
+        x, middle, low, high = (values[index] for values in band)
         inside = np.isfinite(high)
         edge = {**style, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
         traces += [{**edge, "x": packed(x[inside]), "y": packed(low[inside])},
@@ -328,7 +333,7 @@ def note_on(watcher, runs, options):
     """A sentence about what is not drawn, or why nothing is; else an empty text."""
     if not runs:
         return f"No curves in {', '.join(map(shown_path, watcher.folders))} yet; the submit scripts write them."
-    empty = sorted({shown_path(run.path) for run in runs if not len(drawn_curve(run, options, BINS)[0])})
+    empty = sorted({shown_path(run.path) for run in runs if not len(drawn_curve(run, options)[0])})
     if not empty:
         return ""
     more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""

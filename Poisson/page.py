@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 from dash import Input, Output, Patch, State, ctx, dcc, html
@@ -15,7 +16,7 @@ from dash.exceptions import PreventUpdate
 
 from hig.cli import silent_start
 from hig.watching import shown_path
-from hig.web import FONT, GRAPH, LEGEND, MARGIN, axis, make_app, packed, serve
+from hig.web import FONT, GRAPH, INK, LEGEND, MARGIN, axis, make_app, packed, serve
 from plot import COLORS
 from Poisson import METHODS, RESOLUTION, submit_Adam, submit_HIG
 
@@ -57,17 +58,27 @@ class Session:
         theirs.close()                                                  # so that the end of the process is seen
         self.state = {"busy": "TensorFlow is loading", "error": "", "version": 0}
         self.sending, self.ending = threading.Lock(), threading.Event()
+        self.settings, self.set_at = dict(SETTINGS), 0                  # as sent last, and when the page had them
         self.closed_at = np.inf                                         # when the page counts as closed
         for loop in (self._listen, self._watch_page):
             threading.Thread(target=loop, daemon=True).start()
 
-    def send(self, *command):
-        """Hands a command over, see `Poisson.interactive.work`; without effect if the process has ended."""
-        try:
-            with self.sending:
+    def send(self, *command, settings=None):
+        """Hands a command over, see `Poisson.interactive.work`; without effect if the process has ended.
+
+        Args:
+            settings: the page's, to be set before the command: {"at": milliseconds, "values": in the order of SETTINGS}.
+                A browser's requests may overtake each other, so that older ones than the last are left out.
+        """
+        with self.sending, suppress(OSError):
+            if settings and settings["at"] >= self.set_at:
+                self.set_at = settings["at"]
+                for key, value in zip(SETTINGS, settings["values"]):
+                    if str(value) != str(self.settings[key]):           # numbers are texts on the page
+                        self.settings[key] = value
+                        self.connection.send(("set", key, value))
+            if command:
                 self.connection.send(command)
-        except OSError:
-            pass
 
     def look(self):
         """The state, for a page that is open."""
@@ -115,13 +126,12 @@ def loss_figure():
     style = {"type": "scatter", "mode": "lines", "x": [], "y": []}
     traces = [{**style, "name": f"training loss, {method}", "line": {"color": COLORS["paper"][method], "width": 1.8}}
               for method in METHODS]
-    traces.append({**style, "mode": "lines+markers", "name": "test loss", "line": {"color": "#2b2f36", "width": 1.4},
+    traces.append({**style, "mode": "lines+markers", "name": "test loss", "line": {"color": INK, "width": 1.4},
                    "marker": {"size": 5}})
     traces.append({**style, "mode": "lines+markers", "name": "rank kept", "yaxis": "y2", "showlegend": False,
                    "line": {"color": "#6a717b", "width": 1.4}, "marker": {"size": 3}})
     return {"data": traces, "layout": {
-        "margin": MARGIN, "font": FONT, "uirevision": "losses", "hovermode": "closest",
-        "legend": LEGEND,
+        "margin": MARGIN, "font": FONT, "uirevision": "losses", "hovermode": "closest", "legend": LEGEND,
         "xaxis": axis("updates", anchor="y2", rangemode="tozero"),
         "yaxis": axis("loss per field", True, domain=[0.36, 1]),
         "yaxis2": axis("rank kept", domain=[0, 0.27], rangemode="tozero", nticks=4)}}
@@ -143,14 +153,14 @@ def page(settings, output):
         return html.Div([html.Label(name, htmlFor=key), component], className="control")
 
     def number(key, width="90px"):
-        return dcc.Input(f"{settings[key]:g}", id=key, type="text", inputMode="decimal", debounce=True,
+        return dcc.Input(str(settings[key]), id=key, type="text", inputMode="decimal", debounce=True,
                          style={"width": width})
     return html.Main([
         html.Header([html.H1("Poisson problem, trained by hand"), html.Span(id="status", className="quiet")]),
         html.Div(id="error", className="problem", role="alert"),
         html.Div([html.Button(text, id=name) for name, text in COMMANDS.items()]
-                 + [field("load weights", "load_weights", dcc.Dropdown([], id="load_weights", searchable=False, clearable=False,
-                                                                       placeholder="choose", className="choice"))],
+                 + [field("load weights", "load_weights", dcc.Dropdown(
+                     [], id="load_weights", searchable=False, clearable=False, placeholder="choose", className="choice"))],
                  className="controls"),
         html.Div([field("method", "method", dcc.RadioItems(list(METHODS), settings["method"], id="method", inline=True)),
                   field("η of Adam", "adam_rate", number("adam_rate")),
@@ -168,12 +178,13 @@ def page(settings, output):
                  className="controls"),
         html.Div([html.Div([html.H2(title), html.Div(id=f"range_{name}", className="quiet"),
                             dcc.Graph(id=f"picture_{name}", figure=picture_figure(),
-                                      config={"displayModeBar": False, "responsive": True}, className="picture")])
+                                      config={"displayModeBar": False, "responsive": True},
+                                      style={"height": "min(240px, 42vw)"})])
                   for name, title in PICTURES.items()], className="pictures"),
         html.P(f"The curve and the weights are written into {shown_path(output)}. Closing the page pauses the training and "
                "leaves a finished pickle; resetting and loading weights begin a new curve, and the one before is kept.",
                className="quiet"),
-        dcc.Store(id="seen", data=-1), dcc.Interval(id="tick", interval=EVERY),
+        dcc.Store(id="settings"), dcc.Store(id="seen", data=-1), dcc.Interval(id="tick", interval=EVERY),
     ])
 
 
@@ -188,15 +199,16 @@ def interactive_app(session, output):
         session.leave()
         return "", 204
 
-    @app.callback([Input(name, "n_clicks") for name in COMMANDS], prevent_initial_call=True)
-    def command(*_):
-        session.send(ctx.triggered_id)
+    app.clientside_callback("(...values) => ({at: performance.timeOrigin + performance.now(), values})",
+                            Output("settings", "data"), [Input(key, "value") for key in SETTINGS])
 
-    @app.callback([Input(key, "value") for key in SETTINGS], prevent_initial_call=True)
-    def change(*values):
-        for key, value in zip(SETTINGS, values):
-            if key in {name.split(".")[0] for name in ctx.triggered_prop_ids}:
-                session.send("set", key, value)
+    @app.callback(Input("settings", "data"), prevent_initial_call=True)
+    def change(settings):
+        session.send(settings=settings)
+
+    @app.callback([Input(name, "n_clicks") for name in COMMANDS], State("settings", "data"), prevent_initial_call=True)
+    def command(*arguments):
+        session.send(ctx.triggered_id, settings=arguments[-1])
 
     @app.callback(Output("load_weights", "value"), Input("load_weights", "value"), prevent_initial_call=True)
     def load(name):
@@ -224,7 +236,7 @@ def interactive_app(session, output):
         return {"losses": changed_losses(state), "status": status(state), "error": state["error"],
                 "disabled": [stuck or playing, not ready or not playing, stuck or playing, not ready, not ready],
                 "weights": state.get("weights", []), "seen": state["version"], "pictures": pictures, "ranges": ranges,
-                "entries": f"of {state['entries']}, counted from 0; shown is {state['entry']}" if "entries" in state else ""}
+                "entries": f"of {state['entries']}, from 0; shown is {state['entry']}" if "entries" in state else ""}
     return app
 
 
@@ -268,7 +280,8 @@ def changed_pictures(fields):
     patches, ranges = [], []
     for name in PICTURES:
         scale = next((pair for pair in (("x_gt", "x"), ("y_target", "y")) if name in pair), (name,))
-        limit = max(float(np.nanmax(np.abs(fields[other]), initial=0)) for other in scale)
+        shown = np.concatenate([fields[other].ravel() for other in scale])
+        limit = float(np.abs(shown[np.isfinite(shown)]).max(initial=0))  # of a network that has not diverged
         patch = Patch()
         patch["data"][0]["z"] = fields[name]
         patch["data"][0]["zmin"], patch["data"][0]["zmax"] = -limit or -1, limit or 1

@@ -68,7 +68,7 @@ def in_the_browser(chrome, folder, same):
     process = serve(folder, cwd=folder)
     try:
         def last():                                                     # the end of the curve that is rewritten
-            return graph(chrome, "curves", "Math.max(...g._fullData.map(t => t.x ? t.x[t.x.length - 1] : 0))")
+            return graph(chrome, "curves", "Math.max(...g._fullData.map(t => t.x?.length ? t.x[t.x.length - 1] : 0))")
         drawn = seconds(lambda: (chrome.get(process.url), until(chrome, last, "the curves are drawn")))
         times = []
         for i in range(ROUNDS):

@@ -55,7 +55,8 @@ def serve(app, port):
 
     def stop(number, frame):
         raise KeyboardInterrupt
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):                      # a shell lets background jobs ignore Ctrl-C's
+        signal.signal(number, stop)
     print(f"http://{HOST}:{server.port}/ (Ctrl-C ends it)", flush=True)
     try:
         server.serve_forever()

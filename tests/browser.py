@@ -119,9 +119,13 @@ def text(browser, selector):
 
 
 def click(browser, selector, words=None):
-    """Clicks the element that fits a CSS selector, of several the one with these words."""
+    """Clicks the element that fits a CSS selector, of several the one with these words, once it is there and enabled.
+
+    The driver clicks disabled buttons too, without effect and without a word.
+    """
     def find():
-        found = [element for element in browser.find_elements(By.CSS_SELECTOR, selector) if element.is_displayed()]
+        found = [element for element in browser.find_elements(By.CSS_SELECTOR, selector)
+                 if element.is_displayed() and element.is_enabled()]
         return next(element for element in found if words is None or words == element.text.strip())
     element = until(browser, find, f"{selector} {words or ''} is there")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
@@ -142,7 +146,8 @@ def no_overflow(browser, width):
         until(browser, lambda: browser.execute_script(
             "return document.documentElement.scrollWidth <= innerWidth"), f"the page fits into {width} pixels")
         boxes = browser.execute_script("""
-            return [...document.querySelectorAll(".control, button, h1, h2, p, .main-svg, .scroll")].filter(e => e.offsetParent)
+            const selector = ".control, button, h1, h2, p, .js-plotly-plot, .svg-container, .scroll";
+            return [...document.querySelectorAll(selector)].filter(e => e.offsetParent)
                 .map(e => [e.className, ...Object.values(e.getBoundingClientRect().toJSON()).slice(0, 4)])""")
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -215,11 +215,6 @@ def test_two_trainings_do_not_share_a_pickle(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- in a browser
 
-# A click that follows another control within milliseconds is sometimes not taken by the page (4 of 9 trials on a busy
-# machine): not understood yet. The tests run and show it; they do not fail the suite for it.
-clicks_may_be_lost = pytest.mark.xfail(strict=False, reason="a click right after another is sometimes lost")
-
-
 def ready(browser):
     until(browser, lambda: browser.find_element(By.ID, "play").is_enabled(), "the training is ready")
 
@@ -255,7 +250,6 @@ def children(process):
     return found
 
 
-@clicks_may_be_lost
 def test_ten_hig_steps_and_the_loss_falls(browser, page, tmp_path):
     process = page("--interactive", "Poisson", tmp_path)
     ready(browser)
@@ -286,7 +280,6 @@ def test_ten_hig_steps_and_the_loss_falls(browser, page, tmp_path):
     assert state_of(read_runs(tmp_path / PICKLE)[0]) == "finished"
 
 
-@clicks_may_be_lost
 def test_closing_the_page_leaves_a_finished_pickle(browser, page, tmp_path):
     page("--interactive", "Poisson", tmp_path)
     ready(browser)
@@ -303,7 +296,6 @@ def test_closing_the_page_leaves_a_finished_pickle(browser, page, tmp_path):
     assert len(load_results(tmp_path / PICKLE)["epochs"]) == length
 
 
-@clicks_may_be_lost
 def test_resetting_and_weights_on_the_page(browser, page, tmp_path):
     (tmp_path / "damaged.weights.h5").write_bytes(b"no HDF5")
     page("--interactive", "Poisson", tmp_path)
@@ -324,17 +316,11 @@ def test_resetting_and_weights_on_the_page(browser, page, tmp_path):
     until(browser, lambda: updates(browser) == 1 and not text(browser, "#error"), "it goes on")
 
 
-def test_the_end_of_the_training_process_shows(browser, page, tmp_path):
+def test_the_page_fits_its_window_and_shows_the_end_of_the_training_process(browser, page, tmp_path):
     process = page("--interactive", "Poisson", tmp_path)
     ready(browser)
+    assert no_overflow(browser, 1400) and no_overflow(browser, 420)
     (child,) = children(process)
     os.kill(child, signal.SIGKILL)
     until(browser, lambda: "training process has ended (exit code -9)" in text(browser, "#error"), "its end is shown")
     assert not browser.find_element(By.ID, "play").is_enabled()
-
-
-@pytest.mark.parametrize("width", [1400, 420])
-def test_the_page_fits_its_window(browser, page, tmp_path, width):
-    page("--interactive", "Poisson", tmp_path)
-    ready(browser)
-    assert no_overflow(browser, width)
