@@ -1,7 +1,8 @@
 """Draw the loss curves of training runs, as in the figures of the paper: loss (log) over seconds of training.
 
     python plot.py                        every system: <folder>/plot.png; figures/overview.png if several have curves
-    python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in the first
+    python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in the first; of a
+                                          folder of several systems' folders, like results, also one in each of these
     python plot.py FILE [FILE ...]        these pickles in one figure, plot.png beside the first
     python plot.py trajectories ...       what a trained network does (--help lists the flags; loads TensorFlow)
 
@@ -383,6 +384,15 @@ def collect(paths, axis):
     return runs
 
 
+def figures_of(folder, runs):
+    """[(runs, figure)] of a folder: plot.png of all, after those of its own folders if they are of several systems."""
+    parts = {}
+    for run in runs:
+        parts.setdefault(folder / run.path.relative_to(folder).parts[0], []).append(run)
+    several = len({run.system for run in runs}) > 1 and all(part.is_dir() for part in parts)
+    return [*((own, part / "plot.png") for part, own in parts.items() if several), (runs, folder / "plot.png")]
+
+
 def parse(arguments):
     """Command line → options."""
     def count(text):
@@ -417,7 +427,10 @@ def main(arguments=None, root=ROOT):
     try:
         if options.paths:
             runs, first = collect(options.paths, options.x), Path(options.paths[0])
-            figures = [(runs, (first if first.is_dir() else first.parent) / "plot.png")]
+            if len(options.paths) == 1 and first.is_dir():
+                figures = figures_of(first, runs)
+            else:
+                figures = [(runs, (first if first.is_dir() else first.parent) / "plot.png")]
         else:
             folders = [root / folder for folder, _, _ in SYSTEMS.values() if folder]
             figures = [(collect([folder], options.x), folder / "plot.png") for folder in folders if folder.is_dir()]

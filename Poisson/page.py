@@ -15,7 +15,6 @@ from dash import Input, Output, Patch, State, ctx, dcc, html
 from dash.exceptions import PreventUpdate
 
 from hig.cli import silent_start
-from hig.watching import shown_path
 from hig.web import FONT, GRAPH, INK, LEGEND, MARGIN, axis, make_app, packed, serve
 from plot import COLORS
 from Poisson import METHODS, RESOLUTION, submit_Adam, submit_HIG
@@ -181,7 +180,7 @@ def page(settings, output):
                                       config={"displayModeBar": False, "responsive": True},
                                       style={"height": "min(240px, 42vw)"})])
                   for name, title in PICTURES.items()], className="pictures"),
-        html.P(f"The curve and the weights are written into {shown_path(output)}. Closing the page pauses the training and "
+        html.P(f"The curve and the weights are written into {output.resolve()}. Closing the page pauses the training and "
                "leaves a finished pickle; resetting and loading weights begin a new curve, and the one before is kept.",
                className="quiet"),
         dcc.Store(id="settings"), dcc.Store(id="seen", data=-1), dcc.Interval(id="tick", interval=EVERY),

@@ -500,6 +500,19 @@ def test_one_system_needs_no_overview(tmp_path):
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")] == ["Poisson/plot.png"]
 
 
+def test_a_folder_of_several_systems_gets_a_figure_for_each_of_its_folders(tmp_path, monkeypatch):
+    for name in ("Poisson/POISSON_HIG", "Poisson_seeds/seed_1/POISSON_HIG", "Oscillators/NLO_HIG"):
+        save(tmp_path / f"{name}_RESULTS.pickle", falling())
+    drawn = {}
+    monkeypatch.setattr(plot, "make_figure", lambda runs, options: sorted(run.path.parent.name for run in runs))
+    monkeypatch.setattr(plot, "write_figure", lambda runs, output, options: drawn.update({str(output.relative_to(tmp_path)): runs}))
+    assert plot.main([str(tmp_path)]) == 0
+    assert drawn == {"Poisson/plot.png": ["Poisson"], "Poisson_seeds/plot.png": ["seed_1"],
+                     "Oscillators/plot.png": ["Oscillators"], "plot.png": ["Oscillators", "Poisson", "seed_1"]}
+    drawn.clear()
+    assert plot.main([str(tmp_path / "Poisson_seeds")]) == 0 and drawn == {"Poisson_seeds/plot.png": ["seed_1"]}
+
+
 def test_where_the_figure_goes(tmp_path):
     path = save(tmp_path / "a" / "NLO_HIG_RESULTS.pickle", falling())
     assert plot.main([str(tmp_path)]) == 0 and (tmp_path / "plot.png").exists()
