@@ -120,6 +120,7 @@ def draw_losses(ax, groups, colors, options):
 
 def legend_text(label, members, wanted):
     """Name of a group of runs with its final loss, or with the moment of its death."""
+    label = label.replace("_", " ")                                     # of "Adam_then_HIG" and of settings
     deaths = [death for death in map(find_death, members) if death]
     finals = [np.inf if find_death(run) else final_loss(run, loss_kind(run, wanted)) for run in members]
     if len(members) == 1:

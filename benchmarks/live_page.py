@@ -1,6 +1,6 @@
 """What a refresh of the watching page costs: 200 pickles of 5,000 points, one of which is rewritten again and again.
 
-    python benchmarks/live_page.py               about two minutes; with Chromium if it is installed
+    python -m benchmarks.live_page               from the top folder, about two minutes; with Chromium if it is installed
 
 Prints for 200 optimizers (a curve each) and for 200 seeds of one (a median with a band): the server's seconds and
 megabytes for the first refresh, for one after a rewriting, and for one without changes; and in headless Chromium the

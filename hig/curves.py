@@ -153,10 +153,13 @@ def find_death(run):
 
 
 def find_switch(run, axis):
-    """Position on an axis (as in `x_values`) at which a pretrained run's second optimizer took over, or None."""
+    """Position on an axis (as in `x_values`) at which a pretrained run's second optimizer took over, or None.
+
+    That is the last entry of the first optimizer: of a long curve, which is thinned, not necessarily its last epoch.
+    """
     epoch = run.results.get("provenance", {}).get("switch_epoch")
-    index = [] if epoch is None else np.flatnonzero(run.results["epochs"] == epoch)
-    return float(x_values(run, axis)[index[0]]) if len(index) else None
+    index = [] if epoch is None else np.flatnonzero(run.results["epochs"] <= epoch)
+    return float(x_values(run, axis)[index[-1]]) if len(index) else None
 
 
 def final_loss(run, kind):

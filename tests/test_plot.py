@@ -161,6 +161,16 @@ def test_the_switch_of_a_pretrained_run_is_marked(tmp_path, axis, position):
     assert any(list(line.get_xdata()) == [position] * 2 for line in ax.lines)
 
 
+def test_the_switch_is_marked_on_a_thinned_curve_without_its_epoch(tmp_path):
+    path = save(tmp_path / "POISSON_Adam_then_HIG_RESULTS.pickle", falling())
+    results = load_results(path)
+    kept = {key: np.delete(values, 7) for key, values in results.items() if np.shape(values) == (20,)}
+    save_results(path, {**results, **kept, "epoch_time": np.diff(kept["simulation_time"]),
+                        "provenance": {**results["provenance"], "switch_epoch": 7}})
+    (ax,) = draw([path], "--x", "epochs")
+    assert ax.texts[0].xy[0] == 6                                       # the last entry before
+
+
 def test_one_measured_point_is_seen_and_the_table_has_the_last_one(tmp_path):
     """A short Poisson run: evaluated at updates 0, which a log axis has no place for, and 10 of 15."""
     losses = falling(15)
