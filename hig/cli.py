@@ -50,9 +50,10 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
 def silent_start():
     """Holds back what TensorFlow's C++ logs while it is imported (a dozen lines, no way to switch them off).
 
-    If the import fails, they are shown. A log level set by the user is respected.
+    If the import fails, they are shown. A log level set by the user is respected; 3, errors only, is ours, which
+    processes started from here inherit.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"                          # for what comes after the import
