@@ -255,10 +255,10 @@ def test_the_lock_is_exclusive_and_given_up(tmp_path):
     assert not lock.exists()
 
 
-@pytest.mark.parametrize("owner", [f"process {os.getpid()} on here", "process 999999999 on here", "", "\0" * 5000])
+@pytest.mark.parametrize("owner", ["process {living} on here", "process 999999999 on here", "", "\0" * 5000])
 def test_a_lock_left_by_a_killed_process_holds_nothing(tmp_path, owner):
     """Not even when its number is that of a living process by now."""
-    (tmp_path / ".TINY_HIG.lock").write_text(owner)
+    (tmp_path / ".TINY_HIG.lock").write_text(owner.format(living=os.getpid()))
     assert run(tmp_path) == "finished"
     assert not list(tmp_path.glob(".*"))
 
