@@ -21,4 +21,4 @@ reproduce: .venv/installed
 	$(PY) plot.py Nonlinear_Oscillators
 
 test: .venv/installed
-	$(PY) -m pytest --numprocesses=2 --dist=loadfile
+	$(PY) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder

@@ -139,10 +139,10 @@ def main():
     for method, error in errors.items():
         print(f"J^κ g by {method:11} against SVD: relative error {error:.1e}, {'right' if error < TOLERANCE else 'WRONG'}"
               f" (allowed {TOLERANCE:.0e})")
-    print(f"J^κ g, n = {N}:                             {power:8.1f} ms")
+    print(f"J^κ g, n = {N}:".ljust(49) + f" {power:7.1f} ms")
     for (threads, busy), value in times.items():
         print(f"eigh, n = {N}, {threads or 'all'} BLAS thread{'' if threads == 1 else 's'}, TensorFlow "
-              f"{'busy' if busy else 'idle'}:".ljust(48) + f"{value:6.1f} ms")
+              f"{'busy' if busy else 'idle'}:".ljust(49) + f" {value:7.1f} ms")
     print(f"{started - began:.1f} s to start, {time.perf_counter() - started:.1f} s to check")
 
     print("\nadvice")

@@ -10,3 +10,8 @@ def pytest_runtest_setup(item):
     """PhiFlow sets this variable when it is imported; the processes that tests start would inherit it, and take it for
     the user's wish to see TensorFlow's log (`hig.cli.silent_start`). Before the fixtures of whatever scope."""
     os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest file first: at the end one process would run it while the other has nothing left to do."""
+    items.sort(key=lambda item: item.path.name != "test_training.py")

@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from pathlib import Path
 
 import keras
@@ -20,40 +19,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import hig
 from hig import model as hig_model, results as files, training
 from hig.locking import locked
 from hig.results import load_results
-from hig.training import SettingsError, fixed_batches, train
+from hig.training import SettingsError
+from tests.tiny import EPOCHS, contents, losses, run
 
 ROOT = Path(__file__).resolve().parents[1]
-EPOCHS = 3
-STATES = np.random.default_rng(0).uniform(-1, 1, (8, 2)).astype(np.float32)
-
-
-def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=True, **changed):
-    """A whole run of hig.training.train with a network of 3 neurons, not compiled by default: a tenth of a second."""
-    keras.utils.set_random_seed(seed)
-    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(2)])
-    model = hig.PhysicsModel(network, simulator or (lambda x, u: x + u * [1.0, 0.1]))
-    learning = hig.HIG(0.1, truncation=1e-5) if optimizer == "HIG" else keras.optimizers.get(
-        {"class_name": optimizer, "config": {"learning_rate": 0.1}})
-    model.compile(optimizer=learning, loss="mse", run_eagerly=eager)
-    batches, updates = fixed_batches((STATES, 0 * STATES), 4)
-
-    def evaluate(epoch, logs):
-        mean = float(np.mean(np.square(model(STATES))))
-        return {"train_loss": mean, "test_loss": mean}
-
-    settings = Namespace(**{"optimizer": optimizer, "max_time": 1000.0, "epochs": epochs, "output": folder, "quiet": True,
-                            "resume": False, "load_weights": None, "save_weights": None, **changed})
-    return train(model, batches, updates, evaluate, settings, "TINY", {"seed": seed, "epochs": epochs})
-
-
-def losses(path):
-    return load_results(path)["train_loss"]
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The losses of an uninterrupted run: optimizer → array."""
@@ -64,10 +36,6 @@ def whole(tmp_path_factory):
         found[optimizer] = losses(folder / f"TINY_{optimizer}_RESULTS.pickle")
         assert len(found[optimizer]) == EPOCHS + 1 and found[optimizer][-1] < found[optimizer][0]
     return found
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def is_file(handle):

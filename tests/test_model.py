@@ -44,10 +44,10 @@ def squares(y_true, y):
     return tf.reduce_sum((y - y_true) ** 2, axis=-1)
 
 
-def step_of(model, x, y, optimizer, loss=squares):
+def step_of(model, x, y, optimizer, loss=squares, **options):
     """−Δθ/η of one update, as one vector."""
     before = flat([w.numpy() for w in model.network.trainable_variables])
-    model.compile(optimizer=optimizer, loss=loss)
+    model.compile(optimizer=optimizer, loss=loss, **options)
     model.fit(x, y, batch_size=len(x), verbose=0)
     after = flat([w.numpy() for w in model.network.trainable_variables])
     return (before - after) / float(optimizer.learning_rate)
@@ -63,13 +63,15 @@ def expected_step(model, x, y, kappa, truncation):
 @pytest.mark.parametrize("convolution", [False, True], ids=["factored", "explicit"])
 @pytest.mark.parametrize("kappa", [-1.0, -0.5, 0.0, 0.3, 1.0])
 def test_step_equals_the_explicit_svd(float64, kappa, convolution, hidden):
-    """18 rows against 67 or 14 weights and more. Float64: 1e-16 times cond K, which truncation keeps below 1e8."""
+    """18 rows against 67 or 14 weights and more. Float64: 1e-16 times cond K, which truncation keeps below 1e8.
+
+    What is compiled does not know κ: once is enough."""
     if convolution and hidden == 1:
         hidden = 3
     x, y = data(rows=6 if hidden == 8 else 40)
     model = hig.PhysicsModel(network(hidden=hidden, convolution=convolution), simulator)
     expected = expected_step(model, x, y, kappa, 1e-4)
-    step = step_of(model, x, y, hig.JacobianPower(1e-3, kappa=kappa, truncation=1e-4))
+    step = step_of(model, x, y, hig.JacobianPower(1e-3, kappa=kappa, truncation=1e-4), run_eagerly=kappa != -0.5)
     np.testing.assert_allclose(step, expected, atol=1e-7 * np.abs(expected).max())
 
 

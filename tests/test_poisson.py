@@ -251,23 +251,6 @@ def test_resumed_equals_uninterrupted(tmp_path, optimizer):
     assert whole["test_loss"][20] < whole["test_loss"][0]
 
 
-def test_a_long_curve_is_thinned_where_it_is_dense(tmp_path, monkeypatch):
-    """Both ends stay, what stays is what was measured, and the run can be resumed."""
-    monkeypatch.setattr("hig.training.MAX_ENTRIES", 20)
-    monkeypatch.setattr("hig.training.SAVING_SHARE", 1e9)                                   # save every epoch
-    thinned, whole = tmp_path / "thinned", tmp_path / "whole"
-    experiment.run(settings("HIG", thinned, "--steps", "50"))
-    experiment.run(settings("HIG", thinned, "--steps", "70", "--resume"))
-    monkeypatch.undo()
-    experiment.run(settings("HIG", whole, "--steps", "70"))
-    thinned, whole = curve(thinned, "HIG"), curve(whole, "HIG")
-    epochs = thinned["epochs"]
-    assert len(epochs) <= 20 and epochs[0] == 0 and epochs[-1] == 70 and np.all(np.diff(epochs) > 0)
-    np.testing.assert_array_equal(thinned["train_loss"], whole["train_loss"][epochs])
-    np.testing.assert_array_equal(thinned["provenance"]["sigma_max"], whole["provenance"]["sigma_max"][epochs[1:] - 1])
-    assert np.all(thinned["epoch_time"] > 0)
-
-
 def test_gauss_newton_runs(tmp_path):
     experiment.run(settings("GN", tmp_path, "--steps", "2"))
     assert np.isfinite(curve(tmp_path, "GN")["train_loss"]).all()

@@ -1,4 +1,4 @@
-"""hig.training and the submit scripts as processes: curves, budgets, signals, resuming, diverging."""
+"""hig.training, and the submit scripts as processes: curves, budgets, signals, resuming, diverging."""
 
 import signal
 import subprocess
@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from hig.results import load_results
+from hig.training import SettingsError, load_weights
+from tests import tiny
 
-EPOCHS = {"Adam": 400, "GN": 6, "HIG": 6}           # a few seconds each: long enough to be killed in the middle
+EPOCHS = {"Adam": 120, "GN": 6, "HIG": 6}           # a few seconds each: long enough to be killed in the middle
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -101,14 +103,14 @@ def test_signals_keep_the_curve(uninterrupted, tmp_path, number, code, word):
 
 def test_time_budget(tmp_path):
     """The run ends with the first epoch that goes beyond the budget."""
-    assert outcome(submit("Adam", tmp_path, "--max-time", "0.5", "--quiet"))[0] == 0
-    times = load_results(tmp_path / "NLO_Adam_RESULTS.pickle")["simulation_time"]
+    assert tiny.run(tmp_path, epochs=None, max_time=0.5) == "finished"
+    times = load_results(tmp_path / "TINY_HIG_RESULTS.pickle")["simulation_time"]
     assert times[-2] < 0.5 <= times[-1]
 
 
 def test_an_earlier_curve_is_kept(tmp_path):
-    for seed in ("3", "4"):
-        assert outcome(submit("Adam", tmp_path, "--epochs", "1", "--seed", seed, "--quiet"))[0] == 0
+    for seed in (3, 4):
+        tiny.run(tmp_path, seed=seed)
     curves = {load_results(path)["sim_par"]["seed"] for path in tmp_path.glob("*.pickle")}
     assert curves == {3, 4}
 
@@ -125,41 +127,61 @@ def test_diverging_run(tmp_path):
 
 
 @pytest.mark.parametrize("damage, words", [
-    (lambda folder: (folder / "NLO_Adam_CHECKPOINT.npz").unlink(), "no interrupted run to resume"),
-    (lambda folder: (folder / "NLO_Adam_RESULTS.pickle").unlink(), "no interrupted run to resume"),
-    (lambda folder: (folder / "NLO_Adam_CHECKPOINT.npz").write_bytes(b"PK\x03\x04 damaged"), "cannot resume"),
-    (lambda folder: (folder / "NLO_Adam_RESULTS.pickle").write_bytes(b"damaged"), "cannot resume"),
-    (lambda folder: None, "learning_rate is 0.1 but was 0.0003"),
+    (lambda folder: (folder / "TINY_Adam_CHECKPOINT.npz").unlink(), "no interrupted run to resume"),
+    (lambda folder: (folder / "TINY_Adam_RESULTS.pickle").unlink(), "no interrupted run to resume"),
+    (lambda folder: (folder / "TINY_Adam_CHECKPOINT.npz").write_bytes(b"PK\x03\x04 damaged"), "cannot resume"),
+    (lambda folder: (folder / "TINY_Adam_RESULTS.pickle").write_bytes(b"damaged"), "cannot resume"),
+    (lambda folder: None, "seed is 2 but was 1"),
 ])
-def test_what_cannot_be_resumed(uninterrupted, tmp_path, damage, words):
-    for path in uninterrupted["Adam"].iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+def test_what_cannot_be_resumed(tmp_path, damage, words):
+    tiny.run(tmp_path, optimizer="Adam")
     damage(tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    flags = ["--learning-rate", "0.1"] if "learning_rate" in words else []
-    code, errors = outcome(submit("Adam", tmp_path, "--resume", *flags))
+    before = tiny.contents(tmp_path)
+    with pytest.raises(SettingsError, match=words) as error:
+        tiny.run(tmp_path, optimizer="Adam", resume=True, seed=2 if "seed" in words else 1)
+    assert "\n" not in str(error.value)
+    assert tiny.contents(tmp_path) == before
+
+
+def test_a_run_with_other_settings_is_not_resumed(uninterrupted):
+    """The same as a process: exit code 2 and one sentence."""
+    before = tiny.contents(uninterrupted["Adam"])
+    code, errors = outcome(submit("Adam", uninterrupted["Adam"], "--resume", "--learning-rate", "0.1"))
     assert code == 2
-    assert words in errors and len(errors.splitlines()) == 1
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert "learning_rate is 0.1 but was 0.0003" in errors and len(errors.splitlines()) == 1
+    assert tiny.contents(uninterrupted["Adam"]) == before
 
 
-def test_a_finished_run_can_be_prolonged(uninterrupted, tmp_path):
-    for path in uninterrupted["Adam"].iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    assert outcome(submit("Adam", tmp_path, "--resume", "--epochs", "402", "--quiet"))[0] == 0
-    prolonged = losses(tmp_path / "NLO_Adam_RESULTS.pickle")
-    assert prolonged.shape == (2, 403)
-    np.testing.assert_array_equal(prolonged[:, :401], losses(uninterrupted["Adam"] / "NLO_Adam_RESULTS.pickle"))
+@pytest.mark.parametrize("optimizer", ["HIG", "Adam"])
+def test_a_finished_run_can_be_prolonged(tmp_path, optimizer):
+    whole, prolonged = tmp_path / "whole", tmp_path / "prolonged"
+    for folder, epochs, resume in ((whole, 5, False), (prolonged, 3, False), (prolonged, 5, True)):
+        folder.mkdir(exist_ok=True)
+        assert tiny.run(folder, optimizer=optimizer, epochs=epochs, resume=resume) == "finished"
+    name = f"TINY_{optimizer}_RESULTS.pickle"
+    assert len(tiny.losses(whole / name)) == 6
+    np.testing.assert_array_equal(tiny.losses(prolonged / name), tiny.losses(whole / name))
+
+
+def test_a_long_curve_is_thinned_where_it_is_dense(tmp_path, monkeypatch):
+    """Both ends stay, what stays is what was measured, and the run can be resumed."""
+    thinned, whole = tmp_path / "thinned", tmp_path / "whole"
+    for folder, epochs, resume, entries in ((whole, 40, False, 1000), (thinned, 30, False, 12), (thinned, 40, True, 12)):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.setattr("hig.training.MAX_ENTRIES", entries)
+        tiny.run(folder, epochs=epochs, resume=resume)
+    thinned, whole = (load_results(folder / "TINY_HIG_RESULTS.pickle") for folder in (thinned, whole))
+    epochs = thinned["epochs"]
+    assert len(epochs) <= 12 and epochs[0] == 0 and epochs[-1] == 40 and np.all(np.diff(epochs) > 0)
+    np.testing.assert_array_equal(thinned["train_loss"], whole["train_loss"][epochs])
+    np.testing.assert_array_equal(thinned["provenance"]["sigma_max"], whole["provenance"]["sigma_max"][epochs[1:] - 1])
+    assert np.all(thinned["epoch_time"] > 0)
 
 
 def test_saved_weights_are_those_of_the_last_epoch(tmp_path):
-    from hig.training import load_weights, mean_losses
-    from Nonlinear_Oscillators import experiment
     weights = tmp_path / "adam.weights.h5"
-    assert outcome(submit("Adam", tmp_path, "--epochs", "2", "--quiet", "--save-weights", weights))[0] == 0
-    model = experiment.build_model(7)
+    tiny.run(tmp_path, optimizer="Adam", save_weights=weights)
+    model = tiny.build_model(seed=7)
     load_weights(model.network, weights)
-    model.compile(optimizer="sgd", loss=experiment.loss)
-    train, test = experiment.draw_data(1)
-    loss = mean_losses(model, (train, train), (test, test))(0, None)["test_loss"]
-    np.testing.assert_allclose(loss, load_results(tmp_path / "NLO_Adam_RESULTS.pickle")["test_loss"][-1], rtol=1e-6)
+    last = tiny.losses(tmp_path / "TINY_Adam_RESULTS.pickle")[-1]
+    np.testing.assert_allclose(np.mean(np.square(model(tiny.STATES))), last, rtol=1e-6)

@@ -1,0 +1,50 @@
+"""The smallest experiment: a whole run of hig.training.train in a tenth of a second, for what holds for all systems."""
+
+from argparse import Namespace
+
+import keras
+import numpy as np
+
+import hig
+from hig.results import load_results
+from hig.training import fixed_batches, train
+
+EPOCHS = 3
+STATES = np.random.default_rng(0).uniform(-1, 1, (8, 2)).astype(np.float32)
+
+
+def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=True, **changed):
+    """Trains a network of 3 neurons, not compiled by default; writes TINY_<optimizer>_RESULTS.pickle and the rest.
+
+    Args: `changed` settings of hig.training.train. Returns what that returns.
+    """
+    model = build_model(seed, simulator)
+    learning = hig.HIG(0.1, truncation=1e-5) if optimizer == "HIG" else keras.optimizers.get(
+        {"class_name": optimizer, "config": {"learning_rate": 0.1}})
+    model.compile(optimizer=learning, loss="mse", run_eagerly=eager)
+    batches, updates = fixed_batches((STATES, 0 * STATES), 4)
+
+    def evaluate(epoch, logs):
+        mean = float(np.mean(np.square(model(STATES))))
+        return {"train_loss": mean, "test_loss": mean}
+
+    settings = Namespace(**{"optimizer": optimizer, "max_time": 1000.0, "epochs": epochs, "output": folder, "quiet": True,
+                            "resume": False, "load_weights": None, "save_weights": None, **changed})
+    return train(model, batches, updates, evaluate, settings, "TINY", {"seed": seed, "epochs": epochs})
+
+
+def build_model(seed, simulator=None):
+    """The network and its simulator, x + u · (1, 0.1) by default, with the initial weights of that seed."""
+    keras.utils.set_random_seed(seed)
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(2)])
+    return hig.PhysicsModel(network, simulator or (lambda x, u: x + u * [1.0, 0.1]))
+
+
+def losses(path):
+    """The training losses in a pickle."""
+    return load_results(path)["train_loss"]
+
+
+def contents(folder):
+    """Name → bytes of the files in a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
