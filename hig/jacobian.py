@@ -73,6 +73,8 @@ class FactoredJacobian:
                 by_sample = share.reshape(last - first, d, last, d)                          # a view
                 by_sample *= product[first:last, None, :last, None]
                 stripe += share
+            square = stripe[:, top:]                                 # on the diagonal: symmetric up to rounding so far
+            stripe[:, top:] = np.tril(square) + np.tril(square, -1).T
             gram[top:bottom, :bottom] = stripe
             gram[:top, top:bottom] = stripe[:, :top].T
         return gram
