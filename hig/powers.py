@@ -117,9 +117,8 @@ def gram_coefficients(K, g, kappa, truncation, method="auto"):
         TypeError: K or g not real.
         numpy.linalg.LinAlgError: none of three LAPACK drivers converged.
 
-    BLAS runs on one thread for n < 1200 (a second one gains a third at best on an idle machine, and takes
-    two to four times as long on a busy one) and on as many as it is set to above. The setting is the process's, not the
-    thread's: do not call this from two Python threads at once.
+    BLAS runs on one thread for n < 1200 (see `blas_threads`) and on as many as it is set to above. The setting is the
+    process's, not the thread's: do not call this from two Python threads at once.
     """
     kappa, truncation = check_settings(kappa, truncation)
     if method not in METHODS:

@@ -26,6 +26,8 @@ from hig.training import SettingsError
 from tests.tiny import EPOCHS, contents, losses, run
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The losses of an uninterrupted run: optimizer → array."""
