@@ -23,9 +23,9 @@ KAPPA = -0.5
 
 
 def oscillator_spectrum(n):
-    """Rounding noise to λ_max over 14 decades: log-spaced eigenvalues, the last 4 % below a gap at τ² = 1e-12."""
-    truncated = n // 25
-    return np.concatenate([np.geomspace(1e-14, 1e-13, truncated), np.geomspace(1e-11, 1.0, n - truncated)]), 1e-6
+    """Of trained oscillators: rounding noise to λ_max over 16 decades, a third of it below τ² = 1e-12, without a gap."""
+    truncated = n // 3
+    return np.concatenate([np.geomspace(1e-16, 0.97e-12, truncated), np.geomspace(1.03e-12, 1.0, n - truncated)]), 1e-6
 
 
 def poisson_spectrum(n):

@@ -20,11 +20,14 @@ with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coef
 One vector f(K) g is much less than an eigendecomposition, and costs less (n from about 120 on):
 
 1. Householder reduction K = Q T Qᵀ to a tridiagonal T: f(K) g = Q f(T) Qᵀ g. This is nearly all of the work.
-2. Bisection on T gives λ_max, the number of truncated eigenvalues and the smallest kept one in O(n) each.
-3. The truncated eigenvectors of T (few, as a rule) are projected out; where only few are kept, or neither are
-   few, the kept ones give f(T) directly.
-4. On the rest, f(T) z = Σ_j w_j (T + s_j)⁻¹ z with positive shifts and weights (`_partial_fractions`):
-   some tens of tridiagonal solves of O(n) each.
+2. Bisection on T gives λ_max, the number of truncated eigenvalues, the largest of them and the smallest kept one in
+   O(n) each.
+3. Truncation multiplies with a rational step function of T that falls from 1 to 0 within the gap between these two
+   (`_truncate`): some tens of tridiagonal solves with complex shifts, O(n) each.
+4. On what is left, f(T) z = Σ_j w_j (T + s_j)⁻¹ z with positive shifts and weights (`_partial_fractions`):
+   some tens of tridiagonal solves more.
+
+Where no gap above rounding separates the kept eigenvalues from the truncated ones, the eigendecomposition decides.
 
 Precision: everything here is float64, whatever comes in. An eigenvalue of K carries an absolute error of
 about ε λ_max (ε = 2e-16), so singular values below 1e-8 σ_max drown in rounding, and so does what τ < 1e-8
@@ -43,8 +46,8 @@ from scipy.linalg import lapack
 METHODS = ("auto", "eigh", "tridiagonal")
 SMALLEST_TRIDIAGONAL = 120      # n from which this is faster than `eigh` (benchmarks/powers.py)
 SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (likewise)
-INVERSE_ITERATIONS = 1 / 8      # share of T's eigenvectors up to which `stein` is cheaper than all of them by `stemr`
 QUADRATURE_ERROR = 1e-10        # aimed at for the partial fractions, relative, at every kept eigenvalue
+SMALLEST_GAP = 8 * np.finfo(np.float64).eps   # of T, of norm about 1: narrower ones are rounding
 
 
 class Spectrum(NamedTuple):
@@ -189,26 +192,20 @@ def _power_by_tridiagonal(K, g, exponent, cut):
         _check_info("dormqr", info)
         return np.concatenate([x[:1], rotated[:, 0]])
 
-    lam_max = max(_largest_eigenvalue(d, e), 0.0)
+    lam_max = max(_eigenvalue(d, e, n - 1), 0.0)
     truncated = _count_eigenvalues(d, e, cut * lam_max)
     if truncated == n:
         return np.zeros(n), _spectrum_of_gram(0, n, scale * lam_max, 0.0)
-    few = max(INVERSE_ITERATIONS * n, 1)
-    direct = truncated > few                                  # f(T) by the kept eigenvectors
-    if direct and n - truncated > few:
-        lam, W = (part[..., truncated:] for part in _all_eigenvectors(d, e))
-    else:   # with the truncated ones comes the smallest kept one, for its eigenvalue
-        lam, W = _eigenvectors(d, e, truncated, n - 1) if direct else _eigenvectors(d, e, 0, truncated)
-    lam_min = lam[0] if direct else lam[-1]
+    lam_min = _eigenvalue(d, e, truncated)
     if lam_min <= 0:   # counted as positive, found at zero: only without truncation
         raise np.linalg.LinAlgError("the smallest kept eigenvalue is lost in rounding")
     z = rotate(g, "T")
-    if direct:
-        v = W @ (lam**-exponent * (W.T @ z))
-    else:
-        W = W[:, :-1]
-        v = _inverse_power(d, e, z - W @ (W.T @ z), exponent, lam_min, lam_max)
-        v -= W @ (W.T @ v)   # rounding along a truncated eigenvector is amplified by up to 1/λ_min: out again
+    if truncated:
+        step = _step_function(_eigenvalue(d, e, 0), _eigenvalue(d, e, truncated - 1), lam_min)
+        z = _truncate(d, e, z, step)
+    v = _inverse_power(d, e, z, exponent, lam_min, lam_max)
+    if truncated:   # rounding along a truncated eigenvector was amplified by up to 1/λ_min: out again
+        v = _truncate(d, e, v, step)
     v = rotate(v, "N") * scale**-exponent
     if not np.isfinite(v).all():
         raise np.linalg.LinAlgError("overflow on the tridiagonal path")
@@ -235,6 +232,36 @@ def _inverse_power(d, e, z, exponent, lam_min, lam_max):
     total = np.zeros_like(z)
     for shift, weight in zip(*_partial_fractions(exponent, lam_min, lam_max)):
         total += weight * _solve_shifted(d, e, shift, z)
+    return total
+
+
+def _step_function(lowest, below, above):
+    """Shifts s_j and weights w_j, complex, with 1 + Re Σ_j w_j/(x + s_j) ≈ 0 on [lowest, below] and ≈ 1 from `above` on.
+
+    Source: w = (y − c)/(y + c), y = x − lowest, takes these intervals to [−1, −k] and [k, 1]; there the step function is
+    (1 + sign w)/2, and sign w = w (w²)^(−1/2) = Σ_j ω_j w/(w² + t_j²) = Re Σ_j ω_j/(w + i t_j) with the shifts t_j² and
+    weights ω_j of `_partial_fractions` on [k², 1]. Each term is a fraction in x again, and they add up to 1 at infinity.
+
+    Raises:
+        numpy.linalg.LinAlgError: the gap between `below` and `above` is narrower than rounding.
+    """
+    if above - below <= SMALLEST_GAP:
+        raise np.linalg.LinAlgError("no gap separates the kept eigenvalues from the truncated ones")
+    high = above - lowest
+    low = max(below - lowest, 0.01 * high)
+    centre = np.sqrt(low * high)
+    k = (high - low) / (np.sqrt(high) + np.sqrt(low))**2
+    squares, weights = _partial_fractions(0.5, k**2, 1.0)
+    turn = 1 / (1 + 1j * np.sqrt(squares))
+    return -lowest - centre * turn / turn.conj(), weights * centre * turn**2
+
+
+def _truncate(d, e, z, step):
+    """z without its components along eigenvectors of T on which a `_step_function` is 0."""
+    shifts, weights = step
+    total = z.copy()
+    for shift, weight in zip(shifts, weights):
+        total += (weight * _solve_shifted(d, e, shift, z)).real
     return total
 
 
@@ -284,9 +311,10 @@ def _gauss_rule(points, power):
 
 
 def _solve_shifted(d, e, shift, z):
-    """(T + s)⁻¹ z, with pivoting, as rounding may leave T + s slightly indefinite."""
-    *_, x, info = lapack.dgtsv(e, d + shift, e, z, overwrite_d=1)
-    _check_info("dgtsv", info)
+    """(T + s)⁻¹ z for real or complex s, with pivoting, as rounding may leave T + s slightly indefinite."""
+    solve = lapack.zgtsv if isinstance(shift, complex) else lapack.dgtsv
+    *_, x, info = solve(e, d + shift, e, z, overwrite_d=1)
+    _check_info("gtsv", info)
     return x
 
 
@@ -298,30 +326,11 @@ def _count_eigenvalues(d, e, bound):
     return count
 
 
-def _largest_eigenvalue(d, e):
-    _, lam, _, _, info = lapack.dstebz(d, e, 2, 0.0, 0.0, len(d), len(d), 0.0, "E")
+def _eigenvalue(d, e, index):
+    """The eigenvalue of T with this 0-based index, ascending, by bisection."""
+    _, lam, _, _, info = lapack.dstebz(d, e, 2, 0.0, 0.0, index + 1, index + 1, 0.0, "E")
     _check_info("dstebz", info)
     return lam[0]
-
-
-def _eigenvectors(d, e, first, last):
-    """Ascending eigenvalues (m,) of T with 0-based indices first..last and orthonormal eigenvectors (n, m)."""
-    count, lam, block, split, info = lapack.dstebz(d, e, 2, 0.0, 0.0, first + 1, last + 1, 0.0, "B")
-    _check_info("dstebz", info)
-    W, info = lapack.dstein(d, e, lam[:count], block, split)
-    _check_info("dstein", info)
-    order = np.argsort(lam[:count])   # stein wants them block by block where T falls apart
-    return lam[order], W[:, order]
-
-
-def _all_eigenvectors(d, e):
-    """All eigenvalues of T, ascending, (n,), and orthonormal eigenvectors (n, n).
-
-    `stemr` takes two to four times as long for a part of them, which it finds by bisection.
-    """
-    _, lam, W, info = lapack.dstemr(d, np.append(e, 0.0), 0, 0.0, 0.0, 0, 0)   # it wants e with one more entry
-    _check_info("dstemr", info)
-    return lam, W
 
 
 @cache

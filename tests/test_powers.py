@@ -184,6 +184,49 @@ def test_partial_fractions_equal_the_power_on_the_whole_interval(exponent, ratio
     assert (shifts > 0).all() and (weights >= 0).all()   # no cancellation
 
 
+@pytest.mark.parametrize("gap", [1e-10, 1e-6, 1e-2, 1.0, 1e6])
+@pytest.mark.parametrize("lowest", [-1e-9, 0.0, 1e-3])
+def test_step_function_is_zero_below_the_gap_and_one_above(gap, lowest):
+    below = 2e-3
+    above = below * (1 + gap)
+    shifts, weights = powers._step_function(lowest, below, above)
+    x = np.concatenate([np.linspace(lowest, below, 501), np.geomspace(above, 1e3 * above, 501)])
+    step = 1 + (weights / (shifts + x[:, None])).real.sum(axis=1)
+    # the quadrature's error, as above, and rounding of x + s, which is as small as the gap
+    np.testing.assert_allclose(step, x > (below + above) / 2, atol=4 * powers.QUADRATURE_ERROR + 20 * EPS / gap)
+
+
+@pytest.mark.parametrize("kappa", KAPPAS)
+@pytest.mark.parametrize("truncated", [20, 100, 150])
+def test_truncation_in_the_middle_of_a_dense_spectrum(truncated, kappa):
+    """The spectrum of trained oscillators: 14 decades, no gap but the 17 % from each eigenvalue to the next one."""
+    rng = np.random.default_rng(14)
+    lam = np.geomspace(1e-14, 1.0, 200)
+    K, Q = gram_of_spectrum(rng, lam)
+    g = rng.standard_normal(200)
+    cut = lam[truncated] * 0.92
+    v, spectrum = gram_coefficients(K, g, kappa, np.sqrt(cut), "tridiagonal")
+    assert spectrum.rank == gram_coefficients(K, g, kappa, np.sqrt(cut), "eigh")[1].rank == 200 - truncated
+    expected = exact_coefficients(Q, lam, slice(truncated, 200), g, kappa)
+    assert relative_error(v, expected) < allowed_error(1 / cut)
+
+
+def test_without_a_gap_at_the_cut_the_eigendecomposition_decides(monkeypatch):
+    """Two eigenvalues a rounding error apart, the cut between them: both paths keep the same ones."""
+    rng = np.random.default_rng(15)
+    lam = np.concatenate([np.geomspace(1e-6, 1e-3, 20), 1e-2 + EPS * np.arange(-3.0, 4.0), np.geomspace(0.1, 1.0, 20)])
+    K, _ = gram_of_spectrum(rng, lam)
+    g = rng.standard_normal(len(lam))
+    inside = scipy.linalg.eigvalsh(K, driver="evd")[20:27]
+    truncation = np.sqrt(inside.mean())
+    called, by_eigh = [], powers._power_by_eigh
+    monkeypatch.setattr(powers, "_power_by_eigh", lambda *arguments: called.append(1) or by_eigh(*arguments))
+    v, spectrum = gram_coefficients(K, g, -0.5, truncation, "tridiagonal")
+    expected, same = gram_coefficients(K, g, -0.5, truncation, "eigh")
+    assert len(called) == 2 and spectrum == same and 20 < spectrum.rank < 27
+    np.testing.assert_array_equal(v, expected)
+
+
 @pytest.mark.parametrize("kappa", KAPPAS)
 @pytest.mark.parametrize("K", [
     np.eye(5), np.diag([3.0, 0.0, 0.0, 2.0, 1.0]), np.diag(np.arange(5.0, 0.0, -1.0)), np.ones((6, 6)),
@@ -206,7 +249,6 @@ def test_degenerate_matrices(K, kappa):
 
 @pytest.mark.parametrize("truncated", [1, 12, 13, 40, 60, 87, 88, 99])
 def test_any_number_of_truncated_eigenvalues(truncated):
-    """Few truncated, few kept, and neither: three ways to f(T), with the limits between them at an eighth of n."""
     rng = np.random.default_rng(9)
     lam = np.concatenate([np.geomspace(1e-9, 1e-7, truncated), np.geomspace(1.0, 1e-5, 100 - truncated)[::-1]])
     K, Q = gram_of_spectrum(rng, lam)
