@@ -150,7 +150,7 @@ def draw_example(ax, groups, colors, options):
     if not runs:
         return
     label, best = min(runs, key=lambda named: final_loss(named[1], loss_kind(named[1], options.y)))
-    ax.set_title(legible(f"one held-out field, {label}"), fontsize=10)
+    ax.set_title(legible("one held-out field, " + label.replace("_", " ")), fontsize=10)
     rows = ((("predicted x", "example_x"), ("ground truth x", "example_x_ground_truth")),
             (("target y*", "example_target"), ("residual y − y*", "example_residual")))
     for i, row in enumerate(rows):

@@ -17,7 +17,7 @@ K = U Σ² Uᵀ and V = Jᵀ U Σ⁻¹,
     J^κ g = V Σ^κ Uᵀ g = Jᵀ U Σ^(κ−1) Uᵀ g = Jᵀ v ,   v = f(K) g ,   f(λ) = λ^(−a) ,   a = (1 − κ)/2 ∈ [0, 1]
 
 with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v.
-One vector f(K) g is much less than an eigendecomposition, and costs less (n from about 120 on):
+One vector f(K) g is much less than an eigendecomposition, and costs less (n from about 120 on, with truncation 240):
 
 1. Householder reduction K = Q T Qᵀ to a tridiagonal T: f(K) g = Q f(T) Qᵀ g. This is nearly all of the work.
 2. Bisection on T gives λ_max, the number of truncated eigenvalues, the largest of them and the smallest kept one in
@@ -44,7 +44,7 @@ import threadpoolctl
 from scipy.linalg import lapack
 
 METHODS = ("auto", "eigh", "tridiagonal")
-SMALLEST_TRIDIAGONAL = 120      # n from which this is faster than `eigh` (benchmarks/powers.py)
+SMALLEST_TRIDIAGONAL = 180      # n from which this beats `eigh`: 120 without truncation, 240 with (benchmarks/powers.py)
 SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (likewise)
 QUADRATURE_ERROR = 1e-10        # aimed at for the partial fractions, relative, at every kept eigenvalue
 SMALLEST_GAP = 8 * np.finfo(np.float64).eps   # of T, of norm about 1: narrower ones are rounding
@@ -248,7 +248,7 @@ def _step_function(lowest, below, above):
     if above - below <= SMALLEST_GAP:
         raise np.linalg.LinAlgError("no gap separates the kept eigenvalues from the truncated ones")
     high = above - lowest
-    low = max(below - lowest, 0.01 * high)
+    low = max(below - lowest, 0.01 * high)   # a wider gap would save nothing; keeps c and k away from 0
     centre = np.sqrt(low * high)
     k = (high - low) / (np.sqrt(high) + np.sqrt(low))**2
     squares, weights = _partial_fractions(0.5, k**2, 1.0)

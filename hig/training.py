@@ -256,10 +256,9 @@ class TrainingRun(keras.callbacks.Callback):
             self.state = "diverged"
 
     def _thin(self):
-        """Halves the curve, where its entries are closest in time: of each interval of training only the last stays."""
-        times = np.array(self.curve["simulation_time"])
-        interval = times[-1] / (MAX_ENTRIES // 2)
-        kept = np.union1d([0], np.flatnonzero(np.diff(times // interval, append=np.inf)))
+        """Halves the curve, where its entries are closest in time."""
+        measured = np.isfinite(self.curve["test_loss"])
+        kept = entries_to_keep(np.array(self.curve["simulation_time"]), measured, MAX_ENTRIES // 2)
         self.curve = {key: [values[i] for i in kept] for key, values in self.curve.items()}
         self.spectrum = {key: [values[i - 1] for i in kept[1:]] for key, values in self.spectrum.items()}
 
@@ -377,6 +376,20 @@ class TrainingRun(keras.callbacks.Callback):
             for kept in path.parent.glob(f"{path.stem}_*{path.suffix}"):
                 if kept.stat().st_size == 0:                            # a name reserved by keep_earlier
                     kept.unlink()
+
+
+def entries_to_keep(times, measured, intervals):
+    """Ascending indices of a thinned curve: both ends, and of each interval of time the last entry that was measured.
+
+    Args:
+        times: (N,) float, ascending seconds.
+        measured: (N,) bool, whether an entry has a test loss; the last entry of all stays where an interval has no such.
+        intervals: int, of equal length.
+    """
+    interval = times // (times[-1] / intervals)
+    order = np.lexsort((measured, interval))                            # stable: within an interval the measured ones last
+    last = order[np.flatnonzero(np.diff(interval[order], append=np.inf))]
+    return np.union1d([0, len(times) - 1], last)
 
 
 def _state(model):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hig.results import load_results
-from hig.training import SettingsError, load_weights
+from hig.training import SettingsError, entries_to_keep, load_weights
 from tests import tiny
 
 EPOCHS = {"Adam": 120, "GN": 6, "HIG": 6}           # a few seconds each: long enough to be killed in the middle
@@ -176,6 +176,13 @@ def test_a_long_curve_is_thinned_where_it_is_dense(tmp_path, monkeypatch):
     np.testing.assert_array_equal(thinned["train_loss"], whole["train_loss"][epochs])
     np.testing.assert_array_equal(thinned["provenance"]["sigma_max"], whole["provenance"]["sigma_max"][epochs[1:] - 1])
     assert np.all(thinned["epoch_time"] > 0)
+
+
+def test_thinning_prefers_entries_with_a_test_loss():
+    times, measured = np.arange(101.0), np.arange(101) % 10 == 3
+    np.testing.assert_array_equal(entries_to_keep(times, measured, 10), [0, *range(3, 100, 10), 100])
+    np.testing.assert_array_equal(entries_to_keep(times, measured, 5), [0, *range(13, 100, 20), 100])
+    np.testing.assert_array_equal(entries_to_keep(times, measured & (times > 50), 5), [0, 19, 39, 53, 73, 93, 100])
 
 
 def test_saved_weights_are_those_of_the_last_epoch(tmp_path):
