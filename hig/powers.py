@@ -23,7 +23,7 @@ One vector f(K) g is much less than an eigendecomposition, and costs less (n fro
 2. Bisection on T gives λ_max, the number of truncated eigenvalues, the largest of them and the smallest kept one in
    O(n) each.
 3. Truncation multiplies with a rational step function of T that falls from 1 to 0 within the gap between these two
-   (`_truncate`): some tens of tridiagonal solves with complex shifts, O(n) each.
+   (`_step_function`): some tens of tridiagonal solves with complex shifts, O(n) each.
 4. On what is left, f(T) z = Σ_j w_j (T + s_j)⁻¹ z with positive shifts and weights (`_partial_fractions`):
    some tens of tridiagonal solves more.
 
@@ -202,10 +202,10 @@ def _power_by_tridiagonal(K, g, exponent, cut):
     z = rotate(g, "T")
     if truncated:
         step = _step_function(_eigenvalue(d, e, 0), _eigenvalue(d, e, truncated - 1), lam_min)
-        z = _truncate(d, e, z, step)
+        z = z + _apply_fractions(d, e, z, *step)
     v = _inverse_power(d, e, z, exponent, lam_min, lam_max)
     if truncated:   # rounding along a truncated eigenvector was amplified by up to 1/λ_min: out again
-        v = _truncate(d, e, v, step)
+        v = v + _apply_fractions(d, e, v, *step)
     v = rotate(v, "N") * scale**-exponent
     if not np.isfinite(v).all():
         raise np.linalg.LinAlgError("overflow on the tridiagonal path")
@@ -229,10 +229,7 @@ def _inverse_power(d, e, z, exponent, lam_min, lam_max):
             term = shift * _solve_shifted(d, e, shift, term)
             total += term
         return total
-    total = np.zeros_like(z)
-    for shift, weight in zip(*_partial_fractions(exponent, lam_min, lam_max)):
-        total += weight * _solve_shifted(d, e, shift, z)
-    return total
+    return _apply_fractions(d, e, z, *_partial_fractions(exponent, lam_min, lam_max))
 
 
 def _step_function(lowest, below, above):
@@ -241,6 +238,8 @@ def _step_function(lowest, below, above):
     Source: w = (y − c)/(y + c), y = x − lowest, takes these intervals to [−1, −k] and [k, 1]; there the step function is
     (1 + sign w)/2, and sign w = w (w²)^(−1/2) = Σ_j ω_j w/(w² + t_j²) = Re Σ_j ω_j/(w + i t_j) with the shifts t_j² and
     weights ω_j of `_partial_fractions` on [k², 1]. Each term is a fraction in x again, and they add up to 1 at infinity.
+
+    Returns: (shifts, weights), complex128 arrays of the same length, some 30 for gaps of a few per cent.
 
     Raises:
         numpy.linalg.LinAlgError: the gap between `below` and `above` is narrower than rounding.
@@ -254,15 +253,6 @@ def _step_function(lowest, below, above):
     squares, weights = _partial_fractions(0.5, k**2, 1.0)
     turn = 1 / (1 + 1j * np.sqrt(squares))
     return -lowest - centre * turn / turn.conj(), weights * centre * turn**2
-
-
-def _truncate(d, e, z, step):
-    """z without its components along eigenvectors of T on which a `_step_function` is 0."""
-    shifts, weights = step
-    total = z.copy()
-    for shift, weight in zip(shifts, weights):
-        total += (weight * _solve_shifted(d, e, shift, z)).real
-    return total
 
 
 def _partial_fractions(exponent, lam_min, lam_max):
@@ -308,6 +298,14 @@ def _partial_fractions(exponent, lam_min, lam_max):
 def _gauss_rule(points, power):
     """Nodes and weights of Gaussian quadrature on [−1, 1] with weight (1 + t)^power."""
     return scipy.special.roots_jacobi(points, 0.0, power)
+
+
+def _apply_fractions(d, e, z, shifts, weights):
+    """Re Σ_j w_j (T + s_j)⁻¹ z, float64 (n,), with real or complex shifts and weights."""
+    total = np.zeros_like(z)
+    for shift, weight in zip(shifts, weights):
+        total += (weight * _solve_shifted(d, e, shift, z)).real
+    return total
 
 
 def _solve_shifted(d, e, shift, z):

@@ -384,7 +384,10 @@ def entries_to_keep(times, measured, intervals):
     Args:
         times: (N,) float, ascending seconds.
         measured: (N,) bool, whether an entry has a test loss; the last entry of all stays where an interval has no such.
-        intervals: int, of equal length.
+        intervals: int, number of equal intervals from 0 to times[-1], which must be positive.
+
+    Returns:
+        int array; at most intervals + 2 entries, whatever N is.
     """
     interval = times // (times[-1] / intervals)
     order = np.lexsort((measured, interval))                            # stable: within an interval the measured ones last
