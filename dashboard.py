@@ -25,10 +25,10 @@ from dash.exceptions import PreventUpdate
 from flask import Response, abort, request
 from matplotlib.colors import to_rgb
 
-from hig.cli import fail
-from hig.curves import BINS, SYSTEMS, describe, find_death, group_runs, median_band, split_cases, thin, x_values
-from hig.watching import Watcher, csv_lines, quantities, quantity, shown_path, state_of, table_row
-from hig.web import FONT, GRAPH, LEGEND, MARGIN, axis, make_app, packed, serve
+from hig.runs.cli import fail
+from hig.figures.curves import BINS, SYSTEMS, describe, find_death, group_runs, median_band, split_cases, thin, x_values
+from hig.live.watching import Watcher, csv_lines, quantities, quantity, shown_path, state_of, table_row
+from hig.live.server import FONT, GRAPH, LEGEND, MARGIN, axis, make_app, packed, serve
 from plot import AXES, LOSSES, ROOT, THRESHOLDS, choose_colors, legend_text
 
 EVERY = 500                 # milliseconds between the end of a refresh and the next one
@@ -66,7 +66,7 @@ def drawn_curve(run, options):
 
 
 def thinned(x, y, options, bins):
-    """The entries of a curve that are drawn, see `hig.curves.thin`."""
+    """The entries of a curve that are drawn, see `hig.figures.curves.thin`."""
     index = thin(x, y, options.log_x, bins)
     return x[index], y[index]
 
@@ -138,7 +138,7 @@ def head_row(levels):
 
 
 def body_row(label, color, cells):
-    """A run in the table: `cells` are those of `hig.watching.table_row`."""
+    """A run in the table: `cells` are those of `hig.live.watching.table_row`."""
     *numbers, state, settings, file = cells
     return html.Tr([html.Td([html.Span(className="swatch", style={"background": color}), label]),
                     *(html.Td(cell, className="number") for cell in numbers),
@@ -369,7 +369,7 @@ def main(arguments=None):
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         if options.interactive:
-            from Poisson.page import serve_interactive
+            from Poisson.interactive.page import serve_interactive
             serve_interactive(options.folders[0] if options.folders else ROOT / options.interactive, options.port)
         else:
             own = [ROOT / folder for folder, _, _ in SYSTEMS.values() if folder]

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hig.curves import (SYSTEMS, final_loss, find_death, find_files, find_switch, group_runs, loss_kind, median_band,
+from hig.figures.curves import (SYSTEMS, final_loss, find_death, find_files, find_switch, group_runs, loss_kind, median_band,
                         read_runs, short, smooth, split_cases, thin, time_to_reach, x_values)
-from hig.results import write_atomically
+from hig.runs.results import write_atomically
 
 ROOT = Path(__file__).resolve().parent
 COLORS = {
@@ -422,7 +422,7 @@ def main(arguments=None, root=ROOT):
     """Draw what the command line asks for; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["trajectories"]:
-        from hig import pictures
+        from hig.figures import pictures
         return pictures.main(arguments[1:], root, style_of, write_figure)
     options = parse(arguments)
     try:

@@ -6,9 +6,9 @@ The network sees the target state y*, the simulator starts from the initial stat
 import numpy as np
 import tensorflow as tf
 
-from hig.initialization import draw_published_weights
+from hig.runs.initialization import draw_published_weights
 from hig.model import PhysicsModel
-from hig.training import fixed_batches, make_optimizer, mean_losses, train
+from hig.runs.training import fixed_batches, make_optimizer, mean_losses, train
 from Nonlinear_Oscillators.network import build_network
 from Nonlinear_Oscillators.simulator import Oscillators
 
@@ -41,7 +41,7 @@ def build_model(seed):
 
 
 def run(settings):
-    """Trains with the settings of a submit script; returns how it ended, see `hig.training.train`."""
+    """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
     train_states, test_states = draw_data(settings.seed)
     batches, updates_per_epoch = fixed_batches((train_states, train_states), settings.batch_size)
     model = build_model(settings.seed)

@@ -8,7 +8,7 @@ HIDDEN = (20, 20, 20)
 def build_network(n_inputs, n_controls, activation="relu"):
     """A stack of Dense layers from the target state (B, n_inputs) to one control per time step (B, n_controls).
 
-    Its weights are drawn by Keras; `hig.training.draw_published_weights` replaces them by those of the published runs.
+    Its weights are drawn by Keras; `hig.runs.training.draw_published_weights` replaces them by those of the published runs.
     """
     return keras.Sequential(
         [keras.Input((n_inputs,))]

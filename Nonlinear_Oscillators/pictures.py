@@ -1,13 +1,13 @@
 """The oscillators under control of a trained network: positions and control over time, for some test samples.
 
-After the figure at the head of the published article. Called by `python plot.py trajectories`; see `hig.pictures`.
+After the figure at the head of the published article. Called by `python plot.py trajectories`; see `hig.figures.pictures`.
 """
 
 import numpy as np
 import tensorflow as tf
 
-from hig.pictures import box_axes
-from hig.training import load_weights
+from hig.figures.pictures import box_axes
+from hig.runs.training import load_weights
 from Nonlinear_Oscillators import experiment
 
 SAMPLES = 4

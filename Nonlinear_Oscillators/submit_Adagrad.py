@@ -4,7 +4,7 @@ No settings are published. Seed and batch size are those of Adam; the learning r
 1e-3 … 1e-1 with 300 epochs each (`python benchmarks/learning_rates.py`; test loss then 2.2e-03).
 """
 
-from hig.cli import submit
+from hig.runs.cli import submit
 
 SEED = 1
 BATCH_SIZE = 512

@@ -1,6 +1,6 @@
 """Adam on the nonlinear oscillators: the blue curve of the paper's figure 2."""
 
-from hig.cli import submit
+from hig.runs.cli import submit
 
 SEED = 1
 BATCH_SIZE = 512

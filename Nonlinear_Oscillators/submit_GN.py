@@ -1,6 +1,6 @@
 """Gauss-Newton on the nonlinear oscillators: the red curve of the paper's figure 2."""
 
-from hig.cli import submit
+from hig.runs.cli import submit
 
 SEED = 28
 BATCH_SIZE = 128

@@ -1,6 +1,6 @@
 """Half-inverse gradients on the nonlinear oscillators: the purple curve of the paper's figure 2b."""
 
-from hig.cli import submit
+from hig.runs.cli import submit
 
 SEED = 22
 BATCH_SIZE = 128

@@ -4,7 +4,7 @@ Here are the flags that only this system has."""
 
 import argparse
 
-from hig.cli import positive, positive_integer
+from hig.runs.cli import positive, positive_integer
 
 RESOLUTION = 8              # cells along each axis
 METHODS = ("Adam", "GN", "HIG")     # of training by hand; their numbers in its pickle

@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 from phi.tf.flow import Scene
 
-from hig.initialization import draw_published_weights
+from hig.runs.initialization import draw_published_weights
 from hig.memory import require_memory
 from hig.model import PhysicsModel
 from hig.optimizers import JacobianPower
-from hig.training import make_optimizer, train
+from hig.runs.training import make_optimizer, train
 from Poisson.fields import held_out_fields, training_fields
 from Poisson.network import build_network
 from Poisson.simulator import Laplace
@@ -64,7 +64,7 @@ def compile_model(network, resolution, optimizer):
 
 
 class Evaluation:
-    """The `evaluate` and `snapshot` of `hig.training.train`: losses, and one example of the held-out batch.
+    """The `evaluate` and `snapshot` of `hig.runs.training.train`: losses, and one example of the held-out batch.
 
     Args:
         model: compiled model of `compile_model`.
@@ -144,7 +144,7 @@ class SceneLogs(keras.callbacks.Callback):
 
 
 def run(settings):
-    """Trains with the settings of a submit script; returns how it ended, see `hig.training.train`."""
+    """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
     optimizer = make_optimizer(SimpleNamespace(
         optimizer="HIG" if settings.pretrain_time else settings.optimizer,                  # "Adam_then_HIG" is a file name
         learning_rate=settings.learning_rate, truncation=settings.truncation))

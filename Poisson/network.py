@@ -11,7 +11,7 @@ def build_network(resolution):
     """A stack of Dense layers, tanh with a linear output, from y* (B, resolution²) to x of the same shape.
 
     24,896 weights at the published resolution of 8. PhiFlow lets Keras draw them, from Python's global generator;
-    `hig.initialization.draw_published_weights` replaces them by seeded ones.
+    `hig.runs.initialization.draw_published_weights` replaces them by seeded ones.
     """
     with warnings.catch_warnings():                                 # Keras about an old argument that PhiFlow uses
         warnings.filterwarnings("ignore", "Argument `input_shape` is deprecated")

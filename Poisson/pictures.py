@@ -1,13 +1,13 @@
 """The solution of the Poisson equation that a trained network gives, as a surface over its source.
 
-Called by `python plot.py trajectories`; see `hig.pictures`.
+Called by `python plot.py trajectories`; see `hig.figures.pictures`.
 """
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from hig.pictures import box_axes
-from hig.training import load_weights
+from hig.figures.pictures import box_axes
+from hig.runs.training import load_weights
 from Poisson import RESOLUTION
 from Poisson.fields import held_out_fields
 from Poisson.network import build_network

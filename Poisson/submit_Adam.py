@@ -1,6 +1,6 @@
 """Adam on the Poisson problem: the paper's blue curve."""
 
-from hig.cli import submit
+from hig.runs.cli import submit
 from Poisson import flags
 
 SEED = 0

@@ -4,7 +4,7 @@ Adam trains for PRETRAIN_TIME, then HIG goes on from its weights. The curve is t
 provenance["switch_epoch"] the number of updates by Adam.
 """
 
-from hig.cli import submit
+from hig.runs.cli import submit
 from Poisson import pretraining_flags
 
 SEED = 0

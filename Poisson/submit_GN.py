@@ -1,6 +1,6 @@
 """Gauss-Newton on the Poisson problem, with the settings of HIG; the paper has no such curve."""
 
-from hig.cli import submit
+from hig.runs.cli import submit
 from Poisson import flags
 
 SEED = 0

@@ -1,6 +1,6 @@
 """Half-inverse gradients on the Poisson problem: the paper's purple curve."""
 
-from hig.cli import submit
+from hig.runs.cli import submit
 from Poisson import flags
 
 SEED = 0

@@ -6,9 +6,9 @@ The network sees the target wave function y* = f1·|2⟩ + f2·|3⟩; the simula
 import numpy as np
 import tensorflow as tf
 
-from hig.initialization import draw_published_weights
+from hig.runs.initialization import draw_published_weights
 from hig.model import PhysicsModel
-from hig.training import fixed_batches, make_optimizer, train
+from hig.runs.training import fixed_batches, make_optimizer, train
 from Schroedinger.network import build_network
 from Schroedinger.simulator import Dipole, to_complex, to_pairs
 
@@ -79,7 +79,7 @@ def build_model(seed, dipole=DIPOLE):
 
 
 def evaluation(model, train_targets, test_targets):
-    """The `evaluate` of `hig.training.train`: mean losses, and what the transition achieved.
+    """The `evaluate` of `hig.runs.training.train`: mean losses, and what the transition achieved.
 
     "population_error_2" and "population_error_3" are the mean absolute errors of the populations of |2⟩ and |3⟩, of
     lower and higher energy, over the test samples.
@@ -99,7 +99,7 @@ def evaluation(model, train_targets, test_targets):
 
 
 def run(settings):
-    """Trains with the settings of a submit script; returns how it ended, see `hig.training.train`."""
+    """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
     train_targets, test_targets = draw_data(settings.seed)
     batches, updates_per_epoch = fixed_batches((train_targets, train_targets), settings.batch_size)
     model = build_model(settings.seed)

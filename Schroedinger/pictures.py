@@ -1,13 +1,13 @@
 """The dipole under control of a trained network: |ψ(x, t)|² as a surface, and the control, for one test sample.
 
-Called by `python plot.py trajectories`; see `hig.pictures`.
+Called by `python plot.py trajectories`; see `hig.figures.pictures`.
 """
 
 import numpy as np
 import tensorflow as tf
 
-from hig.pictures import box_axes
-from hig.training import load_weights
+from hig.figures.pictures import box_axes
+from hig.runs.training import load_weights
 from Schroedinger import experiment
 from Schroedinger.simulator import to_complex, to_pairs
 

@@ -5,7 +5,7 @@ the test loss rises from 1e-4 to 1e-3 between epochs 4 and 6. With a truncation 
 8 epochs, with seeds 2 and 3 alike, to 4e-5 and 3e-6.
 """
 
-from hig.cli import submit
+from hig.runs.cli import submit
 
 SEED = 1
 BATCH_SIZE = 16

@@ -1,6 +1,6 @@
 """Half-inverse gradients on the quantum dipole: the purple curve of the paper's figure on the Schroedinger equation."""
 
-from hig.cli import submit
+from hig.runs.cli import submit
 
 SEED = 1
 BATCH_SIZE = 16

@@ -2,7 +2,7 @@
 
 Here is the flag that only this system has."""
 
-from hig.cli import positive
+from hig.runs.cli import positive
 
 LAMBDAS = (1.0, 0.01)       # well and badly conditioned
 

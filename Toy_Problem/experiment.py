@@ -10,9 +10,9 @@ from argparse import Namespace
 import numpy as np
 import tensorflow as tf
 
-from hig.initialization import draw_published_weights
+from hig.runs.initialization import draw_published_weights
 from hig.model import PhysicsModel
-from hig.training import SettingsError, fixed_batches, make_optimizer, mean_losses, train
+from hig.runs.training import SettingsError, fixed_batches, make_optimizer, mean_losses, train
 from Toy_Problem.network import build_network
 from Toy_Problem.simulator import Scaling
 
@@ -46,7 +46,7 @@ def build_model(seed, factor):
 
 
 def evaluation(model, train_data, test_data):
-    """The `evaluate` of `hig.training.train`: mean losses, and what the figure shows beside them.
+    """The `evaluate` of `hig.runs.training.train`: mean losses, and what the figure shows beside them.
 
     "activation_mean" and "activation_std" are mean and standard deviation of |tanh| over all hidden units and test
     samples: 1 and 0 where they are saturated. "path_y1" and "path_y2" are the network's outputs at x = PATH_X.
@@ -70,7 +70,7 @@ def run(settings):
     --resume takes up what there is to take up; a curve that the interrupted run had not reached begins as usual.
 
     Returns:
-        how it ended, see `hig.training.train`; what is not "finished" for one λ is so for all.
+        how it ended, see `hig.runs.training.train`; what is not "finished" for one λ is so for all.
 
     Raises:
         SettingsError: as there, and if one file of weights is to hold the networks of several λ.

@@ -5,7 +5,7 @@ ours. The truncation is that of HIG, and the outcome hangs on it: with 1e-5 to 1
 most of the seeds tried (training loss 2e-3 to 5e-2 after 5 to 8 s). With η = 1 it saturates for λ = 1, too (seed 0).
 """
 
-from hig.cli import submit
+from hig.runs.cli import submit
 from Toy_Problem import flags
 
 SEED = 0

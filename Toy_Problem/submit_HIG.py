@@ -3,7 +3,7 @@
 No settings are published beyond the problem and the 20 seconds: seed, batch size, learning rate and truncation are ours.
 """
 
-from hig.cli import submit
+from hig.runs.cli import submit
 from Toy_Problem import flags
 
 SEED = 0

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hig.cli import parse, silent_start
-from hig.results import load_results
+from hig.runs.cli import parse, silent_start
+from hig.runs.results import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = {                                                # script → flags of a run that trains for some seconds
@@ -109,7 +109,7 @@ def kills(wanted, source):
 def interrupted_run(folder):
     """A finished oscillator run in `folder`, and a TrainingRun that may resume it."""
     with silent_start():
-        from hig.training import TrainingRun, make_optimizer
+        from hig.runs.training import TrainingRun, make_optimizer
         from Nonlinear_Oscillators import experiment
     arguments = dict(seed=1, batch_size=512, learning_rate=3e-4, truncation=None, max_time=60.0)
     settings = parse("Nonlinear_Oscillators", "Adam", None, **arguments,
@@ -141,7 +141,7 @@ class Damage:
 
     def survived(self, path, content):
         """Whether resuming refused this content of the file with a sentence; otherwise all must be as it was saved."""
-        from hig.training import SettingsError
+        from hig.runs.training import SettingsError
         whole = path.read_bytes()
         for variable, value in zip(self.variables, self.untouched):
             variable.assign(value)
@@ -239,7 +239,7 @@ def disks():
 def cost(seconds):
     """Seconds spent in writing, as a share of the training time, with the published settings."""
     with silent_start():
-        from hig import training
+        from hig.runs import training
         from Nonlinear_Oscillators import experiment
     save, spent = training.TrainingRun._save, []
 

@@ -6,7 +6,7 @@ Trains the oscillators with each of them for 300 epochs per learning rate, from 
 batch 512), and prints the test losses; the submit scripts use the best of each row. Deterministic, about six minutes.
 """
 
-from hig.cli import silent_start
+from hig.runs.cli import silent_start
 
 EPOCHS = 300
 RATES = {"SGD": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "Adagrad": (1e-2, 3e-2, 1e-1, 3e-1, 1.0),
@@ -18,7 +18,7 @@ def main():
     with silent_start():
         import keras
 
-        from hig.training import fixed_batches, mean_losses
+        from hig.runs.training import fixed_batches, mean_losses
         from Nonlinear_Oscillators import experiment
     train, test = experiment.draw_data(1)
     batches, updates_per_epoch = fixed_batches((train, train), 512)

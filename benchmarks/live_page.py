@@ -18,8 +18,8 @@ from plotly.io.json import to_json_plotly
 
 import dashboard
 from benchmarks.timing import seconds
-from hig.results import save_results
-from hig.watching import Watcher
+from hig.runs.results import save_results
+from hig.live.watching import Watcher
 from tests.browser import graph, serve, start_chromium, stop, until
 
 FILES, LENGTH, ROUNDS = 200, 5000, 10

@@ -15,7 +15,7 @@ import sys
 import scipy.linalg
 import threadpoolctl
 
-from hig.cli import silent_start
+from hig.runs.cli import silent_start
 from timing import in_turn, peak_memory, repeated, seconds
 
 with silent_start():

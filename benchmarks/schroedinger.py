@@ -11,7 +11,7 @@ epoch within half an hour, in 14 GB: its algorithm, written again in benchmarks/
 import argparse
 import resource
 
-from hig.cli import silent_start
+from hig.runs.cli import silent_start
 from timing import in_turn, peak_memory, repeated, seconds, start_up
 
 FIRST_UPDATE = ("from Schroedinger.experiment import *; import hig; m = build_model(1); "
@@ -41,7 +41,7 @@ def main():
         import hig
         import published
         from hig.jacobian import assemble
-        from hig.training import fixed_batches, mean_losses
+        from hig.runs.training import fixed_batches, mean_losses
         from Schroedinger import experiment
         from Schroedinger.simulator import Dipole, to_pairs
     targets, test_targets = experiment.draw_data(1)

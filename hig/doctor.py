@@ -18,10 +18,10 @@ import numpy as np
 import scipy.linalg
 import threadpoolctl
 
-from hig.cli import silent_start
+from hig.runs.cli import silent_start
 from hig.memory import available_memory
 from hig.powers import gram_coefficients, jacobian_power
-from hig.provenance import provenance
+from hig.runs.provenance import provenance
 
 N = 512                    # rows of the Gram matrix that is timed: batch 128 of the oscillators
 SECONDS = 0.5              # of each timing

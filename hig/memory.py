@@ -16,7 +16,7 @@ def require_memory(rows, network, advice):
     Raises:
         SettingsError: with the numbers and the advice.
     """
-    from hig.training import SettingsError
+    from hig.runs.training import SettingsError
     needed, available = update_memory(rows, network), available_memory()
     if needed > available:
         raise SettingsError(f"a Jacobian of {rows} rows takes {needed / 2**30:.1f} GiB of memory for each update, "

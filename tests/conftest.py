@@ -8,7 +8,7 @@ import pytest
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """PhiFlow sets this variable when it is imported; the processes that tests start would inherit it, and take it for
-    the user's wish to see TensorFlow's log (`hig.cli.silent_start`). Before the fixtures of whatever scope."""
+    the user's wish to see TensorFlow's log (`hig.runs.cli.silent_start`). Before the fixtures of whatever scope."""
     os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
 
 

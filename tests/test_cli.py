@@ -50,7 +50,7 @@ def test_bad_input(tmp_path, flags, words):
 @pytest.mark.parametrize("level, silent", [("3", True), ("0", False)])
 def test_tensorflow_logs_at_its_start_only_if_the_user_wants_it(level, silent):
     """Level 3 is what `silent_start` itself leaves to the processes that a program starts."""
-    code = "from hig.cli import silent_start\nwith silent_start():\n    import tensorflow as tf\ntf.zeros(1) + 1"
+    code = "from hig.runs.cli import silent_start\nwith silent_start():\n    import tensorflow as tf\ntf.zeros(1) + 1"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                              env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": level})
     assert process.returncode == 0 and (process.stderr == "") is silent

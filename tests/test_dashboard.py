@@ -24,10 +24,10 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 import dashboard
-from hig.curves import median_band, read_runs
-from hig.locking import held, locked
-from hig.results import load_results, save_results
-from hig.watching import Watcher, csv_lines, quantities, quantity, state_of, table_row
+from hig.figures.curves import median_band, read_runs
+from hig.runs.locks import held, locked
+from hig.runs.results import load_results, save_results
+from hig.live.watching import Watcher, csv_lines, quantities, quantity, state_of, table_row
 from tests.browser import ROOT, browser, click, graph, no_overflow, page, serve, stop, text, until, wait_for  # noqa: F401
 from tests.test_plot import falling, save
 
@@ -321,7 +321,7 @@ def test_watching_does_not_load_tensorflow(tmp_path):
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
     code = ("import sys, dashboard; from pathlib import Path; app = dashboard.watching_app([Path(sys.argv[1])]); "
             "dashboard.refresh(dashboard.Watcher([Path(sys.argv[1])]), None, 'time', 'test_loss', [], '', {}); "
-            "from Poisson import page; assert 'tensorflow' not in sys.modules")
+            "from Poisson.interactive import page; assert 'tensorflow' not in sys.modules")
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT)
 
 

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hig import model as hig_model, results as files, training
-from hig.locking import locked
-from hig.results import load_results
-from hig.training import SettingsError
+from hig import model as hig_model
+from hig.runs import results as files, training
+from hig.runs.locks import locked
+from hig.runs.results import load_results
+from hig.runs.training import SettingsError
 from tests.tiny import EPOCHS, contents, losses, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -236,7 +237,7 @@ def test_a_lock_left_by_a_killed_process_holds_nothing(tmp_path, owner):
 def test_a_killed_process_gives_its_lock_up(tmp_path):
     code = f"""if True:
         import pathlib, time
-        from hig.locking import locked
+        from hig.runs.locks import locked
         with locked(pathlib.Path({str(tmp_path)!r}) / "TINY_HIG"):
             print("locked", flush=True)
             time.sleep(100)"""

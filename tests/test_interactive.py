@@ -12,15 +12,15 @@ from selenium.webdriver.common.keys import Keys
 
 import plot
 import Poisson
-from hig.cli import parse
-from hig.curves import read_runs
-from hig.locking import locked
-from hig.results import load_results
-from hig.training import SettingsError
-from hig.watching import state_of
+from hig.runs.cli import parse
+from hig.figures.curves import read_runs
+from hig.runs.locks import locked
+from hig.runs.results import load_results
+from hig.runs.training import SettingsError
+from hig.live.watching import state_of
 from Poisson import experiment
-from Poisson.interactive import NAME, Trainer, work
-from Poisson.page import SETTINGS
+from Poisson.interactive.trainer import NAME, Trainer, work
+from Poisson.interactive.page import SETTINGS
 from tests.browser import browser, click, graph, no_overflow, page, stop, text, until, wait_for  # noqa: F401
 from tests.test_poisson import stencil
 
@@ -153,7 +153,7 @@ def test_a_diverged_training_stops_until_it_is_reset(tmp_path):
 
 
 def test_a_long_curve_is_halved_and_can_be_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr("Poisson.interactive.MAX_ENTRIES", 8)
+    monkeypatch.setattr("Poisson.interactive.trainer.MAX_ENTRIES", 8)
     trainer = Trainer(tmp_path, {**SETTINGS, "root_batch": 1, "method": "Adam"})
     for _ in range(9):
         trainer.step()

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import plot
-from hig import pictures
-from hig.training import load_weights, save_weights
+from hig.figures import pictures
+from hig.runs.training import load_weights, save_weights
 from Nonlinear_Oscillators import experiment as oscillators
 from Poisson.network import build_network as poisson_network
 from Schroedinger import experiment as dipole

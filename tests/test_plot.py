@@ -15,8 +15,8 @@ from matplotlib.colors import to_rgba
 from numpy.testing import assert_allclose, assert_array_equal
 
 import plot
-from hig import curves
-from hig.results import load_results, save_results
+from hig.figures import curves
+from hig.runs.results import load_results, save_results
 
 PROJECT = Path(plot.__file__).parent
 

@@ -14,13 +14,13 @@ from phi import math
 from phi.tf.flow import CenteredGrid, Noise, batch, extrapolation, field
 
 import Poisson
-from hig.cli import parse
+from hig.runs.cli import parse
 from hig.jacobian import FactoredJacobian, assemble, trace_jacobian
-from hig.locking import locked
+from hig.runs.locks import locked
 from hig.memory import available_memory, require_memory, update_memory
 from hig.optimizers import HIG
-from hig.results import load_results
-from hig.training import SettingsError
+from hig.runs.results import load_results
+from hig.runs.training import SettingsError
 from Poisson import experiment
 from Poisson.fields import held_out_fields, training_fields
 from Poisson.network import build_network

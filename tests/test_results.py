@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from hig import results as reader
-from hig.results import keep_earlier, load_results, save_results, write_atomically, write_parameters
+from hig.runs import results as reader
+from hig.runs.results import keep_earlier, load_results, save_results, write_atomically, write_parameters
 
 LENGTH = 5
 

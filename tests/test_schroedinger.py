@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hig.cli import parse
+from hig.runs.cli import parse
 from hig.jacobian import assemble, trace_jacobian
-from hig.results import load_results
-from hig.training import fixed_batches, mean_losses
+from hig.runs.results import load_results
+from hig.runs.training import fixed_batches, mean_losses
 from Schroedinger import experiment
 from Schroedinger.simulator import Dipole, to_complex, to_pairs
 from tests.reference import jacobian_by_differences

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 import hig
-from hig.cli import parse
-from hig.results import load_results
-from hig.training import SettingsError, fixed_batches, load_weights
+from hig.runs.cli import parse
+from hig.runs.results import load_results
+from hig.runs.training import SettingsError, fixed_batches, load_weights
 from tests.reference import jacobian_by_differences
 from Toy_Problem import experiment, flags
 from Toy_Problem.simulator import Scaling

@@ -1,4 +1,4 @@
-"""hig.training, and the submit scripts as processes: curves, budgets, signals, resuming, diverging."""
+"""hig.runs.training, and the submit scripts as processes: curves, budgets, signals, resuming, diverging."""
 
 import signal
 import subprocess
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hig.results import load_results
-from hig.training import SettingsError, entries_to_keep, load_weights
+from hig.runs.results import load_results
+from hig.runs.training import SettingsError, entries_to_keep, load_weights
 from tests import tiny
 
 EPOCHS = {"Adam": 120, "GN": 6, "HIG": 6}           # a few seconds each: long enough to be killed in the middle
@@ -168,7 +168,7 @@ def test_a_long_curve_is_thinned_where_it_is_dense(tmp_path, monkeypatch):
     thinned, whole = tmp_path / "thinned", tmp_path / "whole"
     for folder, epochs, resume, entries in ((whole, 40, False, 1000), (thinned, 30, False, 12), (thinned, 40, True, 12)):
         folder.mkdir(exist_ok=True)
-        monkeypatch.setattr("hig.training.MAX_ENTRIES", entries)
+        monkeypatch.setattr("hig.runs.training.MAX_ENTRIES", entries)
         tiny.run(folder, epochs=epochs, resume=resume)
     thinned, whole = (load_results(folder / "TINY_HIG_RESULTS.pickle") for folder in (thinned, whole))
     epochs = thinned["epochs"]

@@ -1,4 +1,4 @@
-"""The smallest experiment: a whole run of hig.training.train in a tenth of a second, for what holds for all systems."""
+"""The smallest experiment: a whole run of hig.runs.training.train in a tenth of a second, for what holds for all systems."""
 
 from argparse import Namespace
 
@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 import hig
-from hig.results import load_results
-from hig.training import fixed_batches, train
+from hig.runs.results import load_results
+from hig.runs.training import fixed_batches, train
 
 EPOCHS = 3
 STATES = np.random.default_rng(0).uniform(-1, 1, (8, 2)).astype(np.float32)
@@ -16,7 +16,7 @@ STATES = np.random.default_rng(0).uniform(-1, 1, (8, 2)).astype(np.float32)
 def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=True, **changed):
     """Trains a network of 3 neurons, not compiled by default; writes TINY_<optimizer>_RESULTS.pickle and the rest.
 
-    Args: `changed` settings of hig.training.train. Returns what that returns.
+    Args: `changed` settings of hig.runs.training.train. Returns what that returns.
     """
     model = build_model(seed, simulator)
     learning = hig.HIG(0.1, truncation=1e-5) if optimizer == "HIG" else keras.optimizers.get(

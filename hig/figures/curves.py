@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hig.results import load_results
+from hig.runs.results import load_results
 
 SYSTEMS = {  # prefix of the pickles: folder, title, logarithmic time axis
     "NLO": ("Nonlinear_Oscillators", "Nonlinear oscillators", False),
@@ -25,7 +25,7 @@ BINS = 1000  # a curve is drawn with at most two points in each
 
 
 class Run(NamedTuple):
-    """One curve: prefix of its system, name for the legend, file it comes from, content (layout of `hig.results`)."""
+    """One curve: prefix of its system, name for the legend, file it comes from, content (layout of `hig.runs.results`)."""
     system: str
     label: str
     path: Path

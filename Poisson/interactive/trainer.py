@@ -1,7 +1,7 @@
 """Training the Poisson problem by hand: the process behind the page of `dashboard.py --interactive Poisson`.
 
 `Trainer` is the training: one network, an optimizer for each method, the present settings, and the curve, whose pickle
-`POISSON_interactive_RESULTS.pickle` has the layout of the submit scripts' (hig.results). Besides, it holds for each
+`POISSON_interactive_RESULTS.pickle` has the layout of the submit scripts' (hig.runs.results). Besides, it holds for each
 entry what the update was made with: `method` (its number in METHODS), `learning_rate`, `batch_size`, `truncation`.
 
 `work` lets a trainer follow the commands that come through a pipe, and sends back what the page shows.
@@ -19,15 +19,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hig.curves import thin
-from hig.initialization import draw_published_weights
-from hig.locking import locked
+from hig.figures.curves import thin
+from hig.runs.initialization import draw_published_weights
+from hig.runs.locks import locked
 from hig.memory import require_memory
 from hig.optimizers import JacobianPower
 from hig.powers import check_settings
-from hig.provenance import provenance
-from hig.results import keep_earlier, save_results, write_parameters
-from hig.training import SettingsError, load_weights, make_optimizer, save_weights
+from hig.runs.provenance import provenance
+from hig.runs.results import keep_earlier, save_results, write_parameters
+from hig.runs.training import SettingsError, load_weights, make_optimizer, save_weights
 from Poisson import METHODS, RESOLUTION
 from Poisson.experiment import EVALUATE_EVERY, HELD_OUT, Evaluation, compile_model
 from Poisson.fields import training_fields

@@ -35,7 +35,7 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
     try:
         with silent_start():                                         # TensorFlow loads only now, after the checks
             experiment = importlib.import_module(f"{system}.experiment")
-        from hig.training import SettingsError
+        from hig.runs.training import SettingsError
         try:
             state = experiment.run(settings)
         except (SettingsError, OSError) as error:
@@ -106,7 +106,7 @@ def parse(system, optimizer, description, *, seed, batch_size, learning_rate, tr
     settings = parser.parse_args(arguments)
     settings.optimizer = optimizer
     settings.truncation = getattr(settings, "truncation", None)
-    settings.output = settings.output or Path(__file__).resolve().parents[1] / system
+    settings.output = settings.output or Path(__file__).resolve().parents[2] / system
     if settings.load_weights and not settings.load_weights.is_file():
         fail(f"there is no file {settings.load_weights} to load the weights from")
     _check_writable(settings.output)

@@ -10,10 +10,10 @@
 
 The files of a run, in `settings.output`, for instance for the prefix NLO and the optimizer HIG:
 
-    NLO_HIG_RESULTS.pickle      the curve (hig.results)
+    NLO_HIG_RESULTS.pickle      the curve (hig.runs.results)
     NLO_HIG_PARAMETERS.txt      its settings
     NLO_HIG_CHECKPOINT.npz      weights, optimizer state and curve after the last epoch saved
-    .NLO_HIG.lock               while the run lasts (hig.locking)
+    .NLO_HIG.lock               while the run lasts (hig.runs.locks)
 
 A new run moves the curve and the checkpoint of an earlier one to dated names. Each file is replaced as a whole. The
 checkpoint holds the curve too and is written first, so that a process killed at any moment leaves a checkpoint that
@@ -33,11 +33,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hig.locking import locked
+from hig.runs.locks import locked
 from hig.optimizers import GaussNewton, HIG, JacobianPower
-from hig.progress import Progress, last_known
-from hig.provenance import provenance
-from hig.results import STATES, keep_earlier, load_results, save_results, write_atomically, write_parameters
+from hig.runs.progress import Progress, last_known
+from hig.runs.provenance import provenance
+from hig.runs.results import STATES, keep_earlier, load_results, save_results, write_atomically, write_parameters
 
 SAVING_SHARE = 0.02        # of the training time may go into writing; very short epochs are not all written
 MAX_ENTRIES = 200_000      # of a curve in memory and on disk; Adam on the Poisson problem makes them in five minutes
@@ -101,7 +101,7 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
         updates_per_epoch: int; the curve has one entry per epoch.
         evaluate: function of the epoch (0 is the untrained network) and its Keras logs (None for that) → dict of
             floats with "train_loss" and "test_loss" (NaN where not evaluated); further entries become further curves.
-        settings: as `hig.cli.parse` returns them; used: optimizer, max_time, epochs, output, quiet, resume,
+        settings: as `hig.runs.cli.parse` returns them; used: optimizer, max_time, epochs, output, quiet, resume,
             load_weights, save_weights.
         prefix: of the file names, "NLO" for instance.
         sim_par: dict of builtins, the settings as they go into the pickle and the PARAMETERS file.

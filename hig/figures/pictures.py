@@ -14,9 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hig.cli import silent_start
-from hig.curves import SYSTEMS
-from hig.results import write_atomically
+from hig.runs.cli import silent_start
+from hig.figures.curves import SYSTEMS
+from hig.runs.results import write_atomically
 
 FIGURES, ANIMATIONS = (".png", ".pdf", ".svg"), {".gif": "pillow", ".mp4": "ffmpeg"}
 FRAMES, FRAMES_PER_SECOND = 48, 12
@@ -33,7 +33,7 @@ def solve(weights, seed, root):
         ValueError: no system has a network of these shapes, or the file cannot be read.
     """
     with silent_start():
-        from hig.training import SettingsError
+        from hig.runs.training import SettingsError
     reasons = []
     for folder, title, _ in SYSTEMS.values():
         if folder and (root / folder / "pictures.py").is_file():

@@ -29,7 +29,7 @@ MARGIN = {"l": 70, "r": 16, "t": 34, "b": 48}                          # at the 
 
 def make_app(title):
     """A Dash app without layout, styled by assets/page.css; its `server` (Flask) refuses foreign Host headers."""
-    app = dash.Dash("hig.web", title=title, update_title=None, assets_folder=str(Path(__file__).parent / "assets"))
+    app = dash.Dash("hig.live.server", title=title, update_title=None, assets_folder=str(Path(__file__).parent / "assets"))
     app.server.config["TRUSTED_HOSTS"] = [HOST, "localhost"]
 
     @app.server.after_request

@@ -1,6 +1,6 @@
 """What the folders hold now, for a page that looks again and again: only files that changed are read.
 
-Pure numpy, like `hig.curves`, so that a page starts at once.
+Pure numpy, like `hig.figures.curves`, so that a page starts at once.
 """
 
 import csv
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hig.curves import Run, find_death, find_files, final_loss, loss_kind, read_runs, short, time_to_reach
-from hig.locking import held
+from hig.figures.curves import Run, find_death, find_files, final_loss, loss_kind, read_runs, short, time_to_reach
+from hig.runs.locks import held
 
 
 class Found(NamedTuple):

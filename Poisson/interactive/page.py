@@ -1,6 +1,6 @@
 """The page for training the Poisson problem by hand, and the server's hold on the training process.
 
-TensorFlow is in that process alone (`Poisson.interactive`). The page asks for its state again and again. Weights are
+TensorFlow is in that process alone (`Poisson.interactive.trainer`). The page asks for its state again and again. Weights are
 saved under a name that the process chooses and loaded from a list of those in the output folder: no path is typed.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 from dash import Input, Output, Patch, State, ctx, dcc, html
 from dash.exceptions import PreventUpdate
 
-from hig.cli import silent_start
-from hig.web import FONT, GRAPH, INK, LEGEND, MARGIN, axis, make_app, packed, serve
+from hig.runs.cli import silent_start
+from hig.live.server import FONT, GRAPH, INK, LEGEND, MARGIN, axis, make_app, packed, serve
 from plot import COLORS
 from Poisson import METHODS, RESOLUTION, submit_Adam, submit_HIG
 
@@ -36,8 +36,8 @@ def train(connection, output, settings):
     """What the training process runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)                        # Ctrl-C is for the server, which ends this one
     with silent_start():                                                # TensorFlow loads here
-        from Poisson import interactive
-    interactive.work(connection, output, settings)
+        from Poisson.interactive import trainer
+    trainer.work(connection, output, settings)
 
 
 class Session:
@@ -46,7 +46,7 @@ class Session:
     Args:
         output: folder (Path) of its pickle and weights.
 
-    Attributes: state, the dict that `Poisson.interactive.work` sent last, with "version", how many there were before.
+    Attributes: state, the dict that `Poisson.interactive.trainer.work` sent last, with "version", how many there were before.
     """
 
     def __init__(self, output):
@@ -63,7 +63,7 @@ class Session:
             threading.Thread(target=loop, daemon=True).start()
 
     def send(self, *command, settings=None):
-        """Hands a command over, see `Poisson.interactive.work`; without effect if the process has ended.
+        """Hands a command over, see `Poisson.interactive.trainer.work`; without effect if the process has ended.
 
         Args:
             settings: the page's, to be set before the command: {"at": milliseconds, "values": in the order of SETTINGS}.
