@@ -17,7 +17,7 @@ from hig.runs.initialization import draw_published_weights
 from hig.memory import require_memory
 from hig.model import PhysicsModel
 from hig.optimizers import JacobianPower
-from hig.runs.training import make_optimizer, train
+from hig.runs.training import SettingsError, make_optimizer, train
 from Poisson.fields import held_out_fields, training_fields
 from Poisson.network import build_network
 from Poisson.simulator import Laplace
@@ -150,8 +150,11 @@ def run(settings):
         learning_rate=settings.learning_rate, truncation=settings.truncation))
     model = build_model(settings.resolution, settings.seed, optimizer)
     if isinstance(model.optimizer, JacobianPower):
-        require_memory(settings.batch_size * settings.resolution**2, model.network,
-                       "batch size times resolution² is the number of rows: reduce either")
+        try:
+            require_memory(settings.batch_size * settings.resolution**2, model.network,
+                           "batch size times resolution² is the number of rows: reduce either")
+        except MemoryError as error:
+            raise SettingsError(str(error)) from None
     pretraining = None
     if settings.pretrain_time:
         adam = keras.optimizers.Adam(settings.pretrain_learning_rate)

@@ -1,8 +1,20 @@
-"""Whether a Jacobian's Gram matrix fits the memory: better a sentence before the run than a killed process."""
+"""Whether a Jacobian's Gram matrix fits the memory: better a sentence before the run than a killed process.
 
-import os
-import re
-from pathlib import Path
+A process may take what the machine has free, and no more than each control group on its path leaves (a container, a
+Slurm step, a systemd slice; Linux' cgroups, version 1 and 2). Of a group's use the page cache is counted as free: the
+kernel gives it up before it ends a process.
+
+Source: the kernel's documents admin-guide/cgroup-v2 and admin-guide/cgroup-v1/memory.
+"""
+
+import math
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+# limit, use, and the entries of memory.stat that are page cache: of version 2, and of version 1
+_VERSION_2 = "memory.max", "memory.current", ("inactive_file", "active_file")
+_VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")
 
 
 def require_memory(rows, network, advice):
@@ -10,39 +22,71 @@ def require_memory(rows, network, advice):
 
     Args:
         rows: n = B·d, rows of the Jacobian.
-        network: built keras.Model with p weights.
+        network: built keras.Model or layer.
         advice: str, what to reduce.
 
     Raises:
-        SettingsError: with the numbers and the advice.
+        MemoryError: one sentence with the numbers and the advice.
     """
-    from hig.runs.training import SettingsError
-    needed, available = update_memory(rows, network), available_memory()
+    weights = [variable.shape for variable in network.trainable_variables]
+    needed = update_memory(rows, sum(math.prod(shape) for shape in weights), sum(shape[-1] for shape in weights if shape))
+    available = available_memory()
     if needed > available:
-        raise SettingsError(f"a Jacobian of {rows} rows takes {needed / 2**30:.1f} GiB of memory for each update, "
-                            f"and {available / 2**30:.1f} GiB are free; {advice}")
+        raise MemoryError(f"a Jacobian of {rows} rows takes {needed / 2**30:.1f} GiB of memory for each update, "
+                          f"and {available / 2**30:.1f} GiB are free; {advice}")
 
 
-def update_memory(rows, network):
-    """Bytes that an update takes at its peak, about: K and the copy that LAPACK reduces, and the Jacobian's factors.
+def update_memory(rows, weights, widths):
+    """Bytes (int) that an update takes at its peak, about: K and the copy that LAPACK reduces, and the Jacobian's factors.
 
     Where n > p, JᵀJ takes the place of K, and J itself is formed.
+
+    Args:
+        rows: n = B·d, rows of the Jacobian.
+        weights: p, trainable weights of the network.
+        widths: sum of the last axes of the trainable weights: each has factors of n numbers per unit.
     """
-    weights = network.count_params()
-    widths = sum(w.shape[-1] for w in network.trainable_variables)
     side = min(rows, weights)
     formed = 2 * rows * weights if rows > weights else 0
     return 8 * (2 * side**2 + formed + 3 * rows * widths)
 
 
-def available_memory():
-    """Bytes that this process may still take: of the machine and, on Linux, of its control group."""
+def available_memory(proc="/proc", groups="/sys/fs/cgroup"):
+    """Bytes (int, at least 0) that this process may still take: of the machine, and of every control group on its path.
+
+    Args:
+        proc, groups: where Linux shows processes and control groups.
+    """
+    return max(0, min([psutil.virtual_memory().available, *_left_by_groups(Path(proc), Path(groups))]))
+
+
+def _left_by_groups(proc, groups):
+    """Bytes that each group with a limit leaves, from that of this process upwards; nothing where there are no groups."""
     try:
-        free = 1024 * int(re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())[1])
-    except (OSError, TypeError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    group = Path("/sys/fs/cgroup")
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:                                                  # "4:memory:/slurm/job_1", in version 2 "0::/slurm/job_1"
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            roots, files = (groups, groups / "unified"), _VERSION_2
+        elif "memory" in controllers.split(","):
+            roots, files = (groups / "memory",), _VERSION_1
+        else:
+            continue
+        # In a container the path may be the host's, of which only the container's own group is there, as the root.
+        path = PurePosixPath(path.lstrip("/"))
+        for group in (root / part for root in roots for part in (path, *path.parents)):
+            left = _left_by(group, *files)
+            if left is not None:
+                yield left
+
+
+def _left_by(group, limit, use, cache):
+    """Bytes that one group leaves; None if it is not there, has no limit, or cannot be read."""
     try:
-        return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):                                         # no such group, or its limit is "max"
-        return free
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used = int((group / use).read_text()) - sum(int(stat.get(name, 0)) for name in cache)
+        return int((group / limit).read_text()) - max(0, used)
+    except (OSError, ValueError):                                       # the limit "max" is no number
+        return None

@@ -17,7 +17,6 @@ import Poisson
 from hig.runs.cli import parse
 from hig.jacobian import FactoredJacobian, assemble, trace_jacobian
 from hig.runs.locks import locked
-from hig.memory import available_memory, require_memory, update_memory
 from hig.optimizers import HIG
 from hig.runs.results import load_results
 from hig.runs.training import SettingsError
@@ -190,23 +189,7 @@ def test_update_is_that_of_the_explicit_svd():
     assert np.linalg.norm(flat(variables) - before - expected) < 1e-3 * np.linalg.norm(expected)
 
 
-# ---------------------------------------------------------------------------------------------------- memory, flags
-
-def test_memory_of_an_update():
-    """At n = 4096 K and its copy alone take 268 MB; more than the 1.5 GB of a whole run would be absurd."""
-    assert 2 * 4096**2 * 8 < update_memory(4096, build_network(8)) < 1.5e9
-    assert 0 < available_memory() < 2**50
-
-
-def test_too_large_a_batch_is_refused():
-    with pytest.raises(SettingsError, match=r"takes \d+\.\d GiB .* are free; reduce the batch"):
-        require_memory(10**9, keras.Sequential([keras.Input((10**6,)), keras.layers.Dense(2)]), "reduce the batch")
-
-
-def test_small_side_is_counted_when_weights_are_fewer():
-    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])                  # p = 8
-    assert update_memory(1000, network) < 1000**2 * 8 < update_memory(1000, build_network(8))
-
+# ------------------------------------------------------------------------------------------------------------- flags
 
 def settings(optimizer, folder, *flags, add=Poisson.flags):
     return parse("Poisson", optimizer, "", seed=0, batch_size=2, learning_rate=0.01, max_time=1e3, flags=add,

@@ -145,7 +145,10 @@ class Trainer:
         model = self.models[method]
         power = isinstance(model.optimizer, JacobianPower)
         if power and self.compiles():
-            require_memory(self.batch_size * RESOLUTION**2, self.network, "choose a smaller batch")
+            try:
+                require_memory(self.batch_size * RESOLUTION**2, self.network, "choose a smaller batch")
+            except MemoryError as error:
+                raise SettingsError(str(error)) from None
         model.optimizer.learning_rate = self._learning_rate(method)
         if power:
             model.optimizer.truncation = self.settings["truncation"]
