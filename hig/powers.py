@@ -6,6 +6,7 @@ Notation (Schnell, Holl, Thuerey: Half-Inverse Gradients for Physical Deep Learn
     g  (n,)     gradient ∂L/∂y of the loss with respect to the outputs
     κ           exponent in [−1, 1]: 1 gradient descent, −1/2 half-inverse gradient, −1 Gauss-Newton
     τ           truncation: a singular value σ takes part only if σ > τ σ_max
+    μ           damping: every eigenvalue σ² that takes part is raised by μ; 0 in the paper
     K  (n, n)   Gram matrix J Jᵀ
 
 With the singular value decomposition J = U Σ Vᵀ the power is J^κ = V Σ^κ Uᵀ, the update −η J^κ g.
@@ -16,38 +17,32 @@ K = U Σ² Uᵀ and V = Jᵀ U Σ⁻¹,
 
     J^κ g = V Σ^κ Uᵀ g = Jᵀ U Σ^(κ−1) Uᵀ g = Jᵀ v ,   v = f(K) g ,   f(λ) = λ^(−a) ,   a = (1 − κ)/2 ∈ [0, 1]
 
-with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v.
-One vector f(K) g is much less than an eigendecomposition, and costs less (n from about 120 on, with truncation 240):
+with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v. One vector f(K) g is much
+less than an eigendecomposition, and from n = 120 on (with truncation 240) `hig.tridiagonal` computes it faster, by a
+Householder reduction and a rational approximation of f. Where no gap above rounding separates the kept eigenvalues
+from the truncated ones, the eigendecomposition decides.
 
-1. Householder reduction K = Q T Qᵀ to a tridiagonal T: f(K) g = Q f(T) Qᵀ g. This is nearly all of the work.
-2. Bisection on T gives λ_max, the number of truncated eigenvalues, the largest of them and the smallest kept one in
-   O(n) each.
-3. Truncation multiplies with a rational step function of T that falls from 1 to 0 within the gap between these two
-   (`_step_function`): some tens of tridiagonal solves with complex shifts, O(n) each.
-4. On what is left, f(T) z = Σ_j w_j (T + s_j)⁻¹ z with positive shifts and weights (`_partial_fractions`):
-   some tens of tridiagonal solves more.
-
-Where no gap above rounding separates the kept eigenvalues from the truncated ones, the eigendecomposition decides.
+With damping f(λ) = (λ + μ)^(−a), which bounds the step where σ is small: J^κ becomes Jᵀ (K + μ)^(−a). For κ = −1 and
+without truncation that is the step of Levenberg and Marquardt, and a Cholesky decomposition is enough:
+`levenberg_marquardt_coefficients`.
 
 Precision: everything here is float64, whatever comes in. An eigenvalue of K carries an absolute error of
 about ε λ_max (ε = 2e-16), so singular values below 1e-8 σ_max drown in rounding, and so does what τ < 1e-8
 would keep.
 """
 from contextlib import nullcontext
-from functools import cache, lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
-import scipy.special
 import threadpoolctl
-from scipy.linalg import lapack
+
+from hig.tridiagonal import power_by_tridiagonal
 
 METHODS = ("auto", "eigh", "tridiagonal")
 SMALLEST_TRIDIAGONAL = 180      # n from which this beats `eigh`: 120 without truncation, 240 with (benchmarks/powers.py)
 SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (likewise)
-QUADRATURE_ERROR = 1e-10        # aimed at for the partial fractions, relative, at every kept eigenvalue
-SMALLEST_GAP = 8 * np.finfo(np.float64).eps   # of T, of norm about 1: narrower ones are rounding
 
 
 class Spectrum(NamedTuple):
@@ -66,23 +61,26 @@ class Spectrum(NamedTuple):
     sigma_min: float
 
 
-def jacobian_power(J, kappa, truncation):
+def jacobian_power(J, kappa, truncation, damping=0.0):
     """J^κ = V Σ^κ Uᵀ, the paper's definition, by an explicit singular value decomposition: the reference.
+
+    With damping μ it is V Σ (Σ² + μ)^((κ−1)/2) Uᵀ; for κ = −1 that is Jᵀ (J Jᵀ + μ)⁻¹.
 
     Args:
         J: array (n, p) of any real dtype, any n and p.
         kappa: exponent κ in [−1, 1].
         truncation: τ in [0, 1); singular values σ ≤ τ σ_max are dropped. Zeros are dropped whatever τ is.
+        damping: μ ≥ 0, in units of σ²; truncation looks at the undamped σ.
 
     Returns:
         (P, spectrum): P = J^κ, float64 (p, n), and its `Spectrum` of size min(n, p).
 
     Raises:
-        ValueError: J is not a matrix or not finite; κ or τ out of range.
+        ValueError: J is not a matrix or not finite; κ, τ or μ out of range.
         TypeError: J is not real.
         numpy.linalg.LinAlgError: LAPACK did not converge.
     """
-    kappa, truncation = check_settings(kappa, truncation)
+    (kappa, truncation), damping = check_settings(kappa, truncation), check_damping(damping)
     J = _check_array("J", J, ("n", "p"))
     try:
         U, sigma, Vt = scipy.linalg.svd(J, full_matrices=False, check_finite=False)
@@ -91,11 +89,12 @@ def jacobian_power(J, kappa, truncation):
     sigma_max = sigma.max(initial=0.0)
     rank = np.count_nonzero(sigma > truncation * sigma_max)   # σ descends
     sigma_kept = sigma[:rank]
-    power = (Vt[:rank].T * sigma_kept**kappa) @ U[:, :rank].T   # (p, rank)·(rank, n)
+    to_kappa = sigma_kept * (sigma_kept**2 + damping)**((kappa - 1) / 2) if damping else sigma_kept**kappa
+    power = (Vt[:rank].T * to_kappa) @ U[:, :rank].T   # (p, rank)·(rank, n)
     return power, Spectrum(rank, len(sigma), float(sigma_max), float(sigma_kept.min(initial=sigma_max)))
 
 
-def gram_coefficients(K, g, kappa, truncation, method="auto"):
+def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0):
     """The coefficients v with J^κ g = Jᵀ v, from the Gram matrix K = J Jᵀ alone: v = f(K) g.
 
     The same function applied to JᵀJ (p, p) and Jᵀg (p,) returns J^κ g itself, the small side when p < n:
@@ -108,39 +107,74 @@ def gram_coefficients(K, g, kappa, truncation, method="auto"):
         kappa: exponent κ in [−1, 1].
         truncation: τ in [0, 1), relative to singular values of J: eigenvalues λ ≤ τ² λ_max of K are dropped.
             Zero and negative ones (rounding) are dropped whatever τ is.
-        method: "eigh", a full eigendecomposition; "tridiagonal", steps 1–4 of the module's docstring; or
-            "auto", the faster of them for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min,
-            whichever is larger.
+        method: "eigh", a full eigendecomposition; "tridiagonal", that of `hig.tridiagonal`; or "auto", the faster of
+            them for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is larger.
+        damping: μ ≥ 0, in units of the eigenvalues of K; f(λ) = (λ + μ)^((κ−1)/2), truncation looks at λ.
 
     Returns:
         (v, spectrum): v float64 (n,) and the `Spectrum` of J, of size n.
 
     Raises:
-        ValueError: arrays not finite or of the wrong shape; κ or τ out of range; unknown method.
+        ValueError: arrays not finite or of the wrong shape; κ, τ or μ out of range; unknown method.
         TypeError: K or g not real.
         numpy.linalg.LinAlgError: none of three LAPACK drivers converged.
 
     BLAS runs on one thread for n < 1200 (see `blas_threads`) and on as many as it is set to above. The setting is the
     process's, not the thread's: do not call this from two Python threads at once.
     """
-    kappa, truncation = check_settings(kappa, truncation)
+    (kappa, truncation), damping = check_settings(kappa, truncation), check_damping(damping)
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
-    K, g = _check_array("K", K, ("n", "n")), _check_array("g", g, ("n",))
+    K, g = _check_system(K, g)
     n = len(g)
-    if K.shape != (n, n):
-        raise ValueError(f"K must be square with one row per entry of g: got shapes {K.shape} and {g.shape}")
-
     exponent = (1 - kappa) / 2   # a
     if method == "auto":
         method = "tridiagonal" if n >= SMALLEST_TRIDIAGONAL else "eigh"
     with blas_threads(n):
         if method == "tridiagonal" and n > 2:   # 1 × 1 and 2 × 2 are tridiagonal, with nothing to reduce
             try:
-                return _power_by_tridiagonal(K, g, exponent, truncation**2)
+                v, *spectrum = power_by_tridiagonal(K, g, exponent, truncation**2, damping)
+                return v, _spectrum_of_gram(n, *spectrum)
             except np.linalg.LinAlgError:
                 pass
-        return _power_by_eigh(K, g, exponent, truncation**2)
+        return _power_by_eigh(K, g, exponent, truncation**2, damping)
+
+
+def levenberg_marquardt_coefficients(K, g, damping):
+    """v = (K + μ)⁻¹ g, by a Cholesky decomposition: the damped power with κ = −1 and without truncation.
+
+    s = −Jᵀ v then minimises ‖J s + g‖² + μ ‖s‖², the linear least-squares problem of Levenberg (1944) and Marquardt
+    (1963), because Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ. On the small side when p < n, JᵀJ (p, p) and Jᵀg (p,) in the
+    place of K and g, v is −s itself.
+
+    Args:
+        K: symmetric array (n, n) of any real dtype; only one of its triangles is used. Left unchanged.
+        g: array (n,) of any real dtype.
+        damping: μ ≥ 0, in units of the eigenvalues of K.
+
+    Returns:
+        v float64 (n,). Where rounding leaves K + μ not positive definite, eigenvalues λ ≤ 0 of K are dropped.
+
+    Raises:
+        ValueError: arrays not finite or of the wrong shape; μ out of range.
+        TypeError: K or g not real.
+        numpy.linalg.LinAlgError: neither Cholesky nor, without it, an eigendecomposition succeeded.
+
+    On BLAS' threads see `gram_coefficients`.
+    """
+    damping = check_damping(damping)
+    K, g = _check_system(K, g)
+    damped = np.array(K.T if K.flags.c_contiguous else K, order="F")   # symmetric: a copy, not a transposition
+    damped.flat[::len(g) + 1] += damping
+    with blas_threads(len(g)):
+        try:
+            factor = scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
+            v = scipy.linalg.cho_solve(factor, g, check_finite=False)
+            if np.isfinite(v).all():
+                return v
+        except np.linalg.LinAlgError:
+            pass
+        return _power_by_eigh(K, g, 1.0, 0.0, damping)[0]
 
 
 def blas_threads(n):
@@ -152,8 +186,8 @@ def blas_threads(n):
     return _blas_controller().limit(limits=1, user_api="blas") if n < SMALLEST_THREADED else nullcontext()
 
 
-def _power_by_eigh(K, g, exponent, cut):
-    """K^(−a) g on the eigenvalues above cut·λ_max, by all eigenvectors."""
+def _power_by_eigh(K, g, exponent, cut, damping):
+    """(K + μ)^(−a) g on the eigenvalues λ of K above cut·λ_max, by all eigenvectors."""
     for driver in ("evd", "evr"):   # divide and conquer; relatively robust representations should that fail
         try:
             lam, Q = scipy.linalg.eigh(K, driver=driver, check_finite=False)
@@ -165,170 +199,8 @@ def _power_by_eigh(K, g, exponent, cut):
     lam_max = max(lam[-1], 0.0)   # λ ascends
     rank = np.count_nonzero(lam > cut * lam_max)
     lam, Q = lam[len(g) - rank:], Q[:, len(g) - rank:]
-    v = Q @ (lam**-exponent * (Q.T @ g))
-    return v, _spectrum_of_gram(rank, len(g), lam_max, lam.min(initial=lam_max))
-
-
-def _power_by_tridiagonal(K, g, exponent, cut):
-    """K^(−a) g on the eigenvalues above cut·λ_max, by steps 1–4 of the module's docstring."""
-    n = len(g)
-    A = np.array(K.T if K.flags.c_contiguous else K, order="F")   # symmetric: a copy, not a transposition
-    panel = 16 if n < SMALLEST_THREADED else 32   # columns reduced at a time; by default 1, four times slower
-    A, d, e, tau, info = lapack.dsytrd(A, lower=1, lwork=panel * n, overwrite_a=1)
-    _check_info("dsytrd", info)
-    scale = max(np.abs(d).max(), np.abs(e).max())
-    if not np.isfinite(scale):
-        raise np.linalg.LinAlgError("overflow in dsytrd")
-    if scale == 0:
-        return np.zeros(n), _spectrum_of_gram(0, n, 0.0, 0.0)
-    d, e = d / scale, e / scale   # T of norm at most 3, so that nothing below over- or underflows
-
-    # LAPACK leaves column j of the reflectors of Q in A[j+1:, j]. Seen from A[1, 0], with A's own column
-    # stride, they are those of a QR decomposition: a view without a copy, which `dormqr` takes.
-    reflectors = A.ravel(order="K")[1:1 + n * (n - 1)].reshape((n, n - 1), order="F")
-
-    def rotate(x, trans):   # Q x or Qᵀ x; workspace 1 means unblocked, four times faster for a single vector
-        rotated, _, info = lapack.dormqr("L", trans, reflectors, tau, x[1:, None], 1)
-        _check_info("dormqr", info)
-        return np.concatenate([x[:1], rotated[:, 0]])
-
-    lam_max = max(_eigenvalue(d, e, n - 1), 0.0)
-    truncated = _count_eigenvalues(d, e, cut * lam_max)
-    if truncated == n:
-        return np.zeros(n), _spectrum_of_gram(0, n, scale * lam_max, 0.0)
-    lam_min = _eigenvalue(d, e, truncated)
-    if lam_min <= 0:   # counted as positive, found at zero: only without truncation
-        raise np.linalg.LinAlgError("the smallest kept eigenvalue is lost in rounding")
-    z = rotate(g, "T")
-    if truncated:
-        step = _step_function(_eigenvalue(d, e, 0), _eigenvalue(d, e, truncated - 1), lam_min)
-        z = z + _apply_fractions(d, e, z, *step)
-    v = _inverse_power(d, e, z, exponent, lam_min, lam_max)
-    if truncated:   # rounding along a truncated eigenvector was amplified by up to 1/λ_min: out again
-        v = v + _apply_fractions(d, e, v, *step)
-    v = rotate(v, "N") * scale**-exponent
-    if not np.isfinite(v).all():
-        raise np.linalg.LinAlgError("overflow on the tridiagonal path")
-    return v, _spectrum_of_gram(n - truncated, n, scale * lam_max, scale * lam_min)
-
-
-def _inverse_power(d, e, z, exponent, lam_min, lam_max):
-    """T^(−a) z, 0 ≤ a ≤ 1, for z in the span of eigenvectors of T = (d, e) with eigenvalues in [λ_min, λ_max].
-
-    Source: x^(−a) = sin(πa)/π ∫₀^∞ s^(−a)/(s + x) ds; for a = 1 the geometric series
-    1/x = Σ_k s^k/(x + s)^(k+1), whose remainder after k terms is below (s/x)^k: with s = λ_min/100 five terms
-    reach 1e-10. The shift keeps the solve regular when T has truncated eigenvalues at zero.
-    """
-    if exponent < 1e-12:   # λ^(−a) = 1 to more digits than asked for
-        return z.copy()
-    if exponent > 1 - 1e-12:
-        shift = 0.01 * lam_min
-        term = _solve_shifted(d, e, shift, z)
-        total = term.copy()
-        for _ in range(4):
-            term = shift * _solve_shifted(d, e, shift, term)
-            total += term
-        return total
-    return _apply_fractions(d, e, z, *_partial_fractions(exponent, lam_min, lam_max))
-
-
-def _step_function(lowest, below, above):
-    """Shifts s_j and weights w_j, complex, with 1 + Re Σ_j w_j/(x + s_j) ≈ 0 on [lowest, below] and ≈ 1 from `above` on.
-
-    Source: w = (y − c)/(y + c), y = x − lowest, takes these intervals to [−1, −k] and [k, 1]; there the step function is
-    (1 + sign w)/2, and sign w = w (w²)^(−1/2) = Σ_j ω_j w/(w² + t_j²) = Re Σ_j ω_j/(w + i t_j) with the shifts t_j² and
-    weights ω_j of `_partial_fractions` on [k², 1]. Each term is a fraction in x again, and they add up to 1 at infinity.
-
-    Returns: (shifts, weights), complex128 arrays of the same length, some 30 for gaps of a few per cent.
-
-    Raises:
-        numpy.linalg.LinAlgError: the gap between `below` and `above` is narrower than rounding.
-    """
-    if above - below <= SMALLEST_GAP:
-        raise np.linalg.LinAlgError("no gap separates the kept eigenvalues from the truncated ones")
-    high = above - lowest
-    low = max(below - lowest, 0.01 * high)   # a wider gap would save nothing; keeps c and k away from 0
-    centre = np.sqrt(low * high)
-    k = (high - low) / (np.sqrt(high) + np.sqrt(low))**2
-    squares, weights = _partial_fractions(0.5, k**2, 1.0)
-    turn = 1 / (1 + 1j * np.sqrt(squares))
-    return -lowest - centre * turn / turn.conj(), weights * centre * turn**2
-
-
-def _partial_fractions(exponent, lam_min, lam_max):
-    """Shifts s_j > 0 and weights w_j > 0 with x^(−a) ≈ Σ_j w_j/(s_j + x) on [λ_min, λ_max], 0 < a < 1.
-
-    The integral x^(−a) = sin(πa)/π ∫₀^∞ s^(−a)/(s + x) ds is cut at λ_min and λ_max into three, each with its
-    Gaussian quadrature. An m-point rule converges like ρ^(−2m), where ρ is the sum of the semi-axes of the
-    ellipse around the interval (taken as [−1, 1]) through the nearest singularity s = −x of the integrand:
-
-        s = λ_min t, 0 ≤ t ≤ 1            Gauss-Jacobi, weight t^(−a);   t ≤ −1:       ρ = 3 + √8
-        s = e^u, ln λ_min ≤ u ≤ ln λ_max  Gauss-Legendre;                u = ln x ± iπ: ρ = b + √(1 + b²)
-        s = λ_max/t, 0 ≤ t ≤ 1            Gauss-Jacobi, weight t^(a−1);  t ≤ −1:       ρ = 3 + √8
-
-    with b = 2π/ln(λ_max/λ_min). Source of the rate: Trefethen, Approximation Theory and Practice, theorem 19.3.
-
-    The nodes grow with the logarithm of λ_max/λ_min: 44 for 1e6, 69 for 1e12.
-
-    Returns: (shifts, weights), float64 arrays of the same length.
-    """
-    def points(rho):
-        return int(np.ceil(np.log(QUADRATURE_ERROR) / (-2 * np.log(rho)))) + 1
-
-    def jacobi(q):   # nodes and weights of ∫₀¹ t^(q−1) h(t) dt, which is 1/q times a weighted mean of h
-        t, w = _gauss_rule(points(3 + np.sqrt(8)), q - 1)
-        return (t + 1) / 2, w / w.sum() / q
-
-    a = exponent
-    low, low_weight = jacobi(1 - a)
-    high, high_weight = jacobi(a)
-    length = np.log(lam_max / lam_min)
-    b = 2 * np.pi / max(length, 1e-3)
-    t, w = _gauss_rule(points(b + np.sqrt(1 + b**2)), 0.0)
-    middle = np.sqrt(lam_min) * np.sqrt(lam_max) * np.exp(t * length / 2)
-
-    shifts = np.concatenate([lam_min * low, middle, lam_max / high])
-    weights = np.concatenate([lam_min**(1 - a) * low_weight,
-                              length / 2 * w * middle**(1 - a),
-                              lam_max**(1 - a) * high_weight / high])
-    return shifts, np.sin(np.pi * min(a, 1 - a)) / np.pi * weights   # sin πa = sin π(1−a), exact near 1 too
-
-
-@lru_cache(maxsize=64)   # a training run asks for the same few rules at every step
-def _gauss_rule(points, power):
-    """Nodes and weights of Gaussian quadrature on [−1, 1] with weight (1 + t)^power."""
-    return scipy.special.roots_jacobi(points, 0.0, power)
-
-
-def _apply_fractions(d, e, z, shifts, weights):
-    """Re Σ_j w_j (T + s_j)⁻¹ z, float64 (n,), with real or complex shifts and weights."""
-    total = np.zeros_like(z)
-    for shift, weight in zip(shifts, weights):
-        total += (weight * _solve_shifted(d, e, shift, z)).real
-    return total
-
-
-def _solve_shifted(d, e, shift, z):
-    """(T + s)⁻¹ z for real or complex s, with pivoting, as rounding may leave T + s slightly indefinite."""
-    solve = lapack.zgtsv if isinstance(shift, complex) else lapack.dgtsv
-    *_, x, info = solve(e, d + shift, e, z, overwrite_d=1)
-    _check_info("gtsv", info)
-    return x
-
-
-def _count_eigenvalues(d, e, bound):
-    """Number of eigenvalues of T up to and including the bound: bisection stopped at once."""
-    gershgorin = -4.0   # T is scaled: no eigenvalue is below −3
-    count, *_, info = lapack.dstebz(d, e, 1, gershgorin, bound, 1, 1, 8.0, "B")
-    _check_info("dstebz", info)
-    return count
-
-
-def _eigenvalue(d, e, index):
-    """The eigenvalue of T with this 0-based index, ascending, by bisection."""
-    _, lam, _, _, info = lapack.dstebz(d, e, 2, 0.0, 0.0, index + 1, index + 1, 0.0, "E")
-    _check_info("dstebz", info)
-    return lam[0]
+    v = Q @ ((lam + damping)**-exponent * (Q.T @ g))
+    return v, _spectrum_of_gram(len(g), rank, lam_max, lam.min(initial=lam_max))
 
 
 @cache
@@ -337,12 +209,7 @@ def _blas_controller():
     return threadpoolctl.ThreadpoolController()
 
 
-def _check_info(routine, info):
-    if info != 0:
-        raise np.linalg.LinAlgError(f"LAPACK's {routine} failed with info = {info}")
-
-
-def _spectrum_of_gram(rank, size, lam_max, lam_min):
+def _spectrum_of_gram(size, rank, lam_max, lam_min):
     return Spectrum(rank, size, float(np.sqrt(lam_max)), float(np.sqrt(lam_min)) if rank else 0.0)
 
 
@@ -354,6 +221,21 @@ def check_settings(kappa, truncation):
     if not 0 <= truncation < 1:
         raise ValueError(f"truncation must lie in [0, 1), got {truncation}")
     return kappa, truncation
+
+
+def check_damping(damping):
+    """μ as a float. Raises ValueError if it is negative or not finite."""
+    damping = float(damping)
+    if not 0 <= damping < np.inf:
+        raise ValueError(f"damping must be at least 0 and finite, got {damping}")
+    return damping
+
+
+def _check_system(K, g):
+    K, g = _check_array("K", K, ("n", "n")), _check_array("g", g, ("n",))
+    if K.shape != (len(g), len(g)):
+        raise ValueError(f"K must be square with one row per entry of g: got shapes {K.shape} and {g.shape}")
+    return K, g
 
 
 def _check_array(name, array, shape):

@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 import threadpoolctl
 
-from hig import powers
+from hig import powers, tridiagonal
 from hig.powers import gram_coefficients, jacobian_power
 
 KAPPAS = (1.0, 0.3, 0.0, -0.5, -1.0)
@@ -176,11 +176,11 @@ def test_the_accuracy_check_notices_a_slightly_wrong_power():
 @pytest.mark.parametrize("exponent", [1e-9, 1e-3, 0.25, 0.5, 0.75, 0.999, 1 - 1e-9])
 @pytest.mark.parametrize("ratio", [1.0, 1.5, 1e4, 1e8, 1e16])
 def test_partial_fractions_equal_the_power_on_the_whole_interval(exponent, ratio):
-    shifts, weights = powers._partial_fractions(exponent, 3.0, 3.0 * ratio)
+    shifts, weights = tridiagonal._partial_fractions(exponent, 3.0, 3.0 * ratio)
     x = np.geomspace(3.0, 3.0 * ratio, 1001)
     approximation = (weights / (shifts + x[:, None])).sum(axis=1)
     # QUADRATURE_ERROR is an estimate of the order of magnitude: the constant is below 4
-    np.testing.assert_allclose(approximation, x**-exponent, rtol=4 * powers.QUADRATURE_ERROR)
+    np.testing.assert_allclose(approximation, x**-exponent, rtol=4 * tridiagonal.QUADRATURE_ERROR)
     assert (shifts > 0).all() and (weights >= 0).all()   # no cancellation
 
 
@@ -189,11 +189,11 @@ def test_partial_fractions_equal_the_power_on_the_whole_interval(exponent, ratio
 def test_step_function_is_zero_below_the_gap_and_one_above(gap, lowest):
     below = 2e-3
     above = below * (1 + gap)
-    shifts, weights = powers._step_function(lowest, below, above)
+    shifts, weights = tridiagonal._step_function(lowest, below, above)
     x = np.concatenate([np.linspace(lowest, below, 501), np.geomspace(above, 1e3 * above, 501)])
     step = 1 + (weights / (shifts + x[:, None])).real.sum(axis=1)
     # the quadrature's error, as above, and rounding of x + s, which is as small as the gap
-    np.testing.assert_allclose(step, x > (below + above) / 2, atol=4 * powers.QUADRATURE_ERROR + 20 * EPS / gap)
+    np.testing.assert_allclose(step, x > (below + above) / 2, atol=4 * tridiagonal.QUADRATURE_ERROR + 20 * EPS / gap)
 
 
 @pytest.mark.parametrize("kappa", KAPPAS)
@@ -362,7 +362,7 @@ def test_a_driver_that_fails_is_replaced_by_the_next(monkeypatch):
         return eigh(*args, driver=driver, **kwargs)
 
     monkeypatch.setattr(scipy.linalg, "eigh", failing_eigh)
-    monkeypatch.setattr(powers.lapack, "dsytrd", lambda a, **_: (a, a[0], a[0, 1:], a[0, 1:], 1))
+    monkeypatch.setattr(tridiagonal.lapack, "dsytrd", lambda a, **_: (a, a[0], a[0, 1:], a[0, 1:], 1))
     for drivers in (["evd"], ["evd", "evr"]):   # one more tried each time
         tried.clear()
         assert relative_error(gram_coefficients(K, g, -0.5, 1e-6, "tridiagonal")[0], expected) < ROUNDING
