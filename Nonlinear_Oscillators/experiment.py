@@ -6,9 +6,9 @@ The network sees the target state y*, the simulator starts from the initial stat
 import numpy as np
 import tensorflow as tf
 
-from hig.runs.initialization import draw_published_weights
 from hig.model import PhysicsModel
-from hig.runs.training import fixed_batches, make_optimizer, mean_losses, train
+from hig.runs.experiments import train_on_fixed_data
+from hig.runs.initialization import draw_published_weights
 from Nonlinear_Oscillators.network import build_network
 from Nonlinear_Oscillators.simulator import Oscillators
 
@@ -43,13 +43,6 @@ def build_model(seed):
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
     train_states, test_states = draw_data(settings.seed)
-    batches, updates_per_epoch = fixed_batches((train_states, train_states), settings.batch_size)
-    model = build_model(settings.seed)
-    model.compile(optimizer=make_optimizer(settings), loss=loss, steps_per_execution=updates_per_epoch)
-    evaluate = mean_losses(model, (train_states, train_states), (test_states, test_states))
-    sim_par = {"optimizer": settings.optimizer, "seed": settings.seed, "batch_size": settings.batch_size,
-               "learning_rate": settings.learning_rate, "truncation": settings.truncation,
-               "max_time": settings.max_time, "epochs": settings.epochs,
-               "n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT, "control_strength": CONTROL_STRENGTH,
-               "train_samples": TRAIN_SAMPLES, "test_samples": TEST_SAMPLES}
-    return train(model, batches, updates_per_epoch, evaluate, settings, "NLO", sim_par)
+    constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT, "control_strength": CONTROL_STRENGTH}
+    return train_on_fixed_data(settings, "NLO", build_model(settings.seed), loss, (train_states, train_states),
+                               (test_states, test_states), constants)

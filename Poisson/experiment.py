@@ -6,18 +6,20 @@ update and the training loss an unbiased estimate of the true one; a held-out ba
 
 import math
 import time
-from types import SimpleNamespace
+from argparse import Namespace
 
 import keras
 import numpy as np
 import tensorflow as tf
 from phi.tf.flow import Scene
 
-from hig.runs.initialization import draw_published_weights
 from hig.memory import require_memory
 from hig.model import PhysicsModel
 from hig.optimizers import JacobianPower
-from hig.runs.training import SettingsError, make_optimizer, train
+from hig.runs.cli import SettingsError
+from hig.runs.experiments import common_settings, make_optimizer
+from hig.runs.initialization import draw_published_weights
+from hig.runs.training import train
 from Poisson.fields import held_out_fields, training_fields
 from Poisson.network import build_network
 from Poisson.simulator import Laplace
@@ -145,9 +147,8 @@ class SceneLogs(keras.callbacks.Callback):
 
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
-    optimizer = make_optimizer(SimpleNamespace(
-        optimizer="HIG" if settings.pretrain_time else settings.optimizer,                  # "Adam_then_HIG" is a file name
-        learning_rate=settings.learning_rate, truncation=settings.truncation))
+    name = "HIG" if settings.pretrain_time else settings.optimizer                          # "Adam_then_HIG" is a file name
+    optimizer = make_optimizer(Namespace(**{**vars(settings), "optimizer": name}))
     model = build_model(settings.resolution, settings.seed, optimizer)
     if isinstance(model.optimizer, JacobianPower):
         try:
@@ -166,10 +167,8 @@ def run(settings):
 
     first_batch = next(iter(training_fields(settings.seed, settings.batch_size, settings.resolution)))
     evaluation = Evaluation(model, first_batch, settings.batch_size)
-    sim_par = {"optimizer": settings.optimizer, "seed": settings.seed, "batch_size": settings.batch_size,
-               "learning_rate": settings.learning_rate, "truncation": settings.truncation,
-               "max_time": settings.max_time, "epochs": settings.epochs, "resolution": settings.resolution,
-               "held_out": HELD_OUT, "evaluate_every": EVALUATE_EVERY}
+    sim_par = {**common_settings(settings), "resolution": settings.resolution, "held_out": HELD_OUT,
+               "evaluate_every": EVALUATE_EVERY}
     if settings.pretrain_time:
         sim_par |= {"pretrain_time": settings.pretrain_time,
                     "pretrain_learning_rate": settings.pretrain_learning_rate}

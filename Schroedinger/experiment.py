@@ -6,9 +6,9 @@ The network sees the target wave function y* = f1·|2⟩ + f2·|3⟩; the simula
 import numpy as np
 import tensorflow as tf
 
-from hig.runs.initialization import draw_published_weights
 from hig.model import PhysicsModel
-from hig.runs.training import fixed_batches, make_optimizer, train
+from hig.runs.experiments import train_on_fixed_data
+from hig.runs.initialization import draw_published_weights
 from Schroedinger.network import build_network
 from Schroedinger.simulator import Dipole, to_complex, to_pairs
 
@@ -78,7 +78,7 @@ def build_model(seed, dipole=DIPOLE):
     return PhysicsModel(network, FromGroundState(dipole))
 
 
-def evaluation(model, train_targets, test_targets):
+def evaluation(model, train_data, test_data):
     """The `evaluate` of `hig.runs.training.train`: mean losses, and what the transition achieved.
 
     "population_error_2" and "population_error_3" are the mean absolute errors of the populations of |2⟩ and |3⟩, of
@@ -92,7 +92,7 @@ def evaluation(model, train_targets, test_targets):
             for n in (2, 3)}
 
     def evaluate(epoch, logs):
-        (train_loss, _), (test_loss, errors) = measure(train_targets), measure(test_targets)
+        (train_loss, _), (test_loss, errors) = measure(train_data[1]), measure(test_data[1])
         return {"train_loss": float(train_loss), "test_loss": float(test_loss),
                 **{key: float(value) for key, value in errors.items()}}
     return evaluate
@@ -101,13 +101,6 @@ def evaluation(model, train_targets, test_targets):
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
     train_targets, test_targets = draw_data(settings.seed)
-    batches, updates_per_epoch = fixed_batches((train_targets, train_targets), settings.batch_size)
-    model = build_model(settings.seed)
-    model.compile(optimizer=make_optimizer(settings), loss=loss, steps_per_execution=updates_per_epoch)
-    evaluate = evaluation(model, train_targets, test_targets)
-    sim_par = {"optimizer": settings.optimizer, "seed": settings.seed, "batch_size": settings.batch_size,
-               "learning_rate": settings.learning_rate, "truncation": settings.truncation,
-               "max_time": settings.max_time, "epochs": settings.epochs,
-               "n_points": N_POINTS, "n_steps": N_STEPS, "dt": DT, "box": list(BOX),
-               "train_samples": TRAIN_SAMPLES, "test_samples": TEST_SAMPLES}
-    return train(model, batches, updates_per_epoch, evaluate, settings, "QMC", sim_par)
+    constants = {"n_points": N_POINTS, "n_steps": N_STEPS, "dt": DT, "box": list(BOX)}
+    return train_on_fixed_data(settings, "QMC", build_model(settings.seed), loss, (train_targets, train_targets),
+                               (test_targets, test_targets), constants, measure=evaluation)

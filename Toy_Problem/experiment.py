@@ -10,9 +10,10 @@ from argparse import Namespace
 import numpy as np
 import tensorflow as tf
 
-from hig.runs.initialization import draw_published_weights
 from hig.model import PhysicsModel
-from hig.runs.training import SettingsError, fixed_batches, make_optimizer, mean_losses, train
+from hig.runs.cli import SettingsError
+from hig.runs.experiments import mean_losses, train_on_fixed_data
+from hig.runs.initialization import draw_published_weights
 from Toy_Problem.network import build_network
 from Toy_Problem.simulator import Scaling
 
@@ -96,14 +97,7 @@ def prefix(factor):
 def run_one(settings, factor):
     """Trains with λ = factor; returns how it ended."""
     train_data, test_data = draw_data(settings.seed)
-    batches, updates_per_epoch = fixed_batches(train_data, settings.batch_size)
-    model = build_model(settings.seed, factor)
-    model.compile(optimizer=make_optimizer(settings), loss=loss, steps_per_execution=updates_per_epoch)
-    evaluate = evaluation(model, train_data, test_data)
     (sin, cos), = truth(np.array([[PATH_X]]))
-    sim_par = {"optimizer": settings.optimizer, "seed": settings.seed, "batch_size": settings.batch_size,
-               "learning_rate": settings.learning_rate, "truncation": settings.truncation,
-               "max_time": settings.max_time, "epochs": settings.epochs, "lambda": factor, "path_x": PATH_X,
-               "path_target_y1": float(sin), "path_target_y2": float(cos) / factor,
-               "train_samples": TRAIN_SAMPLES, "test_samples": TEST_SAMPLES}
-    return train(model, batches, updates_per_epoch, evaluate, settings, prefix(factor), sim_par)
+    constants = {"lambda": factor, "path_x": PATH_X, "path_target_y1": float(sin), "path_target_y2": float(cos) / factor}
+    return train_on_fixed_data(settings, prefix(factor), build_model(settings.seed, factor), loss, train_data, test_data,
+                               constants, measure=evaluation, label=f"{settings.optimizer}, lambda {factor:g}")

@@ -109,7 +109,8 @@ def kills(wanted, source):
 def interrupted_run(folder):
     """A finished oscillator run in `folder`, and a TrainingRun that may resume it."""
     with silent_start():
-        from hig.runs.training import TrainingRun, make_optimizer
+        from hig.runs.experiments import make_optimizer
+        from hig.runs.training import TrainingRun
         from Nonlinear_Oscillators import experiment
     arguments = dict(seed=1, batch_size=512, learning_rate=3e-4, truncation=None, max_time=60.0)
     settings = parse("Nonlinear_Oscillators", "Adam", None, **arguments,

@@ -18,7 +18,7 @@ def main():
     with silent_start():
         import keras
 
-        from hig.runs.training import fixed_batches, mean_losses
+        from hig.runs.experiments import fixed_batches, mean_losses
         from Nonlinear_Oscillators import experiment
     train, test = experiment.draw_data(1)
     batches, updates_per_epoch = fixed_batches((train, train), 512)

@@ -41,7 +41,7 @@ def main():
         import hig
         import published
         from hig.jacobian import assemble
-        from hig.runs.training import fixed_batches, mean_losses
+        from hig.runs.experiments import fixed_batches, mean_losses
         from Schroedinger import experiment
         from Schroedinger.simulator import Dipole, to_pairs
     targets, test_targets = experiment.draw_data(1)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import hig
-from hig.runs.training import fixed_batches, mean_losses
+from hig.runs.experiments import fixed_batches, mean_losses
 from Nonlinear_Oscillators import experiment
 from Nonlinear_Oscillators.simulator import Oscillators, energy, force
 from tests.reference import jacobian_by_differences

@@ -8,7 +8,7 @@ import tensorflow as tf
 from hig.runs.cli import parse
 from hig.jacobian import assemble, trace_jacobian
 from hig.runs.results import load_results
-from hig.runs.training import fixed_batches, mean_losses
+from hig.runs.experiments import fixed_batches, mean_losses
 from Schroedinger import experiment
 from Schroedinger.simulator import Dipole, to_complex, to_pairs
 from tests.reference import jacobian_by_differences

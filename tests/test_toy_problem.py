@@ -8,7 +8,8 @@ import tensorflow as tf
 import hig
 from hig.runs.cli import parse
 from hig.runs.results import load_results
-from hig.runs.training import SettingsError, fixed_batches, load_weights
+from hig.runs.experiments import fixed_batches
+from hig.runs.training import SettingsError, load_weights
 from tests.reference import jacobian_by_differences
 from Toy_Problem import experiment, flags
 from Toy_Problem.simulator import Scaling

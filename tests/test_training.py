@@ -1,16 +1,21 @@
 """hig.runs.training, and the submit scripts as processes: curves, budgets, signals, resuming, diverging."""
 
+import hashlib
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
+from hig.runs.cli import SettingsError
 from hig.runs.results import load_results
-from hig.runs.training import SettingsError, entries_to_keep, load_weights
+from hig.runs.training import entries_to_keep
+from hig.runs.weights import load_weights, save_weights
 from tests import tiny
 
 EPOCHS = {"Adam": 120, "GN": 6, "HIG": 6}           # a few seconds each: long enough to be killed in the middle
@@ -192,3 +197,53 @@ def test_saved_weights_are_those_of_the_last_epoch(tmp_path):
     load_weights(model.network, weights)
     last = tiny.losses(tmp_path / "TINY_Adam_RESULTS.pickle")[-1]
     np.testing.assert_allclose(np.mean(np.square(model(tiny.STATES))), last, rtol=1e-6)
+
+
+def test_loaded_weights_are_on_record_and_a_run_from_others_is_not_resumed(tmp_path):
+    """Name and hash go into sim_par and PARAMETERS; without --load-weights a run has no such entry, as ever."""
+    for seed in (2, 3):
+        save_weights(tiny.build_model(seed).network, tmp_path / f"{seed}.weights.h5")
+    tiny.run(tmp_path, load_weights=tmp_path / "2.weights.h5", epochs=1)
+    results = tmp_path / "TINY_HIG_RESULTS.pickle"
+    digest = hashlib.sha256((tmp_path / "2.weights.h5").read_bytes()).hexdigest()[:16]
+    record = f"2.weights.h5 (sha256 {digest})"
+    assert load_results(results)["sim_par"]["load_weights"] == record
+    assert f"load_weights: {record}\n" in (tmp_path / "TINY_HIG_PARAMETERS.txt").read_text()
+    before = tiny.contents(tmp_path)
+    with pytest.raises(SettingsError, match=r"load_weights is 3.weights.h5 .* but was 2.weights.h5"):
+        tiny.run(tmp_path, load_weights=tmp_path / "3.weights.h5", resume=True)
+    assert tiny.contents(tmp_path) == before
+    for options in ({"load_weights": tmp_path / "2.weights.h5"}, {}):
+        assert tiny.run(tmp_path, resume=True, epochs=2, **options) == "finished"
+        assert load_results(results)["sim_par"]["load_weights"] == record
+    tiny.run(tmp_path, optimizer="Adam", epochs=1)
+    assert "load_weights" not in load_results(tmp_path / "TINY_Adam_RESULTS.pickle")["sim_par"]
+    with pytest.raises(SettingsError, match="load_weights is 2.weights.h5 .* but was None"):
+        tiny.run(tmp_path, optimizer="Adam", load_weights=tmp_path / "2.weights.h5", resume=True)
+
+
+def test_wrong_weights_name_the_shapes_found_and_expected(tmp_path):
+    path, network = tmp_path / "wrong.weights.h5", tiny.build_model(0).network
+    before = [v.numpy() for v in network.variables]
+    wrong = keras.Sequential([keras.Input((2,)), keras.layers.Dense(5), keras.layers.Dense(2)])
+    wrong.save_weights(path)
+    with pytest.raises(SettingsError) as error:
+        load_weights(network, path)
+    assert str(error.value) == (f"cannot load the weights {path}: it holds arrays of the shapes [2, 5], [5], [5, 2], [2], "
+                                "but the network has [2, 3], [3], [3, 2], [2]")
+    for content in (b"", b"not an HDF5 file", path.read_bytes()[:1000]):
+        path.write_bytes(content)
+        with pytest.raises(SettingsError, match="cannot load the weights") as error:
+            load_weights(network, path)
+        assert "\n" not in str(error.value)
+    for variable, value in zip(network.variables, before):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_outside_the_main_thread(tmp_path):
+    """Where Python allows no signal handlers; the losses are those of the main thread."""
+    (tmp_path / "thread").mkdir()
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(tiny.run, tmp_path / "thread").result() == "finished"
+    tiny.run(tmp_path)
+    np.testing.assert_array_equal(*(tiny.losses(folder / "TINY_HIG_RESULTS.pickle") for folder in (tmp_path, tmp_path / "thread")))

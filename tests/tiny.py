@@ -6,8 +6,9 @@ import keras
 import numpy as np
 
 import hig
+from hig.runs.experiments import fixed_batches
 from hig.runs.results import load_results
-from hig.runs.training import fixed_batches, train
+from hig.runs.training import train
 
 EPOCHS = 3
 STATES = np.random.default_rng(0).uniform(-1, 1, (8, 2)).astype(np.float32)

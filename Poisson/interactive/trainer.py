@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from hig.figures.curves import thin
+from hig.runs.experiments import make_optimizer
 from hig.runs.initialization import draw_published_weights
 from hig.runs.locks import locked
 from hig.memory import require_memory
@@ -27,7 +28,7 @@ from hig.optimizers import JacobianPower
 from hig.powers import check_settings
 from hig.runs.provenance import provenance
 from hig.runs.results import keep_earlier, save_results, write_parameters
-from hig.runs.training import SettingsError, load_weights, make_optimizer, save_weights
+from hig.runs.training import SettingsError, load_weights, save_weights
 from Poisson import METHODS, RESOLUTION
 from Poisson.experiment import EVALUATE_EVERY, HELD_OUT, Evaluation, compile_model
 from Poisson.fields import training_fields

@@ -19,6 +19,10 @@ from pathlib import Path
 EXIT_CODES = {"finished": 0, "terminated": 0, "diverged": 3, "failed": 4, "interrupted": 130}
 
 
+class SettingsError(ValueError):
+    """The settings of a run do not fit the experiment or the files found; the message is one sentence for the user."""
+
+
 def submit(system, optimizer, description, *, seed, batch_size, learning_rate, truncation=None, max_time, flags=None):
     """Parses the command line, trains, and exits the process.
 
@@ -35,7 +39,6 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
     try:
         with silent_start():                                         # TensorFlow loads only now, after the checks
             experiment = importlib.import_module(f"{system}.experiment")
-        from hig.runs.training import SettingsError
         try:
             state = experiment.run(settings)
         except (SettingsError, OSError) as error:
@@ -121,6 +124,20 @@ def _check_writable(folder):
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         fail(f"cannot write to the folder {folder}: {error.strerror}")
+
+
+@contextmanager
+def writing_to(folder):
+    """Makes one sentence of what goes wrong in writing to a folder: no space, no permission, a curve too long.
+
+    Raises:
+        OSError: with that sentence.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"cannot write to the folder {folder}: {reason}; what was saved before is intact") from error
 
 
 def positive(text):

@@ -25,6 +25,7 @@ import math
 import re
 import signal
 import sys
+import threading
 import time
 from bisect import bisect_left
 from contextlib import contextmanager
@@ -33,66 +34,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from hig.optimizers import JacobianPower
+from hig.runs.cli import SettingsError, writing_to
 from hig.runs.locks import locked
-from hig.optimizers import GaussNewton, HIG, JacobianPower
 from hig.runs.progress import Progress, last_known
 from hig.runs.provenance import provenance
 from hig.runs.results import STATES, keep_earlier, load_results, save_results, write_atomically, write_parameters
+from hig.runs.weights import load_weights, name_and_hash, save_weights
 
 SAVING_SHARE = 0.02        # of the training time may go into writing; very short epochs are not all written
 MAX_ENTRIES = 200_000      # of a curve in memory and on disk; Adam on the Poisson problem makes them in five minutes
 
 
-class SettingsError(ValueError):
-    """The settings of a run do not fit the experiment or the files found; the message is one sentence for the user."""
-
-
-def make_optimizer(settings):
-    """The Keras optimizer that `settings.optimizer` names: "HIG", "GN", or a class of keras.optimizers like "Adam"."""
-    if settings.optimizer == "HIG":
-        return HIG(settings.learning_rate, settings.truncation)
-    if settings.optimizer == "GN":
-        return GaussNewton(settings.learning_rate, settings.truncation)
-    return getattr(keras.optimizers, settings.optimizer)(settings.learning_rate)
-
-
-def fixed_batches(data, batch_size):
-    """Mini-batches of a fixed data set in its order, epoch after epoch.
-
-    Args:
-        data: (x, y), arrays with the same number of rows.
-        batch_size: int that divides this number.
-
-    Returns:
-        (batches, updates per epoch), with batches as `train` wants it.
-
-    Raises:
-        SettingsError: if batch_size does not divide the number of rows.
-    """
-    rows = len(data[0])
-    if batch_size < 1 or rows % batch_size:
-        raise SettingsError(f"the batch size must divide the {rows} training samples, but is {batch_size}")
-    batched = tuple(array.reshape(-1, batch_size, *array.shape[1:]) for array in data)
-    dataset = tf.data.Dataset.from_tensor_slices(batched).cache().repeat().prefetch(2)
-    return lambda epochs_done: dataset, rows // batch_size            # every epoch begins with the first sample
-
-
-def mean_losses(model, train, test):
-    """The `evaluate` of `train` for fixed data sets: mean losses over all their samples.
-
-    Args:
-        model: compiled PhysicsModel.
-        train, test: (x, y) each, of the same shapes (so that one compiled function serves both).
-    """
-    @tf.function(jit_compile=True)
-    def loss(x, y):
-        return model.compute_loss(x, y, model(x, training=False), training=False)
-
-    return lambda epoch, logs: {"train_loss": float(loss(*train)), "test_loss": float(loss(*test))}
-
-
 def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par, *,
-          pretraining=None, snapshot=None, callbacks=()):
+          pretraining=None, snapshot=None, callbacks=(), label=None):
     """Trains until `settings.max_time` seconds or `settings.epochs` epochs are over, whichever comes first.
 
     Args:
@@ -109,19 +64,23 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
             of the curve. The entry of the first epoch after that is stored as "switch_epoch" in the provenance.
         snapshot: function of nothing → dict of arrays with two axes, which go into the pickle as they are at each saving.
         callbacks: further Keras callbacks, run after the clock has been read.
+        label: str, what progress and messages call the run; the optimizer's name if None.
 
     Returns:
         "finished", "interrupted" (Ctrl-C), "terminated" (SIGTERM), "diverged" (loss inf or NaN) or "failed" (LAPACK
         did not converge or memory did not suffice; the reason is on stderr).
 
     Raises:
-        SettingsError: if there is nothing to resume, or it belongs to other settings; if `load_weights` cannot be used.
+        SettingsError: if there is nothing to resume, or it belongs to other settings or other weights to start from;
+            if `load_weights` cannot be used.
         BlockingIOError: if another process is writing these results.
         OSError: if the results cannot be written; what was written before stays as it is.
     """
     name = settings.output / f"{prefix}_{settings.optimizer}"
     stages = [(model, math.inf)] if pretraining is None else [pretraining, (model, math.inf)]
-    run = TrainingRun(name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages)
+    if settings.load_weights:
+        sim_par = {**sim_par, "load_weights": name_and_hash(settings.load_weights)}
+    run = TrainingRun(name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages, label)
     for stage_model, _ in stages:
         stage_model.optimizer.build(stage_model.trainable_variables)
     with locked(name), _stop_on_signals(run):
@@ -143,42 +102,15 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
     return run.state
 
 
-def save_weights(network, path):
-    """Writes the network's weights in Keras' format, complete or not at all; `path` ends in .weights.h5.
-
-    Raises:
-        OSError: if they cannot be written; an earlier file stays as it is.
-    """
-    beside = path.with_name(f".{path.name}.partial.weights.h5")
-    try:
-        with _writing(path.parent):
-            network.save_weights(beside)
-            beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def load_weights(network, path):
-    """Sets the network to weights that `save_weights` or Keras wrote.
-
-    Raises:
-        SettingsError: if the file is missing, damaged, or of a network of another shape.
-    """
-    try:
-        network.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise SettingsError(f"cannot load the weights {path}: {str(error).splitlines()[0]}") from None
-
-
 class TrainingRun(keras.callbacks.Callback):
     """The state of a run between two epochs, and what happens there. Arguments as in `train`."""
 
-    def __init__(self, name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages):
+    def __init__(self, name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages, label=None):
         super().__init__()
         self.results = name.with_name(f"{name.name}_RESULTS.pickle")
         self.parameters = name.with_name(f"{name.name}_PARAMETERS.txt")
         self.checkpoint = name.with_name(f"{name.name}_CHECKPOINT.npz")
-        self.evaluate, self.snapshot, self.settings, self.sim_par = evaluate, snapshot, settings, sim_par
+        self.evaluate, self.snapshot, self.settings, self.sim_par = evaluate, snapshot, settings, dict(sim_par)
         self.stages = stages                                            # [(model, seconds at which the next takes over)]
         self.curve = {"epochs": [], "simulation_time": []}              # one entry per epoch, the untrained one first
         self.spectrum = {}                                              # one entry per epoch, of Jacobian powers only
@@ -189,7 +121,8 @@ class TrainingRun(keras.callbacks.Callback):
         self.state = "running"
         self.stop_signal = None                                         # set by a signal handler
         self.saved_at, self.saving_took = -math.inf, 0.0
-        self.progress = Progress(settings.optimizer, settings.max_time, settings.epochs, settings.quiet)
+        self.label = label or settings.optimizer
+        self.progress = Progress(self.label, settings.max_time, settings.epochs, settings.quiet)
 
     @property
     def epoch(self):
@@ -223,7 +156,7 @@ class TrainingRun(keras.callbacks.Callback):
         self.progress.message("compiling")
         if not self.curve["epochs"]:
             self._append(0.0, None)
-            with _writing(self.results.parent):
+            with writing_to(self.results.parent):
                 keep_earlier(self.results)
                 keep_earlier(self.checkpoint)
                 write_parameters(self.parameters, self.sim_par)
@@ -274,7 +207,7 @@ class TrainingRun(keras.callbacks.Callback):
             "sim_par": self.sim_par,
             "provenance": {**self.provenance, "state": self.state if self.state in STATES else "interrupted",
                            **self._switch(), **{key: np.array(values) for key, values in self.spectrum.items()}}}
-        with _writing(self.results.parent):
+        with writing_to(self.results.parent):
             if self.state not in ("diverged", "failed"):                # whose weights are of no use
                 self._save_checkpoint()
             save_results(self.results, results)
@@ -314,6 +247,8 @@ class TrainingRun(keras.callbacks.Callback):
         except Exception as error:                                      # zipfile and numpy raise a dozen kinds
             raise SettingsError(f"cannot resume: {self.checkpoint} is damaged "
                                 f"({' '.join(str(error).split())[:200] or type(error).__name__})") from None
+        if "load_weights" in results["sim_par"]:                        # where it began stays on record
+            self.sim_par.setdefault("load_weights", results["sim_par"]["load_weights"])
         unequal = [key for key in self.sim_par
                    if key not in ("max_time", "epochs") and results["sim_par"].get(key) != self.sim_par[key]]
         if unequal:
@@ -344,10 +279,10 @@ class TrainingRun(keras.callbacks.Callback):
         if self.state in ("interrupted", "terminated"):
             self.progress.message("continue with --resume")
         if self.state == "diverged":
-            print(f"{self.settings.optimizer} diverged: the loss is not finite after epoch {self.epoch} "
+            print(f"{self.label} diverged: the loss is not finite after epoch {self.epoch} "
                   f"({self.time:.1f} s of training); the curve up to there is in {self.results}", file=sys.stderr)
         if self.state == "failed":
-            print(f"{self.settings.optimizer} stopped in epoch {self.epoch + 1}: {self.reason}; "
+            print(f"{self.label} stopped in epoch {self.epoch + 1}: {self.reason}; "
                   f"the curve up to there is in {self.results}", file=sys.stderr)
 
     def fail(self, error):
@@ -401,16 +336,6 @@ def _state(model):
 
 
 @contextmanager
-def _writing(folder):
-    """Makes one sentence of what goes wrong in writing to a folder: no space, no permission, a curve too long."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(f"cannot write to the folder {folder}: {reason}; what was saved before is intact") from error
-
-
-@contextmanager
 def _stop_on_signals(run):
     """Ctrl-C and SIGTERM end the run after the epoch that is under way; a second Ctrl-C interrupts Python at once."""
     def stop(number, frame):
@@ -418,7 +343,8 @@ def _stop_on_signals(run):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         run.progress.message("stopping after this epoch" + "; Ctrl-C again stops at once" * (number == signal.SIGINT))
 
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    earlier = {number: signal.signal(number, stop) for number in handled}       # only the main thread may set them
     try:
         yield
     finally:
