@@ -16,9 +16,9 @@ import numpy as np
 from dash.exceptions import PreventUpdate
 from plotly.io.json import to_json_plotly
 
-import dashboard
 from benchmarks.timing import seconds
 from hig.runs.results import save_results
+from hig.live.page import refresh as refresh_page
 from hig.live.watching import Watcher
 from tests.browser import graph, serve, start_chromium, stop, until
 
@@ -46,7 +46,7 @@ def on_the_server(folder, same):
     def refresh():
         before = watcher.files_read
         try:
-            sent = to_json_plotly(dashboard.refresh(watcher, page["case"], "time", "test_loss", ["log_y", "bands"],
+            sent = to_json_plotly(refresh_page(watcher, page["case"], "time", "test_loss", ["log_y", "bands"],
                                                     "1e-2, 1e-3, 1e-4", page["shown"]))
         except PreventUpdate:
             sent = "{}"

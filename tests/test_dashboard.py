@@ -23,8 +23,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-import dashboard
-from hig.figures.curves import median_band, read_runs
+from hig.figures.curves import median_band
+from hig.figures.reading import read_runs
+from hig.live import page as watching_page
 from hig.runs.locks import held, locked
 from hig.runs.results import load_results, save_results
 from hig.live.watching import Watcher, csv_lines, quantities, quantity, state_of, table_row
@@ -35,7 +36,7 @@ SWITCHES = ["log_y", "bands"]
 
 
 def refresh(watcher, shown=None, case=None, x="time", y="test_loss", switches=SWITCHES, levels="1e-2"):
-    return dashboard.refresh(watcher, case, x, y, switches, levels, shown or {})
+    return watching_page.refresh(watcher, case, x, y, switches, levels, shown or {})
 
 
 def values(packed):
@@ -272,7 +273,7 @@ def test_many_long_curves_are_thinned_and_keep_their_extremes(tmp_path):
         save(tmp_path / f"NLO_O{i}_RESULTS.pickle", losses, test=losses)
     data = refresh(Watcher([tmp_path]))["figure"]["data"]
     curves = [values(trace["y"]) for trace in data if trace["mode"] == "lines"]
-    assert sum(map(len, curves)) < dashboard.POINTS + 40 * 2
+    assert sum(map(len, curves)) < watching_page.POINTS + 40 * 2
     assert all(curve.max() == 1e4 and curve.min() == 1e-4 for curve in curves)
 
 
@@ -287,7 +288,7 @@ def test_an_unreadable_file_is_a_row(tmp_path):
 @pytest.mark.parametrize("words, levels", [("1e-2, 1e-3", [1e-2, 1e-3]), ("0.5 0.1", [0.5, 0.1]), ("", []), (None, []),
                                            ("low", None), ("-1", None), ("nan", None), ("inf", None), ("1 " * 7, None)])
 def test_loss_levels(words, levels):
-    assert dashboard.read_levels(words) == levels
+    assert watching_page.read_levels(words) == levels
 
 
 def test_names_of_files_are_no_markup(tmp_path):
@@ -319,8 +320,8 @@ def test_a_port_in_use(tmp_path):
 
 def test_watching_does_not_load_tensorflow(tmp_path):
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    code = ("import sys, dashboard; from pathlib import Path; app = dashboard.watching_app([Path(sys.argv[1])]); "
-            "dashboard.refresh(dashboard.Watcher([Path(sys.argv[1])]), None, 'time', 'test_loss', [], '', {}); "
+    code = ("import sys; from pathlib import Path; from hig.live import page; app = page.watching_app([Path(sys.argv[1])]); "
+            "page.refresh(page.Watcher([Path(sys.argv[1])]), None, 'time', 'test_loss', [], '', {}); "
             "from Poisson.interactive import page; assert 'tensorflow' not in sys.modules")
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT)
 

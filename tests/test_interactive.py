@@ -13,7 +13,7 @@ from selenium.webdriver.common.keys import Keys
 import plot
 import Poisson
 from hig.runs.cli import parse
-from hig.figures.curves import read_runs
+from hig.figures.reading import read_runs
 from hig.runs.locks import locked
 from hig.runs.results import load_results
 from hig.runs.training import SettingsError

@@ -15,7 +15,8 @@ from matplotlib.colors import to_rgba
 from numpy.testing import assert_allclose, assert_array_equal
 
 import plot
-from hig.figures import curves
+from hig.figures import curves, losses, reading, style
+from hig.figures.table import table
 from hig.runs.results import load_results, save_results
 
 PROJECT = Path(plot.__file__).parent
@@ -45,7 +46,7 @@ def options(*arguments):
 def draw(paths, *arguments):
     """Axes of the figure that `plot.py PATHS ARGUMENTS` writes."""
     chosen = options(*map(str, paths), *arguments)
-    return plot.make_figure(plot.collect(chosen.paths, chosen.x), chosen).axes
+    return losses.make_figure(reading.collect(chosen.paths, chosen.x), chosen).axes
 
 
 def lines(ax):
@@ -90,9 +91,9 @@ def test_the_paper_s_colours_and_the_order_of_the_legend(tmp_path):
         assert to_rgba(lines(ax)[name].get_color()) == to_rgba(color)
 
 
-@pytest.mark.parametrize("palette", plot.COLORS)
+@pytest.mark.parametrize("palette", style.COLORS)
 def test_all_colours_differ(palette):
-    colors = [color for key, color in plot.COLORS[palette].items() if key != "others"] + plot.COLORS[palette]["others"]
+    colors = [color for key, color in style.COLORS[palette].items() if key != "others"] + style.COLORS[palette]["others"]
     values = np.array([to_rgba(color)[:3] for color in colors])
     distance = np.abs(values[:, None] - values[None]).sum(-1) + 9 * np.eye(len(values))
     assert distance.min() > 0.15  # of at most 3; two greens that a reader would confuse differ by less
@@ -180,7 +181,7 @@ def test_one_measured_point_is_seen_and_the_table_has_the_last_one(tmp_path):
     line = lines(ax)["HIG"]
     assert_array_equal(line.get_xdata(), [20.0])
     assert line.get_marker() == "o"
-    row = plot.table(plot.collect([path], "time")).splitlines()[1]
+    row = table(reading.collect([path], "time")).splitlines()[1]
     assert f"{losses[10]:.3e}" in row and "nan" not in row
 
 
@@ -455,7 +456,7 @@ def test_phiflow_scenes(tmp_path):
     assert_array_equal(lines(draw([scene], "--x", "updates")[0])["HIG"].get_xdata(), [1, 2])
     (scene / "log_loss_HIG_0.txt").write_text("zero one\n")
     with pytest.raises(ValueError, match="log_loss_HIG_0.txt cannot be used as a curve"):
-        curves.read_runs(scene)
+        reading.read_runs(scene)
 
 
 @pytest.mark.parametrize("name,expected", [
@@ -466,7 +467,7 @@ def test_phiflow_scenes(tmp_path):
     ("NLO_HIG_RESULTS_2026-11-23_093012.pickle", ("NLO", "HIG 2026-11-23_093012")),
 ])
 def test_names(name, expected):
-    assert curves.describe(name) == expected
+    assert reading.describe(name) == expected
 
 
 def test_names_with_dollars_are_no_formulas(tmp_path):
@@ -515,7 +516,7 @@ def test_a_folder_of_several_systems_gets_a_figure_for_each_of_its_folders(tmp_p
         save(tmp_path / f"{name}_RESULTS.pickle", falling())
     drawn = {}
     monkeypatch.setattr(plot, "make_figure", lambda runs, options: sorted(run.path.parent.name for run in runs))
-    monkeypatch.setattr(plot, "write_figure", lambda runs, output, options: drawn.update({str(output.relative_to(tmp_path)): runs}))
+    monkeypatch.setattr(plot, "write_figure", lambda runs, output, look: drawn.update({str(output.relative_to(tmp_path)): runs}))
     assert plot.main([str(tmp_path)]) == 0
     assert drawn == {"Poisson/plot.png": ["Poisson"], "Poisson_seeds/plot.png": ["seed_1"],
                      "Oscillators/plot.png": ["Oscillators"], "plot.png": ["Oscillators", "Poisson", "seed_1"]}
@@ -621,10 +622,10 @@ def test_a_figure_that_cannot_be_written(tmp_path, capsys, monkeypatch):
 def test_dated_and_hidden_curves_are_not_found_by_themselves(tmp_path):
     for name in ("NLO_HIG_RESULTS_2026-11-23_093012.pickle", ".NLO_HIG_RESULTS.pickle", ".old/NLO_HIG_RESULTS.pickle"):
         save(tmp_path / name, falling())
-    assert curves.find_files(tmp_path) == []
+    assert reading.find_files(tmp_path) == []
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    assert curves.find_files(tmp_path) == [path]
-    assert len(plot.collect([tmp_path, path], "time")) == 1  # named twice, drawn once
+    assert reading.find_files(tmp_path) == [path]
+    assert len(reading.collect([tmp_path, path], "time")) == 1  # named twice, drawn once
 
 
 def test_plotting_does_without_tensorflow(tmp_path):

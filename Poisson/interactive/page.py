@@ -1,27 +1,22 @@
-"""The page for training the Poisson problem by hand, and the server's hold on the training process.
+"""The page for training the Poisson problem by hand.
 
-TensorFlow is in that process alone (`Poisson.interactive.trainer`). The page asks for its state again and again. Weights are
+TensorFlow is in a process of its own (`Poisson.interactive.trainer`). The page asks for its state again and again. Weights are
 saved under a name that the process chooses and loaded from a list of those in the output folder: no path is typed.
 """
 
-import multiprocessing
 import signal
-import threading
-import time
-from contextlib import suppress
 
 import numpy as np
 from dash import Input, Output, Patch, State, ctx, dcc, html
 from dash.exceptions import PreventUpdate
 
-from hig.runs.cli import silent_start
+from hig.figures.style import COLORS
+from hig.live.process import Session
 from hig.live.server import FONT, GRAPH, INK, LEGEND, MARGIN, axis, make_app, packed, serve
-from plot import COLORS
+from hig.runs.cli import silent_start
 from Poisson import METHODS, RESOLUTION, submit_Adam, submit_HIG
 
 EVERY = 300                 # milliseconds between two looks of the page at the training
-LEFT_AFTER = 90.0           # seconds without a look after which the page counts as closed: hidden ones look once a minute
-LEAVING = 3.0               # seconds in which a page that said goodbye may come back: it was only loaded again
 SETTINGS = {"method": "HIG", "adam_rate": submit_Adam.LEARNING_RATE, "power_rate": submit_HIG.LEARNING_RATE,
             "truncation": submit_HIG.TRUNCATION, "root_batch": int(submit_HIG.BATCH_SIZE**0.5),
             "source": "held out", "entry": 0}
@@ -38,84 +33,6 @@ def train(connection, output, settings):
     with silent_start():                                                # TensorFlow loads here
         from Poisson.interactive import trainer
     trainer.work(connection, output, settings)
-
-
-class Session:
-    """A training process that is about to follow commands.
-
-    Args:
-        output: folder (Path) of its pickle and weights.
-
-    Attributes: state, the dict that `Poisson.interactive.trainer.work` sent last, with "version", how many there were before.
-    """
-
-    def __init__(self, output):
-        context = multiprocessing.get_context("spawn")                  # TensorFlow does not survive a fork
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=train, args=(theirs, output, SETTINGS))
-        self.process.start()
-        theirs.close()                                                  # so that the end of the process is seen
-        self.state = {"busy": "TensorFlow is loading", "error": "", "version": 0}
-        self.sending, self.ending = threading.Lock(), threading.Event()
-        self.settings, self.set_at = dict(SETTINGS), 0                  # as sent last, and when the page had them
-        self.closed_at = np.inf                                         # when the page counts as closed
-        for loop in (self._listen, self._watch_page):
-            threading.Thread(target=loop, daemon=True).start()
-
-    def send(self, *command, settings=None):
-        """Hands a command over, see `Poisson.interactive.trainer.work`; without effect if the process has ended.
-
-        Args:
-            settings: the page's, to be set before the command: {"at": milliseconds, "values": in the order of SETTINGS}.
-                A browser's requests may overtake each other, so that older ones than the last are left out.
-        """
-        with self.sending, suppress(OSError):
-            if settings and settings["at"] >= self.set_at:
-                self.set_at = settings["at"]
-                for key, value in zip(SETTINGS, settings["values"]):
-                    if str(value) != str(self.settings[key]):           # numbers are texts on the page
-                        self.settings[key] = value
-                        self.connection.send(("set", key, value))
-            if command:
-                self.connection.send(command)
-
-    def look(self):
-        """The state, for a page that is open."""
-        self.closed_at = time.monotonic() + LEFT_AFTER
-        return self.state
-
-    def leave(self):
-        """A page is being closed; others may be open, or it comes back at once."""
-        self.closed_at = min(self.closed_at, time.monotonic() + LEAVING)
-
-    def end(self):
-        """Ends the process, which leaves a finished pickle behind, after the update that is under way."""
-        self.ending.set()
-        self.send("end")
-        if "updates" not in self.state:                                 # it is still loading: nothing to be lost
-            self.process.terminate()
-        try:
-            self.process.join()
-        except KeyboardInterrupt:                                       # a second Ctrl-C; the pickle is a second old
-            self.process.terminate()
-            self.process.join()
-
-    def _listen(self):
-        try:
-            while True:
-                self.state = {**self.connection.recv(), "version": self.state["version"] + 1}
-        except (EOFError, OSError):
-            self.process.join()
-        if not self.ending.is_set():
-            reason = self.state["error"] or f"exit code {self.process.exitcode}"
-            self.state = {**self.state, "playing": False, "busy": "", "ended": True, "version": self.state["version"] + 1,
-                          "error": f"The training process has ended ({reason}). Start dashboard.py again."}
-
-    def _watch_page(self):
-        while not self.ending.wait(0.5):
-            if time.monotonic() > self.closed_at:
-                self.closed_at = np.inf
-                self.send("finish")
 
 
 # ------------------------------------------------------------------------------------------------------ the page
@@ -295,7 +212,7 @@ def serve_interactive(output, port):
     Raises:
         OSError: the port cannot be had.
     """
-    session = Session(output)
+    session = Session(train, output, SETTINGS)
     try:
         serve(interactive_app(session, output), port)
     finally:

@@ -1,27 +1,58 @@
-"""What loss curves say: found below a folder, read, grouped by optimizer, thinned, and where they died.
+"""What loss curves say: where a run died, what it reached and when; smoothed, thinned, as the median of several.
 
-Shared by all programs that show curves; pure numpy, so that they start at once. The names of the systems are those in the
-file names, `<NLO|QMC|POISSON|TOY>_<X>_RESULTS.pickle`, with the λ of the toy problem: `TOY_lambda_1_<X>_RESULTS.pickle`.
+Shared by all programs that show curves; pure numpy, so that they start at once. What is special to a system is in the
+`panels.py` of its folder, as one `System` named SYSTEM.
 """
 
-import os
-import re
+import importlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 
-from hig.runs.results import load_results
-
-SYSTEMS = {  # prefix of the pickles: folder, title, logarithmic time axis
-    "NLO": ("Nonlinear_Oscillators", "Nonlinear oscillators", False),
-    "QMC": ("Schroedinger", "Schroedinger equation", False),
-    "POISSON": ("Poisson", "Poisson problem", True),
-    "TOY": ("Toy_Problem", "Toy problem", False),
-    "": (None, "Training", False),
+SYSTEMS = {  # prefix of the pickles: folder of the system. A new system is one more line here, and its panels.py
+    "NLO": "Nonlinear_Oscillators",
+    "QMC": "Schroedinger",
+    "POISSON": "Poisson",
+    "TOY": "Toy_Problem",
 }
-OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP")  # in the order of legends
+AXES = {"time": "training time in seconds", "epochs": "epochs", "updates": "updates"}
+LOSSES = {"test": "test loss", "train": "training loss"}
 BINS = 1000  # a curve is drawn with at most two points in each
+
+
+class Panel(NamedTuple):
+    """What a system's figure shows beside the loss.
+
+    draw: function of (axes, groups, colors, options) as `hig.figures.losses.draw_losses`.
+    arrays: names of what the pickles must hold, one value for each entry of the curve.
+    images: names of what they must hold as (H, W) arrays.
+    seeds: how many runs of one group there must be.
+    """
+    draw: Callable
+    arrays: tuple = ()
+    images: tuple = ()
+    seeds: int = 1
+
+
+class System(NamedTuple):
+    """What figures and pages know of a system.
+
+    title: its name in words.
+    log_x: whether its time axis is logarithmic.
+    thresholds: test losses whose time the tables tell.
+    words: {array in the pickles: what it is, in words}.
+    case: function of a run's `sim_par` → (order, words) for a system that has several cases, each with panels of its own.
+    in_names: regular expression of what the file names hold between prefix and optimizer.
+    panels: tuple of Panel.
+    """
+    title: str
+    log_x: bool = False
+    thresholds: tuple = (1e-2, 1e-3, 1e-4)
+    words: dict = {}
+    case: Callable = lambda settings: (0, "")
+    in_names: str = ""
+    panels: tuple = ()
 
 
 class Run(NamedTuple):
@@ -42,78 +73,15 @@ class Death(NamedTuple):
         return f"died at {self.value}, t = {short(self.seconds)} s"
 
 
+def system(prefix):
+    """The `System` of a prefix; of one that is not in SYSTEMS, only a title."""
+    return importlib.import_module(f"{SYSTEMS[prefix]}.panels").SYSTEM if prefix in SYSTEMS else System("Training")
+
+
 def short(number):
     """A number of seconds with three digits or, from 1000 on, more."""
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
-
-# ---------------------------------------------------------------------------------------------------- reading
-
-def find_files(folder):
-    """Pickles and PhiFlow scenes below a folder, sorted; without hidden folders and curves kept under a date."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in sorted(files) if name.endswith("_RESULTS.pickle") and name[0] != "."]
-        found += [Path(place)] if "log_step_time.txt" in files else []
-    return found
-
-
-def read_runs(path):
-    """The runs in a pickle (one) or in a PhiFlow scene folder (one for each logged loss).
-
-    Raises:
-        ValueError: the file is not a curve; one sentence that names it and the reason.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return read_scene(path)
-    system, label = describe(path.name)
-    return [Run(system, label, path, load_results(path))]
-
-
-def describe(filename):
-    """Prefix of the system and legend name in the name of a pickle: `NLO_HIG_RESULTS.pickle` → ("NLO", "HIG")."""
-    prefixes = "|".join(filter(None, SYSTEMS))
-    match = re.fullmatch(rf"(?:({prefixes})_)?(?:lambda_[0-9.e+-]+_)?(.+)_RESULTS(?:_(\d+-\d+-\d+_\d+.*))?\.pickle", filename)
-    system, label, date = match.groups() if match else (None, Path(filename).stem, None)
-    label = re.sub(r"(?i)(?<=.)[_-]seed[_-]?\d+$", "", label)
-    label = label.encode("utf-8", "replace").decode().strip("_ ") or "curve"
-    return system or "", f"{label} {date}" if date else label
-
-
-def read_scene(folder):
-    """The runs of a PhiFlow scene: step and seconds in log_step_time.txt, step and loss in log_loss_<X>_0.txt.
-
-    PhiFlow counts the steps that have ended: loss 0 is that of the untrained network, before step 1 has taken time.
-
-    Raises:
-        ValueError: a file is not of that form.
-    """
-    def columns(file):
-        try:
-            table = np.loadtxt(file, ndmin=2)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{file} cannot be used as a curve: {str(error).splitlines()[0]}") from None
-        if table.shape[1] < 2 or not len(table) or not np.isfinite(table[:, 0]).all():
-            raise ValueError(f"{file} cannot be used as a curve: it has no columns with step and value")
-        return table[np.argsort(table[:, 0], kind="stable"), :2].T
-    ended, seconds = columns(folder / "log_step_time.txt")
-    clock = np.concatenate([[0.0], np.cumsum(seconds)])
-    runs = []
-    for file in sorted(folder.glob("log_loss_*_0.txt")):
-        steps, losses = columns(file)
-        times = clock[np.searchsorted(ended, steps, side="right")]
-        results = {"epochs": steps, "train_loss": losses, "test_loss": np.full(len(losses), np.nan),
-                   "simulation_time": times, "epoch_time": np.diff(times), "sim_par": {},
-                   "provenance": {"updates_per_epoch": 1}}
-        runs.append(Run("POISSON", file.name[len("log_loss_"):-len("_0.txt")], folder, results))
-    if not runs:
-        raise ValueError(f"{folder} cannot be used as a curve: it has no file log_loss_<X>_0.txt")
-    return runs
-
-
-# ------------------------------------------------------------------------------------------ what a curve says
 
 def x_values(run, axis):
     """Positions (N,) of a run's entries: seconds of training, epochs or updates.
@@ -185,6 +153,25 @@ def smooth(y, count):
     return np.exp((total[last] - total[first]) / (last - first))
 
 
+def drawable(run, y, axis, logarithmic, count=1):
+    """The part of a run that a figure can show: positions and values before its death, positive and finite, smoothed.
+
+    Args:
+        run: Run.
+        y: (N,) values at its entries.
+        axis: of the positions, see `x_values`.
+        logarithmic: whether that axis is, which has no place for the untrained network at time 0.
+        count: of entries to smooth over.
+
+    Returns:
+        x, y: (M,) each, M ≤ N.
+    """
+    x, death = x_values(run, axis), find_death(run)
+    keep = np.isfinite(x) & np.isfinite(y) & (y > 0) & (x > 0 if logarithmic else True)
+    keep[death.index if death else len(x):] = False
+    return x[keep], smooth(y[keep].astype(float), count)
+
+
 def thin(x, y, logarithmic, bins=BINS):
     """Indices of the entries to draw: the lowest and the highest one in each bin of the x axis, and both ends.
 
@@ -229,46 +216,3 @@ def median_band(curves, logarithmic=True):
     high = np.where(np.isinf(values), -np.inf, values).max(axis=0)
     high[np.isinf(high)] = np.inf
     return grid, back(np.median(values, axis=0)), back(values.min(axis=0)), back(high)
-
-
-def rank(label):
-    """Position of a label's optimizer in legends; unknown ones come last."""
-    name = label.split()[0]
-    return OPTIMIZERS.index(name) if name in OPTIMIZERS else len(OPTIMIZERS)
-
-
-def split_cases(runs):
-    """Runs of one system by what they train on: {title: [runs]}, for the toy problem one entry for each λ, falling."""
-    cases = {}
-    for run in sorted(runs, key=lambda run: -_conditioning(run)):
-        factor = _conditioning(run)
-        title = SYSTEMS[run.system][1] + (f", λ = {factor:g}" if factor else "")
-        cases.setdefault(title, []).append(run)
-    return cases
-
-
-def _conditioning(run):
-    """λ of a run of the toy problem; 0 if the file does not tell it, and for the other systems."""
-    factor = run.results["sim_par"].get("lambda")
-    return factor if run.system == "TOY" and isinstance(factor, (int, float)) and np.isfinite(factor) else 0
-
-
-def group_runs(runs):
-    """Runs that belong into one curve: {label: [runs]}, in the order of the colours.
-
-    Runs of one optimizer whose settings differ in more than seed and budget are told apart by these settings, or by
-    their folder where many settings differ (the published files name them in their own way).
-    """
-    ignored = re.compile("seed|time|epochs|output|folder|path", re.IGNORECASE)
-    groups = {}
-    for label in sorted({run.label for run in runs}, key=lambda label: (rank(label), label)):
-        same = [run for run in runs if run.label == label]
-        settings = [{key: str(value) for key, value in run.results["sim_par"].items() if not ignored.search(key)}
-                    for run in same]
-        keys = sorted(key for key in set().union(*settings) if len({one.get(key) for one in settings}) > 1)
-        for run, one in zip(same, settings):
-            apart = ", ".join(f"{key}={one.get(key, '–')[:20]}" for key in keys)
-            if len(keys) > 2:
-                apart = run.path.resolve().parent.name
-            groups.setdefault(f"{label} ({apart})" if apart else label, []).append(run)
-    return groups

@@ -8,17 +8,15 @@ Each system's folder has a `pictures.py` with two functions, of which the first 
 A file of weights does not tell its system: the one whose network has the shapes in the file is taken.
 """
 
-import argparse
 import importlib
-import sys
 import tempfile
 from pathlib import Path
 
-from hig.runs.cli import silent_start
 from hig.figures.curves import SYSTEMS
-from hig.runs.results import write_atomically
+from hig.figures.style import legible, style, write_figure, write_file
+from hig.runs.cli import silent_start
 
-FIGURES, ANIMATIONS = (".png", ".pdf", ".svg"), {".gif": "pillow", ".mp4": "ffmpeg"}
+WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}     # of matplotlib
 FRAMES, FRAMES_PER_SECOND = 48, 12
 SIZE = (4.2, 5.0)            # inches for each file of weights
 
@@ -35,8 +33,8 @@ def solve(weights, seed, root):
     with silent_start():
         from hig.runs.training import SettingsError
     reasons = []
-    for folder, title, _ in SYSTEMS.values():
-        if folder and (root / folder / "pictures.py").is_file():
+    for folder in SYSTEMS.values():
+        if (root / folder / "pictures.py").is_file():
             with silent_start():
                 pictures = importlib.import_module(f"{folder}.pictures")
             try:
@@ -62,7 +60,7 @@ def fill(figure, solutions, names, style, progress):
     columns = figure.subfigures(1, len(solutions), squeeze=False)[0]
     for column, (pictures, solution), name in zip(columns, solutions, names):
         pictures.draw(column, solution, style, progress)
-        column.suptitle(name.replace("$", r"\$"))
+        column.suptitle(legible(name))
 
 
 def animate(solutions, names, style, output):
@@ -74,11 +72,11 @@ def animate(solutions, names, style, output):
     from matplotlib import animation
 
     kind = output.suffix.lower()
-    if not animation.writers.is_available(ANIMATIONS[kind]):
-        raise ValueError(f"{output} cannot be written: {kind[1:]} needs the program {ANIMATIONS[kind]}, which is not"
+    if not animation.writers.is_available(WRITERS[kind]):
+        raise ValueError(f"{output} cannot be written: {kind[1:]} needs the program {WRITERS[kind]}, which is not"
                          " installed; a name that ends in .gif does without")
     figure = make_picture(solutions, names, style, 0.0)
-    writer = animation.writers[ANIMATIONS[kind]](fps=FRAMES_PER_SECOND)
+    writer = animation.writers[WRITERS[kind]](fps=FRAMES_PER_SECOND)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"animation{kind}")
         with writer.saving(figure, str(file), dpi=100):
@@ -86,62 +84,28 @@ def animate(solutions, names, style, output):
                 figure.clear()
                 fill(figure, solutions, names, style, (frame + 1) / FRAMES)
                 writer.grab_frame(facecolor=figure.get_facecolor())
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(output, file.read_bytes())
-        except OSError as error:
-            raise ValueError(f"{output} cannot be written: {error.strerror}") from None
+        write_file(output, file.read_bytes())
 
 
-def parse(arguments):
-    """Command line → options."""
-    def file(*suffixes):
-        def check(text):
-            if not text.lower().endswith(suffixes):
-                raise argparse.ArgumentTypeError(f"{text!r} does not end in {' or '.join(suffixes)}")
-            return Path(text)
-        return check
-
-    parser = argparse.ArgumentParser("plot.py trajectories", description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--weights", type=file(".weights.h5"), nargs="+", required=True, metavar="FILE",
-        help="what --save-weights of a submit script wrote; several files are drawn side by side")
-    add("--output", type=file(*FIGURES), metavar="FILE", help="figure to write (png, pdf or svg)")
-    add("--animate", type=file(*ANIMATIONS), metavar="FILE", help="animation to write (gif, or mp4 with ffmpeg)")
-    add("--seed", type=int, default=1, metavar="N", help="of the samples that are drawn (default: %(default)s)")
-    add("--style", choices=("paper", "dark"), default="paper", help="background (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    if not (options.output or options.animate):
-        parser.error("there is nothing to do without --output or --animate")
-    if not 0 <= options.seed < 2**32:
-        parser.error(f"argument --seed: {options.seed} is not between 0 and 4294967295")
-    return options
-
-
-def main(arguments, root, style_of, write_figure):
-    """Draws what the command line asks for; returns the exit status, 2 after a sentence on stderr for bad input.
+def draw_trajectories(options, root):
+    """Draws what `plot.py trajectories` asks for and prints the names of the files.
 
     Args:
-        arguments: list of str, without "trajectories".
+        options: weights (list of Path), seed, output and animate (Path or None), style and colors.
         root: folder with the systems' folders.
-        style_of, write_figure: of plot.py.
+
+    Raises:
+        ValueError: weights cannot be used, or a file cannot be written; one sentence.
     """
-    options = parse(arguments)
-    try:
-        solutions = [solve(path, options.seed, root) for path in options.weights]
-        names = [path.name.removesuffix(".weights.h5") for path in options.weights]
-        with style_of(options):
-            if options.output:
-                write_figure(make_picture(solutions, names, options.style), options.output, options)
-                print(options.output)
-            if options.animate:
-                animate(solutions, names, options.style, options.animate)
-                print(options.animate)
-    except ValueError as error:
-        print(f"plot.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    solutions = [solve(path, options.seed, root) for path in options.weights]
+    names = [path.name.removesuffix(".weights.h5") for path in options.weights]
+    with style(options.style):
+        if options.output:
+            write_figure(make_picture(solutions, names, options.style), options.output, options.style)
+            print(options.output)
+        if options.animate:
+            animate(solutions, names, options.style, options.animate)
+            print(options.animate)
 
 
 def box_axes(figure, position, aspect, zoom=1.0):

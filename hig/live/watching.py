@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hig.figures.curves import Run, find_death, find_files, final_loss, loss_kind, read_runs, short, time_to_reach
+from hig.figures.curves import Run, final_loss, find_death, loss_kind, short, time_to_reach
+from hig.figures.reading import find_files, read_runs
 from hig.runs.locks import held
 
 
