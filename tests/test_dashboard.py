@@ -368,7 +368,7 @@ def test_a_running_training_appears_and_grows(browser, page, tmp_path):
     try:
         until(browser, lambda: "running" in rows(browser)[0], "the run appears as running")
         before = until(browser, lambda: points(browser), "its curve is drawn")
-        assert "(1, 1 running)" in text(browser, "#case")
+        until(browser, lambda: "(1, 1 running)" in text(browser, "#case"), "the case tells it, too")
         until(browser, lambda: points(browser) > before, "the curve grows")
         assert training.wait(timeout=120) == 0
     finally:
