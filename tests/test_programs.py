@@ -1,0 +1,95 @@
+"""plot.py and dashboard.py in surroundings that are not ours: closed and narrow outputs, other people's settings, no dash."""
+
+import os
+import shlex
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from hig.figures.reading import read_runs
+from tests.browser import serve, stop
+from tests.test_plot import falling, save, save_toy
+
+ROOT = Path(__file__).resolve().parents[1]
+PLOT = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'plot.py'))}"
+
+
+def shell(command, cwd, **environment):
+    """A command as a user types it: its exit status, output and errors."""
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=cwd, capture_output=True,
+                          env={**os.environ, **environment})
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with so many curves that the table does not fit into the buffer of a pipe."""
+    folder = tmp_path_factory.mktemp("curves")
+    for seed in range(100):
+        save_toy(folder / f"a_rather_long_name_of_a_folder_{seed}", "HIG", 1.0, falling(3), seed)
+    return folder
+
+
+@pytest.mark.parametrize("command, status", [
+    (f"{PLOT} .  2>&-", 0), (f"{PLOT} . >&- 2>&- <&-", 0), (f"{PLOT} none 2>&-", 2), (f"{PLOT} none >&-", 2),
+    (f"{PLOT} . | head -1", 0), (f"{PLOT} --help | head -1", 0), (f"{PLOT} . > /dev/full", 2)])
+def test_outputs_that_are_closed_or_end_early(folder, command, status):
+    (folder / "plot.png").unlink(missing_ok=True)
+    code, _, errors = shell(command, folder)
+    assert code == status and errors.count(b"\n") == (status == 2 and "2>&-" not in command), errors
+    assert (folder / "plot.png").exists() == ("." in command.split())
+
+
+@pytest.mark.parametrize("settings", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp1252"},
+                                      {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_outputs_that_know_few_letters(tmp_path, settings):
+    save_toy(tmp_path, "HIG", 0.01, falling(3))
+    code, table, errors = shell(f"{PLOT} .", tmp_path, **settings)
+    assert (code, errors) == (0, b"") and b" = 0.01 " in table
+    assert shell(f"{PLOT} --help", tmp_path, **settings)[::2] == (0, b"")
+    code, _, errors = shell(f"{PLOT} λ.pickle", tmp_path, **settings)
+    assert code == 2 and errors.count(b"\n") == 1 and b"there is no such file" in errors
+
+
+def test_the_user_s_matplotlibrc_changes_nothing(tmp_path):
+    """usetex would need LaTeX, and sizes of a talk would break the layout."""
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\nbackend: TkAgg\nsavefig.transparent: True\n")
+    assert shell(f"{PLOT} . --output plain.svg", tmp_path, MATPLOTLIBRC="/dev/null")[0] == 0
+    code, _, errors = shell(f"{PLOT} . --output theirs.svg", tmp_path, MATPLOTLIBRC=str(tmp_path))
+    assert code == 0 and not errors and (tmp_path / "plain.svg").read_text() == (tmp_path / "theirs.svg").read_text()
+
+
+def test_the_last_line_of_a_log_that_is_still_being_written(tmp_path):
+    """What has no end yet is not read, be it a whole number, half of one or a step alone."""
+    for rest in ("", "3 1", "3", "3 1.2e", "3 \n"[:2]):
+        (tmp_path / "log_step_time.txt").write_text("1 0.5\n2 0.25\n" + rest)
+        (tmp_path / "log_loss_HIG_0.txt").write_text("0 3.0\n1 2.0\n2 1.5\n" + rest)
+        (run,) = read_runs(tmp_path)
+        assert list(run.results["train_loss"]) == [3, 2, 1.5] and list(run.results["simulation_time"]) == [0, 0.5, 0.75]
+
+
+def test_settings_of_other_pages_do_not_move_ours(tmp_path, monkeypatch):
+    for name, value in (("URL_BASE_PATHNAME", "/elsewhere/"), ("REQUESTS_PATHNAME_PREFIX", "/proxy/"),
+                        ("routes_pathname_prefix", "/routes/"), ("ASSETS_EXTERNAL_PATH", "http://example.com/"), ("DEBUG", "true")):
+        monkeypatch.setenv(f"DASH_{name}" if name.isupper() else f"dash_{name}", value)
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    process = serve(tmp_path, cwd=tmp_path)
+    try:
+        page = urllib.request.urlopen(process.url).read().decode()
+        assert "page.css" in page and not any(word in page for word in ("elsewhere", "proxy", "routes/", "example.com"))
+        assert b"tick" in urllib.request.urlopen(f"{process.url}_dash-layout").read()
+    finally:
+        assert stop(process) == 0
+
+
+def test_without_dash_there_is_a_sentence(tmp_path):
+    (tmp_path / "dash.py").write_text("raise ModuleNotFoundError('No module named dash', name='dash')")
+    program = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'dashboard.py'))}"
+    code, output, errors = shell(f"{program} --help", tmp_path, PYTHONPATH=str(tmp_path))
+    assert code == 0 and output
+    code, output, errors = shell(f"{program} .", tmp_path, PYTHONPATH=str(tmp_path))
+    assert (code, output) == (2, b"") and errors.count(b"\n") == 1 and b"hig[live]" in errors
