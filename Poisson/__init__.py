@@ -3,6 +3,7 @@
 Here are the flags that only this system has."""
 
 import argparse
+from pathlib import Path
 
 from hig.runs.cli import positive, positive_integer
 
@@ -16,7 +17,7 @@ def flags(parser):
     add("--steps", type=positive_integer, dest="epochs", metavar="N", help="the same: an epoch is one update here")
     add("--resolution", type=_resolution, default=RESOLUTION, metavar="N",
         help=f"cells along each axis (default: {RESOLUTION})")
-    add("--scene", metavar="DIR", help="also write a PhiFlow scene there, as DIR/sim_000000, with the published logs")
+    add("--scene", type=Path, metavar="DIR", help="also write a PhiFlow scene there, as DIR/sim_000000, with the published logs")
     parser.set_defaults(pretrain_time=None)
 
 

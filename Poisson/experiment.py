@@ -16,7 +16,7 @@ from phi.tf.flow import Scene
 from hig.memory import require_memory
 from hig.model import PhysicsModel
 from hig.optimizers import JacobianPower
-from hig.runs.cli import SettingsError
+from hig.runs.cli import SettingsError, check_writable
 from hig.runs.experiments import common_settings, make_optimizer
 from hig.runs.initialization import draw_published_weights
 from hig.runs.training import train
@@ -120,12 +120,19 @@ class SceneLogs(keras.callbacks.Callback):
         optimizer: its name.
         batch_size: B.
         sim_par: settings, for the scene's description.json.
+
+    Raises:
+        SettingsError: if no scene can be made in that folder.
     """
 
     def __init__(self, folder, optimizer, batch_size, sim_par):
         super().__init__()
         self.folder, self.optimizer, self.batch_size, self.sim_par = folder, optimizer, batch_size, sim_par
         self.times = self.losses = None
+        check_writable(next(path for path in (folder, *folder.absolute().parents) if path.exists()))
+        odd = [path.name for path in folder.glob("sim_*") if not path.name[4:].isdigit()]
+        if odd:                                                         # PhiFlow takes what follows for a number
+            raise SettingsError(f"no PhiFlow scene can be added to the folder {folder}, which holds {odd[0]}")
 
     def on_train_begin(self, logs=None):                                # not before: the run may be refused
         if self.times is None:                                          # after pretraining it goes on
@@ -147,6 +154,9 @@ class SceneLogs(keras.callbacks.Callback):
 
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
+    if settings.pretrain_time and settings.pretrain_time >= settings.max_time:
+        raise SettingsError(f"the pretraining of {settings.pretrain_time:g} s (--pretrain-time) leaves nothing of the "
+                            f"{settings.max_time:g} s (--max-time) for HIG")
     name = "HIG" if settings.pretrain_time else settings.optimizer                          # "Adam_then_HIG" is a file name
     optimizer = make_optimizer(Namespace(**{**vars(settings), "optimizer": name}))
     model = build_model(settings.resolution, settings.seed, optimizer)

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -282,3 +283,21 @@ def test_a_refused_run_creates_no_scene(tmp_path):
     with locked(tmp_path / "POISSON_Adam"), pytest.raises(BlockingIOError):
         experiment.run(settings("Adam", tmp_path, "--steps", "3", "--scene", str(tmp_path / "scenes")))
     assert not (tmp_path / "scenes").exists()
+
+
+@pytest.mark.parametrize("folder", ["file", "file/inside", "odd"])
+def test_a_bad_scene_is_refused_before_anything_is_moved(tmp_path, folder):
+    (tmp_path / "file").write_text("in the way of a folder")
+    (tmp_path / "odd" / "sim_old").mkdir(parents=True)
+    experiment.run(settings("Adam", tmp_path, "--steps", "1"))
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.iterdir())
+    with pytest.raises(SettingsError, match=re.escape(str(tmp_path / folder.split("/")[0]))):
+        experiment.run(settings("Adam", tmp_path, "--steps", "1", "--scene", str(tmp_path / folder)))
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("seconds", [10, 11])
+def test_a_pretraining_that_leaves_no_time_is_refused(tmp_path, seconds):
+    with pytest.raises(SettingsError, match=rf"pretraining of {seconds} s .* of the 10 s"):
+        experiment.run(settings("Adam_then_HIG", tmp_path, "--max-time", "10", add=Poisson.pretraining_flags(seconds, 3e-3)))
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hig.runs.cli import SettingsError
-from hig.runs.results import load_results
+from hig.runs.results import load_results, save_results
 from hig.runs.training import entries_to_keep
 from hig.runs.weights import load_weights, save_weights
 from tests import tiny
@@ -118,6 +118,30 @@ def test_an_earlier_curve_is_kept(tmp_path):
         tiny.run(tmp_path, seed=seed)
     curves = {load_results(path)["sim_par"]["seed"] for path in tmp_path.glob("*.pickle")}
     assert curves == {3, 4}
+
+
+def test_what_is_moved_is_said_and_a_finished_run_leaves_no_dated_checkpoint(tmp_path, capsys):
+    """Of an interrupted run the checkpoint is kept beside its curve."""
+    tiny.run(tmp_path, seed=3)
+    tiny.run(tmp_path, seed=4, quiet=False)
+    moved, = tmp_path.glob("TINY_HIG_RESULTS_*.pickle")
+    assert f"HIG: earlier results moved to {moved.name}\n" in capsys.readouterr().err
+    assert not list(tmp_path.glob("TINY_HIG_CHECKPOINT_*"))
+    results = tmp_path / "TINY_HIG_RESULTS.pickle"
+    content = load_results(results)
+    content["provenance"]["state"] = "interrupted"
+    save_results(results, content)
+    tiny.run(tmp_path, seed=5)
+    assert capsys.readouterr().err == ""
+    assert len(list(tmp_path.glob("TINY_HIG_RESULTS_*.pickle"))) == 2
+    assert len(list(tmp_path.glob("TINY_HIG_CHECKPOINT_*.npz"))) == 1
+
+
+def test_dated_files_are_ignored_by_git():
+    names = ["results/X_RESULTS_2026-11-23_093012.pickle", "a/X_CHECKPOINT_2026-11-23_093012-2.npz", "X_CHECKPOINT.npz"]
+    ignored = subprocess.run(["git", "check-ignore", "--no-index", *names, "results/X_RESULTS.pickle"], cwd=ROOT,
+                             capture_output=True, text=True).stdout.split()
+    assert ignored == names
 
 
 def test_diverging_run(tmp_path):

@@ -9,6 +9,7 @@
 
 import argparse
 import importlib
+import io
 import math
 import os
 import sys
@@ -34,11 +35,16 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
             the published settings, which the flags of the same names replace.
         flags: function of the argparse parser that adds what only this system has.
     """
+    standard_streams()
     settings = parse(system, optimizer, description, seed=seed, batch_size=batch_size, learning_rate=learning_rate,
                      truncation=truncation, max_time=max_time, flags=flags)
     try:
         with silent_start():                                         # TensorFlow loads only now, after the checks
+            import keras
             experiment = importlib.import_module(f"{system}.experiment")
+        if keras.config.floatx() != "float32":
+            fail(f"the experiments compute in float32, but Keras' default is {keras.config.floatx()}: "
+                 'set "floatx" to "float32" in ~/.keras/keras.json')
         try:
             state = experiment.run(settings)
         except (SettingsError, OSError) as error:
@@ -72,6 +78,41 @@ def silent_start():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def standard_streams():
+    """Makes standard output and error fit to print to, whatever the caller made of them; a program calls it first.
+
+    One that is closed (`2>&-`) leads nowhere, instead of into the first file that is opened; characters that its encoding
+    has not are printed as "?"; what nobody reads any more (`| head`) is dropped, and the program goes on.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)                            # takes the lowest number that is free: this one
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):                     # and not the work of a test or a notebook
+            binary = io.BufferedWriter(_Stream(number, "w", closefd=False))
+            encoding = stream.encoding if stream else "utf-8"
+            setattr(sys, name, io.TextIOWrapper(binary, encoding, errors="replace", line_buffering=True))
+
+
+class _Stream(io.FileIO):
+    """Standard output or error that drops what cannot be written; results on a full disk end the program, a log does not."""
+
+    lost = False
+
+    def write(self, data):
+        if not self.lost:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.lost = True
+                if self.fileno() == 1 and not isinstance(error, BrokenPipeError):
+                    fail(f"cannot write to the standard output: {error.strerror}")
+        return len(data)
 
 
 def fail(sentence):
@@ -109,21 +150,36 @@ def parse(system, optimizer, description, *, seed, batch_size, learning_rate, tr
     settings = parser.parse_args(arguments)
     settings.optimizer = optimizer
     settings.truncation = getattr(settings, "truncation", None)
-    settings.output = settings.output or Path(__file__).resolve().parents[2] / system
+    settings.output = settings.output or default_output(system)
     if settings.load_weights and not settings.load_weights.is_file():
         fail(f"there is no file {settings.load_weights} to load the weights from")
-    _check_writable(settings.output)
-    if settings.save_weights:
-        _check_writable(settings.save_weights.parent)
+    try:
+        check_writable(settings.output)
+        if settings.save_weights:
+            check_writable(settings.save_weights.parent)
+    except SettingsError as error:
+        fail(str(error))
     return settings
 
 
-def _check_writable(folder):
+def default_output(system):
+    """Folder of the results if the user names none: the system's in this checkout; in the working directory where hig
+    is installed without its source."""
+    root = Path(__file__).resolve().parents[2]
+    return (root if (root / "pyproject.toml").is_file() else Path.cwd()) / system
+
+
+def check_writable(folder):
+    """Makes the folder (Path) if it is missing, and tries to write there.
+
+    Raises:
+        SettingsError: if that fails.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        fail(f"cannot write to the folder {folder}: {error.strerror}")
+        raise SettingsError(f"cannot write to the folder {folder}: {error.strerror}") from None
 
 
 @contextmanager

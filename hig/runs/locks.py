@@ -5,16 +5,17 @@ The system gives it up when the process ends, however it ends, so that a file le
 boot locks nothing, even when another process has got its number since.
 """
 
+import errno
 import os
 import platform
 import re
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:                                                     # Windows: no lock
-    fcntl = None
+from filelock import FileLock, Timeout
+
+PATIENCE = 0.2                                                          # seconds, for one who is just removing the file
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)                  # says a file system that knows none
 
 
 @contextmanager
@@ -28,17 +29,24 @@ def locked(name):
         OSError: the folder is missing or not writable.
     """
     path = name.with_name(f".{name.name}.lock")
-    file = _open(path)
+    lock = FileLock(path, timeout=PATIENCE, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(f"{_owner(path) or 'another process'} is writing {name.name} in {path.parent}; wait for it, "
+                              "stop it, or choose another folder with --output") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     try:
         with suppress(OSError):                                         # the number is only for the other's message
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+            path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
-        path.unlink(missing_ok=True)                                    # before the lock is given up
-        with suppress(OSError):
-            file.close()
+        try:
+            path.unlink(missing_ok=True)                                # before the lock is given up
+        finally:
+            lock.release()
 
 
 def held(name):
@@ -50,9 +58,10 @@ def held(name):
     """
     path = name.with_name(f".{name.name}.lock")
     try:
-        lock, owner = path.stat(), re.fullmatch(r"process (\d+) on (.*)", path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        lock = path.stat()
+    except OSError:
         return False
+    owner = re.fullmatch(r"process (\d+) on (.*)", _owner(path))
     if not owner or owner[2] != platform.node() or not Path("/proc/self/fd").is_dir():
         return bool(owner)
     try:
@@ -68,22 +77,24 @@ def held(name):
     return False
 
 
-def _open(path):
-    """The locked file."""
-    while True:
-        file = open(path, "a+", encoding="utf-8")
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read(200) or "another process"
-            file.close()
-            raise BlockingIOError(f"{owner} is writing {path.name[1:-5]} in {path.parent}; wait for it, stop it, "
-                                  "or choose another folder with --output") from None
-        except OSError:                                                 # a file system without locks
-            return file
-        with suppress(FileNotFoundError):                               # its owner removed it before we had the lock
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file
-        file.close()
+def state_of(path, results):
+    """How the run of the pickle at `path` (Path) stands: "running", "finished", "interrupted" or "diverged".
+
+    A run that its pickle calls running, but whose lock no process holds, was killed: interrupted. Curves without a state,
+    those of the published code, are finished.
+
+    Args:
+        results: the pickle's content, of `hig.runs.results.load_results`.
+    """
+    state = results.get("provenance", {}).get("state", "finished")
+    if state == "running" and not held(path.with_name(path.name.removesuffix("_RESULTS.pickle"))):
+        return "interrupted"
+    return state
+
+
+def _owner(path):
+    """What the lock file says: "process 123 on host"; empty if nothing can be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[:200].strip("\0")
+    except OSError:
+        return ""

@@ -1,10 +1,10 @@
-"""The progress line of a training run, on stderr."""
+"""The progress of a training run on stderr: a bar that fits the terminal, or plain lines in a log file."""
 
 import math
 import sys
-import time
 
-WIDTH = 24                  # characters of the bar
+from tqdm import tqdm
+
 EVERY = 0.2                 # seconds between two updates on a terminal
 LINES = 10                  # lines of a whole run where stderr is not a terminal, as in a log file
 
@@ -15,7 +15,7 @@ def last_known(values):
 
 
 class Progress:
-    """One line: bar, epoch, losses, time left of the budget, whichever of max_time and epochs ends the run first.
+    """Bar, epoch, losses, time left of the budget, whichever of max_time and epochs ends the run first.
 
     Args:
         label: str in front, the optimizer's name.
@@ -26,14 +26,13 @@ class Progress:
 
     def __init__(self, label, max_time, epochs, quiet):
         self.label, self.max_time, self.epochs, self.quiet = label, max_time, epochs, quiet
-        self.terminal = sys.stderr.isatty()
-        self.shown_at, self.lines, self.open = -math.inf, 0, False
+        self.lines, self.bar = 0, None
 
     def message(self, text):
-        """A line of its own."""
+        """A line of its own, above the bar."""
         if not self.quiet:
-            print("\r\x1b[K" * self.open + f"{self.label}: {text}", file=sys.stderr, flush=True)
-            self.open = False
+            tqdm.write(f"{self.label}: {text}", file=sys.stderr)
+            sys.stderr.flush()
 
     def update(self, epoch, seconds, curve):
         """Shows the state after `epoch` epochs and `seconds` of training; `curve` maps names to lists of values."""
@@ -42,16 +41,20 @@ class Progress:
         done, left = seconds / self.max_time, self.max_time - seconds
         if self.epochs is not None and epoch / self.epochs > done:
             done, left = epoch / self.epochs, seconds * (self.epochs / epoch - 1)
-        now = time.perf_counter()
-        if self.terminal and now - self.shown_at > EVERY:
-            bar = "█" * int(WIDTH * min(done, 1)) + "░" * (WIDTH - int(WIDTH * min(done, 1)))
-            print(f"\r\x1b[K{self.label} {bar} {self._losses(epoch, curve)}, {max(left, 0):.0f} s left",
-                  end="", file=sys.stderr, flush=True)
-            self.shown_at, self.open = now, True
-        elif not self.terminal and done * LINES >= self.lines + 1:
+        text = (f"epoch {epoch}, train {curve['train_loss'][-1]:.2e}, test {last_known(curve['test_loss']):.2e}, "
+                f"{max(left, 0):.0f} s left")
+        if sys.stderr.isatty():
+            if self.bar is None:
+                self.bar = tqdm(total=1.0, desc=text, file=sys.stderr, leave=False, dynamic_ncols=True, mininterval=EVERY,
+                                miniters=0, bar_format=f"{self.label} {{bar}} {{desc}}")
+            self.bar.set_description_str(text, refresh=False)
+            self.bar.update(min(done, 1) - self.bar.n)
+        elif done * LINES >= self.lines + 1:
             self.lines = int(done * LINES)
-            self.message(f"{self._losses(epoch, curve)}, {max(left, 0):.0f} s left")
+            self.message(text)
 
-    @staticmethod
-    def _losses(epoch, curve):
-        return f"epoch {epoch}, train loss {curve['train_loss'][-1]:.3e}, test loss {last_known(curve['test_loss']):.3e}"
+    def close(self):
+        """Takes the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

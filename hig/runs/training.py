@@ -15,7 +15,7 @@ The files of a run, in `settings.output`, for instance for the prefix NLO and th
     NLO_HIG_CHECKPOINT.npz      weights, optimizer state and curve after the last epoch saved
     .NLO_HIG.lock               while the run lasts (hig.runs.locks)
 
-A new run moves the curve and the checkpoint of an earlier one to dated names. Each file is replaced as a whole. The
+A new run moves the curve of an earlier one, and its checkpoint unless it had finished, to dated names. Each file is replaced as a whole. The
 checkpoint holds the curve too and is written first, so that a process killed at any moment leaves a checkpoint that
 continues whatever curve was seen.
 """
@@ -28,7 +28,7 @@ import sys
 import threading
 import time
 from bisect import bisect_left
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import keras
 import numpy as np
@@ -83,7 +83,7 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
     run = TrainingRun(name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages, label)
     for stage_model, _ in stages:
         stage_model.optimizer.build(stage_model.trainable_variables)
-    with locked(name), _stop_on_signals(run):
+    with locked(name), closing(run.progress), _stop_on_signals(run):
         run.clean()
         if settings.resume:
             run.resume()
@@ -157,8 +157,7 @@ class TrainingRun(keras.callbacks.Callback):
         if not self.curve["epochs"]:
             self._append(0.0, None)
             with writing_to(self.results.parent):
-                keep_earlier(self.results)
-                keep_earlier(self.checkpoint)
+                self._move_earlier()
                 write_parameters(self.parameters, self.sim_par)
             self._save()
 
@@ -196,6 +195,20 @@ class TrainingRun(keras.callbacks.Callback):
         self.spectrum = {key: [values[i - 1] for i in kept[1:]] for key, values in self.spectrum.items()}
 
     # ---------------------------------------------------------------------------------------- files
+
+    def _move_earlier(self):
+        """Gives earlier results a dated name; of a run that had finished, the checkpoint has no use any more."""
+        try:
+            finished = load_results(self.results)["provenance"]["state"] == "finished"
+        except (ValueError, KeyError):                                  # none, damaged, or the published code's
+            finished = False
+        moved = [keep_earlier(self.results)]
+        if finished:
+            self.checkpoint.unlink(missing_ok=True)
+        else:
+            moved.append(keep_earlier(self.checkpoint))
+        if any(moved):
+            self.progress.message(f"earlier results moved to {' and '.join(path.name for path in moved if path)}")
 
     def _save(self):
         """Writes the checkpoint, then the curve."""
@@ -273,6 +286,7 @@ class TrainingRun(keras.callbacks.Callback):
         if self.state == "running":
             self.state = "finished"
         self._save()
+        self.progress.close()
         self.progress.message(f"{self.state} after {self.epoch} epochs and {self.time:.1f} s of training: "
                             f"train loss {self.curve['train_loss'][-1]:.4g}, test loss {last_known(self.curve['test_loss']):.4g}")
         self.progress.message(f"curve in {self.results}")
