@@ -36,7 +36,6 @@ def main():
 
         import hig
         import published
-        from hig.jacobian import assemble
         from Nonlinear_Oscillators import experiment
     states = experiment.draw_data(22)[0]
 
@@ -59,8 +58,8 @@ def main():
 
     def eigh_of_gram():
         """LAPACK's eigendecomposition of the K that the next update meets."""
-        *_, pieces = model._derivatives(batch, batch, None)
-        gram = assemble(model.network, pieces).gram()
+        *_, jacobian = model.derivatives_for(batch, batch, None).take(batch, batch, None)
+        gram = jacobian.gram()
         return lambda: scipy.linalg.eigh(gram, driver="evd")
 
     eigh = eigh_of_gram()

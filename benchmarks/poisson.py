@@ -22,7 +22,7 @@ with silent_start():
     import keras
     import tensorflow as tf
 
-    from hig.jacobian import FactoredJacobian, assemble
+    from hig.jacobian import FactoredJacobian
     from hig.optimizers import HIG
     from hig.powers import gram_coefficients
     from Poisson.experiment import build_model, compile_model
@@ -38,8 +38,8 @@ COLUMNS = ("update", "derivatives", "gram", "f(K) g", "pullback", "syevd")
 def measure(model, batch_size):
     """Median milliseconds for each name of COLUMNS, of a model compiled with HIG."""
     batch = next(iter(training_fields(0, batch_size, 8)))[1]
-    *_, gradient, pieces = model._derivatives(batch, batch, None)
-    gradient, jacobian = gradient.numpy(), assemble(model.network, pieces)
+    derivatives = model.derivatives_for(batch, batch, None)
+    *_, gradient, jacobian = derivatives.take(batch, batch, None)
     if not isinstance(jacobian, FactoredJacobian):
         sys.exit("the Jacobian is not factored")
     n = batch_size * 64
@@ -50,7 +50,8 @@ def measure(model, batch_size):
     def syevd():
         scipy.linalg.eigh(gram, driver="evd", check_finite=False)
 
-    functions = {"update": repeated(model, batch), "derivatives": lambda: model._derivatives(batch, batch, None), "gram": one_thread(jacobian.gram),
+    functions = {"update": repeated(model, batch), "derivatives": lambda: derivatives.take(batch, batch, None),
+                 "gram": one_thread(jacobian.gram),
                  "f(K) g": lambda: gram_coefficients(gram, gradient, -0.5, TRUNCATION),
                  "pullback": one_thread(lambda: jacobian.pullback(v)), "syevd": syevd, "syevd, 1 thread": one_thread(syevd)}
     if n > 2000:

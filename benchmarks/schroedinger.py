@@ -40,7 +40,6 @@ def main():
 
         import hig
         import published
-        from hig.jacobian import assemble
         from hig.runs.experiments import fixed_batches, mean_losses
         from Schroedinger import experiment
         from Schroedinger.simulator import Dipole, to_pairs
@@ -53,18 +52,15 @@ def main():
         model.compile(optimizer=optimizer, loss=experiment.loss, steps_per_execution=updates)
         return model, repeated(model, tf.constant(targets[:batch_size]))
 
-    def gram(model):
-        batch = tf.constant(targets[:16])
-        return assemble(model.network, model._derivatives(batch, batch, None)[-1]).gram()
-
     def derivatives(model):
         batch = tf.constant(targets[:16])
-        return lambda: [tensor.numpy() for tensor in tf.nest.flatten(model._derivatives(batch, batch, None))]
+        take = model.derivatives_for(batch, batch, None).take
+        return lambda: take(batch, batch, None)
 
     # One update against one eigendecomposition
     model, hig_step = ours(hig.HIG(0.5, truncation=1e-5), 16)
     hig_step()
-    K = gram(model)
+    K = derivatives(model)()[-1].gram()
     without, _ = ours(hig.HIG(0.5, truncation=1e-5), 16)
     without.simulator = lambda x, controls, own=without.simulator: own(x, controls)         # hides its Jacobian
     _, adam_epoch = ours("adam", 256, updates=ADAM_UPDATES)

@@ -1,11 +1,11 @@
-"""The Jacobian J = ∂y/∂θ of network and simulator, kept as factors.
+"""The Jacobian J = ∂y/∂θ of network and simulator, kept as factors or taken by rows: the products that J^κ g needs.
 
 Notation (the paper's)
 
     B        samples in the mini-batch
     d        outputs per sample, the size of y_b
     n = B·d  rows of J, ordered (sample, output)
-    p        columns of J, the trainable weights θ of the network
+    p        columns of J, the trainable weights θ of the model, in the order of `trainable_variables`
 
 A Dense layer computes z = a W + b. By the chain rule row r = (b, k) of J has, for that layer, the block
 
@@ -16,62 +16,67 @@ so the layer's share of J is held by two thin matrices, A (B × in) and Δ (n ×
     J Jᵀ  = Σ_layers (A Aᵀ + 1) ∘ (Δ Δᵀ)          with A Aᵀ repeated d times along both axes
     Jᵀ v  = Aᵀ (v ∘ Δ)  for W,   Σ_r v_r δ_r  for b
 
-(∘ is the elementwise product; + 1 only with a bias). All Δ come out of one backward pass: every sample is repeated
-d times, row (b, k) is seeded with the unit cotangent e_k, and the tape is asked for the gradients with respect to
-the pre-activations z. Networks with other trainable layers take the explicit route, J as one n × p matrix.
+(∘ is the elementwise product; A Aᵀ only where the kernel is trained, + 1 only where the bias is). This is
+`FactoredJacobian`. Weights that act in any other way are held by `RowsJacobian`, which is handed rows of J in chunks.
+How either is obtained from a model, and the proof that it is right, is the subject of `hig.routes`.
 
-The derivatives are TensorFlow and run in the precision of the network; the products are numpy in float64, because
-the singular values of J are square roots of the eigenvalues of J Jᵀ.
+Everything here is numpy in float64, whatever the precision of the network, because the singular values of J are square
+roots of the eigenvalues of J Jᵀ.
 """
 
-import contextlib
-
-import keras
 import numpy as np
-import tensorflow as tf
 
 _STRIPE_ROWS = 128          # rows of K computed at a time: 128 × n float64 fit the caches
+_LARGEST_PRODUCT = 4096     # rows of a matrix M of which M Mᵀ is one call of BLAS: OpenBLAS 0.3.29 crashes in larger ones
+_CHUNK_BYTES = 2**27        # of J that are formed at a time where J is not held
 
 
 class FactoredJacobian:
-    """J of a network whose trainable layers are all Dense, as factors A and Δ of every layer; J is never formed.
+    """J of a model whose weights are all kernels and biases of Dense layers, as factors A and Δ; J is never formed.
 
     Args:
         inputs: list of A, one per layer, each (B, in), any float dtype; taken to float64.
         cotangents: list of Δ, one per layer, each (n, out), rows ordered (sample, output).
-        biases: list of bool, whether the layer has a bias.
+        kernels: list of int or None, the place of the layer's kernel among the weights θ; None if it is not trained.
+        biases: the same for its bias.
 
-    The weights are ordered layer by layer, kernel before bias, which is the order of Keras' `trainable_variables`.
+    Attributes:
+        shape: (n, p).
+
     Source: module docstring.
     """
 
-    def __init__(self, inputs, cotangents, biases):
+    def __init__(self, inputs, cotangents, kernels, biases):
         self.inputs = [np.asarray(a, np.float64) for a in inputs]
         self.cotangents = [np.asarray(delta, np.float64) for delta in cotangents]
-        self.biases = list(biases)
-        rows = len(self.cotangents[0])
-        columns = sum((a.shape[1] + bias) * delta.shape[1]
-                      for a, delta, bias in zip(self.inputs, self.cotangents, self.biases))
-        self.shape = rows, columns
+        self.kernels, self.biases = list(kernels), list(biases)
+        columns = sum((a.shape[1] * (kernel is not None) + (bias is not None)) * delta.shape[1]
+                      for a, delta, kernel, bias in self._layers())
+        self.shape = len(self.cotangents[0]), columns
+
+    def _layers(self):
+        return zip(self.inputs, self.cotangents, self.kernels, self.biases)
 
     def gram(self):
         """K = J Jᵀ, (n, n) float64, in O(n² Σ out) operations.
 
         Built in stripes of whole samples that stay in the cache, the lower triangle computed and the upper mirrored:
-        measured at 2 to 6 times the speed of whole-matrix products, and no memory beyond K.
+        measured at 2 to 6 times the speed of whole-matrix products, and little memory beyond K.
         """
         n, batch = self.shape[0], len(self.inputs[0])
         d = n // batch
-        products = [a @ a.T + bias for a, bias in zip(self.inputs, self.biases)]             # (B, B) each
+        samples = max(1, _STRIPE_ROWS // d)                                                  # of a stripe
+        whole = [self._input_products(0, batch)] if d > 1 else None                          # (B, B) each, small beside K
         gram = np.empty((n, n))
-        for first in range(0, batch, max(1, _STRIPE_ROWS // d)):
-            last = min(first + max(1, _STRIPE_ROWS // d), batch)
+        for first in range(0, batch, samples):
+            last = min(first + samples, batch)
             top, bottom = first * d, last * d
+            products = [product[first:last] for product in whole[0]] if whole else self._input_products(first, last)
             stripe = 0.0
             for product, delta in zip(products, self.cotangents):
                 share = delta[top:bottom] @ delta[:bottom].T                                 # (rows, columns)
                 by_sample = share.reshape(last - first, d, last, d)                          # a view
-                by_sample *= product[first:last, None, :last, None]
+                by_sample *= product[:, None, :last, None]
                 stripe += share
             square = stripe[:, top:]                                 # on the diagonal: symmetric up to rounding so far
             stripe[:, top:] = np.tril(square) + np.tril(square, -1).T
@@ -79,186 +84,129 @@ class FactoredJacobian:
             gram[:top, top:bottom] = stripe[:, :top].T
         return gram
 
+    def _input_products(self, first, last):
+        """A Aᵀ + 1 of each layer for the samples first … last − 1 and all up to the last: (last − first, last) each."""
+        return [(a[first:last] @ a[:last].T if kernel is not None else 0.0) + np.full((last - first, last), bias is not None)
+                for a, _, kernel, bias in self._layers()]
+
     def pullback(self, v):
         """Jᵀ v for v of shape (n,): a list of float64 arrays, shaped like the weights and in their order."""
-        gradients = []
-        for a, delta, bias in zip(self.inputs, self.cotangents, self.biases):
+        gradients = {}
+        for a, delta, kernel, bias in self._layers():
             weighted = np.asarray(v, np.float64)[:, None] * delta                           # (n, out)
             per_sample = weighted.reshape(len(a), -1, delta.shape[1]).sum(axis=1)           # (B, out)
-            gradients.append(a.T @ per_sample)
-            if bias:
-                gradients.append(per_sample.sum(axis=0))
-        return gradients
+            if kernel is not None:
+                gradients[kernel] = a.T @ per_sample
+            if bias is not None:
+                gradients[bias] = per_sample.sum(axis=0)
+        return [gradients[index] for index in sorted(gradients)]
 
-    def dense(self):
-        """J itself, (n, p) float64: for tests, and for the small side JᵀJ when the network has p < n weights."""
-        n = self.shape[0]
-        blocks = []
-        for a, delta, bias in zip(self.inputs, self.cotangents, self.biases):
-            rows = np.repeat(a, n // len(a), axis=0)                                        # (n, in)
-            blocks.append((rows[:, :, None] * delta[:, None, :]).reshape(n, -1))
-            if bias:
-                blocks.append(delta)
-        return np.concatenate(blocks, axis=1)
+    def rows(self, first, last):
+        """The rows of J of the samples first … last − 1, ((last − first)·d, p) float64."""
+        d = self.shape[0] // len(self.inputs[0])
+        blocks = {}
+        for a, delta, kernel, bias in self._layers():
+            delta = delta[first * d:last * d]
+            if kernel is not None:
+                repeated = np.repeat(a[first:last], d, axis=0)                              # (rows, in)
+                blocks[kernel] = (repeated[:, :, None] * delta[:, None, :]).reshape(len(delta), -1)
+            if bias is not None:
+                blocks[bias] = delta
+        return np.concatenate([blocks[index] for index in sorted(blocks)], axis=1)
+
+    def normal(self):
+        """JᵀJ, (p, p) float64, the small side where p < n; J is formed some samples at a time."""
+        batch, (n, p) = len(self.inputs[0]), self.shape
+        samples = max(1, _CHUNK_BYTES // (8 * p * (n // batch)))
+        return sum(rows.T @ rows for rows in (self.rows(first, min(first + samples, batch))
+                                              for first in range(0, batch, samples)))
 
 
-class ExplicitJacobian:
-    """J as one matrix, for networks with trainable layers other than Dense; same methods as FactoredJacobian.
+class RowsJacobian:
+    """J by its rows, for weights that act in any way; the same products as FactoredJacobian.
+
+    Where J fits the budget it is held. Where it does not, K is summed over groups of weights whose columns fit, so that
+    the rows are taken once for each group, and JᵀJ over chunks of rows.
 
     Args:
-        blocks: list of ∂y/∂w for each weight w, each (n, *shape of w), any float dtype; taken to float64.
+        chunks: function of a group (tuple of places of weights in θ) → iterator of (slice of rows, [array (rows, *shape
+            of the weight) for each of the group]), which together give each row once; any float dtype.
+        shapes: list of the weights' shapes.
+        rows: n.
+        budget: bytes that J may take.
+        vjp: function of v (n,) → Jᵀ v, a list of arrays, by one backward pass; used where J is not held.
+
+    Attributes:
+        shape: (n, p).
     """
 
-    def __init__(self, blocks):
-        self.shapes = [np.shape(block)[1:] for block in blocks]
-        self.matrix = np.concatenate(
-            [np.reshape(block, (len(block), -1)) for block in blocks], axis=1, dtype=np.float64)
-        self.shape = self.matrix.shape
+    def __init__(self, chunks, shapes, rows, budget, vjp):
+        self.chunks, self.shapes, self.vjp = chunks, [tuple(shape) for shape in shapes], vjp
+        self.sizes = [int(np.prod(shape)) for shape in self.shapes]
+        self.shape = rows, sum(self.sizes)
+        self.matrix, self.groups = None, [[]]
+        for index, size in enumerate(self.sizes):
+            if self.groups[-1] and 8 * rows * (sum(self.sizes[i] for i in self.groups[-1]) + size) > budget:
+                self.groups.append([])
+            self.groups[-1].append(index)
+
+    def _columns(self, group):
+        """The columns of J of a group of weights, (n, p of the group) float64."""
+        columns = np.empty((self.shape[0], sum(self.sizes[index] for index in group)))
+        for where, blocks in self.chunks(tuple(group)):
+            np.concatenate([np.reshape(block, (len(block), -1)) for block in blocks], axis=1, out=columns[where],
+                           casting="same_kind")
+        return columns
 
     def gram(self):
         """K = J Jᵀ, (n, n) float64."""
-        return self.matrix @ self.matrix.T
+        if len(self.groups) == 1:
+            self.matrix = self._columns(self.groups[0]) if self.matrix is None else self.matrix
+            return _gram_of(self.matrix)
+        gram = np.zeros((self.shape[0],) * 2)
+        for group in self.groups:
+            gram += _gram_of(self._columns(group))
+        return gram
+
+    def normal(self):
+        """JᵀJ, (p, p) float64, the small side where p < n; J is formed a chunk of rows at a time."""
+        normal = np.zeros((self.shape[1],) * 2)
+        for _, blocks in self.chunks(tuple(range(len(self.shapes)))):
+            rows = np.concatenate([np.reshape(block, (len(block), -1)) for block in blocks], axis=1, dtype=np.float64)
+            normal += rows.T @ rows
+        return normal
 
     def pullback(self, v):
         """Jᵀ v for v of shape (n,): a list of float64 arrays, shaped like the weights and in their order."""
+        if self.matrix is None:
+            return [np.asarray(gradient, np.float64) for gradient in self.vjp(v)]
         return unflatten(self.matrix.T @ v, self.shapes)
 
-    def dense(self):
-        """J itself, (n, p) float64."""
-        return self.matrix
+    def pullback_by_rows(self, v):
+        """The same from the rows alone, one group of weights after the other: for the proof that the rows are right."""
+        total = [np.zeros(shape) for shape in self.shapes]
+        for group in self.groups:
+            for where, blocks in self.chunks(tuple(group)):
+                for index, block in zip(group, blocks):
+                    total[index] += np.tensordot(v[where], np.asarray(block, np.float64), 1)
+        return total
+
+
+def _gram_of(matrix):
+    """M Mᵀ, symmetric, of a float64 matrix of any number of rows."""
+    n = len(matrix)
+    if n <= _LARGEST_PRODUCT:
+        return matrix @ matrix.T
+    gram = np.empty((n, n))
+    for first in range(0, n, _LARGEST_PRODUCT):
+        last = min(first + _LARGEST_PRODUCT, n)
+        gram[first:last, first:last] = matrix[first:last] @ matrix[first:last].T
+        gram[first:last, :first] = matrix[first:last] @ matrix[:first].T
+        gram[:first, first:last] = gram[first:last, :first].T
+    return gram
 
 
 def unflatten(vector, shapes):
     """A vector of p numbers as a list of arrays of the given shapes, in that order."""
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
     return [piece.reshape(shape) for piece, shape in zip(np.split(vector, ends[:-1]), shapes)]
-
-
-def trace_jacobian(network, simulator, x, network_input):
-    """Differentiates y = P(x, u), u = network(network_input(x)), with respect to the network's trainable weights.
-
-    To be called inside a `tf.function`; its result is plain tensors, which `assemble` turns into a Jacobian.
-
-    Args:
-        network: built keras.Model or Layer that treats its samples independently; it runs in inference mode
-            (a row of J belongs to one sample: dropout and batch statistics have no Jacobian of that kind).
-        simulator: function (x, u) → y of real float tensors with B rows, differentiable in u. One that has a method
-            linearize(x, u) → (y, ∂y/∂u), the latter (B, d, *shape of a sample's u), is asked for both instead.
-        x: nested structure of tensors with B rows each.
-        network_input: function of x, what the network sees.
-
-    Returns:
-        (y, pieces): the outcome y, (B, …), and the tensors for `assemble`: {"inputs", "cotangents"} where all
-        trainable weights sit in Dense layers called once on (B, features), else {"blocks"}.
-
-    Raises:
-        ValueError: if the network has no trainable weights or does not return one row per sample.
-        TypeError: if the outcome is not a real floating point tensor.
-
-    Source: the chain rule as in the module docstring; J is the paper's.
-    """
-    first = tf.nest.flatten(x)[0]
-    batch, known_batch = tf.shape(first)[0], first.shape[0]                # known_batch is None where Keras leaves it open
-    outcome = simulator(x, network(network_input(x), training=False))      # for its shape; XLA drops this pass
-    if not outcome.dtype.is_floating:
-        raise TypeError(f"the simulator's outcome must be a real float tensor, not {outcome.dtype.name}")
-    if outcome.shape.rank == 0 or known_batch not in (None, outcome.shape[0]):
-        raise ValueError(f"the simulator must return one row per sample: {known_batch} samples gave {outcome.shape}")
-    if not network.trainable_variables:
-        raise ValueError(f"network {network.name!r} has no trainable weights: there is no Jacobian to take")
-    d = outcome.shape[1:].num_elements()
-    repeated = tf.nest.map_structure(lambda t: tf.repeat(t, d, axis=0), x)                  # row (b, k) holds x_b
-    unit_cotangents = tf.reshape(tf.tile(tf.eye(d, dtype=outcome.dtype), [batch, 1]),       # row (b, k) holds e_k
-                                 [batch * d, *outcome.shape[1:]])
-
-    dense_layers = _dense_layers(network)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        with _recording(dense_layers, tape) as calls:
-            controls = network(network_input(repeated), training=False)
-        tape.watch(controls)
-        if hasattr(simulator, "linearize"):                                                 # row (b, k): ∂y_bk/∂u_b
-            outcome, jacobian = simulator.linearize(x, controls[::d])
-            rows, seeds = controls, tf.reshape(jacobian, tf.shape(controls))
-        else:
-            rows, seeds = simulator(repeated, controls), unit_cotangents                    # (n, …)
-            outcome = rows[::d]
-
-    if _is_factored(network, calls, known_batch and known_batch * d):
-        cotangents = tape.gradient(rows, [z for _, _, z in calls], seeds,
-                                   unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        by_layer = {id(layer): (a[::d], delta) for (layer, a, _), delta in zip(calls, cotangents)}
-        in_order = [by_layer[id(layer)] for layer in dense_layers]
-        return outcome, {"inputs": [a for a, _ in in_order], "cotangents": [delta for _, delta in in_order]}
-    return outcome, {"blocks": _network_rows(network, network_input(repeated),
-                                             tape.gradient(rows, controls, seeds))}
-
-
-def assemble(network, pieces):
-    """The Jacobian of the arrays that `trace_jacobian` returned, as FactoredJacobian or ExplicitJacobian.
-
-    Args:
-        network: the network given to `trace_jacobian`.
-        pieces: its second result, with the tensors evaluated (numpy arrays or eager tensors).
-    """
-    if "blocks" in pieces:
-        return ExplicitJacobian(pieces["blocks"])
-    biases = [layer.use_bias for layer in _dense_layers(network)]
-    return FactoredJacobian(pieces["inputs"], pieces["cotangents"], biases)
-
-
-def _leaves(layer):
-    """The layers inside a network, models within models taken apart."""
-    return [leaf for child in layer.layers for leaf in _leaves(child)] if hasattr(layer, "layers") else [layer]
-
-
-def _dense_layers(network):
-    """The trainable Dense layers, each once, in the order of `network.trainable_variables`."""
-    position = {id(variable): i for i, variable in enumerate(network.trainable_variables)}
-    dense = {id(layer): layer for layer in _leaves(network)
-             if type(layer) is keras.layers.Dense and id(layer.kernel) in position}
-    return sorted(dense.values(), key=lambda layer: position[id(layer.kernel)])
-
-
-@contextlib.contextmanager
-def _recording(dense_layers, tape):
-    """While open, each call of a Dense layer appends (layer, input a, pre-activation z) and has the tape watch z."""
-    calls = []
-
-    def recorder(layer):
-        def call(inputs, training=None):
-            z = keras.ops.matmul(inputs, layer.kernel)
-            if layer.use_bias:
-                z = keras.ops.add(z, layer.bias)
-            tape.watch(z)
-            calls.append((layer, inputs, z))
-            return z if layer.activation is None else layer.activation(z)
-        return call
-
-    try:
-        for layer in dense_layers:
-            layer.call = recorder(layer)                                 # on the instance, in front of Dense.call
-        yield calls
-    finally:
-        for layer in dense_layers:
-            if "call" in vars(layer):
-                del layer.call
-
-
-def _is_factored(network, calls, rows):
-    """Whether the calls hold all of J: every trainable weight in a Dense layer, called once on (n, in), n = rows."""
-    weights = {id(variable) for layer, _, _ in calls for variable in layer.trainable_variables}
-    return (weights == {id(variable) for variable in network.trainable_variables}
-            and len(calls) == len({id(layer) for layer, _, _ in calls})
-            and all(a.shape.rank == 2 and a.shape[0] in (None, rows) for _, a, _ in calls))
-
-
-def _network_rows(network, inputs, cotangents):
-    """One vector-Jacobian product of the network per row: a list of (n, *shape of w), for any trainable layers."""
-    def row(arguments):
-        row_input, cotangent = arguments
-        with tf.GradientTape() as tape:
-            controls = network(tf.nest.map_structure(lambda t: t[None], row_input), training=False)
-            projection = tf.reduce_sum(controls * cotangent)
-        return tape.gradient(projection, [v.value for v in network.trainable_variables],
-                             unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return tf.vectorized_map(row, (inputs, cotangents))

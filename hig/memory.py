@@ -29,7 +29,7 @@ def require_memory(rows, network, advice):
         MemoryError: one sentence with the numbers and the advice.
     """
     weights = [variable.shape for variable in network.trainable_variables]
-    needed = update_memory(rows, sum(math.prod(shape) for shape in weights), sum(shape[-1] for shape in weights if shape))
+    needed = update_memory(rows, sum(math.prod(shape) for shape in weights), sum(shape[-1] for shape in weights if len(shape)))
     available = available_memory()
     if needed > available:
         raise MemoryError(f"a Jacobian of {rows} rows takes {needed / 2**30:.1f} GiB of memory for each update, "

@@ -4,26 +4,40 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hig.jacobian import assemble, trace_jacobian, unflatten
+from hig.compiled import Compiler
+from hig.jacobian import unflatten
 from hig.optimizers import JacobianPower
 from hig.powers import blas_threads, gram_coefficients
+from hig.routes import Derivatives
+
+PARTS = "network", "simulator", "network_input"
+SPECTRUM = ("rank", "sigma_max", "sigma_min")       # logged by fit, each the mean over the updates of the epoch
 
 
+@keras.saving.register_keras_serializable("hig")
 class PhysicsModel(keras.Model):
     """Network and simulator in a row, trained on a loss of the simulator's outcome.
 
     With an ordinary Keras optimizer it trains by plain gradients; with `hig.HIG`, `hig.GaussNewton` or
-    `hig.JacobianPower` each step is Δθ = −η · J^κ · g. Everything else is Keras: compile, fit, evaluate, callbacks.
+    `hig.JacobianPower` each step is Δθ = −η · (J^κ · g + gradient of the penalties). θ are all trainable weights of the
+    model: of the network, and of simulator and `network_input` where these are Keras layers. Penalties are what
+    regularisers and `add_loss` add to the loss; they have no outcome to be inverted, so that their plain gradient is taken.
+    Everything else is Keras: compile, fit, evaluate, callbacks, saving.
 
     Args:
-        network: built keras.Model (or layer) from what it sees to the controls u; samples must be independent.
-        simulator: function (x, u) → y, differentiable TensorFlow code; x is what `fit` was given, with B rows (an
-            array or a structure of arrays), u the controls, y real with B rows. If it steps in time, loop with
+        network: built keras.Model (or layer) from what it sees to the controls u, a tensor or a structure of tensors. It
+            runs in inference mode under a Jacobian power: no dropout noise, no batch statistics.
+        simulator: function or Keras layer (x, u) → y, differentiable TensorFlow code; x is what `fit` was given, with B rows
+            (an array or a structure of arrays), u the controls, y real with B rows (likewise). If it steps in time, loop with
             `tf.while_loop(..., maximum_iterations=...)`: that is what the XLA compiler can differentiate. One that knows
             its own derivatives may have a method linearize(x, u) → (y, ∂y/∂u), the latter (B, d, *shape of a sample's u).
-        network_input: function of x, what the network sees; x itself by default. A task whose simulator starts from
-            one thing and whose network sees another passes both, for instance as x = (state, target) with
+        network_input: function or Keras layer of x, what the network sees; x itself by default. A task whose simulator
+            starts from one thing and whose network sees another passes both, for instance as x = (state, target) with
             `network_input=lambda x: x[1]`.
+
+    Attributes:
+        route: how the Jacobian of the last update was obtained, see `hig.routes`: "factored", "per sample" or "whole
+            batch"; None before the first.
 
     Source: the paper's update of network and physics together, Δθ = −η · J^κ · g.
     """
@@ -32,27 +46,38 @@ class PhysicsModel(keras.Model):
         super().__init__(**options)
         self.network = network
         self.simulator = simulator
-        self.network_input = network_input or (lambda x: x)
-        self.spectrum_metrics = [keras.metrics.Mean(name=name) for name in ("rank", "sigma_max", "sigma_min")]
+        self.network_input = network_input or _same
+        self.route = None
+        self.reset_spectrum()
+        self.built = all(part.built for part in (network, simulator, network_input) if isinstance(part, keras.layers.Layer))
 
-    def compile(self, optimizer, loss, **options):
+    def compile(self, optimizer="rmsprop", loss=None, *, jit_compile="auto", **options):
         """Keras' compile. The loss is any Keras loss or a function (y_true, y) → one value per sample.
 
-        The step of an ordinary optimizer is compiled by XLA as a whole. That of a Jacobian power contains a call to
-        LAPACK, so only its derivatives are; it logs rank, σ_max and σ_min kept, each the mean over the epoch.
-        """
-        if isinstance(optimizer, JacobianPower):
-            options["jit_compile"] = False
-        else:
-            options.setdefault("jit_compile", not options.get("run_eagerly", False))
-        super().compile(optimizer=optimizer, loss=loss, **options)
-        self._derivatives = tf.function(self._trace_derivatives, jit_compile=not self.run_eagerly)
+        Args:
+            jit_compile: True has XLA compile whatever it can be asked to; False nothing; "auto" all that it can, and what
+                it cannot with a warning.
 
-    @property
-    def metrics(self):
-        """Keras' metrics; rank, σ_max and σ_min only where the optimizer takes a power of the Jacobian."""
-        jacobian_power = isinstance(getattr(self, "optimizer", None), JacobianPower)
-        return [m for m in super().metrics if jacobian_power or m not in self.spectrum_metrics]
+        Raises:
+            ValueError: a Jacobian power with loss scaling or on several devices, where Keras would hand it something else
+                than one Jacobian.
+        """
+        power = getattr(optimizer, "inner_optimizer", optimizer)
+        if isinstance(power, JacobianPower):
+            scaled = power is not optimizer and type(optimizer).__name__
+            if scaled or self.dtype_policy.name == "mixed_float16" or keras.config.dtype_policy().name == "mixed_float16":
+                raise ValueError(f"optimizer {power.name!r} under {scaled or 'the policy mixed_float16'}: loss scaling is for gradients, and a "
+                                 "Jacobian power takes none; use float32, float64, bfloat16 or mixed_bfloat16 without it")
+            strategy = tf.distribute.get_strategy()
+            if strategy.num_replicas_in_sync > 1:
+                raise ValueError(f"a Jacobian power takes the Jacobian of the whole batch, and {type(strategy).__name__} would split "
+                                 f"it among {strategy.num_replicas_in_sync} devices: compile outside its scope")
+        self.asked_to_jit = jit_compile                                 # Keras makes True or False of "auto"
+        super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **options)
+        self.compiler = Compiler(jit_compile, self.run_eagerly)
+        self._derivatives = {}                                          # by shapes of the batch and trainable weights
+
+    # ------------------------------------------------------------------------------------------------ Keras' model
 
     def call(self, x, training=False):
         """The outcome y = P(x, network(input)) for a batch, (B, …)."""
@@ -65,55 +90,173 @@ class PhysicsModel(keras.Model):
         controls = self.network(self.network_input(x), training=False)
         return {"controls": controls, "outcome": self.simulator(x, controls)}
 
+    def get_config(self):
+        """Network, simulator and network_input, serialised: what `save` writes and `from_config` takes.
+
+        Raises:
+            ValueError: one of them is a function that Keras cannot serialise.
+        """
+        config = super().get_config()
+        for name in PARTS:
+            part = getattr(self, name)
+            if not (part is _same or isinstance(part, keras.layers.Layer) or keras.saving.get_registered_object(
+                    keras.saving.get_registered_name(part)) is part):
+                raise ValueError(f"{name} is {part!r}, which Keras cannot write to a file: make it a Keras layer or register it with "
+                                 "keras.saving.register_keras_serializable, or save the network alone: model.network.save(…)")
+            config[name] = None if part is _same else keras.saving.serialize_keras_object(part)
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        """The model of a `get_config`."""
+        parts = {name: keras.saving.deserialize_keras_object(config.pop(name)) for name in PARTS}
+        return cls(**parts, **config)
+
+    def compile_from_config(self, config):
+        """Compiles a loaded model as it was compiled when saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)              # or its state could not be loaded
+
+    def save(self, filepath, *arguments, **options):
+        """Keras' save; refused before anything is written where `get_config` cannot say what the model is."""
+        self.get_config()
+        super().save(filepath, *arguments, **options)
+
+    def make_train_function(self, force=False):
+        """What Keras' fit calls for each `steps_per_execution` batches.
+
+        A step of a Jacobian power is compiled in its parts, which Python calls in turn: LAPACK is among them. That of an
+        ordinary optimizer is compiled as a whole, without XLA where XLA cannot do it.
+        """
+        if self.train_function is not None and not force:
+            return
+        if isinstance(self.optimizer, JacobianPower):
+            self.train_function = self._train_by_parts
+            return
+        super().make_train_function(force=True)
+        if self.jit_compile and self.asked_to_jit == "auto" and not self.run_eagerly:
+            self._compiled_by_xla, self.train_function = self.train_function, self._try_xla
+
+    def _train_by_parts(self, iterator):
+        logs = None
+        for _, data in zip(range(self.steps_per_execution), iterator):
+            logs = self.train_step(keras.tree.map_structure(
+                lambda t: None if isinstance(t, tf.experimental.Optional) else t, data))
+        if logs is None:
+            raise StopIteration
+        return logs
+
+    def _try_xla(self, iterator):
+        """The first execution of a step that XLA may not be able to compile: the same batches are tried again without it."""
+        batches = [data for _, data in zip(range(self.steps_per_execution), iterator)]
+        if not batches:
+            raise StopIteration
+
+        def again():
+            if isinstance(iterator, tf.data.Iterator):
+                return iter(tf.data.Dataset.from_generator(lambda: batches, output_signature=iterator.element_spec))
+            return iter(batches)
+        x = keras.utils.unpack_x_y_sample_weight(batches[0])[0]
+        self.train_function = self._compiled_by_xla
+        if self.compiler.is_small(tf.function(lambda x: self(x, training=True), autograph=False), "The step", x):
+            try:
+                return self.train_function(again())
+            except tf.errors.OpError as error:
+                failure = error
+        else:
+            failure = None
+        self.jit_compile = False
+        super().make_train_function(force=True)
+        logs = self.train_function(again())                             # raises again if it is not XLA's fault
+        if failure:
+            self.compiler.without_xla("The step", failure)
+        return logs
+
+    # ------------------------------------------------------------------------------------------------ a step
+
     def train_step(self, data):
         """One update of the weights: plain gradients or a Jacobian power, as the optimizer asks for."""
         if not isinstance(self.optimizer, JacobianPower):
             return super().train_step(data)
         x, y_true, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)     # as Keras does before `call`
-        loss, outcome, gradient, pieces = self._derivatives(x, y_true, sample_weight)
+        derivatives = self.derivatives_for(x, y_true, sample_weight)
+        loss, outcome, gradient, jacobian = derivatives.take(x, y_true, sample_weight)
+        directions, spectrum = self.direction(gradient, jacobian)
+        penalty = derivatives.penalty(x)
+        if penalty:
+            loss = loss + tf.cast(penalty[0], loss.dtype)
+            directions = [direction + share for direction, share in zip(directions, penalty[1])]
+        self._count_spectrum(spectrum)
+        results = derivatives.apply(directions, loss, x, y_true, outcome, sample_weight)
+        return {**results, **self.mean_spectrum()}
 
-        weights = self.network.trainable_variables
-        results = tf.numpy_function(
-            lambda gradient, *arrays: self._direction(gradient, tf.nest.pack_sequence_as(pieces, arrays)),
-            [gradient, *tf.nest.flatten(pieces)], [w.dtype for w in weights] + [tf.float64] * 3)
-        directions, spectrum = results[:len(weights)], results[len(weights):]
-        self.optimizer.apply([tf.ensure_shape(direction, w.shape) for direction, w in zip(directions, weights)], weights)
+    def derivatives_for(self, x, y_true, sample_weight):
+        """The Derivatives of batches of this shape, proven to be right with the first of them."""
+        key = (tuple(map(id, self.trainable_variables)), str(tf.nest.map_structure(
+            lambda t: None if t is None else (t.shape, t.dtype), (x, y_true, sample_weight))))
+        if key not in self._derivatives:
+            derivatives = self._derivatives[key] = Derivatives(self, self.compiler, x, y_true, sample_weight)
+            derivatives.apply = self.compiler.function(self._trace_update, "The update", xla=False)
+            self.optimizer.build_for(self.trainable_variables)
+        self.route = self._derivatives[key].route
+        return self._derivatives[key]
 
-        for metric, value in zip(self.spectrum_metrics, spectrum):
-            metric.update_state(tf.ensure_shape(value, ()))
-        for metric in self.metrics:
-            if metric.name == "loss":
-                metric.update_state(loss, sample_weight=tf.shape(outcome)[0])
-        return self.compute_metrics(x, y_true, outcome, sample_weight)
+    def direction(self, gradient, jacobian):
+        """J^κ g on the host.
 
-    def _trace_derivatives(self, x, y_true, sample_weight):
-        """Loss L, outcome y, its gradient g = ∂L/∂y of shape (n,), and the pieces of J = ∂y/∂θ, on one batch."""
-        outcome, pieces = trace_jacobian(self.network, self.simulator, x, self.network_input)
-        with tf.GradientTape() as tape:
-            tape.watch(outcome)
-            loss = self.compute_loss(x, y_true, outcome, sample_weight)
-        return loss, outcome, tf.reshape(tape.gradient(loss, outcome), [-1]), pieces
+        Args:
+            gradient: g, (n,).
+            jacobian: FactoredJacobian or RowsJacobian.
 
-    def _direction(self, gradient, pieces):
-        """J^κ g on the host: one array per trainable weight, then rank, σ_max and σ_min kept.
-
-        Not-a-number comes out where it went in, so that a diverged run is seen in its loss rather than stopped here.
+        Returns:
+            (directions, spectrum): one array per trainable weight, of its shape and dtype; (rank, σ_max, σ_min kept).
+            Not-a-number comes out where it went in, so that a diverged run is seen in its loss rather than stopped here.
         """
         kappa, truncation = self.optimizer.kappa, self.optimizer.truncation
-        weights = self.network.trainable_variables
-        jacobian = assemble(self.network, pieces)
+        weights = self.trainable_variables
         n, p = jacobian.shape
         with blas_threads(min(n, p)):
             if n <= p:
                 matrix, vector = jacobian.gram(), gradient
             else:                                                      # the small side: f(JᵀJ) Jᵀg = J^κ g
-                dense = jacobian.dense()
-                matrix, vector = dense.T @ dense, dense.T @ gradient
+                matrix = jacobian.normal()
+                vector = np.concatenate([np.ravel(share) for share in jacobian.pullback(gradient)])
             if not (np.isfinite(matrix).all() and np.isfinite(vector).all()):
-                return [np.full(w.shape, np.nan, w.dtype) for w in weights] + [0.0, np.nan, np.nan]
+                return [np.full(w.shape, np.nan, w.dtype) for w in weights], (0.0, np.nan, np.nan)
             coefficients, spectrum = gram_coefficients(matrix, vector, kappa, truncation)
-            directions = (jacobian.pullback(coefficients) if n <= p
-                          else unflatten(coefficients, [w.shape for w in weights]))
-        return [d.astype(w.dtype) for d, w in zip(directions, weights)] + [
-            np.float64(spectrum.rank), spectrum.sigma_max, spectrum.sigma_min]
+            directions = (jacobian.pullback(coefficients) if n <= p else unflatten(coefficients, [w.shape for w in weights]))
+        return [d.astype(w.dtype) for d, w in zip(directions, weights)], (
+            spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
+
+    def _trace_update(self, directions, loss, x, y_true, outcome, sample_weight):
+        """Moves the weights and updates Keras' metrics; returns their results."""
+        self.optimizer.apply_directions(directions, self.trainable_variables)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(outcome)[0])[0])
+        return self.compute_metrics(x, y_true, outcome, sample_weight)
+
+    # -------------------------------------------------------------------------------------------- what fit logs
+
+    def reset_metrics(self):
+        """Keras' reset of the metrics at the start of an epoch, and of the means of rank, σ_max and σ_min."""
+        super().reset_metrics()
+        self.reset_spectrum()
+
+    def reset_spectrum(self):
+        """Starts the means of the spectrum again."""
+        self._spectrum_sum, self._spectrum_count = np.zeros(len(SPECTRUM)), 0
+
+    def _count_spectrum(self, spectrum):
+        self._spectrum_sum, self._spectrum_count = self._spectrum_sum + spectrum, self._spectrum_count + 1
+
+    def mean_spectrum(self):
+        """{"rank", "sigma_max", "sigma_min"}: means over the updates since the last reset."""
+        return dict(zip(SPECTRUM, (self._spectrum_sum / self._spectrum_count).tolist()))
+
+
+def _same(x):
+    """What the network sees by default: all there is."""
+    return x

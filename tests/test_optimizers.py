@@ -25,7 +25,7 @@ def test_the_names_stand_for_their_powers():
 
 def test_a_step_is_learning_rate_times_direction():
     variable = keras.Variable(np.array([1.0, 2.0], "float32"))
-    hig.HIG(0.25, truncation=1e-6).apply([np.array([4.0, -8.0], "float32")], [variable])
+    hig.HIG(0.25, truncation=1e-6).apply_directions([np.array([4.0, -8.0], "float32")], [variable])
     np.testing.assert_array_equal(variable.numpy(), [0.0, 4.0])
 
 
@@ -33,8 +33,8 @@ def test_learning_rate_schedule():
     variable = keras.Variable(np.zeros(1, "float32"))
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [1.0, 0.5])
     optimizer = hig.HIG(schedule, truncation=1e-6)
-    optimizer.apply([np.ones(1, "float32")], [variable])
-    optimizer.apply([np.ones(1, "float32")], [variable])
+    optimizer.apply_directions([np.ones(1, "float32")], [variable])
+    optimizer.apply_directions([np.ones(1, "float32")], [variable])
     np.testing.assert_array_equal(variable.numpy(), [-1.5])
 
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import hig
+
 from hig.runs.cli import parse
-from hig.jacobian import assemble, trace_jacobian
 from hig.runs.results import load_results
 from hig.runs.experiments import fixed_batches, mean_losses
 from Schroedinger import experiment
@@ -224,9 +225,10 @@ def test_jacobian_of_the_weights_by_either_route():
     targets = tf.constant(experiment.draw_data(1)[0][:3])
 
     def gram(simulator):
-        trace = tf.function(trace_jacobian, jit_compile=True)
-        outcome, pieces = trace(model.network, simulator, targets, model.network_input)
-        return outcome.numpy(), assemble(model.network, pieces).gram()
+        other = hig.PhysicsModel(model.network, simulator)
+        other.compile(hig.HIG(0.5, truncation=1e-5), experiment.loss)
+        _, outcome, _, jacobian = other.derivatives_for(targets, targets, None).take(targets, targets, None)
+        return outcome.numpy(), jacobian.gram()
 
     outcome, K = gram(model.simulator)
     repeated_outcome, repeated_K = gram(lambda x, u: model.simulator(x, u))                 # hides `jacobian`
