@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from hig.figures.curves import SYSTEMS
-from hig.runs.cli import fail, run_program
+from hig.runs.cli import fail, standard_streams
 
 ROOT = Path(__file__).resolve().parent
 BY_HAND = [folder for folder in SYSTEMS.values() if (ROOT / folder / "interactive").is_dir()]
@@ -69,4 +69,5 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    standard_streams()
+    sys.exit(main())

@@ -26,7 +26,7 @@ from hig.figures.losses import make_figure
 from hig.figures.reading import collect
 from hig.figures.style import COLORS, write_figure
 from hig.figures.table import table
-from hig.runs.cli import positive_integer, run_program
+from hig.runs.cli import positive, standard_streams
 
 ROOT = Path(__file__).resolve().parent
 FIGURES, ANIMATIONS = (".png", ".pdf", ".svg"), (".gif", ".mp4")
@@ -50,7 +50,7 @@ def parse(arguments):
     add("--output", type=named(*FIGURES), metavar="FILE", help="draw all curves into this figure (png, pdf or svg)")
     add("--x", choices=AXES, default="time", help="horizontal axis (default: %(default)s)")
     add("--y", choices=LOSSES, default="test", help="loss to draw (default: %(default)s)")
-    add("--smooth", type=positive_integer, default=1, metavar="N", help="geometric mean over N entries of a curve")
+    add("--smooth", type=positive, metavar="SECONDS", help="geometric mean over so many seconds of training around each entry")
     add_looks(parser)
     return parser.parse_args(arguments)
 
@@ -134,4 +134,5 @@ def main(arguments=None, root=ROOT):
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    standard_streams()
+    sys.exit(main())

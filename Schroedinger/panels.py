@@ -1,21 +1,18 @@
 """What figures and pages show of the dipole: beside the loss, how well its populations are met."""
 
-import itertools
-
-from hig.figures.curves import Panel, System, drawable, thin
+from hig.figures.curves import Panel, System, drawable
+from hig.figures.losses import draw_curves
 from hig.figures.style import legible
 
 
 def draw_populations(ax, groups, colors, options):
-    """Panel of the Schroedinger equation: mean absolute error of the populations of the states |2⟩ and |3⟩."""
-    logarithmic = ax.get_xscale() == "log"
+    """Panel: mean absolute error of the populations of the states |2⟩ and |3⟩; of several seeds, medians and bands."""
     ax.set_ylabel("error of the populations")
     for label, members in groups.items():
-        for run, (state, dashes) in itertools.product(members, ((2, "-"), (3, "--"))):
-            x, y = drawable(run, run.results[f"population_error_{state}"], options.x, logarithmic, options.smooth)
-            index = thin(x, y, logarithmic)
-            text = legible(f"{label}, state {state}") if run is members[0] else None
-            ax.plot(x[index], y[index], dashes, color=colors[label], label=text)
+        for state, dashes in ((2, "-"), (3, "--")):
+            curves = [drawable(run, run.results[f"population_error_{state}"], options.x, ax.get_xscale() == "log",
+                               options.smooth) for run in members]
+            draw_curves(ax, curves, colors[label], legible(f"{label.replace('_', ' ')}, |{state}⟩"), dashes)
 
 
 SYSTEM = System(

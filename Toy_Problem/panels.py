@@ -9,39 +9,49 @@ from hig.figures.style import legible
 
 
 def draw_activations(ax, groups, colors, options):
-    """Panel of the toy problem: mean of the hidden activations |tanh|, with their standard deviation as a band."""
-    ax.set_yscale("linear")
-    ax.set_ylim(0, 1.05)
-    ax.set_ylabel("hidden activations")
+    """Panel: mean of the hidden activations |tanh|, with their standard deviation as a band; of one seed."""
+    ax.set(yscale="linear", ylim=(0, 1.05), ylabel="hidden activations")
     for label, members in groups.items():
-        x, mean = drawable(members[0], members[0].results["activation_mean"], options.x, ax.get_xscale() == "log", options.smooth)
+        x, mean, *_ = drawable(members[0], members[0].results["activation_mean"], options.x, False, options.smooth)
         std = np.interp(x, x_values(members[0], options.x), members[0].results["activation_std"])
         index = thin(x, mean, False)
         ax.fill_between(x[index], (mean - std)[index], (mean + std)[index], color=colors[label], alpha=0.15, linewidth=0)
         ax.plot(x[index], mean[index], color=colors[label])
+    ax.set_title(f"mean and spread of |tanh|{of_one_seed(groups)}", fontsize=9, loc="left")
 
 
 def draw_paths(ax, groups, colors, options):
-    """Panel of the toy problem: the outputs for one sample in the (y₁, y₂) plane, from the start to a star, the target.
+    """Panel: the outputs for one sample in the (y₁, y₂) plane, from a ring, the start, to a star, the target; of one seed.
 
     The view is that of start and target; a path may leave it and come back.
     """
     ax.set(xscale="linear", yscale="linear", xlabel="$y_1$", ylabel="$y_2$")
-    shown = []
+    shown, ink = [], ax.xaxis.label.get_color()
     for label, members in groups.items():
         results, death = members[0].results, find_death(members[0])
         path = np.array([results["path_y1"], results["path_y2"]])[:, :death.index if death else None]
         ax.plot(*path, color=colors[label], linewidth=1.2)
         ax.plot(*path[:, -1:], ".", color=colors[label], markersize=9)
         target = [results["sim_par"].get(f"path_target_{y}", np.nan) for y in ("y1", "y2")]
-        ink = ax.xaxis.label.get_color()
-        ax.plot(*path[:, :1], "o", color=ink, markersize=5, markerfacecolor="none", zorder=4)
-        ax.plot(*target, "*", color=ink, markersize=11, markerfacecolor="gold", zorder=3)
+        first = label == next(iter(groups))
+        ax.plot(*path[:, :1], "o", color=ink, markersize=5, markerfacecolor="none", zorder=4, label="start" if first else None)
+        ax.plot(*target, "*", color=ink, markersize=11, markerfacecolor="gold", zorder=3, label="target" if first else None)
         shown += [path[:, 0], target]
+    ax.legend(loc="best")
     low, high = np.nanmin(shown, axis=0), np.nanmax(shown, axis=0)
     margin = 0.6 * (high - low)
     if np.all(margin > 0):
         ax.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+    x = next(iter(groups.values()))[0].results["sim_par"].get("path_x")
+    ax.set_title(f"output for {'one sample' if x is None else f'x = {x:g}'}{of_one_seed(groups)}", fontsize=9, loc="left")
+
+
+def of_one_seed(groups):
+    """Words that tell which seed is shown, where there are several; of each group that is the first one."""
+    if max(map(len, groups.values())) == 1:
+        return ""
+    seeds = {members[0].results["sim_par"].get("seed") for members in groups.values()}
+    return f", seed {seeds.pop()} alone" if len(seeds) == 1 else ", one seed alone"
 
 
 def draw_finals(ax, groups, colors, options):

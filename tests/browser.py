@@ -65,7 +65,8 @@ def page(browser, tmp_path):
     for process in processes:
         stop(process)
     assert not errors
-    assert requests and not [url for url in requests if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
+    assert [url for url in requests if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
+    assert requests
 
 
 def serve(*arguments, cwd):

@@ -23,12 +23,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from hig.figures.curves import median_band
+from hig.figures.curves import Curve, median_band, state_of
 from hig.figures.reading import read_runs
 from hig.live import page as watching_page
 from hig.runs.locks import held, locked
 from hig.runs.results import load_results, save_results
-from hig.live.watching import Watcher, csv_lines, quantities, quantity, state_of, table_row
+from hig.live.watching import Watcher, csv_lines, quantities, quantity, table_row
 from tests.browser import ROOT, browser, click, graph, no_overflow, page, serve, stop, text, until, wait_for  # noqa: F401
 from tests.test_plot import falling, save
 
@@ -223,7 +223,8 @@ def test_seeds_become_a_band_or_lines(tmp_path):
 
 def test_a_band_of_values_without_logarithm():
     x = np.arange(3.0)
-    _, middle, low, high = median_band([(x, x - 1, False), (x, -x, False), (x, 0 * x, False)], logarithmic=False)
+    curves = [Curve(x, y, None, True) for y in (x - 1, -x, 0 * x)]
+    _, middle, low, high, _ = median_band(curves, logarithmic=False)
     assert_array_equal(middle, [0, 0, 0])
     assert_array_equal(low, [-1, -1, -2])
     assert_array_equal(high, [0, 0, 1])
@@ -242,7 +243,7 @@ def test_a_dead_run_ends_in_a_cross(tmp_path):
     figure = refresh(Watcher([tmp_path]))["figure"]
     (cross,) = [trace for trace in figure["data"] if trace["mode"] == "markers"]
     assert figure["layout"]["yaxis"]["autorangeoptions"] == {"clipmax": 1e3}  # the others stay legible
-    assert_array_equal([values(cross["x"]), values(cross["y"])], [[4], [1e3]])
+    assert_array_equal([values(cross["x"]), values(cross["y"])], [[6], [1e3]])
 
 
 def test_poisson_begins_with_a_logarithmic_time_axis(tmp_path):

@@ -13,11 +13,11 @@ from selenium.webdriver.common.keys import Keys
 import plot
 import Poisson
 from hig.runs.cli import parse
+from hig.figures.curves import state_of
 from hig.figures.reading import read_runs
 from hig.runs.locks import locked
 from hig.runs.results import load_results
 from hig.runs.training import SettingsError
-from hig.live.watching import state_of
 from Poisson import experiment
 from Poisson.interactive.trainer import NAME, Trainer, work
 from Poisson.interactive.page import SETTINGS

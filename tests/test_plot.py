@@ -63,7 +63,7 @@ def crosses(ax):
 def test_losses_over_seconds(tmp_path):
     losses, seconds = falling(), np.cumsum(np.r_[0, np.linspace(1, 2, 19)])
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", losses, seconds)
-    (ax,) = draw([path])
+    ax, *_ = draw([path])
     line = lines(ax)["HIG"]
     assert_array_equal(line.get_xdata(), seconds)
     assert_allclose(line.get_ydata(), 1.1 * losses, rtol=1e-12)  # one multiplication: rounding
@@ -76,7 +76,7 @@ def test_losses_over_seconds(tmp_path):
 @pytest.mark.parametrize("axis,factor,label", [("epochs", 1, "epochs"), ("updates", 32, "updates")])
 def test_other_axes(tmp_path, axis, factor, label):
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    (ax,) = draw([path], "--x", axis, "--y", "train")
+    ax, *_ = draw([path], "--x", axis, "--y", "train")
     assert_array_equal(lines(ax)["HIG"].get_xdata(), factor * np.arange(20))
     assert_array_equal(lines(ax)["HIG"].get_ydata(), falling())
     assert ax.get_xlabel() == label and ax.get_ylabel() == "training loss"
@@ -85,7 +85,7 @@ def test_other_axes(tmp_path, axis, factor, label):
 def test_the_paper_s_colours_and_the_order_of_the_legend(tmp_path):
     for name in ("HIG", "Adam", "GN", "Unheard", "SGD"):
         save(tmp_path / f"NLO_{name}_RESULTS.pickle", falling())
-    (ax,) = draw([tmp_path])
+    ax, *_ = draw([tmp_path])
     assert list(lines(ax)) == ["Adam", "GN", "HIG", "SGD", "Unheard"]
     for name, color in (("Adam", "dodgerblue"), ("GN", "crimson"), ("HIG", "darkorchid")):
         assert to_rgba(lines(ax)[name].get_color()) == to_rgba(color)
@@ -101,7 +101,7 @@ def test_all_colours_differ(palette):
 
 def test_styles_and_colours_are_applied(tmp_path):
     path = save(tmp_path / "NLO_GN_RESULTS.pickle", falling())
-    (paper,), (dark,) = draw([path]), draw([path], "--style", "dark", "--colors", "safe")
+    (paper, *_), (dark, *_) = draw([path]), draw([path], "--style", "dark", "--colors", "safe")
     assert sum(to_rgba(paper.get_facecolor())[:3]) == 3 and sum(to_rgba(dark.get_facecolor())[:3]) < 0.5
     assert dark.xaxis.label.get_color() != paper.xaxis.label.get_color()
     assert to_rgba(lines(dark)["GN"].get_color()) == to_rgba("#D55E00")
@@ -110,13 +110,13 @@ def test_styles_and_colours_are_applied(tmp_path):
 def test_losses_that_a_log_axis_cannot_show_are_left_out(tmp_path):
     losses = falling()
     losses[[3, 4]] = 0, -1e-8  # the fidelity of a quantum state can exceed 1 by rounding
-    (ax,) = draw([save(tmp_path / "QMC_HIG_RESULTS.pickle", losses)])
+    ax, *_ = draw([save(tmp_path / "QMC_HIG_RESULTS.pickle", losses)])
     assert_array_equal(lines(ax)["HIG"].get_xdata(), np.delete(np.arange(20) * 2.0, [3, 4]))
 
 
 def test_poisson_is_logarithmic_in_time_and_needs_no_test_set(tmp_path):
     save(tmp_path / "POISSON_HIG_RESULTS.pickle", falling(), test=np.full(20, np.nan))
-    (ax,) = draw([tmp_path])
+    ax, *_ = draw([tmp_path])
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert ax.get_ylabel() == "training loss"
     assert_array_equal(lines(ax)["HIG"].get_xdata(), np.arange(1, 20) * 2.0)  # time 0 has no place there
@@ -126,12 +126,12 @@ def test_poisson_is_logarithmic_in_time_and_needs_no_test_set(tmp_path):
 def test_test_losses_measured_now_and_then(tmp_path):
     test = np.full(20, np.nan)
     test[::5] = falling()[::5]
-    (ax,) = draw([save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(), test=test)])
+    ax, *_ = draw([save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(), test=test)])
     assert_array_equal(lines(ax)["HIG"].get_xdata(), np.arange(20)[::5] * 2.0)
     assert not crosses(ax)
 
 
-def test_an_example_of_the_best_run_has_a_panel_with_one_colour_scale_for_each_row(tmp_path):
+def test_an_example_of_the_best_run_has_a_panel_with_labelled_colour_scales(tmp_path):
     rng = np.random.default_rng(0)
     names = ("x", "x_ground_truth", "target", "residual")
     better, worse = ({f"example_{name}": rng.normal(size=(8, 8)) for name in names} for _ in range(2))
@@ -140,24 +140,27 @@ def test_an_example_of_the_best_run_has_a_panel_with_one_colour_scale_for_each_r
     _, panel, *rest = draw([tmp_path])
     assert "HIG" in panel.get_title() and not rest                       # colour bars and images are insets
     images = {ax.get_title(): ax.images[0] for ax in panel.child_axes if ax.get_title()}
-    expected = dict(zip(("predicted x", "ground truth x", "target y*", "residual y − y*"), names))
+    expected = dict(zip(("predicted x", "true x", "target y*", "residual y − y*"), names))
     assert set(images) == set(expected)
     for title, name in expected.items():
         assert_array_equal(images[title].get_array(), better[f"example_{name}"])
-    for row in (names[:2], names[2:]):
-        limit = max(np.abs(better[f"example_{name}"]).max() for name in row)
-        for title in (title for title, name in expected.items() if name in row):
+    for together in (names[:2], names[2:3], names[3:]):                  # x and its truth; the target; the residual
+        limit = max(np.abs(better[f"example_{name}"]).max() for name in together)
+        for title in (title for title, name in expected.items() if name in together):
             assert images[title].get_clim() == (-limit, limit)
+    share = np.linalg.norm(better["example_residual"]) / np.linalg.norm(better["example_target"])
+    assert f"residual is {100 * share:.2g} % of the target" in panel.get_title()
+    assert all(bar.get_ylabel() for bar in panel.child_axes if not bar.get_title())
 
 
 @pytest.mark.parametrize("axis, position", [("time", 14.0), ("epochs", 7), ("updates", 7 * 32)])
 def test_the_switch_of_a_pretrained_run_is_marked(tmp_path, axis, position):
     path = save(tmp_path / "POISSON_Adam_then_HIG_RESULTS.pickle", falling())
-    (ax,) = draw([path], "--x", axis)
+    ax, *_ = draw([path], "--x", axis)
     assert not ax.texts
     results = load_results(path)
     save_results(path, {**results, "provenance": {**results["provenance"], "switch_epoch": 7}})
-    (ax,) = draw([path], "--x", axis)
+    ax, *_ = draw([path], "--x", axis)
     assert [text.get_text() for text in ax.texts] == ["switch"] and ax.texts[0].xy[0] == position
     assert any(list(line.get_xdata()) == [position] * 2 for line in ax.lines)
 
@@ -168,7 +171,7 @@ def test_the_switch_is_marked_on_a_thinned_curve_without_its_epoch(tmp_path):
     kept = {key: np.delete(values, 7) for key, values in results.items() if np.shape(values) == (20,)}
     save_results(path, {**results, **kept, "epoch_time": np.diff(kept["simulation_time"]),
                         "provenance": {**results["provenance"], "switch_epoch": 7}})
-    (ax,) = draw([path], "--x", "epochs")
+    ax, *_ = draw([path], "--x", "epochs")
     assert ax.texts[0].xy[0] == 6                                       # the last entry before
 
 
@@ -177,7 +180,7 @@ def test_one_measured_point_is_seen_and_the_table_has_the_last_one(tmp_path):
     losses = falling(15)
     test = np.where(np.arange(15) % 10 == 0, losses, np.nan)
     path = save(tmp_path / "POISSON_HIG_RESULTS.pickle", losses, test=test)
-    (ax,) = draw([path])
+    ax, *_ = draw([path])
     line = lines(ax)["HIG"]
     assert_array_equal(line.get_xdata(), [20.0])
     assert line.get_marker() == "o"
@@ -185,18 +188,20 @@ def test_one_measured_point_is_seen_and_the_table_has_the_last_one(tmp_path):
     assert f"{losses[10]:.3e}" in row and "nan" not in row
 
 
-def test_smoothing_is_a_geometric_mean():
-    y = np.random.default_rng(0).lognormal(size=50)
-    for count in (1, 2, 5, 8):
-        expected = [np.prod(window) ** (1 / len(window)) for window in
-                    (y[max(0, i - (count - 1) // 2):i + count // 2 + 1] for i in range(50))]
-        assert_allclose(curves.smooth(y, count), expected, rtol=1e-10)  # a sum of 50 logarithms: rounding
-    assert_array_equal(curves.smooth(y, 1), y)
+def test_smoothing_is_a_geometric_mean_over_seconds():
+    """The same seconds on both sides, however many entries are in them."""
+    rng = np.random.default_rng(0)
+    seconds, y = np.cumsum(rng.uniform(0.1, 2, size=50)), rng.lognormal(size=50)
+    for width in (0.5, 3.0, 20.0):
+        inside = (y[np.abs(seconds - moment) <= width / 2] for moment in seconds)
+        expected = [np.prod(window) ** (1 / len(window)) for window in inside]
+        assert_allclose(curves.smooth(seconds, y, width), expected, rtol=1e-10)  # a sum of 50 logarithms: rounding
+    assert_array_equal(curves.smooth(seconds, y, None), y)
 
 
 def test_smoothing_is_applied(tmp_path):
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling() * np.tile([1, 2], 10))
-    (rough,), (smoothed,) = draw([path]), draw([path], "--smooth", "2")
+    (rough, *_), (smoothed, *_) = draw([path]), draw([path], "--smooth", "4")
     assert np.diff(np.log(lines(rough)["HIG"].get_ydata())).max() > 0
     assert np.diff(np.log(lines(smoothed)["HIG"].get_ydata())[:-1]).max() < 0
 
@@ -230,7 +235,7 @@ def test_short_curves_stay_whole():
 def test_a_long_curve_is_thinned_in_the_figure(tmp_path):
     losses = np.full(50_000, 0.1)
     losses[31_415], losses[27_182] = 0.9, 0.001
-    (ax,) = draw([save(tmp_path / "NLO_Adam_RESULTS.pickle", losses)])
+    ax, *_ = draw([save(tmp_path / "NLO_Adam_RESULTS.pickle", losses)])
     y = lines(ax)["Adam"].get_ydata()
     assert len(y) <= 2 * curves.BINS + 2
     assert_allclose([y.min(), y.max()], [0.0011, 0.99], rtol=1e-12)
@@ -243,7 +248,7 @@ def test_seeds_become_a_median_with_a_band(tmp_path):
     curves = [falling() * rng.lognormal(size=20) for _ in range(5)]
     for seed, losses in enumerate(curves):
         save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", losses, settings={"seed": seed, "eta": 1.0})
-    (ax,) = draw([tmp_path], "--y", "train")
+    ax, *_ = draw([tmp_path], "--y", "train")
     line = lines(ax)["HIG"]
     assert_array_equal(line.get_xdata(), np.arange(20) * 2.0)
     assert_allclose(line.get_ydata(), np.median(curves, axis=0), rtol=1e-12)  # exp of log: rounding
@@ -255,19 +260,50 @@ def test_seeds_become_a_median_with_a_band(tmp_path):
     assert line.get_label() == f"HIG: {np.median([c[-1] for c in curves]):.1e}, median of 5 runs"
 
 
-def test_a_band_interpolates_the_logarithm_and_ends_with_the_shortest_run():
-    x, middle, low, high = curves.median_band([(np.array([0.0, 4.0]), np.array([1.0, 1e-4]), False),
-                                             (np.array([0.0, 1.0, 2.0]), np.array([1.0, 0.5, 0.5]), False)])
-    assert_array_equal(x, [0, 1, 2])
-    assert_allclose(low, [1, 0.1, 0.01], rtol=1e-12)
-    assert_allclose(high, [1, 0.5, 0.5], rtol=1e-12)
-    assert_allclose(middle, np.sqrt(low * high), rtol=1e-12)  # median of two logarithms
+def curve(x, y, death=None, ended=True):
+    return curves.Curve(np.asarray(x, float), np.asarray(y, float), death, ended)
+
+
+def test_a_band_interpolates_the_logarithm():
+    x, middle, low, high, count = curves.median_band([curve([0, 4], [1, 1e-4]), curve([0, 1, 2], [1, 0.5, 0.5])])
+    assert_array_equal(x, [0, 1, 2, 4])
+    assert_allclose(low, [1, 0.1, 0.01, 1e-4], rtol=1e-12)
+    assert_allclose(high, [1, 0.5, 0.5, 0.5], rtol=1e-12)               # a run that has finished counts on
+    assert_allclose(middle, np.sqrt(low * high), rtol=1e-12)            # median of two logarithms
+    assert count == 2
+
+
+def test_a_young_run_leaves_the_median_where_it_is():
+    """Nine seeds have finished after 60 s, the tenth has just begun: it counts as far as it has come."""
+    old = [curve([0, 60], [1, level]) for level in (1e-1, 1e-2, 1e-3)]
+    young = curve([0, 6], [1, 1e-9], ended=False)
+    x, middle, low, _, count = curves.median_band([*old, young])
+    assert_array_equal(x, [0, 6, 60])
+    assert_allclose(middle[-1], 1e-2, rtol=1e-12)
+    assert low[1] < 1e-8 and low[2] == pytest.approx(1e-3) and count == 3
+    x, *_, count = curves.median_band([curve([0, end], [1, 0.1], ended=False) for end in (1, 2, 3, 4)])
+    assert x[-1] == 3 and count == 2                                    # no median of fewer than half of the runs
+
+
+def test_the_legend_says_how_many_runs_the_median_is_of(tmp_path):
+    for seed in range(4):
+        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(20 if seed else 3), state="finished" if seed else "interrupted",
+             settings={"seed": seed})
+    ax, *_ = draw([tmp_path])
+    assert lines(ax)["HIG"].get_label() == f"HIG: {1.1 * falling()[-1]:.1e}, median of 3 of 4 runs"
+    assert lines(ax)["HIG"].get_xdata()[-1] == 38
+
+
+def test_runs_of_different_budgets_are_not_mixed(tmp_path):
+    for seed, budget in enumerate((60.0, 60.0, 6.0)):
+        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(int(budget)), settings={"seed": seed, "max_time": budget})
+    assert list(lines(draw([tmp_path])[0])) == ["HIG (6 s)", "HIG (60 s)"]
 
 
 def test_dead_runs_count_as_infinite_in_the_median():
-    alive = [(np.arange(4.0), np.full(4, level), False) for level in (1.0, 2.0, 3.0)]
-    dead = [(np.arange(2.0), np.full(2, 0.1), True)] * 2
-    x, middle, low, high = curves.median_band(alive + dead)
+    alive = [curve(np.arange(4), np.full(4, level)) for level in (1.0, 2.0, 3.0)]
+    dead = [curve(np.arange(2), np.full(2, 0.1), death=(2.0, 0.1))] * 2
+    x, middle, low, high, _ = curves.median_band(alive + dead)
     assert_array_equal(x, np.arange(4))
     assert_allclose(middle, [1, 1, 3, 3], rtol=1e-12)
     assert_allclose(low, [0.1, 0.1, 1, 1], rtol=1e-12)
@@ -275,13 +311,64 @@ def test_dead_runs_count_as_infinite_in_the_median():
     assert_array_equal(curves.median_band(alive[:1] + dead)[1][2:], [np.inf, np.inf])
 
 
+def test_many_settings_are_graded_in_numeric_order(tmp_path):
+    for size in (16, 128, 64, 512, 32, 1024):
+        save(tmp_path / str(size) / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 1, "batch_size": size})
+    ax, final, _ = draw([tmp_path])
+    assert [name.split("=")[1] for name in lines(ax)] == ["16)", "32)", "64)", "128)", "512)", "1024)"]
+    brightness = [sum(to_rgba(line.get_color())[:3]) for line in lines(ax).values()]
+    assert np.all(np.diff(brightness) > 0)
+    assert final.get_xlabel() == "batch size" and final.get_xscale() == "log"
+
+
+def test_one_odd_file_does_not_tear_a_band_apart(tmp_path):
+    for seed in range(4):
+        save(tmp_path / f"seed_{seed}" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": seed, "a": 1, "b": 2, "c": 3})
+    save(tmp_path / "odd" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 9})
+    assert list(lines(draw([tmp_path])[0])) == ["HIG (odd)", "HIG"]
+
+
+# ---------------------------------------------------------------------------------------- studies
+
+def study(folder, name, losses, **settings):
+    """Three seeds of a setting, with these final training losses; NaN for one that died."""
+    for seed, final in enumerate(losses):
+        save(folder / name / "_".join(map(str, settings.values())) / f"seed_{seed}" / f"NLO_{name}_RESULTS.pickle",
+             [1.0, 0.5, final], test=[1.0, 0.5, final], settings={"seed": seed, **settings})
+
+
+def test_a_study_shows_final_losses_over_its_setting(tmp_path):
+    for eta, losses in ((0.1, (1e-2, 2e-2, 4e-2)), (1, (1e-4, 3e-4, np.nan)), (10, (np.nan, np.nan, 1e-3))):
+        study(tmp_path, "GN", losses, learning_rate=eta)
+    _, panel, _ = draw([tmp_path])
+    medians = lines(panel)["GN"]
+    assert_array_equal(medians.get_xdata(), [0.1, 1, 10])
+    assert_allclose(medians.get_ydata(), [2e-2, 3e-4, np.nan])
+    ranges = [(line.get_xdata()[0], *line.get_ydata()) for line in panel.lines if line.get_linewidth() == 5]
+    assert_allclose(ranges, [(0.1, 1e-2, 4e-2), (1, 1e-4, 3e-4), (10, 1e-3, 1e-3)])
+    assert [line.get_xdata()[0] for line in crosses(panel)] == [1, 10]
+    assert [text.get_text() for text in panel.texts] == ["1/3", "2/3"]
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == ["0.1", "1", "10"]
+
+
+def test_a_study_of_two_settings_is_a_heat_map(tmp_path):
+    table = {(eta, tau): eta * 1e-3 + tau for eta in (1, 2) for tau in (1e-6, 1e-5, 1e-4)}
+    for (eta, tau), final in table.items():
+        study(tmp_path, "HIG", (final, final, np.nan if eta == 2 else final), learning_rate=eta, truncation=tau)
+    panel = draw([tmp_path])[1]
+    (image,) = panel.collections
+    assert_allclose(np.reshape(image.get_array(), (2, 3)), [[table[eta, tau] for tau in (1e-6, 1e-5, 1e-4)] for eta in (1, 2)])
+    assert panel.get_xlabel() == "truncation" and panel.get_ylabel() == "learning rate" and "HIG" in panel.get_title(loc="left")
+    assert sum("1/3 died" in text.get_text() for text in panel.texts) == 3
+
+
 def test_runs_with_other_settings_are_not_mixed(tmp_path):
     for place, eta in (("a", 1.0), ("b", 1.0), ("c", 0.5)):
         save(tmp_path / place / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": place, "eta": eta, "tau": 1e-6})
-    assert list(lines(draw([tmp_path])[0])) == ["HIG (eta=1.0)", "HIG (eta=0.5)"]
+    assert list(lines(draw([tmp_path])[0])) == ["HIG (eta=0.5)", "HIG (eta=1)"]
     published = {"learningrate": 1, "batchsize": 128, "trunc": 1e-6}
     save(tmp_path / "published" / "NLO_HIG_RESULTS.pickle", falling(), settings=published)
-    (ax,) = draw([tmp_path / "a", tmp_path / "published"])
+    ax, *_ = draw([tmp_path / "a", tmp_path / "published"])
     assert list(lines(ax)) == ["HIG (a)", "HIG (published)"]
     assert len({line.get_color() for line in lines(ax).values()}) == 2
 
@@ -298,10 +385,10 @@ def test_a_seed_in_the_name_is_no_other_optimizer(tmp_path):
 def test_a_dead_run_ends_in_a_cross(tmp_path, value):
     losses = falling()
     losses[12:] = float(value)
-    (ax,) = draw([save(tmp_path / "NLO_GN_RESULTS.pickle", losses, state="diverged")])
+    ax, *_ = draw([save(tmp_path / "NLO_GN_RESULTS.pickle", losses, state="diverged")])
     line, (cross,) = lines(ax)["GN"], crosses(ax)
     assert_array_equal(line.get_xdata(), np.arange(12) * 2.0)
-    assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (line.get_xdata()[-1], line.get_ydata()[-1])
+    assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (24, line.get_ydata()[-1])   # when and where
     assert cross.get_color() == line.get_color()
     assert line.get_label() == f"GN: died at {value}, t = 24 s"
 
@@ -312,23 +399,23 @@ def test_a_run_that_explodes_does_not_flatten_the_others(tmp_path):
     losses[-1] = np.inf
     save(tmp_path / "NLO_GN_RESULTS.pickle", losses)
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    (ax,) = draw([tmp_path])
+    ax, *_ = draw([tmp_path])
     bottom, top = ax.get_ylim()
     assert top == pytest.approx(1.1e3) and 1e-6 < bottom < 1.1 * falling()[-1]
-    assert crosses(ax)[0].get_ydata()[0] == top and crosses(ax)[0].get_xdata()[0] == 36
+    assert crosses(ax)[0].get_ydata()[0] == top and crosses(ax)[0].get_xdata()[0] == 38
 
 
 def test_runs_that_die_at_once_or_not_at_all(tmp_path):
     dead = save(tmp_path / "NLO_GN_RESULTS.pickle", [1.0, np.nan], state="diverged")
-    (ax,) = draw([dead])
+    ax, *_ = draw([dead])
     assert len(crosses(ax)) == 1 and "died at NaN, t = 2 s" in lines(ax)["GN"].get_label()
-    (ax,) = draw([save(tmp_path / "NLO_SGD_RESULTS.pickle", [np.nan], state="diverged")])
+    ax, *_ = draw([save(tmp_path / "NLO_SGD_RESULTS.pickle", [np.nan], state="diverged")])
     assert "died at NaN, t = 0 s" in lines(ax)["SGD"].get_label()
     passing = falling()
     passing[5] = np.nan
-    (ax,) = draw([save(tmp_path / "NLO_Adam_RESULTS.pickle", passing)])
+    ax, *_ = draw([save(tmp_path / "NLO_Adam_RESULTS.pickle", passing)])
     assert not crosses(ax) and len(lines(ax)["Adam"].get_xdata()) == 19
-    (ax,) = draw([save(tmp_path / "NLO_SIP_RESULTS.pickle", falling(), state="diverged")])
+    ax, *_ = draw([save(tmp_path / "NLO_SIP_RESULTS.pickle", falling(), state="diverged")])
     assert len(crosses(ax)) == 1 and len(lines(ax)["SIP"].get_xdata()) == 20
 
 
@@ -337,7 +424,7 @@ def test_dead_seeds_are_counted(tmp_path):
         losses = falling()
         losses[10:] = np.nan if seed == 0 else losses[10:]
         save(tmp_path / str(seed) / "NLO_GN_RESULTS.pickle", losses)
-    (ax,) = draw([tmp_path])
+    ax, *_ = draw([tmp_path])
     assert lines(ax)["GN"].get_label().endswith("median of 3 runs, 1 died") and len(crosses(ax)) == 1
     losses[:] = np.nan
     save(tmp_path / "3" / "NLO_GN_RESULTS.pickle", losses)
@@ -350,7 +437,7 @@ def test_dead_seeds_are_counted(tmp_path):
 def test_every_system_has_its_panel(tmp_path):
     for prefix in ("TOY", "POISSON", "QMC", "NLO"):
         save(tmp_path / f"{prefix}_HIG_RESULTS.pickle", falling())
-    titles = [ax.get_legend().get_title().get_text() for ax in draw([tmp_path])]
+    titles = [ax.get_title(loc="left") for ax in draw([tmp_path]) if ax.axison]
     assert titles == ["Nonlinear oscillators", "Schroedinger equation", "Poisson problem", "Toy problem"]
 
 
@@ -361,10 +448,10 @@ def test_populations_of_the_dipole_have_a_panel(tmp_path):
     losses, populations = draw([tmp_path])
     assert set(lines(losses)) == {"Adam", "HIG"}
     drawn = lines(populations)
-    assert {name: line.get_linestyle() for name, line in drawn.items()} == {"HIG, state 2": "-", "HIG, state 3": "--"}
+    assert {name: line.get_linestyle() for name, line in drawn.items()} == {"HIG, |2⟩": "-", "HIG, |3⟩": "--"}
     for state in (2, 3):
-        assert_array_equal(drawn[f"HIG, state {state}"].get_ydata(), errors[f"population_error_{state}"])
-    assert drawn["HIG, state 2"].get_color() == lines(losses)["HIG"].get_color()
+        assert_array_equal(drawn[f"HIG, |{state}⟩"].get_ydata(), errors[f"population_error_{state}"])
+    assert drawn["HIG, |2⟩"].get_color() == lines(losses)["HIG"].get_color()
     assert populations.get_yscale() == "log"
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
     assert len(draw([tmp_path])) == 2  # with several systems only their losses
@@ -438,7 +525,7 @@ def test_the_toy_problem_beside_other_systems_shows_its_losses(tmp_path):
     save_toy(tmp_path, "HIG", 0.01)
     save(tmp_path / "TOY_HIG_RESULTS.pickle", falling())                # one that does not tell its λ, nor more
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    titles = [ax.get_legend().get_title().get_text() for ax in draw([tmp_path])]
+    titles = [ax.get_title(loc="left") for ax in draw([tmp_path]) if ax.axison]
     assert titles == ["Nonlinear oscillators", "Toy problem, λ = 0.01", "Toy problem"]
 
 
@@ -448,7 +535,7 @@ def test_phiflow_scenes(tmp_path):
     (scene / "log_step_time.txt").write_text("1 9.0\n2 4.0\n3 4.5\n")
     (scene / "log_loss_HIG_0.txt").write_text("0 600.0\n1 100.0\n2 40.0\n3 nan\n")
     (scene / "log_loss_Adam_0.txt").write_text("0 600.0\n1 500.0\n")
-    (ax,) = draw([tmp_path])
+    ax, *_ = draw([tmp_path])
     assert ax.get_legend().get_title().get_text() == "Poisson problem"
     assert_array_equal(lines(ax)["HIG"].get_xydata(), [[9, 100], [13, 40]])
     assert_array_equal(lines(ax)["Adam"].get_xydata(), [[9, 500]])
@@ -550,11 +637,11 @@ def test_the_table(tmp_path, capsys):
     save(tmp_path / "POISSON_Adam_RESULTS.pickle", falling(4), test=np.full(4, np.nan))
     assert plot.main([str(tmp_path)]) == 0
     head, *rows = capsys.readouterr().out.splitlines()[1:]
-    assert re.split(r"  +", head) == ["system", "optimizer", "epochs", "train loss", "test loss", "time [s]",
-                                      "to 1e-02 [s]", "to 1e-03 [s]", "to 1e-04 [s]"]
-    assert re.split(r"  +", rows[0]) == ["Nonlinear oscillators", "HIG", "4", "2.000e-03", "2.000e-03", "1234",
+    assert re.split(r"  +", head) == ["system", "optimizer", "seed", "epochs", "train loss", "test loss", "time [s]",
+                                      "to 0.01 [s]", "to 0.001 [s]", "to 0.0001 [s]"]
+    assert re.split(r"  +", rows[0]) == ["Nonlinear oscillators", "HIG", "1", "4", "2.000e-03", "2.000e-03", "1234",
                                          "3", "4.5", "–", "interrupted"]
-    assert re.split(r"  +", rows[1])[4:] == ["–", "6", "–", "–", "–"]
+    assert re.split(r"  +", rows[3])[5:] == ["–", "6", "0", "0", "0", "–"]   # to 100, 10, 1, 0.1
 
 
 def test_bad_pickles_named_are_refused(tmp_path, capsys):
@@ -595,7 +682,7 @@ def test_updates_of_a_file_that_does_not_count_them(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments", [
-    ["--x", "days"], ["--output", "figure.gif"], ["--output", "png"], ["--smooth", "0"], ["--smooth", "1.5"], ["--what"],
+    ["--x", "days"], ["--output", "figure.gif"], ["--output", "png"], ["--smooth", "0"], ["--smooth", "-1.5"], ["--what"],
     ["--style", "x"], ["--colors", "x"], ["--y", "x"]])
 def test_bad_options(arguments, capsys):
     with pytest.raises(SystemExit) as status:

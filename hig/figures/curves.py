@@ -10,6 +10,8 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
+from hig.runs.locks import held
+
 SYSTEMS = {  # prefix of the pickles: folder of the system. A new system is one more line here, and its panels.py
     "NLO": "Nonlinear_Oscillators",
     "QMC": "Schroedinger",
@@ -78,6 +80,21 @@ def system(prefix):
     return importlib.import_module(f"{SYSTEMS[prefix]}.panels").SYSTEM if prefix in SYSTEMS else System("Training")
 
 
+def state_of(run):
+    """"running", "finished", "interrupted" or "diverged"; "unknown" for a scene, which does not tell.
+
+    A run that its pickle calls running, but whose lock no process holds, was killed: interrupted.
+    """
+    if run.path.is_dir():
+        return "unknown"
+    if find_death(run):
+        return "diverged"
+    state = run.results.get("provenance", {}).get("state", "finished")
+    if state == "running":
+        return state if held(run.path.with_name(run.path.name.removesuffix("_RESULTS.pickle"))) else "interrupted"
+    return state
+
+
 def short(number):
     """A number of seconds with three digits or, from 1000 on, more."""
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
@@ -143,33 +160,41 @@ def time_to_reach(run, threshold):
     return float(run.results["simulation_time"][reached[0]]) if len(reached) else None
 
 
-def smooth(y, count):
-    """Geometric mean of the `count` entries around each one, of fewer at the ends; (N,) → (N,), positive."""
-    if count < 2 or not len(y):
+def smooth(seconds, y, width):
+    """Geometric mean of the entries within `width` seconds around each one; seconds ascending, y positive, (N,) → (N,)."""
+    if not width or not len(y):
         return y
     total = np.concatenate([[0.0], np.cumsum(np.log(y))])
-    index = np.arange(len(y))
-    first, last = np.maximum(index - (count - 1) // 2, 0), np.minimum(index + count // 2 + 1, len(y))
+    first = np.searchsorted(seconds, seconds - width / 2, side="left")
+    last = np.searchsorted(seconds, seconds + width / 2, side="right")
     return np.exp((total[last] - total[first]) / (last - first))
 
 
-def drawable(run, y, axis, logarithmic, count=1):
-    """The part of a run that a figure can show: positions and values before its death, positive and finite, smoothed.
+class Curve(NamedTuple):
+    """What a figure shows of a run: x, y (M,), ascending x; end (x, y) of one that died; whether it will not go on."""
+    x: np.ndarray
+    y: np.ndarray
+    death: tuple | None
+    ended: bool
+
+
+def drawable(run, y, axis, logarithmic=False, width=None, positive=True):
+    """The `Curve` of a run: what it was before its death and an axis has a place for, smoothed.
 
     Args:
         run: Run.
         y: (N,) values at its entries.
         axis: of the positions, see `x_values`.
         logarithmic: whether that axis is, which has no place for the untrained network at time 0.
-        count: of entries to smooth over.
-
-    Returns:
-        x, y: (M,) each, M ≤ N.
+        width: seconds to smooth over, or None.
+        positive: whether only positive values have a place.
     """
     x, death = x_values(run, axis), find_death(run)
-    keep = np.isfinite(x) & np.isfinite(y) & (y > 0) & (x > 0 if logarithmic else True)
+    keep = np.isfinite(x) & np.isfinite(y) & (y > 0 if positive else True) & (x > 0 if logarithmic else True)
     keep[death.index if death else len(x):] = False
-    return x[keep], smooth(y[keep].astype(float), count)
+    values = smooth(run.results["simulation_time"][keep], y[keep].astype(float), width)
+    end = (x[min(death.index, len(x) - 1)], values[-1] if len(values) else np.nan) if death else None
+    return Curve(x[keep], values, end, state_of(run) == "finished")
 
 
 def thin(x, y, logarithmic, bins=BINS):
@@ -197,22 +222,35 @@ def thin(x, y, logarithmic, bins=BINS):
 def median_band(curves, logarithmic=True):
     """Median, minimum and maximum of several curves, interpolated in the logarithm of the loss.
 
-    A dead curve counts as infinite from its end on; the others set the end of the band by the shortest of them.
+    At each position these are over the runs that have come so far; one that has ended counts on with its last value, and
+    one that has died as infinite. The band ends where the last run does, or where fewer than half of them are left.
 
     Args:
-        curves: list of (x, y, dead): x (N_i,) ascending, y (N_i,) positive.
+        curves: list of Curve; of those without an entry the dead ones count as such, the others do not.
         logarithmic: False for quantities that may be zero or negative, interpolated as they are.
 
     Returns:
-        x, median, minimum, maximum: (M,) each. The median is infinite where half of the curves have died; the
-        maximum is that of the living, infinite where there are none.
+        x, median, minimum, maximum: (M,) each. The median is infinite where half of the runs have died; the maximum is
+        that of the living, infinite where there are none.
+        count: how many runs the last median is of.
     """
-    alive = [x[-1] for x, _, dead in curves if not dead]
-    end = min(alive) if alive else max(x[-1] for x, _, _ in curves)
-    grid = np.unique(np.concatenate([x for x, _, _ in curves]))
-    grid = grid[(grid >= max(x[0] for x, _, _ in curves)) & (grid <= end)]
+    lost = sum(curve.death is not None and not len(curve.x) for curve in curves)
+    curves = [curve for curve in curves if len(curve.x)]
+    ends = [curve.death[0] if curve.death else curve.x[-1] for curve in curves]
+    grid = np.unique(np.concatenate([*(curve.x for curve in curves), ends]))
+    grid = grid[grid >= max((curve.x[0] for curve in curves), default=0)]
+    there = np.array([(grid <= end) | curve.ended | (curve.death is not None) for curve, end in zip(curves, ends)]
+                     + [np.ones(len(grid), bool)] * lost)
+    enough = 2 * there.sum(axis=0) >= len(there)
+    grid, there = grid[enough], there[:, enough]
     forth, back = (np.log, np.exp) if logarithmic else (np.asarray, np.asarray)
-    values = np.array([np.interp(grid, x, forth(y), right=np.inf if dead else None) for x, y, dead in curves])
-    high = np.where(np.isinf(values), -np.inf, values).max(axis=0)
+    values = np.array([np.interp(grid, curve.x, forth(curve.y)) for curve in curves] + [np.full(len(grid), np.inf)] * lost)
+    for row, curve in zip(values, curves):
+        if curve.death:
+            row[grid >= curve.death[0]] = np.inf
+    values[~there] = np.nan
+    high = np.where(np.isinf(values), -np.inf, values)
+    high = np.nanmax(high, axis=0)
     high[np.isinf(high)] = np.inf
-    return grid, back(np.median(values, axis=0)), back(values.min(axis=0)), back(high)
+    return (grid, back(np.nanmedian(values, axis=0)), back(np.nanmin(values, axis=0)), back(high),
+            int(there[:, -1].sum()) if len(grid) else 0)

@@ -125,21 +125,47 @@ def sort_into_cases(runs):
 
 
 def group_runs(runs):
-    """Runs that belong into one curve: {label: [runs]}, in the order of the colours.
+    """Runs that belong into one curve, by seed: {label: [runs]}, in the order of optimizers and of their settings.
 
-    Runs of one optimizer whose settings differ in more than seed and budget are told apart by these settings, or by
-    their folder where many settings differ (the published files name them in their own way).
+    Runs of one optimizer whose settings differ in more than the seed are told apart by these settings, budget included.
+    Where more than two differ (the published files name them in their own way), the folder names a group, and the one
+    of most runs has the optimizer's name alone.
     """
-    ignored = re.compile("seed|time|epochs|output|folder|path", re.IGNORECASE)
     groups = {}
     for label in sorted({run.label for run in runs}, key=lambda label: (rank(label), label)):
-        same = [run for run in runs if run.label == label]
-        settings = [{key: str(value) for key, value in run.results["sim_par"].items() if not ignored.search(key)}
-                    for run in same]
-        keys = sorted(key for key in set().union(*settings) if len({one.get(key) for one in settings}) > 1)
-        for run, one in zip(same, settings):
-            apart = ", ".join(f"{key}={one.get(key, '–')[:20]}" for key in keys)
+        own = {}
+        for run in sorted((run for run in runs if run.label == label), key=seed_of):
+            own.setdefault(tuple(sorted(settings_of(run).items())), []).append(run)
+        names = {name for one in own for name, _ in one}
+        keys = sorted(name for name in names if len({dict(one).get(name) for one in own}) > 1)
+        folders = {one: own[one][0].path.resolve().parent.name for one in own}
+        order = sorted(own, key=lambda one: folders[one] if len(keys) > 2 else [_numeric(dict(one).get(key, "–")) for key in keys])
+        sizes = sorted(map(len, own.values()))
+        for one in order:
+            values = [(key, dict(one).get(key, "–")[:20]) for key in keys]
+            apart = ", ".join(f"{value} s" if key == "max_time" else f"{key}={value}" for key, value in values)
             if len(keys) > 2:
-                apart = run.path.resolve().parent.name
-            groups.setdefault(f"{label} ({apart})" if apart else label, []).append(run)
+                plain = len(own[one]) == sizes[-1] > sizes[-2]
+                apart = "" if plain else folders[one]
+            groups.setdefault(f"{label} ({apart})" if apart else label, []).extend(own[one])
     return groups
+
+
+def settings_of(run):
+    """The settings of a run that make it another curve than its neighbours: {name: text}, without the seed and places."""
+    return {key: f"{value:g}" if isinstance(value, (int, float)) else str(value)
+            for key, value in run.results["sim_par"].items() if not re.search("seed|output|folder|path", key, re.IGNORECASE)}
+
+
+def seed_of(run):
+    """A key that sorts runs by their seed, as a number, and then by their file."""
+    seed = run.results["sim_par"].get("seed")
+    return _numeric(str(seed)), [_numeric(part) for part in re.split(r"(\d+)", str(run.path))]
+
+
+def _numeric(text):
+    """A key that sorts numbers by size, before all other texts."""
+    try:
+        return 0, float(text), ""
+    except ValueError:
+        return 1, 0.0, text

@@ -38,12 +38,31 @@ def style(name):
 
 
 def choose_colors(groups, palette):
-    """{label: colour}: each known optimizer has its own; its further groups and unknown ones take the others in turn."""
-    colors, others = {}, itertools.cycle(COLORS[palette]["others"])
+    """{label: colour} for the labels of groups: each known optimizer has its own colour, unknown ones the others in turn.
+
+    Several settings of an optimizer are shades of its colour in their order; more than four of one alone, a colour map.
+    """
+    settings, others = {}, itertools.cycle(COLORS[palette]["others"])
     for label in groups:
-        own = COLORS[palette].get(label.split()[0])
-        colors[label] = own if own and own not in colors.values() else next(others)
+        settings.setdefault(label.split(" (")[0], []).append(label)
+    colors = {}
+    for name, labels in settings.items():
+        own = COLORS[palette].get(name.split()[0])
+        own = own if own and own not in colors.values() else next(others)
+        scale = graded(own, len(labels), wide=len(settings) == 1 and len(labels) > 4)
+        colors |= dict(zip(labels, scale))
     return colors
+
+
+def graded(color, count, wide):
+    """So many colours from dark to light: shades of one, or `wide` apart in a colour map."""
+    if count == 1:
+        return [color]
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
+    dark, light = [0.65 * part for part in to_rgb(color)], [1 - 0.6 * (1 - part) for part in to_rgb(color)]
+    scale = colormaps["viridis"] if wide else LinearSegmentedColormap.from_list("", [dark, color, light])
+    return [to_hex(scale(0.9 * i / (count - 1) if wide else i / (count - 1))) for i in range(count)]
 
 
 def legible(text):

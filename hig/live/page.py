@@ -9,12 +9,12 @@ from dash import Input, Output, Patch, State, dcc, html
 from dash.exceptions import PreventUpdate
 from flask import Response, abort, request
 
-from hig.figures.curves import AXES, BINS, LOSSES, system
+from hig.figures.curves import AXES, BINS, LOSSES, state_of, system
 from hig.figures.reading import describe, group_runs, sort_into_cases
 from hig.figures.style import choose_colors
 from hig.live.server import GRAPH, MARGIN, make_app
 from hig.live.traces import drawn_curve, group_traces, highest_shown, layout
-from hig.live.watching import Watcher, csv_lines, quantities, shown_path, state_of, table_row
+from hig.live.watching import Watcher, csv_lines, quantities, shown_path, table_row
 
 EVERY = 500                 # milliseconds between the end of a refresh and the next one
 POINTS = 30_000             # of all curves of a figure together, about; what a browser redraws at once
@@ -228,7 +228,7 @@ def note_on(watcher, runs, options):
     """A sentence about what is not drawn, or why nothing is; else an empty text."""
     if not runs:
         return f"No curves in {', '.join(map(shown_path, watcher.folders))} yet; the submit scripts write them."
-    empty = sorted({shown_path(run.path) for run in runs if not len(drawn_curve(run, options)[0])})
+    empty = sorted({shown_path(run.path) for run in runs if drawn_curve(run, options) is None})
     if not empty:
         return ""
     more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""

@@ -5,7 +5,7 @@ from html import escape
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from hig.figures.curves import AXES, LOSSES, find_death, median_band, thin, x_values
+from hig.figures.curves import AXES, LOSSES, drawable, median_band, thin
 from hig.figures.losses import legend_text
 from hig.live.server import FONT, LEGEND, MARGIN, axis, packed
 from hig.live.watching import quantity
@@ -14,31 +14,24 @@ NAMED = 12                  # groups in the legend; of more the colours are in t
 
 
 def drawn_curve(run, options):
-    """What can be drawn of a run: positions and values before its death, those that the axes have a place for.
+    """The `Curve` of a run as far as the axes have a place for it, or None if that is nothing.
 
     Args:
         run: Run.
         options: x ("time", "epochs", "updates"), y (name of a quantity), log_x, log_y.
-
-    Returns:
-        x, y: (M,) each; empty if the file does not hold the quantity or does not tell the updates.
     """
-    y, death = quantity(run, options.y), find_death(run)
+    y = quantity(run, options.y)
     try:
-        x = x_values(run, options.x)
-    except ValueError:                                                  # of updates, which it does not tell
-        y = None
-    if y is None:
-        return np.zeros(0), np.zeros(0)
-    keep = np.isfinite(x) & np.isfinite(y) & (x > 0 if options.log_x else True) & (y > 0 if options.log_y else True)
-    keep[death.index if death else len(x):] = False
-    return x[keep], y[keep]
+        curve = y if y is None else drawable(run, y, options.x, options.log_x, positive=options.log_y)
+    except ValueError:                                                  # of updates, which the file does not tell
+        return None
+    return curve if curve and len(curve.x) else None
 
 
-def thinned(x, y, options, bins):
-    """The entries of a curve that are drawn, see `hig.figures.curves.thin`."""
-    index = thin(x, y, options.log_x, bins)
-    return x[index], y[index]
+def thinned(curve, options, bins):
+    """A Curve with the entries that are drawn, see `hig.figures.curves.thin`."""
+    index = thin(curve.x, curve.y, options.log_x, bins)
+    return curve._replace(x=curve.x[index], y=curve.y[index])
 
 
 def group_traces(label, members, color, options, bins, top):
@@ -46,13 +39,14 @@ def group_traces(label, members, color, options, bins, top):
 
     A run that died ends in a cross, which is not drawn above `top`, where the y axis ends of itself.
     """
-    curves = [(*thinned(*drawn_curve(run, options), options, bins), find_death(run) is not None) for run in members]
-    curves = [curve for curve in curves if len(curve[0])]
-    name = legend_text(label, members, options.y.removesuffix("_loss")) if options.y.endswith("_loss") else label
+    curves = [thinned(curve, options, bins) for run in members if (curve := drawn_curve(run, options))]
+    name = label.replace("_", " ")
+    if options.y.endswith("_loss"):
+        name = legend_text(label, members, options.y.removesuffix("_loss"), curves)
     style = {"type": "scatter", "mode": "lines", "name": escape(name, quote=False), "legendgroup": label}
     traces = []
     if options.bands and len(curves) > 1:
-        band = median_band(curves, options.log_y)                       # at all positions of all curves: thinned again
+        band = median_band(curves, options.log_y)[:4]                   # at all positions of all curves: thinned again
         index = np.unique(np.concatenate([thin(band[0], y, options.log_x) for y in band[1:]]))
         x, middle, low, high = (values[index] for values in band)
         inside = np.isfinite(high)
@@ -62,12 +56,12 @@ def group_traces(label, members, color, options, bins, top):
                     "fillcolor": "rgba({},{},{},0.22)".format(*(round(255 * part) for part in to_rgb(color)))}]
         drawn = [(x[np.isfinite(middle)], middle[np.isfinite(middle)])]
     else:
-        drawn = [curve[:2] for curve in curves] or [(np.zeros(0), np.zeros(0))]
+        drawn = [(curve.x, curve.y) for curve in curves] or [(np.zeros(0), np.zeros(0))]
     for number, (x, y) in enumerate(drawn):
         traces.append({**style, "x": packed(x), "y": packed(y), "line": {"color": color, "width": 1.8},
                        "marker": {"color": color, "size": 6}, "mode": "lines+markers" if len(x) == 1 else "lines",
                        "showlegend": number == 0})
-    ends = [(x[-1], y[-1]) for x, y, dead in curves if dead]
+    ends = [curve.death for curve in curves if curve.death]
     traces.append({**style, "mode": "markers", "cliponaxis": False,
                    "x": packed([x for x, _ in ends]), "y": packed([min(y, top) for _, y in ends]),
                    "marker": {"symbol": "x-thin", "size": 10, "line": {"color": color, "width": 2.5}},

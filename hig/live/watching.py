@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hig.figures.curves import Run, final_loss, find_death, loss_kind, short, time_to_reach
+from hig.figures.curves import Run, final_loss, find_death, loss_kind, short, state_of, time_to_reach
 from hig.figures.reading import find_files, read_runs
-from hig.runs.locks import held
 
 
 class Found(NamedTuple):
@@ -65,21 +64,6 @@ def _stamp(path):
 
 
 # --------------------------------------------------------------------------------------- what is said about a run
-
-def state_of(run):
-    """"running", "finished", "interrupted" or "diverged"; "unknown" for a scene, which does not tell.
-
-    A run that its pickle calls running, but whose lock no process holds, was killed: interrupted.
-    """
-    if run.path.is_dir():
-        return "unknown"
-    if find_death(run):
-        return "diverged"
-    state = run.results.get("provenance", {}).get("state", "finished")
-    if state == "running":
-        return state if held(run.path.with_name(run.path.name.removesuffix("_RESULTS.pickle"))) else "interrupted"
-    return state
-
 
 def quantities(runs):
     """Names of what can be drawn over the entries of at least one of the runs, the losses first."""

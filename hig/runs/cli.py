@@ -237,34 +237,3 @@ def _number(kind, text, wanted):
         return kind(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
-
-
-def run_program(main):
-    """Calls a program's main() → exit status, with an output that may be closed, end early or know few letters.
-
-    A closed stdout or stderr takes everything and keeps nothing; after a reader that has seen enough (`| head`) the rest
-    is dropped, which is no failure; letters that the encoding does not have become question marks.
-
-    Returns:
-        the exit status: that of main, or 2 after a sentence if stdout cannot be written.
-    """
-    while (hole := os.open(os.devnull, os.O_RDWR)) <= 2:             # or the next file that is opened would be stderr
-        pass
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
-        getattr(sys, name).reconfigure(errors="replace")
-    status = 0
-    try:
-        try:
-            status = main()
-        except SystemExit as end:
-            status = end.code
-        sys.stdout.flush()
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            print(f"{Path(sys.argv[0]).name}: error: cannot write: {error}", file=sys.stderr)
-            status = 2
-        os.dup2(hole, sys.stdout.fileno())                           # for what Python flushes in the end
-    os.close(hole)
-    return status
