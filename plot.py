@@ -10,7 +10,8 @@ Curves are read from the pickles of the submit scripts, from those of the publis
 folders (`log_step_time.txt`, `log_loss_<X>_0.txt`). A pickle is named `<NLO|QMC|POISSON|TOY>_<X>_RESULTS.pickle`, and
 X is the name in the legend; those of the toy problem also tell λ, `TOY_lambda_1_<X>_RESULTS.pickle`, and each λ has its
 own panels. Runs of one optimizer that differ only in their seed become the median with a band from minimum to maximum,
-as far as the shortest of them goes; a run that died at inf or NaN ends in a cross. Losses are those of the test set
+over those that have come so far; a run that died at inf or NaN ends in a cross, when and where it died. Runs over one or
+two varied settings also show their final losses over these. Losses are those of the test set
 where a run has measured them, otherwise those of training. A table of the runs is printed.
 
 Exit status: 0, or 2 with a sentence on stderr if a pickle named on the command line cannot be read, if no curve is

@@ -75,4 +75,4 @@ def test_a_new_system_is_one_line_and_a_folder(tmp_path):
     done = subprocess.run([sys.executable, "plot.py"], cwd=tmp_path, capture_output=True, text=True)
     drawn, figure, head, row = done.stdout.splitlines()[:4]
     assert drawn == "drawn: HIG darkorchid" and figure.endswith("Pendulum/plot.png") and "to 0.5 [s]" in head
-    assert row.split()[:3] == ["Pendulum", "HIG", "4"] and not done.stderr
+    assert row.split()[:4] == ["Pendulum", "HIG", "1", "4"] and not done.stderr
