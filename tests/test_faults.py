@@ -20,7 +20,7 @@ import pytest
 import tensorflow as tf
 
 from hig import model as hig_model
-from hig.runs import results as files, training
+from hig.runs import files, training
 from hig.runs.locks import locked
 from hig.runs.results import load_results
 from hig.runs.training import SettingsError
