@@ -4,6 +4,7 @@ benchmarks/faults.py has the long versions, with real kills at random times.
 """
 
 import errno
+import gc
 import math
 import os
 import resource
@@ -60,8 +61,8 @@ class Disk:
 
     def __init__(self, monkeypatch, last=math.inf):
         self.last, self.count = last, 0
-        for name in ("fsync", "replace", "unlink"):
-            monkeypatch.setattr(os, name, self._counted(getattr(os, name), name))
+        for owner, name in ((os, "fsync"), (os, "replace"), (Path, "unlink")):
+            monkeypatch.setattr(owner, name, self._counted(getattr(owner, name), name))
         monkeypatch.setattr(files, "open", self._counted(open, "open"), raising=False)
 
     def _counted(self, operation, name):
@@ -106,6 +107,7 @@ def test_killed_before_any_file_operation(tmp_path, monkeypatch, whole, optimize
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             Disk(patch, last)
             run(folder, optimizer=optimizer)
+        gc.collect()                    # the system closes the files of a killed process, and thus gives up its lock
         assert earlier in contents(folder).values()
         try:
             state = run(folder, optimizer=optimizer, resume=True)

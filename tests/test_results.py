@@ -21,7 +21,8 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from hig.runs import results as reader
-from hig.runs.results import keep_earlier, load_results, save_results, write_atomically, write_parameters
+from hig.runs.files import keep_earlier, write_atomically
+from hig.runs.results import load_results, save_results, write_parameters
 
 LENGTH = 5
 

@@ -27,7 +27,8 @@ from hig.memory import require_memory
 from hig.optimizers import JacobianPower
 from hig.powers import check_settings
 from hig.runs.provenance import provenance
-from hig.runs.results import keep_earlier, save_results, write_parameters
+from hig.runs.files import keep_earlier
+from hig.runs.results import save_results, write_parameters
 from hig.runs.training import SettingsError, load_weights, save_weights
 from Poisson import METHODS, RESOLUTION
 from Poisson.experiment import EVALUATE_EVERY, HELD_OUT, Evaluation, compile_model

@@ -4,7 +4,7 @@ import io
 import itertools
 from contextlib import contextmanager
 
-from hig.runs.results import write_atomically
+from hig.runs.files import write_atomically
 
 COLORS = {
     "paper": {"Adam": "dodgerblue", "GN": "crimson", "HIG": "darkorchid", "SGD": "slategray", "Adagrad": "darkorange",

@@ -25,7 +25,7 @@ import stat
 
 import numpy as np
 
-from hig.runs.files import keep_earlier, write_atomically
+from hig.runs.files import write_atomically
 from hig.runs.unpickling import MAX_INSTRUCTIONS, Made, expect, unpickle
 
 STATES = ("running", "finished", "interrupted", "diverged")

@@ -39,7 +39,8 @@ from hig.runs.cli import SettingsError, writing_to
 from hig.runs.locks import locked
 from hig.runs.progress import Progress, last_known
 from hig.runs.provenance import provenance
-from hig.runs.results import STATES, keep_earlier, load_results, save_results, write_atomically, write_parameters
+from hig.runs.files import keep_earlier, write_atomically
+from hig.runs.results import STATES, load_results, save_results, write_parameters
 from hig.runs.weights import load_weights, name_and_hash, save_weights
 
 SAVING_SHARE = 0.02        # of the training time may go into writing; very short epochs are not all written
