@@ -1,9 +1,14 @@
-# `make reproduce` draws the oscillator figure, `make test` runs every test; both set up .venv first.
+# `make` says what there is; `make reproduce` draws the oscillator figure, `make test` runs every test; both set up .venv first.
 PYTHON ?= python3
 PY := .venv/bin/python
 SECONDS_EACH ?= 60
 
-.PHONY: reproduce test
+.PHONY: help reproduce test
+
+help:
+	@echo "make reproduce   trains Adam, Gauss-Newton and HIG on the oscillators, $(SECONDS_EACH) s each, and draws the figure"
+	@echo "make test        runs every test"
+	@echo "make .venv       only sets up .venv, which the others do first; PYTHON=python3.12 names the Python to take"
 
 .venv/installed: requirements.txt tests/requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 to 3.13 is needed, but $(PYTHON) is %d.%d; name another one: make PYTHON=python3.11" % sys.version_info[:2] if not (3, 10) <= sys.version_info[:2] <= (3, 13) else 0)'

@@ -1,9 +1,9 @@
 """A network that controls a differentiable simulator, as one Keras model: y = P(x, u), u = network(input)."""
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from hig.backend import keras
 from hig.compiled import Compiler
 from hig.jacobian import unflatten
 from hig.optimizers import JacobianPower

@@ -4,8 +4,8 @@ The optimizer holds the settings and the plain step; `hig.PhysicsModel` computes
 the Jacobian of network and simulator, which an ordinary Keras training loop does not have.
 """
 
-import keras
 
+from hig.backend import keras
 from hig.powers import check_settings
 
 

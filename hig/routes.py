@@ -18,10 +18,10 @@ gives at the cost of one backward pass: if a route misses a term anywhere in J, 
 
 import contextlib
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from hig.backend import keras
 from hig.jacobian import FactoredJacobian, RowsJacobian
 from hig.memory import available_memory, require_memory
 

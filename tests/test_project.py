@@ -9,6 +9,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+import hig
+from hig.runs.results import load_results
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,11 +30,24 @@ def pins(path):
     return {match[1].lower(): match[2] for match in found}
 
 
-def test_dependencies_have_one_source():
-    """pyproject.toml and hig_env.yaml name no versions: both take requirements.txt."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert set(project["project"]["dynamic"]) == {"dependencies", "optional-dependencies"}
-    assert project["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": "requirements.txt"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_every_pin_is_within_its_range():
+    """requirements.txt has one exact version of everything that pyproject.toml gives a range for, extras included."""
+    ranges = [Requirement(line) for line in sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])]
+    found = pins("requirements.txt")
+    assert sorted(requirement.name for requirement in ranges) == sorted(found)
+    for requirement in ranges:
+        assert requirement.specifier.contains(found[requirement.name]), requirement
+        assert {clause.operator for clause in requirement.specifier} == {">=", "<"}, requirement
+
+
+def test_the_version_is_that_of_the_package():
+    assert hig.__version__ == metadata.version("hig") and PROJECT["dynamic"] == ["version"]
+
+
+def test_conda_installs_the_pins():
     environment = [line.strip() for line in (ROOT / "hig_env.yaml").read_text().splitlines() if not line.startswith("#")]
     assert environment[0] == "name: hig_env"
     listed = [line for line in environment if line.startswith("- ")]
@@ -42,11 +59,6 @@ def test_what_is_installed_is_what_is_pinned():
         assert metadata.version(name) == version
 
 
-def test_the_installed_package_asks_for_the_pins():
-    asked = {line.split(";")[0].strip() for line in metadata.requires("hig") if "extra" not in line}
-    assert asked == {f"{name}=={version}" for name, version in pins("requirements.txt").items()}
-
-
 def test_every_folder_with_code_is_installed():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
     for path in ROOT.glob("[!.]*/**/__init__.py"):
@@ -55,8 +67,62 @@ def test_every_folder_with_code_is_installed():
 
 
 def test_importing_hig_and_reading_results_does_not_load_tensorflow():
-    code = "import sys, hig, hig.runs.results, hig.runs.cli, hig.powers; assert 'tensorflow' not in sys.modules; hig.HIG"
+    code = ("import sys, hig, hig.runs.results, hig.runs.cli; hig.powers.gram_coefficients, hig.__version__; "
+            "assert 'tensorflow' not in sys.modules; hig.HIG")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_another_backend_of_keras_is_one_sentence():
+    process = subprocess.run([sys.executable, "-c", "import hig; hig.HIG"], capture_output=True, text=True,
+                             env={**os.environ, "KERAS_BACKEND": "numpy"})
+    assert re.fullmatch("ImportError: hig needs Keras with its TensorFlow backend, found: .+; set KERAS_BACKEND=tensorflow",
+                        process.stderr.splitlines()[-1])
+    for module in ("model", "optimizers", "routes"):                  # whichever is imported first
+        assert "\nfrom hig.backend import keras\n" in (ROOT / "hig" / f"{module}.py").read_text()
+
+
+@pytest.mark.parametrize("script, environment, missing, words", [
+    ("Nonlinear_Oscillators", {"KERAS_BACKEND": "numpy"}, "none", "set KERAS_BACKEND=tensorflow"),
+    ("Nonlinear_Oscillators", {"KERAS_BACKEND": "nonsense"}, "none", "set KERAS_BACKEND=tensorflow"),
+    ("Poisson", {}, "phi", "the package phi is not installed: pip install 'hig[poisson]'")])
+def test_what_a_run_lacks_is_one_sentence(tmp_path, script, environment, missing, words):
+    code = f"import sys, runpy; sys.modules[{missing!r}] = None; sys.argv[1:] = ['--output', {str(tmp_path)!r}]; " \
+           f"runpy.run_path({str(ROOT / script / 'submit_Adam.py')!r}, run_name='__main__')"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment})
+    assert process.returncode == 2 and len(process.stderr.splitlines()) == 1 and words in process.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_oscillators_train_and_are_drawn_without_the_extras(tmp_path):
+    """Neither phiflow nor dash; TensorFlow under another distribution name."""
+    for script, *arguments in [("Nonlinear_Oscillators/submit_Adam.py", "--epochs", "1", "--quiet", "--output", tmp_path),
+                               ("plot.py", tmp_path)]:
+        code = f"""if True:
+            import runpy, sys
+            from importlib import metadata
+            sys.modules |= dict.fromkeys(["phi", "phiml", "dash"])
+            version = metadata.version
+            def of_others(name):
+                if name in ("tensorflow", "phiflow"):
+                    raise metadata.PackageNotFoundError(name)
+                return version(name)
+            metadata.version = of_others
+            sys.argv[1:] = {[str(argument) for argument in arguments]!r}
+            runpy.run_path({str(ROOT / script)!r}, run_name="__main__")"""
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "agg"})
+        assert process.returncode == 0, process.stderr
+    found = load_results(tmp_path / "NLO_Adam_RESULTS.pickle")["provenance"]
+    assert found["tensorflow"] == metadata.version("tensorflow") and found["phiflow"] == "unknown"
+
+
+def test_a_checkout_of_somebody_else_is_not_ours(tmp_path):
+    """hig installed in a virtual environment within another repository: its commit says nothing about hig."""
+    for command in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    (tmp_path / "provenance.py").write_bytes((ROOT / "hig" / "runs" / "provenance.py").read_bytes())
+    code = "import provenance; print(provenance._commit())"
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert process.stdout == "None\n"
 
 
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

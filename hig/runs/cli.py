@@ -39,12 +39,7 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
     settings = parse(system, optimizer, description, seed=seed, batch_size=batch_size, learning_rate=learning_rate,
                      truncation=truncation, max_time=max_time, flags=flags)
     try:
-        with silent_start():                                         # TensorFlow loads only now, after the checks
-            import keras
-            experiment = importlib.import_module(f"{system}.experiment")
-        if keras.config.floatx() != "float32":
-            fail(f"the experiments compute in float32, but Keras' default is {keras.config.floatx()}: "
-                 'set "floatx" to "float32" in ~/.keras/keras.json')
+        experiment = load_experiment(system)                         # TensorFlow loads only now, after the checks
         try:
             state = experiment.run(settings)
         except (SettingsError, OSError) as error:
@@ -53,6 +48,29 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
         print(f"{optimizer}: interrupted; --resume continues after the last epoch saved, if any", file=sys.stderr)
         sys.exit(EXIT_CODES["interrupted"])
     sys.exit(EXIT_CODES[state])
+
+
+EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live"}      # module: which extra of hig installs it
+
+
+def load_experiment(system):
+    """The module `experiment` of a system; what is not installed ends the process with a sentence."""
+    try:
+        with silent_start():
+            from hig.backend import keras
+    except ImportError as error:
+        fail(str(error))
+    if keras.config.floatx() != "float32":
+        fail(f"the experiments compute in float32, but Keras' default is {keras.config.floatx()}: "
+             'set "floatx" to "float32" in ~/.keras/keras.json')
+    try:
+        with silent_start():
+            return importlib.import_module(f"{system}.experiment")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in EXTRAS:
+            raise
+        fail(f"the package {package} is not installed: pip install 'hig[{EXTRAS[package]}]'")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -14,12 +15,12 @@ PACKAGES = ("numpy", "scipy", "tensorflow", "keras", "phiflow")
 def provenance():
     """What a number depends on besides its settings, as a dict of builtins.
 
-    Keys: "python" and one key per package of PACKAGES (version), "commit" (of this checkout, with "+" if files differ
-    from it; None outside a checkout), "cpu" (model), "cores", "blas_threads" (library → threads).
+    Keys: "python" and one key per package of PACKAGES (version, "unknown" if not found), "commit" (of this checkout, with "+" if files differ
+    from it; None outside a checkout of hig), "cpu" (model), "cores", "blas_threads" (library → threads).
     """
     return {
         "python": platform.python_version(),
-        **{package: metadata.version(package) for package in PACKAGES},
+        **{package: _version(package) for package in PACKAGES},
         "commit": _commit(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -28,11 +29,21 @@ def provenance():
     }
 
 
-def _commit():
-    folder = Path(__file__).parent
+def _version(package):
+    """Of the distribution of that name, or of the module where it comes from another (tensorflow-cpu, for instance)."""
     try:
-        git = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return getattr(sys.modules.get(package), "__version__", "unknown")
+
+
+def _commit():
+    def git(*arguments):
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)         # installed within somebody else's checkout it is not
+        return git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
 
