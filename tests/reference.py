@@ -11,7 +11,7 @@ def jacobian_by_rows(function, variables):
     rows = []
     for output in outputs:
         gradients = tape.gradient(output, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        rows.append(np.concatenate([np.ravel(g) for g in gradients]))
+        rows.append(np.concatenate([np.ravel(tf.convert_to_tensor(g)) for g in gradients]))    # an Embedding's is sparse
     return np.array(rows, np.float64)
 
 
