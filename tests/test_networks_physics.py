@@ -1,0 +1,283 @@
+"""Simulators, structures, losses, penalties and batches against a float64 SVD of the Jacobian taken row by row.
+
+One case alone:  python -m pytest tests/test_networks_physics.py -k batch_mean
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hig
+from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, float64,  # noqa: F401
+                            hig_model, hold_to_the_svd, mean_of_squares, moved, rows, simulator, squares, stack, targets)
+from tests.reference import flat, power_by_svd
+
+
+# --- simulators -----------------------------------------------------------------------------------------------------
+
+def linear_system(x, u):
+    """The solution of (2 + u uᵀ) y = x for every sample."""
+    matrix = 2 * tf.eye(2, dtype=u.dtype) + u[:, :, None] * u[:, None, :]
+    return tf.linalg.solve(matrix, x[:, :2, None])[:, :, 0]
+
+
+def fourier(x, u):
+    spectrum = tf.signal.rfft(u * x)
+    return tf.concat([tf.math.real(spectrum), tf.math.imag(spectrum)[:, 1:]], axis=1)
+
+
+def sparse_product(x, u):
+    """XLA has no sparse matrices."""
+    matrix = tf.sparse.from_dense(np.array([[1.0, 0.0], [0.0, 2.0], [0.5, 0.0]]))
+    return tf.transpose(tf.sparse.sparse_dense_matmul(matrix, tf.transpose(u**2)))
+
+
+@tf.custom_gradient
+def numpy_sine(u):
+    """Known to the tape by its gradient alone; XLA cannot call numpy."""
+    def call(function):
+        return tf.ensure_shape(tf.numpy_function(function, [u], u.dtype), u.shape)
+    return call(np.sin), lambda upstream: upstream * call(np.cos)
+
+
+def steps_in_time(x, u):
+    """Thirty explicit Euler steps of an oscillator whose stiffness and damping are the controls."""
+    def step(i, position, speed):
+        return i + 1, position + 0.1 * speed, speed - 0.1 * (u[:, 0] ** 2 * position + tf.tanh(u[:, 1]) * speed)
+    return tf.stack(tf.while_loop(lambda i, *_: i < 30, step, (0, x[:, 0], x[:, 1]), maximum_iterations=30)[1:], axis=1)
+
+
+def steps_in_a_python_loop(x, u):
+    state = x[:, :2]
+    for _ in range(10):
+        state = state + 0.1 * tf.sin(u * state[:, ::-1])
+    return state
+
+
+class Linearized:
+    """A simulator that knows its derivatives by the controls."""
+
+    def __call__(self, x, u):
+        return tf.stack([u[:, 0] * u[:, 1], x[:, 0] * u[:, 1]], axis=1)
+
+    def linearize(self, x, u):
+        by_first = tf.stack([u[:, 1], tf.zeros_like(u[:, 1])], axis=1)
+        return self(x, u), tf.stack([by_first, tf.stack([u[:, 0], x[:, 0]], axis=1)], axis=2)
+
+
+SIMULATORS = {
+    "linear_system": linear_system,
+    "fourier": lambda x, u: fourier(x[:, :2], u),
+    "sparse_product": sparse_product,
+    "numpy_function": lambda x, u: numpy_sine(u) * x[:, :2],
+    "steps_in_time": steps_in_time,
+    "steps_in_a_python_loop": steps_in_a_python_loop,
+    "tf_function": tf.function(lambda x, u: simulator(x, u)),
+    "cumulated": lambda x, u: tf.cumsum(tf.concat([u, x], axis=1), axis=1),
+    "linearized": Linearized(),
+    "one_outcome": lambda x, u: tf.reduce_sum(u**2 * x[:, :2], axis=1, keepdims=True),
+    "scalar_outcome": lambda x, u: tf.reduce_sum(u**2 * x[:, :2], axis=1),
+    "image": lambda x, u: tf.reshape(u[:, :, None, None] * tf.reshape(x[:, :2], [-1, 1, 2, 1]), [-1, 2, 2, 1]),
+    "ignores_the_state": lambda x, u: tf.exp(u),
+    "outcome_that_is_never_moved": lambda x, u: tf.concat([simulator(x, u), x], axis=1),
+    # samples that know of each other
+    "array_of_the_batch": lambda x, u: tf.constant(rows(2, seed=5)) * u**2,
+    "array_of_the_batch_as_outcome": lambda x, u: tf.concat([tf.constant(rows(2, seed=5)) + u, u**2], axis=1),
+    "batch_mean": lambda x, u: simulator(x, u) - tf.reduce_mean(simulator(x, u), axis=0),
+    "batch_maximum": lambda x, u: u / tf.reduce_max(tf.abs(u)),
+    "neighbours": lambda x, u: u - 0.3 * tf.roll(u, 1, axis=0),
+    "samples_in_another_order": lambda x, u: tf.reverse(u**2, [0]),
+}
+COUPLED = ["batch_mean", "batch_maximum", "neighbours", "samples_in_another_order"]
+
+
+@pytest.mark.parametrize("name", SIMULATORS)
+def test_simulators(float64, name):  # noqa: F811
+    hold_to_the_svd(Case(stack(4, 2), SIMULATORS[name], route="whole batch" if name in COUPLED else None))
+
+
+@pytest.mark.parametrize("name", ["batch_mean", "array_of_the_batch"])
+def test_coupled_samples_and_a_convolution(float64, name):  # noqa: F811
+    network = keras.Sequential([keras.Input((3, 2)), keras.layers.Conv1D(2, 2, activation="tanh"), keras.layers.Flatten(),
+                                keras.layers.Dense(2)])
+    hold_to_the_svd(Case(network, lambda x, u: SIMULATORS[name](x[:, 0], u), x=rows(3, 2), route="whole batch"))
+
+
+# --- structures -----------------------------------------------------------------------------------------------------
+
+def two_controls(form):
+    """A network that hands out two arrays in the given form: keep its names out of alphabetical order."""
+    return Net(lambda self, x: form(self.first(x), self.last(tf.tanh(self.first(x)))), first=dense(2, FEATURES),
+               last=dense(1, 2))
+
+
+def two_heads(form, convolution=False):
+    """The same with every Dense layer called once, or behind a convolution."""
+    layer = keras.layers.Conv1D(2, 2, activation="tanh") if convolution else None
+
+    def body(self, x):
+        h = tf.reshape(layer(x[:, :, None]), [-1, 4]) if convolution else tf.tanh(self.trunk(x))
+        return form(self.first(h), self.last(h))
+    if not convolution:
+        return Net(body, trunk=dense(4, FEATURES), first=dense(2, 4), last=dense(1, 4))
+    layer.build((None, FEATURES, 1))
+    return Net(body, trunk=layer, first=dense(2, 4), last=dense(1, 4))
+
+
+def as_dict(first, last):
+    return {"force": first, "drag": last}
+
+
+def from_dict(x, u):
+    return simulator(x, tf.concat([u["force"] * u["drag"], u["drag"]], axis=1))
+
+
+def into(form):
+    """A simulator with two outcomes, an image and one number per sample, in the given form."""
+    return lambda x, u: form(u[:, :, None] * x[:, None, :2], tf.reduce_sum(u**2, axis=1))
+
+
+STRUCTURES = {
+    "controls_in_a_dict": lambda: Case(two_heads(as_dict), from_dict, route="factored"),
+    "controls_in_a_dict_behind_a_convolution": lambda: Case(two_heads(as_dict, True), from_dict),
+    "controls_in_a_dict_layer_called_twice": lambda: Case(two_controls(as_dict), from_dict),
+    "controls_in_a_list": lambda: Case(two_heads(lambda *u: list(u)), lambda x, u: simulator(x, u[0] * u[1])),
+    "controls_in_a_tuple": lambda: Case(two_heads(lambda *u: u, True), lambda x, u: simulator(x, u[0] * u[1])),
+    "control_that_is_not_used": lambda: Case(two_heads(as_dict), lambda x, u: u["force"] * x[:, :2]),
+    "outcomes_in_a_dict": lambda: Case(stack(4, 2), into(lambda y, z: {"image": y, "energy": z}), route="factored"),
+    "outcomes_in_a_list": lambda: Case(stack(4, 2), into(lambda y, z: [y, z])),
+    "outcomes_in_a_tuple": lambda: Case(stack(4, 2), into(lambda y, z: (y, z))),
+    "outcomes_in_a_dict_of_a_coupled_batch": lambda: Case(stack(4, 2), into(
+        lambda y, z: {"image": y - tf.reduce_mean(y, axis=0), "energy": z}), route="whole batch"),
+    "state_in_a_dict": lambda: Case(
+        stack(4, 2, features=2), lambda x, u: simulator(x["state"], u), network_input=lambda x: x["target"],
+        x={"state": rows(2), "target": rows(2, seed=1)}, route="factored"),
+    "everything_in_dicts": lambda: Case(
+        two_heads(as_dict, True), lambda x, u: {"z": from_dict(x["state"], u), "a": u["drag"]},
+        network_input=lambda x: x["target"], x={"state": rows(2), "target": rows(FEATURES, seed=1)}),
+}
+
+
+@pytest.mark.parametrize("build", STRUCTURES.values(), ids=STRUCTURES)
+def test_structures(float64, build):  # noqa: F811
+    hold_to_the_svd(build())
+
+
+# --- losses and penalties -------------------------------------------------------------------------------------------
+
+def huber(y_true, y):
+    a = tf.abs(y - y_true)
+    return tf.reduce_mean(tf.where(a < 0.5, a**2 / 2, 0.5 * (a - 0.25)))
+
+
+def both(x, u):
+    return {"force": u * x[:, :2], "energy": tf.reduce_sum(u**2, axis=1, keepdims=True)}
+
+
+WEIGHTS = np.array([0.0, 1.0, 2.0, 0.5, 1.0])
+LOSSES = {
+    "mse": dict(loss="mse", plain=lambda t, y: tf.reduce_mean((y - t) ** 2)),
+    "huber": dict(loss=keras.losses.Huber(delta=0.5), plain=huber),
+    "sum": dict(loss=keras.losses.MeanSquaredError(reduction="sum"),
+                plain=lambda t, y: tf.reduce_sum((y - t) ** 2) / y.shape[1]),
+    "whole_batch": dict(loss=lambda t, y: tf.math.reduce_std(y - t), plain=lambda t, y: tf.math.reduce_std(y - t)),
+    "sample_weight": dict(sample_weight=WEIGHTS,
+                          plain=lambda t, y: tf.reduce_sum(WEIGHTS[:, None] * (y - t) ** 2) / B),
+    "dict": dict(simulator=both, loss={"force": "mse", "energy": "mae"}, plain=lambda t, y: tf.reduce_mean(
+        (y["force"] - t["force"]) ** 2) + tf.reduce_mean(tf.abs(y["energy"] - t["energy"]))),
+    "dict_with_weights": dict(
+        simulator=both, loss={"force": "mse", "energy": "mae"}, compile={"loss_weights": {"force": 0.3, "energy": 2.0}},
+        plain=lambda t, y: 0.3 * tf.reduce_mean((y["force"] - t["force"]) ** 2)
+        + 2 * tf.reduce_mean(tf.abs(y["energy"] - t["energy"]))),
+    "list": dict(simulator=lambda x, u: list(both(x, u).values()), loss=["mse", "mae"], plain=lambda t, y:
+                 tf.reduce_mean((y[0] - t[0]) ** 2) + tf.reduce_mean(tf.abs(y[1] - t[1]))),
+}
+
+
+@pytest.mark.parametrize("options", LOSSES.values(), ids=LOSSES)
+def test_losses(float64, options):  # noqa: F811
+    hold_to_the_svd(Case(stack(4, 2), **options))
+
+
+class Penalized(keras.layers.Layer):
+    """Passes its input on and adds its mean square to the loss."""
+
+    def call(self, x):
+        self.add_loss(0.1 * keras.ops.mean(x**2))
+        return x
+
+
+PENALTIES = {
+    "kernel_regularizer": lambda: Case(stack(4, 2, kernel_regularizer=keras.regularizers.L2(0.1))),
+    "bias_regularizer_of_a_convolution": lambda: Case(keras.Sequential([
+        keras.Input((3, 1)), keras.layers.Conv1D(2, 2, bias_regularizer=lambda b: tf.reduce_sum(b**4)), keras.layers.Flatten(),
+        keras.layers.Dense(2)]), x=rows(3, 1), simulator=lambda x, u: simulator(x[:, :, 0], u)),
+    "activity_regularizer": lambda: Case(stack(4, 2, activity_regularizer=keras.regularizers.L2(0.1))),
+    "add_loss": lambda: Case(keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4, "tanh"), Penalized(),
+                                               keras.layers.Dense(2)])),
+    "add_loss_in_the_simulator": lambda: Case(stack(4, 2), PenalizedSimulator()),
+}
+
+
+class PenalizedSimulator(keras.layers.Layer):
+    def call(self, x, u):
+        self.add_loss(0.1 * keras.ops.mean(u**2))
+        return simulator(x, u)
+
+
+@pytest.mark.parametrize("build", PENALTIES.values(), ids=PENALTIES)
+def test_penalties(float64, build):  # noqa: F811
+    hold_to_the_svd(build())
+
+
+# --- sizes and batches ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("convolution", [False, True], ids=["dense", "convolution"])
+@pytest.mark.parametrize("samples, hidden", [(1, 4), (1, 1), (12, 1)], ids=["one sample", "one of all", "n > p"])
+def test_sizes(float64, samples, hidden, convolution):  # noqa: F811
+    x = np.random.default_rng(0).normal(size=(samples, FEATURES))
+    layers = ([keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(hidden, 2, activation="tanh"),
+               keras.layers.Flatten()] if convolution else [keras.layers.Dense(hidden, "tanh")])
+    network = keras.Sequential([keras.Input((FEATURES,)), *layers, keras.layers.Dense(2)])
+    hold_to_the_svd(Case(network, lambda x, u: u * x[:, :2], x=x))
+
+
+BATCHED = {
+    "dense": lambda: stack(4, 2),
+    "reshaped_dense": lambda: Net(lambda self, x: self.last(tf.reshape(self.first(tf.reshape(x, [-1, 1])), [-1, 3 * 2])),
+                                  first=dense(2, 1, "tanh"), last=dense(2, 6)),
+    "convolution": lambda: keras.Sequential([
+        keras.Input((FEATURES,)), keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(2, 2, activation="tanh"),
+        keras.layers.Flatten(), keras.layers.Dense(2)]),
+}
+
+
+@pytest.mark.parametrize("name, feed, coupled", [
+    ("dense", "arrays", False), ("dense", "dataset", True), ("reshaped_dense", "arrays", True),
+    ("reshaped_dense", "dataset", False), ("convolution", "arrays", False)])
+def test_last_smaller_batch(float64, name, feed, coupled):  # noqa: F811
+    """Ten samples in batches of 4, 4 and 2, of a size that the graph may not know: three steps, one after the other."""
+    physics = SIMULATORS["neighbours"] if coupled else lambda x, u: tf.sin(u) * x[:, :2]
+    rng = np.random.default_rng(2)
+    case = Case(BATCHED[name](), physics, x=rng.normal(size=(10, FEATURES)))
+    model = hig_model(case)
+    y = targets(case, model)
+    start = [weight.numpy() for weight in model.trainable_variables]
+    before = flat(start)
+    for first in (0, 4, 8):
+        part = slice(first, first + 4)
+        jacobian, gradient, _ = derivatives(case, model, case.x[part], y[part])
+        after = moved(model, power_by_svd(jacobian, -0.5, 1e-6) @ gradient)
+        ends = np.cumsum([w.size for w in start])
+        for weight, value in zip(model.trainable_variables, np.split(after, ends[:-1])):
+            weight.assign(value.reshape(weight.shape))
+    expected = flat([weight.numpy() for weight in model.trainable_variables])
+    for weight, value in zip(model.trainable_variables, start):
+        weight.assign(value)
+    model.compile(hig.HIG(ETA, truncation=1e-6), squares)
+    if feed == "arrays":
+        model.fit(case.x, y, batch_size=4, shuffle=False, verbose=0)
+    else:
+        model.fit(tf.data.Dataset.from_tensor_slices((case.x, y)).batch(4), verbose=0)
+    assert_same_step(flat([weight.numpy() for weight in model.trainable_variables]), expected, before)
