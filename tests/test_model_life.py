@@ -1,0 +1,283 @@
+"""The life of hig.PhysicsModel as a Keras model: evaluate, save, load, interrupt, compile, and settings changed later.
+
+One test alone:  python -m pytest tests/test_model_life.py -k backup
+"""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hig
+from tests.networks import FEATURES, Physics, rows, simulator, squares, stack
+
+X, Y = rows(FEATURES), rows(3, seed=1)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Spring(keras.layers.Layer):
+    """A simulator that Keras can save: one number, trained."""
+
+    def build(self, *shapes):
+        self.stiffness = self.add_weight(shape=(), initializer="ones", name="stiffness")
+
+    def call(self, x, u):
+        return simulator(x, u) * self.stiffness
+
+
+def model_of(network=None, physics=simulator, optimizer=None, **options):
+    keras.utils.set_random_seed(3)
+    model = hig.PhysicsModel(network or stack(4, 2), physics)
+    model.compile(optimizer or hig.HIG(0.1, truncation=1e-3), options.pop("loss", squares), **options)
+    return model
+
+
+def fit(model, epochs=1, **options):
+    return model.fit(X, Y, batch_size=len(X), shuffle=False, epochs=epochs, verbose=0, **options)
+
+
+# --- evaluate -------------------------------------------------------------------------------------------------------
+
+def test_evaluate_returns_the_loss_alone():
+    model = model_of()
+    fit(model)
+    loss = model.evaluate(X, Y, verbose=0)
+    assert np.ndim(loss) == 0
+    np.testing.assert_allclose(loss, np.mean(squares(Y, model(X))), rtol=1e-5)
+    assert set(model.evaluate(X, Y, verbose=0, return_dict=True)) == {"loss"}
+    np.testing.assert_allclose(model.test_on_batch(X, Y), loss, rtol=1e-5)
+
+
+def test_evaluate_returns_the_users_metrics_too():
+    model = model_of(metrics=["mae"])
+    history = fit(model, validation_data=(X, Y)).history
+    assert {"loss", "mae", "val_loss", "val_mae", "rank", "sigma_max", "sigma_min"} == set(history)
+    assert len(model.evaluate(X, Y, verbose=0)) == 2
+    np.testing.assert_allclose(model.evaluate(X, Y, verbose=0)[1], np.abs(model(X) - Y).mean(), rtol=1e-5)
+
+
+def test_the_spectrum_does_not_get_lost_in_an_evaluation():
+    """rank, σ_max and σ_min of an epoch are those of its updates, whatever was evaluated before."""
+    model = model_of()
+    first = fit(model, validation_data=(X, Y)).history
+    again = fit(model, validation_data=(X, Y)).history
+    assert 0 < first["sigma_min"][0] <= first["sigma_max"][0] and 0 < again["sigma_min"][0] <= again["sigma_max"][0]
+    assert first["rank"][0] == 10            # 2 controls of 5 samples
+
+
+# --- weights and files ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("physics", [lambda: simulator, Spring], ids=["function", "layer"])
+def test_weights_go_to_a_file_and_back(tmp_path, physics):
+    model = model_of(physics=physics())
+    fit(model)
+    assert model.built and model.count_params() == sum(np.size(w) for w in model.get_weights())
+    assert model.count_params() == 3 * 4 + 4 + 4 * 2 + 2 + (physics is Spring)
+    model.save_weights(tmp_path / "w.weights.h5")
+    before = model.get_weights()
+    fit(model, epochs=2)
+    assert not np.array_equal(model.get_weights()[0], before[0])
+    model.load_weights(tmp_path / "w.weights.h5")
+    for weight, value in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_weights_only_checkpoint(tmp_path):
+    path = tmp_path / "best.weights.h5"
+    model = model_of()
+    fit(model, epochs=2, callbacks=[keras.callbacks.ModelCheckpoint(path, save_weights_only=True)])
+    other = model_of()
+    fit(other)
+    other.load_weights(path)
+    np.testing.assert_array_equal(other.predict(X, verbose=0)["outcome"], model.predict(X, verbose=0)["outcome"])
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise Interrupted
+
+
+def test_backup_and_restore_is_bit_for_bit(tmp_path):
+    straight = model_of()
+    fit(straight, epochs=4)
+    with pytest.raises(Interrupted):
+        fit(model_of(), epochs=4, callbacks=[keras.callbacks.BackupAndRestore(tmp_path), Interrupt()])
+    resumed = model_of()
+    history = fit(resumed, epochs=4, callbacks=[keras.callbacks.BackupAndRestore(tmp_path)])
+    assert history.epoch == [2, 3]
+    for weight, value in zip(resumed.get_weights(), straight.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_a_model_that_keras_can_save_is_saved(tmp_path):
+    model = model_of(physics=Spring(), loss="mse")
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0)["outcome"], model.predict(X, verbose=0)["outcome"])
+    for trained in (model, loaded):
+        fit(trained, epochs=2)
+    np.testing.assert_allclose(loaded(X), model(X), rtol=1e-6)
+    assert isinstance(loaded.optimizer, hig.HIG) and loaded.optimizer.truncation == 1e-3
+
+
+def test_a_model_that_keras_cannot_save_says_what_to_save(tmp_path):
+    model = model_of()
+    fit(model)
+    with pytest.raises((TypeError, ValueError), match="model.network.save") as caught:
+        model.save(tmp_path / "model.keras")
+    assert len(str(caught.value)) < 500 and not (tmp_path / "model.keras").exists()
+    model.network.save(tmp_path / "network.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "network.keras")(X), model.network(X))
+
+
+def test_the_config_makes_the_same_model():
+    model = model_of(physics=Spring())
+    fit(model)
+    twin = hig.PhysicsModel.from_config(model.get_config())
+    twin(X)
+    assert [w.shape for w in twin.weights] == [w.shape for w in model.weights]
+    twin.set_weights(model.get_weights())
+    np.testing.assert_array_equal(twin(X), model(X))
+
+
+# --- compile --------------------------------------------------------------------------------------------------------
+
+class Penalty(keras.layers.Layer):
+    def call(self, x):
+        self.add_loss(keras.ops.mean(x**2))
+        return x
+
+
+@pytest.mark.parametrize("optimizer", [lambda: hig.HIG(0.1, truncation=1e-3), lambda: keras.optimizers.SGD(0.1)],
+                         ids=["HIG", "SGD"])
+def test_compile_without_a_loss_is_as_in_keras(optimizer):
+    """Nothing to train on: Keras says so. A loss that a layer adds is one: its plain gradient is the step."""
+    model = hig.PhysicsModel(stack(4, 2), simulator)
+    model.compile(optimizer())
+    with pytest.raises(ValueError, match="No loss to compute"):
+        fit(model)
+    network = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4), Penalty(), keras.layers.Dense(2)])
+    model = hig.PhysicsModel(network, simulator)
+    model.compile(optimizer())
+    before = network.layers[0].kernel.numpy()
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(network.layers[0](X) ** 2)
+    gradient = tape.gradient(loss, network.layers[0].kernel.value)
+    fit(model)
+    np.testing.assert_allclose(before - network.layers[0].kernel, 0.1 * gradient, atol=1e-6)
+
+
+def test_compile_with_keras_default_optimizer():
+    model = hig.PhysicsModel(stack(4, 2), simulator)
+    model.compile(loss="mse")
+    assert fit(model, epochs=20).history["loss"][-1] < model_of(loss="mse").evaluate(X, Y, verbose=0) * 2
+    assert isinstance(model.optimizer, keras.optimizers.RMSprop)
+
+
+def test_several_batches_in_one_execution():
+    """steps_per_execution=2: two updates in one call of the compiled function are the two updates."""
+    weights = []
+    for steps in (1, 2):
+        model = model_of(steps_per_execution=steps)
+        model.fit(np.concatenate([X, X]), np.concatenate([Y, Y]), batch_size=len(X), shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    for one, two in zip(*weights):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+# --- optimizer ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("hand_over", [
+    lambda optimizer, v: optimizer.apply([tf.ones_like(v.value)], [v]),
+    lambda optimizer, v: optimizer.apply_gradients([(tf.ones_like(v.value), v)])], ids=["apply", "apply_gradients"])
+def test_plain_gradients_are_refused(hand_over):
+    variable = keras.Variable(np.zeros(2))
+    with pytest.raises(TypeError, match="hig.PhysicsModel"):
+        hand_over(hig.HIG(0.1, truncation=1e-3), variable)
+    np.testing.assert_array_equal(variable, np.zeros(2))
+
+
+def test_an_ordinary_keras_model_is_refused():
+    network = stack(4, 2)
+    network.compile(hig.HIG(0.1, truncation=1e-3), "mse")
+    with pytest.raises(TypeError, match="hig.PhysicsModel"):
+        network.fit(X, X[:, :2], verbose=0)
+
+
+@pytest.mark.parametrize("name, value", [("kappa", 3.0), ("kappa", float("nan")), ("truncation", 1.0), ("truncation", -0.1),
+                                         ("learning_rate", 0.0), ("learning_rate", -1.0), ("learning_rate", float("inf"))])
+def test_settings_are_checked_when_changed_later(name, value):
+    optimizer = hig.JacobianPower(0.1, kappa=0.5, truncation=1e-3)
+    before = float(getattr(optimizer, name))
+    with pytest.raises(ValueError, match=name):
+        setattr(optimizer, name, value)
+    assert float(getattr(optimizer, name)) == before
+
+
+def test_settings_changed_later_count():
+    model = model_of(optimizer=hig.JacobianPower(0.1, kappa=1.0, truncation=0.0))
+    fit(model)
+    model.optimizer.truncation = 0.999
+    assert fit(model).history["rank"] == [1.0]
+    before = model.get_weights()
+    model.optimizer.learning_rate = 1e-9
+    fit(model)
+    np.testing.assert_allclose(flat_of(model), np.concatenate([w.ravel() for w in before]), atol=1e-6)
+
+
+def flat_of(model):
+    return np.concatenate([w.ravel() for w in model.get_weights()])
+
+
+def test_callbacks_that_change_the_learning_rate():
+    model = model_of()
+    fit(model, epochs=3, callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.5 * rate)])
+    np.testing.assert_allclose(float(model.optimizer.learning_rate), 0.1 / 8, rtol=1e-6)
+
+
+# --- precisions and devices that change what an optimizer is given ---------------------------------------------------
+
+def test_loss_scaling_is_refused():
+    """Scaled losses are for gradients that underflow; a Jacobian power would take the scale to the power 1."""
+    with pytest.raises(ValueError, match="loss_scale_factor"):
+        model_of(optimizer=hig.HIG(0.1, truncation=1e-3, loss_scale_factor=8.0))
+    wrapped = keras.optimizers.LossScaleOptimizer(hig.HIG(0.1, truncation=1e-3))
+    with pytest.raises(ValueError, match="(?i)loss.?scal"):
+        model_of(optimizer=wrapped)
+
+
+def test_mixed_float16_is_refused():
+    """Keras wraps the optimizer in loss scaling there, and would hand it plain gradients."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(ValueError, match="mixed_float16"):
+            model_of()
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+MIRRORED = """
+import numpy as np, tensorflow as tf, keras, hig
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+with tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"]).scope():
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model = hig.PhysicsModel(network, lambda x, u: u)
+    model.compile(hig.HIG(0.1, truncation=1e-3), "mse")
+"""
+
+
+def test_several_devices_are_refused():
+    result = subprocess.run([sys.executable, "-c", MIRRORED], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("ValueError") and "MirroredStrategy" in result.stderr
