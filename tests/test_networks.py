@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import (B, FEATURES, Case, Net, Physics, dense, float64, hold_to_the_svd,  # noqa: F401
-                            rows, simulator, stack)
+from tests.networks import (B, FEATURES, Case, Net, dense, float64, hold_to_the_svd, rows, simulator,  # noqa: F401
+                            stack)
 
 
 # --- a kernel that acts elsewhere too -------------------------------------------------------------------------------
@@ -76,7 +76,8 @@ def residual_and_value():
 
 
 def tied_weights():
-    return Case(Net(lambda self, x: self.encoder(x) @ tf.transpose(self.encoder.kernel), encoder=dense(4, FEATURES, "tanh")))
+    return Case(Net(lambda self, x: self.encoder(x) @ tf.transpose(self.encoder.kernel),
+                    encoder=dense(4, FEATURES, "tanh")))
 
 
 def tied_weights_in_front():
@@ -129,8 +130,10 @@ def cond_on_the_whole_batch():
     """Which layer is taken depends on all samples: no sample knows it alone."""
     x = rows(FEATURES)
     x[:, 0] = [5.0, -1.0, -1.0, -1.0, -1.0]
-    return Case(Net(lambda self, x: self.last(tf.cond(tf.reduce_sum(x[:, 0]) > 0, lambda: self.first(x), lambda: self.other(x))),
-                    first=dense(4, FEATURES, "tanh"), other=dense(4, FEATURES), last=dense(2, 4)), x=x)
+
+    def body(self, x):
+        return self.last(tf.cond(tf.reduce_sum(x[:, 0]) > 0, lambda: self.first(x), lambda: self.other(x)))
+    return Case(Net(body, first=dense(4, FEATURES, "tanh"), other=dense(4, FEATURES), last=dense(2, 4)), x=x)
 
 
 def recompute_grad():

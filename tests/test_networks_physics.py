@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import hig
 from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, float64,  # noqa: F401
-                            hig_model, hold_to_the_svd, mean_of_squares, moved, rows, simulator, squares, stack, targets)
+                            hig_model, hold_to_the_svd, moved, rows, simulator, squares, stack, targets)
 from tests.reference import flat, power_by_svd
 
 
@@ -99,8 +99,8 @@ def test_simulators(float64, name):  # noqa: F811
 
 @pytest.mark.parametrize("name", ["batch_mean", "array_of_the_batch"])
 def test_coupled_samples_and_a_convolution(float64, name):  # noqa: F811
-    network = keras.Sequential([keras.Input((3, 2)), keras.layers.Conv1D(2, 2, activation="tanh"), keras.layers.Flatten(),
-                                keras.layers.Dense(2)])
+    network = keras.Sequential([keras.Input((3, 2)), keras.layers.Conv1D(2, 2, activation="tanh"),
+                                keras.layers.Flatten(), keras.layers.Dense(2)])
     hold_to_the_svd(Case(network, lambda x, u: SIMULATORS[name](x[:, 0], u), x=rows(3, 2), route="whole batch"))
 
 
@@ -211,8 +211,8 @@ class Penalized(keras.layers.Layer):
 PENALTIES = {
     "kernel_regularizer": lambda: Case(stack(4, 2, kernel_regularizer=keras.regularizers.L2(0.1))),
     "bias_regularizer_of_a_convolution": lambda: Case(keras.Sequential([
-        keras.Input((3, 1)), keras.layers.Conv1D(2, 2, bias_regularizer=lambda b: tf.reduce_sum(b**4)), keras.layers.Flatten(),
-        keras.layers.Dense(2)]), x=rows(3, 1), simulator=lambda x, u: simulator(x[:, :, 0], u)),
+        keras.Input((3, 1)), keras.layers.Conv1D(2, 2, bias_regularizer=keras.regularizers.L2(0.1)),
+        keras.layers.Flatten(), keras.layers.Dense(2)]), x=rows(3, 1), simulator=lambda x, u: simulator(x[:, :, 0], u)),
     "activity_regularizer": lambda: Case(stack(4, 2, activity_regularizer=keras.regularizers.L2(0.1))),
     "add_loss": lambda: Case(keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4, "tanh"), Penalized(),
                                                keras.layers.Dense(2)])),
@@ -245,7 +245,7 @@ def test_sizes(float64, samples, hidden, convolution):  # noqa: F811
 
 BATCHED = {
     "dense": lambda: stack(4, 2),
-    "reshaped_dense": lambda: Net(lambda self, x: self.last(tf.reshape(self.first(tf.reshape(x, [-1, 1])), [-1, 3 * 2])),
+    "reshaped_dense": lambda: Net(lambda self, x: self.last(tf.reshape(self.first(tf.reshape(x, [-1, 1])), [-1, 6])),
                                   first=dense(2, 1, "tanh"), last=dense(2, 6)),
     "convolution": lambda: keras.Sequential([
         keras.Input((FEATURES,)), keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(2, 2, activation="tanh"),
