@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import hig
-from tests.networks import FEATURES, Physics, rows, simulator, squares, stack
+from tests.networks import FEATURES, rows, simulator, squares, stack
 
 X, Y = rows(FEATURES), rows(3, seed=1)
 
