@@ -62,13 +62,11 @@ def parse_trajectories(arguments):
     add = parser.add_argument
     add("--weights", type=named(".weights.h5"), nargs="+", required=True, metavar="FILE",
         help="what --save-weights of a submit script wrote; several files are drawn side by side")
-    add("--output", type=named(*FIGURES), metavar="FILE", help="figure to write (png, pdf or svg)")
+    add("--output", type=named(*FIGURES), metavar="FILE", help="figure to write (png, pdf or svg; default: a PNG beside the weights)")
     add("--animate", type=named(*ANIMATIONS), metavar="FILE", help="animation to write (gif, or mp4 with ffmpeg)")
     add("--seed", type=int, default=1, metavar="N", help="of the samples that are drawn (default: %(default)s)")
     add_looks(parser)
     options = parser.parse_args(arguments)
-    if not (options.output or options.animate):
-        parser.error("there is nothing to do without --output or --animate")
     if not 0 <= options.seed < 2**32:
         parser.error(f"argument --seed: {options.seed} is not between 0 and 4294967295")
     return options

@@ -6,8 +6,8 @@ Called by `python plot.py trajectories`; see `hig.figures.pictures`.
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from hig.figures.pictures import box_axes
-from hig.runs.training import load_weights
+from hig.figures.pictures import limits
+from hig.runs.weights import load_weights
 from Poisson import RESOLUTION
 from Poisson.fields import held_out_fields
 from Poisson.network import build_network
@@ -29,26 +29,28 @@ def solve(weights, seed):
     return {name: np.reshape(field, (RESOLUTION, RESOLUTION)) for name, field in fields.items()}
 
 
-def draw(figure, solution, style, progress=1.0):
-    """The solution as a surface, the true one as a wire frame, and under them the source.
-
-    Args:
-        figure: matplotlib Figure or SubFigure.
-        solution: of `solve`.
-        style: "paper" or "dark".
-        progress: part of a full turn of the view, in [0, 1].
-    """
+def draw(figure, solution, together, colors):
+    """The solution as a surface, the true one as a wire frame, and under them the source; progress is a turn of the view."""
     source, found, true = (solution[key] for key in ("source", "solution", "true_solution"))
     cells = np.arange(len(found)) + 0.5
     x, y = np.meshgrid(cells, cells, indexing="ij")
-    low, high = min(found.min(), true.min()), max(found.max(), true.max())
-    floor, strength = low - 0.6 * (high - low), np.abs(source).max()
-    ax = box_axes(figure, figure.add_gridspec(1, 1)[0], (1, 1, 1), zoom=0.85)
-    drawn = ax.contourf(x, y, source, 24, zdir="z", offset=floor, cmap="RdBu_r", vmin=-strength, vmax=strength)
-    ax.plot_surface(x, y, found, cmap="viridis", alpha=0.85, linewidth=0)
+    low, high = limits([other[key] for other in together for key in ("solution", "true_solution")], 0)
+    floor, strength = low - 0.6 * (high - low), max(np.abs(other["source"]).max() for other in together)
+    ax = figure.add_subplot(projection="3d")
+    for axis in (ax.xaxis, ax.yaxis, ax.zaxis):                         # without matplotlib's grey walls
+        axis.pane.set_visible(False)
+        axis.set_major_locator(MaxNLocator(4))
+        axis.labelpad = -5
+    ax.tick_params(pad=-1, labelsize=8)
+    ax.set_box_aspect((1, 1, 1), zoom=0.85)
+    drawn = ax.contourf(x, y, source, np.linspace(-strength, strength, 25), zdir="z", offset=floor, cmap="RdBu_r")
+    ax.plot_surface(x, y, found, cmap="viridis", alpha=0.85, linewidth=0, vmin=low, vmax=high)
     ax.plot_wireframe(x, y, true, color="#808080", linewidth=0.7, label="true solution")
     ax.set(xlabel="$i$", ylabel="$j$", zlim=(floor, high))
     ax.set_zlabel("solution $x$")
-    ax.view_init(24, -60 + 360 * progress)
-    ax.legend(loc="upper left")
+    error = np.sqrt(np.mean((found - true) ** 2) / np.mean(true**2))
+    ax.set_title(f"error of the network: {100 * error:.2g} % of the solution", fontsize=9, y=0.97)
+    ax.view_init(24, -60)
+    ax.legend(loc="upper left", fontsize=8)
     figure.colorbar(drawn, ax=ax, orientation="horizontal", shrink=0.6, aspect=30, pad=0.08, ticks=MaxNLocator(5), label="source $y^*$")
+    return lambda progress: ax.view_init(24, -60 + 360 * progress)

@@ -1,4 +1,4 @@
-"""The dipole under control of a trained network: |ψ(x, t)|² as a surface, and the control, for one test sample.
+"""The dipole under control of a trained network: |ψ(x, t)|² and the control, for one test sample.
 
 Called by `python plot.py trajectories`; see `hig.figures.pictures`.
 """
@@ -6,13 +6,10 @@ Called by `python plot.py trajectories`; see `hig.figures.pictures`.
 import numpy as np
 import tensorflow as tf
 
-from hig.figures.pictures import box_axes
-from hig.runs.training import load_weights
+from hig.figures.pictures import limits
+from hig.runs.weights import load_weights
 from Schroedinger import experiment
 from Schroedinger.simulator import to_complex, to_pairs
-
-CONTROL_COLOR = "crimson"
-TARGET_COLOR = "darkorange"
 
 
 def solve(weights, seed):
@@ -40,28 +37,30 @@ def solve(weights, seed):
             "controls": controls.numpy()[0]}
 
 
-def draw(figure, solution, style, progress=1.0):
-    """The surface over position and time with the target as a line at its end, and the control over time.
+def draw(figure, solution, together, colors):
+    """|ψ|² over time and position, the control under it, and at the side where it ends over where it should."""
+    x, time, density, controls, target = (solution[key] for key in ("x", "time", "density", "controls", "target"))
+    most = max(max(other["density"].max(), other["target"].max()) for other in together)
+    grid = figure.add_gridspec(2, 2, height_ratios=[2, 1], width_ratios=[3, 1])
+    ax = figure.add_subplot(grid[0, 0], ylabel="$x$", xlim=(0, time[-1]), ylim=(x[0], x[-1]))
+    ax.grid(False)
+    image = ax.imshow(density.T, origin="lower", aspect="auto", extent=(0, time[-1], x[0], x[-1]), cmap="magma", vmin=0, vmax=most,
+                      interpolation="bilinear")
+    curtain = ax.axvspan(time[-1], time[-1], color=ax.get_facecolor(), linewidth=0)
+    figure.colorbar(image, ax=ax, location="top", label="$|\\psi|^2$", aspect=30, pad=0.02).ax.tick_params(labelsize=8)
+    ax.tick_params(labelbottom=False)
+    side = figure.add_subplot(grid[0, 1], xlim=(0, 1.05 * most), ylim=(x[0], x[-1]), xlabel="$|\\psi|^2$")
+    side.plot(target, x, color=colors[3], linewidth=3, alpha=0.5, label="target")
+    state, = side.plot(density[-1], x, color=colors[0], linewidth=1.4, label="state")
+    side.tick_params(labelleft=False)
+    side.legend(loc="lower left", bbox_to_anchor=(-0.1, 1), fontsize=8)
+    below = figure.add_subplot(grid[1, 0], xlabel="time", ylabel="control $u$", xlim=(0, time[-1]),
+                               ylim=limits([other["controls"] for other in together]))
+    control, = below.step(time[:-1], controls, where="post", color=colors[2], linewidth=0.9)
 
-    Args:
-        figure: matplotlib Figure or SubFigure.
-        solution: of `solve`.
-        style: "paper" or "dark".
-        progress: part of the time that has gone by, in [0, 1].
-    """
-    x, time, density, controls = (solution[key] for key in ("x", "time", "density", "controls"))
-    count = 1 + max(1, round(progress * len(controls)))                                     # of states
-    above, below = figure.add_gridspec(2, 1, height_ratios=[3, 1])
-    ax = box_axes(figure, above, (2.2, 1.3, 1), zoom=0.85)
-    ax.plot_surface(time[:count, None], x[None], density[:count], cmap="viridis", vmin=0, vmax=density.max(),
-                    rcount=100, ccount=len(x), linewidth=0)
-    ax.plot(np.full(len(x), time[-1]), x, solution["target"], color=TARGET_COLOR, linewidth=2, zorder=5, label="target")
-    ax.set(xlabel="time", ylabel="$x$", xlim=(0, time[-1]), zlim=(0, max(density.max(), solution["target"].max())))
-    ax.set_zlabel("$|\\psi|^2$")
-    ax.xaxis.labelpad, ax.zaxis.labelpad = 3, -2
-    ax.view_init(42, -68)
-    ax.legend(loc="upper left")
-    ax = figure.add_subplot(below)
-    ax.step(time[:count - 1], controls[:count - 1], where="post", color=CONTROL_COLOR, linewidth=0.8)
-    ax.set(xlabel="time", ylabel="control $u$", xlim=(0, time[-1]))
-    ax.set_ylim(1.05 * controls.min() - 0.05 * controls.max(), 1.05 * controls.max() - 0.05 * controls.min())
+    def show(progress):
+        count = max(1, round(progress * len(controls)))                 # of steps
+        control.set_data(time[:count], controls[:count])
+        state.set_xdata(density[count])
+        curtain.set(x=time[count], width=1.01 * time[-1] - time[count])
+    return show

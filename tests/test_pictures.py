@@ -2,17 +2,22 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from matplotlib import animation
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import plot
 from hig.figures import pictures
-from hig.runs.training import load_weights, save_weights
+from hig.figures.style import TRAJECTORIES
+from hig.runs.weights import load_weights, save_weights
 from Nonlinear_Oscillators import experiment as oscillators
 from Poisson.network import build_network as poisson_network
 from Schroedinger import experiment as dipole
 from Toy_Problem import experiment as toy
+
+
+COLORS = TRAJECTORIES["paper"]
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +45,30 @@ def test_oscillators(weights):
     np.testing.assert_array_equal(solution["positions"][0], test[:drawer.SAMPLES, :2])
     np.testing.assert_allclose(solution["positions"][-1], model(test[:drawer.SAMPLES])[:, :2], atol=1e-5)     # float32
     figure = Figure()
-    drawer.draw(figure, solution, "paper", progress=0.5)
-    above, below = figure.axes
-    curves = [line for line in above.lines if len(line.get_data_3d()[0]) > 1]
-    assert len(curves) == 2 * drawer.SAMPLES and len(below.lines) == drawer.SAMPLES
-    time, sample, position = curves[-1].get_data_3d()                       # the second oscillator of the first sample
-    np.testing.assert_allclose(time, 0.125 * np.arange(49), atol=1e-6)      # half of the 96 steps, and the start
-    np.testing.assert_array_equal(position, solution["positions"][:49, 0, 1])
-    assert not np.any(sample)
+    drawer.draw(figure, solution, [solution], COLORS)(0.5)
+    panels, controls = figure.axes[::2], figure.axes[1::2]
+    assert len(panels) == len(controls) == drawer.SAMPLES
+    free = model.simulator(test[:drawer.SAMPLES], np.zeros((drawer.SAMPLES, 96), np.float32))[:, :2]
+    np.testing.assert_allclose(solution["uncontrolled"][-1], free, atol=1e-5)
+    for sample, ax in enumerate(panels):
+        drawn = {line.get_label(): line for line in ax.lines if line.get_label().startswith("$")}
+        for i, name in enumerate(("$q_1$", "$q_2$")):                       # half of the 96 steps, and the start
+            np.testing.assert_allclose(drawn[name].get_xdata(), 0.125 * np.arange(49), atol=1e-6)
+            np.testing.assert_array_equal(drawn[name].get_ydata(), solution["positions"][:49, sample, i])
+        dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
+        np.testing.assert_array_equal(dotted[1].get_ydata(), solution["uncontrolled"][:, sample, 1])
+        np.testing.assert_array_equal(controls[sample].lines[0].get_ydata(), solution["controls"][:49, sample])
+
+
+def test_files_side_by_side_have_the_same_scales(weights):
+    drawer, one = solved(weights, "nlo")
+    other = {**one, "positions": 3 * one["positions"], "controls": 5 * one["controls"] + 1}
+    scales = []
+    for solution in (one, other):
+        figure = Figure()
+        drawer.draw(figure, solution, [one, other], COLORS)
+        scales.append([ax.get_ylim() for ax in figure.axes])
+    assert scales[0] == scales[1] and scales[0][0][1] > other["positions"].max() and scales[0][1][1] > other["controls"].max()
 
 
 def test_dipole(weights):
@@ -59,10 +80,16 @@ def test_dipole(weights):
     sine = np.sin(np.pi * solution["x"] / 2) ** 2
     np.testing.assert_allclose(solution["density"][0], sine / sine.sum(), atol=1e-6)
     figure = Figure()
-    drawer.draw(figure, solution, "paper")
-    surface, control = figure.axes
-    np.testing.assert_allclose(surface.lines[0].get_data_3d()[2], solution["target"])
+    show = drawer.draw(figure, solution, [solution], COLORS)
+    heat, _, side, control = figure.axes                                    # the second one is the colour bar
+    np.testing.assert_array_equal(heat.images[0].get_array(), solution["density"].T)
+    target, state = side.lines
+    np.testing.assert_array_equal(target.get_xdata(), solution["target"])
+    np.testing.assert_array_equal(state.get_xdata(), solution["density"][-1])
     np.testing.assert_array_equal(control.lines[0].get_ydata(), solution["controls"])
+    show(0.25)
+    np.testing.assert_array_equal(state.get_xdata(), solution["density"][96])
+    assert len(control.lines[0].get_ydata()) == 96 and heat.patches[0].get_x() == solution["time"][96]
 
 
 def test_poisson(weights):
@@ -74,7 +101,9 @@ def test_poisson(weights):
     np.testing.assert_allclose(solution["source"], laplacian, atol=1e-5)
     assert not np.array_equal(solution["source"], solved(weights, "poisson", seed=2)[1]["source"])
     figure = Figure()
-    drawer.draw(figure, solution, "paper", progress=0.25)
+    drawer.draw(figure, solution, [solution], COLORS)(0.25)
+    error = np.linalg.norm(solution["solution"] - solution["true_solution"]) / np.linalg.norm(solution["true_solution"])
+    assert f"{100 * error:.2g} %" in figure.axes[0].get_title()
     assert figure.axes[0].azim == 30                                        # a quarter turn from −60
 
 
@@ -89,8 +118,13 @@ def test_figures_and_animations_are_written(weights, tmp_path, monkeypatch, caps
     assert image.shape[:2] == (1000, 1680) and len(np.unique(image)) > 100          # lines and text: not blank
     np.testing.assert_allclose(image[0, 0, :3], np.array([0x14, 0x17, 0x1c]) / 255, atol=1e-6)       # 8-bit colours
     assert frames.startswith(b"GIF89a") and frames.count(b"\x21\xf9\x04") == 3       # graphic controls, one a frame
+    still = Image.open(animated)
+    shown = [still.seek(frame) or still.info["duration"] for frame in range(3)]
+    assert shown[-1] == 2000 and max(shown[:-1]) <= 100                     # 10 frames a second or more, then a pause
     assert plot.main(["trajectories", "--weights", files[0], "--output", str(tmp_path / "a.svg")]) == 0
     assert "<text" in (tmp_path / "a.svg").read_text()
+    assert plot.main(["trajectories", "--weights", *files]) == 0            # beside the weights
+    assert (weights / "nlo_qmc_trajectories.png").stat().st_size > 10_000
 
 
 def test_without_ffmpeg_there_is_a_clear_message(weights, tmp_path, monkeypatch, capsys):
@@ -116,7 +150,7 @@ def test_weights_that_cannot_be_drawn(weights, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    ([], "--weights"), (["--weights", "a.weights.h5"], "--output"), (["--weights", "a.h5", "--output", "a.png"], ".weights.h5"),
+    ([], "--weights"), (["--weights", "a.h5", "--output", "a.png"], ".weights.h5"),
     (["--weights", "a.weights.h5", "--output", "a.gif"], ".png"), (["--weights", "a.weights.h5", "--animate", "a.png"], ".gif"),
     (["--weights", "a.weights.h5", "--output", "a.png", "--seed", "-1"], "--seed")])
 def test_bad_options(arguments, words, capsys):

@@ -99,6 +99,24 @@ def test_all_colours_differ(palette):
     assert distance.min() > 0.15  # of at most 3; two greens that a reader would confuse differ by less
 
 
+@pytest.mark.parametrize("palette", style.COLORS)
+def test_all_colours_can_be_read_on_a_dark_background(palette):
+    """Contrast as WCAG 2 defines it, 3:1 is what it asks of graphics; trajectories and graded settings included."""
+    def luminance(color):
+        parts = np.array(to_rgba(color)[:3])
+        return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+    labels = [*curves_of_all(palette), *(f"HIG (batch_size={size})" for size in range(6))]
+    colors = [*style.choose_colors(labels, palette, "dark").values(),
+              *(style.readable(color, "dark") for color in style.TRAJECTORIES[palette])]
+    background = luminance(style.STYLES["dark"]["axes.facecolor"])
+    assert min((luminance(color) + 0.05) / (background + 0.05) for color in colors) > 3
+    assert (luminance(style.COLORS["safe"]["others"][0]) + 0.05) / (background + 0.05) < 3      # as it is, it cannot
+
+
+def curves_of_all(palette):
+    return [*(name for name in style.COLORS[palette] if name != "others"), "A", "B", "C", "D"]
+
+
 def test_styles_and_colours_are_applied(tmp_path):
     path = save(tmp_path / "NLO_GN_RESULTS.pickle", falling())
     (paper, *_), (dark, *_) = draw([path]), draw([path], "--style", "dark", "--colors", "safe")

@@ -44,7 +44,7 @@ def draw_overview(figure, cases, options):
     named = {}                                                          # label: its line
     for ax, (title, own) in zip(axes, groups.items()):
         prepare(ax, next(iter(own.values()))[0], options)
-        draw_losses(ax, own, choose_colors(own, options.colors), options)
+        draw_losses(ax, own, choose_colors(own, options.colors, options.style), options)
         ax.set_title(legible(title), loc="left", fontsize=11)
         named |= dict(zip(own, ax.get_legend_handles_labels()[0]))
     names = sorted(named, key=lambda label: (rank(label), label))
@@ -89,7 +89,7 @@ def prepare(ax, run, options):
 def case_panels(title, runs, options):
     """What is drawn of one case of a system: list of (title, function, groups, colours), its losses first."""
     groups = group_runs(runs)
-    colors = choose_colors(groups, options.colors)
+    colors = choose_colors(groups, options.colors, options.style)
     panels = [(title, draw, groups, colors) for draw in (draw_losses, *study_panels(runs))]
     for panel in system(runs[0].system).panels:
         able = {label: [run for run in members if holds(run, panel)] for label, members in groups.items()}

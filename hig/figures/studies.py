@@ -6,7 +6,7 @@ import numpy as np
 
 from hig.figures.curves import LOSSES, find_death, final_loss, loss_kind
 from hig.figures.reading import settings_of
-from hig.figures.style import COLORS, legible
+from hig.figures.style import COLORS, legible, readable
 
 BUDGET = ("max_time", "epochs")         # settings that are no subject of a study
 FEWEST = 3                              # values that make a study
@@ -59,6 +59,7 @@ def draw_over_setting(key, ax, groups, colors, options):
     died = []
     for label in dict.fromkeys(run.label for run in runs):
         color = COLORS[options.colors].get(label, colors[next(name for name in colors if name.split(" (")[0] == label)])
+        color = readable(color, options.style)
         points = []
         for text, x in positions.items():
             finals = finals_of([run for run in runs if run.label == label and settings_of(run).get(key, "–") == text], options.y)

@@ -15,6 +15,9 @@ COLORS = {
              "others": ["#332288", "#999933", "#882255", "#44AA99"]},
 }
 
+TRAJECTORIES = {"paper": ("teal", "darkgoldenrod", "dimgray", "firebrick"),  # two positions, the control, a target: not the
+                "safe": ("#117733", "#CC6677", "#777777", "#AA4499")}        # colours of the optimizers; Tol's muted scheme
+
 STYLES = {
     "paper": {"figure.facecolor": "white", "axes.facecolor": "white", "grid.color": "#b0b0b0"},
     "dark": {"figure.facecolor": "#14171c", "axes.facecolor": "#14171c", "grid.color": "#5a6069",
@@ -37,7 +40,7 @@ def style(name):
         yield
 
 
-def choose_colors(groups, palette):
+def choose_colors(groups, palette, look="paper"):
     """{label: colour} for the labels of groups: each known optimizer has its own colour, unknown ones the others in turn.
 
     Several settings of an optimizer are shades of its colour in their order; more than four of one alone, a colour map.
@@ -51,7 +54,19 @@ def choose_colors(groups, palette):
         own = own if own and own not in colors.values() else next(others)
         scale = graded(own, len(labels), wide=len(settings) == 1 and len(labels) > 4)
         colors |= dict(zip(labels, scale))
-    return colors
+    return {label: readable(color, look) for label, color in colors.items()}
+
+
+def readable(color, look):
+    """The colour, or on a dark background one with so much white in it that its contrast is 4:1."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    def brightness(color):                                              # relative luminance, WCAG 2
+        parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(color)]
+        return 0.05 + 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+    while look == "dark" and brightness(color) < 4 * brightness(STYLES["dark"]["figure.facecolor"]):
+        color = to_hex([0.95 * part + 0.05 for part in to_rgb(color)])
+    return color
 
 
 def graded(color, count, wide):
