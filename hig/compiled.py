@@ -34,9 +34,9 @@ class Compiler:
         """Says that something runs without XLA, which could not compile it."""
         self._slower(what, f"XLA cannot compile it ({own_sentence(error)[:160]})")
 
-    def is_small(self, function, what, *arguments):
-        """Whether the graph of a tf.function, loops by their bodies, is one that XLA compiles in seconds; warns if not."""
-        definition = function.get_concrete_function(*arguments).graph.as_graph_def()
+    def is_small(self, concrete_function, what):
+        """Whether a graph, loops counted by their bodies, is one that XLA compiles in seconds; warns if not."""
+        definition = concrete_function.graph.as_graph_def()
         count = len(definition.node) + sum(len(function.node_def) for function in definition.library.function)
         if count > MOST_OPERATIONS:
             self._slower(what, f"its graph has {count} operations, which XLA would compile for minutes. Loop over time steps by "
@@ -47,7 +47,7 @@ class Compiler:
         self.warn(f"{what} runs without XLA, which is slower: {reason}. compile(jit_compile=False) says so from the start.")
 
     def function(self, python_function, what, xla=True):
-        """The compiled form of a function of nested tensors.
+        """The compiled form of a function of nested tensors, which is always called with arguments of the same shapes.
 
         Args:
             python_function: what it computes, in TensorFlow.
@@ -63,56 +63,52 @@ class Compiler:
 
 class _Function:
     def __init__(self, compiler, python_function, what, xla):
-        self.compiler, self.python_function, self.what = compiler, python_function, what
-        self.graph, self.compiled = self._make(), self._make(jit_compile=True) if xla else None
-        self.works = False                                              # whether XLA has compiled it once
-
-    def _make(self, **options):
-        return tf.function(self.python_function, **{"autograph": False, **options})   # as in Keras: users' code runs as it is
+        self.compiler, self.python_function, self.what, self.xla = compiler, python_function, what, xla
+        self.ready = None                                               # what is called, once it has worked
 
     def __call__(self, *arguments):
-        compiler = self.compiler
         try:
-            if self.compiled and not (self.works or compiler.forced or self._is_small(*arguments)):
-                self.compiled = None
-            if self.compiled is None:
-                return self._run_graph(*arguments)
-            try:
-                result = self.compiled(*arguments)
-                self.works = True
-                return result
-            except tf.errors.OpError as error:
-                if self.works or compiler.forced:
-                    raise
-                failure = error
-            result = self._run_graph(*arguments)                        # raises again if it is not XLA's fault
-            self.compiled = None
-            compiler.without_xla(self.what, failure)
-            return result
+            if self.ready:
+                return self.ready(*arguments)
+            for function in self._candidates(*arguments):
+                try:
+                    result = function(*arguments)
+                except tf.errors.OpError as error:
+                    if function is not self.compiled or self.compiler.forced:
+                        raise
+                    failure = error
+                else:
+                    if self.compiled not in (None, function):
+                        self.compiler.without_xla(self.what, failure)
+                    self.ready = function
+                    return result
         except tf.errors.OpError as error:
             raise type(error)(error.node_def, error.op, own_sentence(error)) from None
 
-    def _is_small(self, *arguments):
+    def _candidates(self, *arguments):
+        """The ways to run it that can be tried, the fastest first; the last raises what the function itself raises."""
+        self.compiled = None
         try:
-            return self.compiler.is_small(self.compiled, self.what, *arguments)
-        except Exception:                                               # no graph can be made: `_run_graph` says why
-            return False
-
-    def _run_graph(self, *arguments):
-        """As a graph; as plain Python if the function is none that TensorFlow can trace."""
-        try:
-            return self.graph(*arguments)
-        except tf.errors.OperatorNotAllowedInGraphError:                # an `if` or `for` over tensors: AutoGraph is asked for
-            self.graph = self._make(autograph=True)
-            return self.graph(*arguments)
+            if self.xla:
+                compiled = self._trace(*arguments, jit_compile=True)
+                if self.compiler.forced or self.compiler.is_small(compiled, self.what):
+                    self.compiled = compiled
+                    yield compiled
+            yield self._trace(*arguments)
         except tf.errors.OpError:
             raise
         except Exception as error:
-            result = self.python_function(*arguments)                   # raises again if it is not the graph's fault
-            self.graph = self.python_function
+            self.python_function(*arguments)                            # raises again if it is not the graph's fault
             self.compiler.warn(f"{self.what} runs operation by operation, which is much slower: TensorFlow cannot make a graph "
                                f"of it ({str(error).strip().splitlines()[-1][:160]})")
-            return result
+            yield self.python_function
+
+    def _trace(self, *arguments, **options):
+        """A graph of it, made without AutoGraph as in Keras; with it if there is an `if` or `for` over tensors."""
+        try:
+            return tf.function(self.python_function, autograph=False, **options).get_concrete_function(*arguments)
+        except tf.errors.OperatorNotAllowedInGraphError:
+            return tf.function(self.python_function, autograph=True, **options).get_concrete_function(*arguments)
 
 
 def own_sentence(error):

@@ -206,6 +206,11 @@ def _gram_of(matrix):
     return gram
 
 
+def flatten(arrays):
+    """Arrays one behind the other as one vector."""
+    return np.concatenate([np.ravel(array) for array in arrays])
+
+
 def unflatten(vector, shapes):
     """A vector of p numbers as a list of arrays of the given shapes, in that order."""
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])

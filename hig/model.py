@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from hig.backend import keras
 from hig.compiled import Compiler
-from hig.jacobian import unflatten
+from hig.jacobian import flatten
 from hig.optimizers import JacobianPower
 from hig.powers import blas_threads, gram_coefficients
 from hig.routes import Derivatives
@@ -159,7 +159,7 @@ class PhysicsModel(keras.Model):
             return iter(batches)
         x = keras.utils.unpack_x_y_sample_weight(batches[0])[0]
         self.train_function = self._compiled_by_xla
-        if self.compiler.is_small(tf.function(lambda x: self(x, training=True), autograph=False), "The step", x):
+        if self.compiler.is_small(tf.function(lambda x: self(x, training=True), autograph=False).get_concrete_function(x), "The step"):
             try:
                 return self.train_function(again())
             except tf.errors.OpError as error:
@@ -183,24 +183,24 @@ class PhysicsModel(keras.Model):
         x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)     # as Keras does before `call`
         derivatives = self.derivatives_for(x, y_true, sample_weight)
         loss, outcome, gradient, jacobian = derivatives.take(x, y_true, sample_weight)
-        directions, spectrum = self.direction(gradient, jacobian)
+        direction, spectrum = self.direction(gradient, jacobian)
         penalty = derivatives.penalty(x)
         if penalty:
-            loss = loss + tf.cast(penalty[0], loss.dtype)
-            directions = [direction + share for direction, share in zip(directions, penalty[1])]
+            loss, direction = loss + tf.cast(penalty[0], loss.dtype), direction + penalty[1].numpy()
         self._count_spectrum(spectrum)
-        results = derivatives.apply(directions, loss, x, y_true, outcome, sample_weight)
+        results = derivatives.apply(tf.constant(direction), loss, x, y_true, outcome, sample_weight)
         return {**results, **self.mean_spectrum()}
 
     def derivatives_for(self, x, y_true, sample_weight):
         """The Derivatives of batches of this shape, proven to be right with the first of them."""
-        key = (tuple(map(id, self.trainable_variables)), str(tf.nest.map_structure(
-            lambda t: None if t is None else (t.shape, t.dtype), (x, y_true, sample_weight))))
+        weights = self.trainable_variables
+        key = (tuple(map(id, weights)), tuple(
+            None if t is None else (tuple(t.shape), t.dtype) for t in tf.nest.flatten((x, y_true, sample_weight))))
         if key not in self._derivatives:
             derivatives = self._derivatives[key] = Derivatives(self, self.compiler, x, y_true, sample_weight)
             derivatives.apply = self.compiler.function(self._trace_update, "The update", xla=False)
-            self.optimizer.build_for(self.trainable_variables)
-        self.route = self._derivatives[key].route
+            self.optimizer.build_for(weights)
+            self.route = derivatives.route
         return self._derivatives[key]
 
     def direction(self, gradient, jacobian):
@@ -211,28 +211,26 @@ class PhysicsModel(keras.Model):
             jacobian: FactoredJacobian or RowsJacobian.
 
         Returns:
-            (directions, spectrum): one array per trainable weight, of its shape and dtype; (rank, σ_max, σ_min kept).
+            (direction, spectrum): (p,) float64, the weights one behind the other; (rank, σ_max, σ_min kept).
             Not-a-number comes out where it went in, so that a diverged run is seen in its loss rather than stopped here.
         """
-        kappa, truncation = self.optimizer.kappa, self.optimizer.truncation
-        weights = self.trainable_variables
         n, p = jacobian.shape
         with blas_threads(min(n, p)):
             if n <= p:
                 matrix, vector = jacobian.gram(), gradient
             else:                                                      # the small side: f(JᵀJ) Jᵀg = J^κ g
-                matrix = jacobian.normal()
-                vector = np.concatenate([np.ravel(share) for share in jacobian.pullback(gradient)])
+                matrix, vector = jacobian.normal(), flatten(jacobian.pullback(gradient))
             if not (np.isfinite(matrix).all() and np.isfinite(vector).all()):
-                return [np.full(w.shape, np.nan, w.dtype) for w in weights], (0.0, np.nan, np.nan)
-            coefficients, spectrum = gram_coefficients(matrix, vector, kappa, truncation)
-            directions = (jacobian.pullback(coefficients) if n <= p else unflatten(coefficients, [w.shape for w in weights]))
-        return [d.astype(w.dtype) for d, w in zip(directions, weights)], (
-            spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
+                return np.full(p, np.nan), (0.0, np.nan, np.nan)
+            coefficients, spectrum = gram_coefficients(matrix, vector, self.optimizer.kappa, self.optimizer.truncation)
+            direction = flatten(jacobian.pullback(coefficients)) if n <= p else coefficients
+        return direction, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
 
-    def _trace_update(self, directions, loss, x, y_true, outcome, sample_weight):
-        """Moves the weights and updates Keras' metrics; returns their results."""
-        self.optimizer.apply_directions(directions, self.trainable_variables)
+    def _trace_update(self, direction, loss, x, y_true, outcome, sample_weight):
+        """Moves the weights along a direction (p,) and updates Keras' metrics; returns their results."""
+        weights = self.trainable_variables
+        shares = tf.split(direction, [w.shape.num_elements() for w in weights])
+        self.optimizer.apply_directions([tf.cast(tf.reshape(share, w.shape), w.dtype) for share, w in zip(shares, weights)], weights)
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(outcome)[0])[0])

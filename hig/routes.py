@@ -71,7 +71,7 @@ class Derivatives:
         self.route, self.take = self._proven(x, y_true, sample_weight, reference)
 
     def penalty(self, x):
-        """(Σ of the losses that layers add, its gradient: a list of tensors like the weights), or None without any."""
+        """(Σ of the losses that layers add, its gradient (p,) float64), or None without any."""
         return self._penalty(x) if self._penalty else None
 
     # ------------------------------------------------------------------------------------------------ the proof
@@ -198,7 +198,8 @@ class Derivatives:
         with tf.GradientTape() as tape:
             self.model(x, training=False)
             penalty = tf.add_n([tf.cast(tf.reduce_sum(loss), keras.config.floatx()) for loss in self.model.losses])
-        return penalty, _dense(tape.gradient(penalty, self._values(), unconnected_gradients=tf.UnconnectedGradients.ZERO))
+        gradients = _dense(tape.gradient(penalty, self._values(), unconnected_gradients=tf.UnconnectedGradients.ZERO))
+        return penalty, tf.concat([tf.cast(tf.reshape(gradient, [-1]), tf.float64) for gradient in gradients], axis=0)
 
     def _trace_loss(self, x, y_true, sample_weight):
         """Loss, outcome and g (n,) of a batch."""
