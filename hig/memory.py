@@ -29,26 +29,24 @@ def require_memory(rows, network, advice):
         MemoryError: one sentence with the numbers and the advice.
     """
     weights = [variable.shape for variable in network.trainable_variables]
-    needed = update_memory(rows, sum(math.prod(shape) for shape in weights), sum(shape[-1] for shape in weights if len(shape)))
-    available = available_memory()
+    columns = sum(math.prod(shape) for shape in weights)
+    needed, available = update_memory(rows, columns, sum(shape[-1] for shape in weights if len(shape))), available_memory()
     if needed > available:
-        raise MemoryError(f"a Jacobian of {rows} rows takes {needed / 2**30:.1f} GiB of memory for each update, "
-                          f"and {available / 2**30:.1f} GiB are free; {advice}")
+        raise MemoryError(f"a Jacobian of n = {rows} rows and p = {columns} columns takes {needed / 2**30:.1f} GiB of memory for "
+                          f"each update, and {available / 2**30:.1f} GiB are free; {advice}")
 
 
 def update_memory(rows, weights, widths):
     """Bytes (int) that an update takes at its peak, about: K and the copy that LAPACK reduces, and the Jacobian's factors.
 
-    Where n > p, JᵀJ takes the place of K, and J itself is formed.
+    Where n > p, JᵀJ takes the place of K.
 
     Args:
         rows: n = B·d, rows of the Jacobian.
         weights: p, trainable weights of the network.
         widths: sum of the last axes of the trainable weights: each has factors of n numbers per unit.
     """
-    side = min(rows, weights)
-    formed = 2 * rows * weights if rows > weights else 0
-    return 8 * (2 * side**2 + formed + 3 * rows * widths)
+    return 8 * (2 * min(rows, weights)**2 + 3 * rows * widths)
 
 
 def available_memory(proc="/proc", groups="/sys/fs/cgroup"):

@@ -1,10 +1,13 @@
 """A network that controls a differentiable simulator, as one Keras model: y = P(x, u), u = network(input)."""
 
+from functools import partial
+
 import numpy as np
 import tensorflow as tf
 
 from hig.backend import keras
 from hig.compiled import Compiler
+from hig.interrupts import LONG, interruptible
 from hig.jacobian import flatten
 from hig.optimizers import JacobianPower
 from hig.powers import blas_threads, gram_coefficients
@@ -38,6 +41,8 @@ class PhysicsModel(keras.Model):
     Attributes:
         route: how the Jacobian of the last update was obtained, see `hig.routes`: "factored", "per sample" or "whole
             batch"; None before the first.
+        stop_requested: may be set to True, by a signal handler for instance: an eigendecomposition that then takes another
+            second is given up by KeyboardInterrupt, before any weight has moved.
 
     Source: the paper's update of network and physics together, Δθ = −η · J^κ · g.
     """
@@ -47,7 +52,7 @@ class PhysicsModel(keras.Model):
         self.network = network
         self.simulator = simulator
         self.network_input = network_input or _same
-        self.route = None
+        self.route, self.stop_requested = None, False
         self.reset_spectrum()
         self.built = all(part.built for part in (network, simulator, network_input) if isinstance(part, keras.layers.Layer))
 
@@ -222,7 +227,8 @@ class PhysicsModel(keras.Model):
                 matrix, vector = jacobian.normal(), flatten(jacobian.pullback(gradient))
             if not (np.isfinite(matrix).all() and np.isfinite(vector).all()):
                 return np.full(p, np.nan), (0.0, np.nan, np.nan)
-            coefficients, spectrum = gram_coefficients(matrix, vector, self.optimizer.kappa, self.optimizer.truncation)
+            solve = partial(gram_coefficients, matrix, vector, self.optimizer.kappa, self.optimizer.truncation)
+            coefficients, spectrum = solve() if len(vector) < LONG else interruptible(solve, lambda: self.stop_requested)
             direction = flatten(jacobian.pullback(coefficients)) if n <= p else coefficients
         return direction, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
 

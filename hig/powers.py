@@ -38,6 +38,7 @@ import numpy as np
 import scipy.linalg
 import threadpoolctl
 
+from hig.interrupts import LONG
 from hig.tridiagonal import power_by_tridiagonal
 
 METHODS = ("auto", "eigh", "tridiagonal")
@@ -190,7 +191,10 @@ def _power_by_eigh(K, g, exponent, cut, damping):
     """(K + μ)^(−a) g on the eigenvalues λ of K above cut·λ_max, by all eigenvectors."""
     for driver in ("evd", "evr"):   # divide and conquer; relatively robust representations should that fail
         try:
-            lam, Q = scipy.linalg.eigh(K, driver=driver, check_finite=False)
+            if driver == "evd" and len(g) >= LONG:   # the same routine, but Ctrl-C is answered
+                lam, Q = np.linalg.eigh(K)
+            else:
+                lam, Q = scipy.linalg.eigh(K, driver=driver, check_finite=False)
             break
         except np.linalg.LinAlgError:
             continue

@@ -97,6 +97,8 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
                                     epochs=epochs, verbose=0, callbacks=[run, *callbacks])
         except (tf.errors.OpError, np.linalg.LinAlgError, MemoryError) as error:
             run.fail(error)
+        except KeyboardInterrupt:                                       # in the middle of an epoch
+            run.abandon()
         run.close()
     if settings.save_weights:
         save_weights(model.network, settings.save_weights)
@@ -121,6 +123,7 @@ class TrainingRun(keras.callbacks.Callback):
                            "dtype": keras.config.floatx(), "updates_per_epoch": updates_per_epoch}
         self.state = "running"
         self.stop_signal = None                                         # set by a signal handler
+        self.updates, self.between_epochs = 0, True                     # of the optimizer before this epoch; whether none is half done
         self.saved_at, self.saving_took = -math.inf, 0.0
         self.label = label or settings.optimizer
         self.progress = Progress(self.label, settings.max_time, settings.epochs, settings.quiet)
@@ -163,6 +166,7 @@ class TrainingRun(keras.callbacks.Callback):
             self._save()
 
     def on_epoch_begin(self, epoch, logs=None):
+        self.updates = int(self.model.optimizer.iterations)
         self.epoch_began = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -222,7 +226,7 @@ class TrainingRun(keras.callbacks.Callback):
             "provenance": {**self.provenance, "state": self.state if self.state in STATES else "interrupted",
                            **self._switch(), **{key: np.array(values) for key, values in self.spectrum.items()}}}
         with writing_to(self.results.parent):
-            if self.state not in ("diverged", "failed"):                # whose weights are of no use
+            if self.state not in ("diverged", "failed") and self.between_epochs:   # otherwise the weights are of no use
                 self._save_checkpoint()
             save_results(self.results, results)
         self.saved_at, self.saving_took = self.time, time.perf_counter() - began
@@ -318,6 +322,17 @@ class TrainingRun(keras.callbacks.Callback):
         self.state = "failed"
         self.reason = linear_algebra[1] if linear_algebra else "the memory does not suffice for an update"
 
+    def abandon(self):
+        """Ends the run within an epoch, after Ctrl-C in a long decomposition or a second Ctrl-C: that epoch is given up.
+
+        Raises:
+            KeyboardInterrupt: if the run had not begun.
+        """
+        if not self.curve["epochs"]:
+            raise KeyboardInterrupt from None
+        self.state = "terminated" if self.stop_signal == signal.SIGTERM else "interrupted"
+        self.between_epochs = self.updates == int(self.stage_model.optimizer.iterations)
+
     def clean(self):
         """Removes what a killed process left half-written; the lock says that no living one is at it."""
         for path in (self.results, self.parameters, self.checkpoint):
@@ -347,7 +362,7 @@ def entries_to_keep(times, measured, intervals):
 
 def _state(model):
     """All variables that a checkpoint holds."""
-    return [*model.network.variables, *model.optimizer.variables]
+    return [*model.weights, *model.optimizer.variables]
 
 
 @contextmanager
@@ -355,6 +370,7 @@ def _stop_on_signals(run):
     """Ctrl-C and SIGTERM end the run after the epoch that is under way; a second Ctrl-C interrupts Python at once."""
     def stop(number, frame):
         run.stop_signal = number
+        run.stage_model.stop_requested = True                           # gives up a decomposition that takes long
         signal.signal(signal.SIGINT, signal.default_int_handler)
         run.progress.message("stopping after this epoch" + "; Ctrl-C again stops at once" * (number == signal.SIGINT))
 
@@ -363,5 +379,7 @@ def _stop_on_signals(run):
     try:
         yield
     finally:
+        for model, _ in run.stages:
+            model.stop_requested = False
         for number, handler in earlier.items():
             signal.signal(number, handler)
