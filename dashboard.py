@@ -39,7 +39,7 @@ def parse(arguments):
     add("--interactive", choices=BY_HAND, metavar="SYSTEM", help=f"train by hand; SYSTEM is {' or '.join(BY_HAND)}")
     options = parser.parse_args(arguments)
     for folder in options.folders:
-        if not folder.is_dir():
+        if not (folder.is_dir() or options.interactive and not folder.exists()):    # which makes its folder
             fail(f"there is no folder {folder}")
     if options.interactive and len(options.folders) > 1:
         fail("--interactive writes into one folder")
@@ -64,7 +64,7 @@ def main(arguments=None):
             raise
         fail("the page needs the package dash: pip install 'hig[live]'")
     except OSError as error:
-        fail(f"port {options.port} of this machine cannot be had: {error.strerror}")
+        fail(f"port {options.port} of this machine cannot be had: {error.strerror}; choose another one, like --port 0")
     return 0
 
 

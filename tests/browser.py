@@ -65,13 +65,13 @@ def page(browser, tmp_path):
     for process in processes:
         stop(process)
     assert not errors
-    assert [url for url in requests if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
-    assert requests
+    foreign = [url for url in requests if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
+    assert requests and not foreign, foreign
 
 
-def serve(*arguments, cwd):
-    """A process of dashboard.py on a free port; its `url` has the address."""
-    command = [sys.executable, str(ROOT / "dashboard.py"), *map(str, arguments), "--port", "0"]
+def serve(*arguments, cwd, port=0):
+    """A process of dashboard.py on a port, of its own choice if that is 0; its `url` has the address."""
+    command = [sys.executable, str(ROOT / "dashboard.py"), *map(str, arguments), "--port", str(port)]
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if not select.select([process.stdout], [], [], PATIENCE)[0]:
         stop(process)

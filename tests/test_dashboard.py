@@ -148,16 +148,17 @@ def test_quantities(tmp_path):
 def test_a_run_without_test_losses_shows_its_training_loss(tmp_path):
     (run,) = read_runs(save(tmp_path / "POISSON_HIG_RESULTS.pickle", falling(4), test=np.full(4, np.nan)))
     assert_array_equal(quantity(run, "test_loss"), falling(4))
-    assert table_row(run, [])[3] == "–"
+    assert table_row(run, [])[1] == "–"
 
 
 def test_table_row(tmp_path):
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", [1, 0.1, 0.01], test=[1, 0.2, np.nan],
                 settings={"optimizer": "HIG", "seed": 3, "epochs": None, "learning_rate": 0.5})
     assert table_row(read_runs(path)[0], [0.2, 1e-3]) == [
-        "2", "4", "1.00e-02", "2.00e-01", "2", "–", "finished", "seed 3, learning_rate 0.5", str(path)]
+        "finished", "2.00e-01", "1.00e-02", "2", "–", "2", "4", "seed 3, learning rate 0.5", str(path)]
+    assert table_row(read_runs(path)[0], [], {"seed"})[-2] == "seed 3"
     save(path, [1, 0.1, np.nan])
-    assert table_row(read_runs(path)[0], [])[2:5] == ["nan", "nan", "diverged: died at NaN, t = 4 s"]
+    assert table_row(read_runs(path)[0], [])[:3] == ["diverged: died at NaN, t = 4 s", "nan", "nan"]
 
 
 def test_csv_holds_every_number(tmp_path):
@@ -192,10 +193,11 @@ def test_what_has_not_changed_is_not_sent(tmp_path):
         save(tmp_path / f"NLO_{name}_RESULTS.pickle", falling())
     watcher = Watcher([tmp_path])
     first = refresh(watcher)
+    levels = first["levels"]
     with pytest.raises(PreventUpdate):
-        refresh(watcher, first["shown"], first["case"])
+        refresh(watcher, first["shown"], first["case"], levels=levels)
     save(tmp_path / "NLO_GN_RESULTS.pickle", falling(25))
-    second = refresh(watcher, first["shown"], first["case"])
+    second = refresh(watcher, first["shown"], first["case"], levels=levels)
     traces = list(range(len(first["figure"]["data"])))
     of_gn = {i for i in traces if first["figure"]["data"][i]["legendgroup"] == "GN"}
     assert {location[1] for location in changed(second["figure"])} == of_gn
@@ -282,8 +284,34 @@ def test_an_unreadable_file_is_a_row(tmp_path):
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
     (tmp_path / "NLO_GN_RESULTS.pickle").write_bytes(b"\x80\x04garbage")
     sent = refresh(Watcher([tmp_path]))
-    assert [cells(row)[0] for row in sent["rows"]] == ["HIG", "GN"]
-    assert re.match("unreadable: .*NLO_GN_RESULTS.pickle cannot be used as a curve", cells(sent["rows"][1])[1])
+    assert cells(sent["rows"][0])[0] == "HIG" and len(sent["rows"]) == 2
+    assert re.match("unreadable: .*NLO_GN_RESULTS.pickle cannot be used as a curve", cells(sent["rows"][1])[0])
+
+
+def test_settings_are_told_where_they_differ(tmp_path):
+    for seed in (1, 2):
+        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": seed, "batch_size": 128, "learning_rate": 1.0})
+    sent = refresh(Watcher([tmp_path]))
+    assert [cells(row)[-2] for row in sent["rows"]] == ["seed 1", "seed 2"]
+    assert sent["common"] == "All runs: batch size 128, learning rate 1."
+
+
+def test_quantities_and_levels_come_from_the_system(tmp_path):
+    save(tmp_path / "QMC_HIG_RESULTS.pickle", falling(), population_error_2=falling(), custom_thing=falling())
+    sent = refresh(Watcher([tmp_path]), y="population_error_2")
+    assert {"label": "error of the population of |2⟩", "value": "population_error_2"} in sent["quantities"]
+    assert {"label": "custom thing", "value": "custom_thing"} in sent["quantities"]
+    assert sent["figure"]["layout"]["yaxis"]["title"]["text"] == "error of the population of |2⟩"
+    save(tmp_path / "POISSON_HIG_RESULTS.pickle", falling())
+    assert refresh(Watcher([tmp_path]), case="Poisson problem")["levels"] == "100, 10, 1, 0.1"
+
+
+def test_the_switch_of_a_pretrained_run_is_marked(tmp_path):
+    path = save(tmp_path / "POISSON_Adam_then_HIG_RESULTS.pickle", falling())
+    results = load_results(path)
+    save_results(path, {**results, "provenance": {**results["provenance"], "switch_epoch": 7}})
+    (switch,) = [trace for trace in refresh(Watcher([tmp_path]))["figure"]["data"] if "switch" in trace.get("text", [])]
+    assert_array_equal(values(switch["x"]), [14, 14])
 
 
 @pytest.mark.parametrize("words, levels", [("1e-2, 1e-3", [1e-2, 1e-3]), ("0.5 0.1", [0.5, 0.1]), ("", []), (None, []),
@@ -421,8 +449,8 @@ def test_switching_axes(browser, page, tmp_path):
     until(browser, lambda: graph(browser, "curves", "g._fullLayout.xaxis.type") == "log", "x is logarithmic")
     assert points(browser) == 19                                        # without time 0
     click(browser, "#y")
-    click(browser, ".dash-dropdown-option", "population_error_2")
-    until(browser, lambda: graph(browser, "curves", title.format("y")) == "population_error_2", "another quantity")
+    click(browser, ".dash-dropdown-option", "error of the population of |2⟩")
+    until(browser, lambda: graph(browser, "curves", title.format("y")) == "error of the population of |2⟩", "another quantity")
     assert graph(browser, "curves", "g._fullData[0].y[18]") == 0.1
     click(browser, "#switches label", "log y")
     until(browser, lambda: graph(browser, "curves", "g._fullLayout.yaxis.type") == "linear", "y is linear")
@@ -472,3 +500,22 @@ def test_the_page_fits_its_window(browser, page, tmp_path, width):
     page(tmp_path)
     until(browser, lambda: points(browser) >= 19, "the curves are drawn")
     assert no_overflow(browser, width)
+
+
+def test_the_page_says_when_the_server_is_gone_and_goes_on_when_it_is_back(browser, tmp_path):
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    process = serve(tmp_path, cwd=tmp_path)
+    port = urllib.parse.urlsplit(process.url).port
+    try:
+        browser.get(process.url)
+        until(browser, lambda: points(browser) == 20, "the curve is drawn")
+        assert not text(browser, "#gone")
+        stop(process)
+        until(browser, lambda: "does not answer" in text(browser, "#gone"), "the page says it")
+        assert float(browser.execute_script("return getComputedStyle(document.querySelector('table')).opacity")) < 0.5
+        save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(30))
+        process = serve(tmp_path, cwd=tmp_path, port=port)
+        until(browser, lambda: points(browser) == 30 and not text(browser, "#gone"), "it goes on by itself")
+    finally:
+        browser.get("about:blank")
+        stop(process)

@@ -5,16 +5,17 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
-from dash import Input, Output, Patch, State, dcc, html
+from dash import Input, Output, Patch, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 from flask import Response, abort, request
 
-from hig.figures.curves import AXES, BINS, LOSSES, state_of, system
-from hig.figures.reading import describe, group_runs, sort_into_cases
+from hig.figures.curves import AXES, BINS, state_of, system
+from hig.figures.reading import group_runs, sort_into_cases
 from hig.figures.style import choose_colors
 from hig.live.server import GRAPH, MARGIN, make_app
 from hig.live.traces import drawn_curve, group_traces, highest_shown, layout
-from hig.live.watching import Watcher, csv_lines, quantities, shown_path, table_row
+from hig.live.watching import (Watcher, csv_lines, differing_settings, in_words, quantities, settings_text, shown_path,
+                               table_row)
 
 EVERY = 500                 # milliseconds between the end of a refresh and the next one
 POINTS = 30_000             # of all curves of a figure together, about; what a browser redraws at once
@@ -33,24 +34,23 @@ def fingerprint(*values):
 
 def head_row(levels):
     """The head of the table."""
-    names = ["optimizer", "epochs", "time [s]", "train loss", "test loss", *(f"to {level:g} [s]" for level in levels),
-             "state", "settings", "file"]
-    return html.Tr([html.Th(name, className="number" if 0 < i < 5 + len(levels) else "") for i, name in enumerate(names)])
+    names = ["optimizer", "state", "test loss", "training loss", *(f"to {level:g} [s]" for level in levels), "epochs", "time [s]",
+             "settings that differ", "file"]
+    return html.Tr([html.Th(name, className="number" if 1 < i < 6 + len(levels) else "") for i, name in enumerate(names)])
 
 
 def body_row(label, color, cells):
     """A run in the table: `cells` are those of `hig.live.watching.table_row`."""
-    *numbers, state, settings, file = cells
-    return html.Tr([html.Td([html.Span(className="swatch", style={"background": color}), label]),
-                    *(html.Td(cell, className="number") for cell in numbers),
-                    html.Td(state, className=state.split(":")[0]), html.Td(settings, className="text"),
+    state, *numbers, settings, file = cells
+    return html.Tr([html.Td([html.Span(className="swatch", style={"background": color}), label.replace("_", " ")]),
+                    html.Td(state, className=state.split(":")[0]), *(html.Td(cell, className="number") for cell in numbers),
+                    html.Td(settings, className="text"),
                     html.Td(file, className="text")])
 
 
-def unreadable_row(path, sentence, columns):
-    """A file that is no curve, in a table of `columns` columns."""
-    return html.Tr([html.Td(describe(path.name)[1]),
-                    html.Td(f"unreadable: {sentence}", className="problem", colSpan=columns - 1)])
+def unreadable_row(sentence, columns):
+    """A file that is no curve, in a table of `columns` columns; the sentence names it."""
+    return html.Tr([html.Td(f"unreadable: {sentence}", className="problem", colSpan=columns)])
 
 
 def read_levels(words):
@@ -86,6 +86,7 @@ def page():
                                                    debounce=True, style={"width": "160px"})),
                   html.Span(id="levels_problem", className="problem")], className="controls"),
         html.Div(html.Table([html.Thead(id="head"), html.Tbody(id="rows")]), className="scroll"),
+        html.P(id="common", className="quiet"),
         dcc.Store(id="shown", data={}), dcc.Interval(id="tick", interval=EVERY),
     ])
 
@@ -106,6 +107,7 @@ def watching_app(folders):
         {"figure": Output("curves", "figure"), "rows": Output("rows", "children"), "head": Output("head", "children"),
          "cases": Output("case", "options"), "case": Output("case", "value"), "quantities": Output("y", "options"),
          "y": Output("y", "value"), "switches": Output("switches", "value"), "note": Output("note", "children"),
+         "levels": Output("levels", "value"), "common": Output("common", "children"),
          "levels_problem": Output("levels_problem", "children"), "csv": Output("csv", "href"),
          "shown": Output("shown", "data")},
         {"_": Input("tick", "n_intervals"), "case": Input("case", "value"), "x": Input("x", "value"),
@@ -135,7 +137,9 @@ def refresh(watcher, case, x, y, switches, levels, shown):
     if case not in cases and cases:                                     # at first: what has been written last
         case = max(cases, key=lambda title: max(stamps[run.path] for run in cases[title]))
     runs = cases.get(case, [])
-    if runs and shown.get("case") != case:
+    new_case = bool(runs) and shown.get("case") != case
+    if new_case:
+        levels = ", ".join(f"{level:g}" for level in system(runs[0].system).thresholds)
         switches = [*(switch for switch in switches if switch != "log_x"), *["log_x"] * system(runs[0].system).log_x]
     names = quantities(runs)
     y = y if y in names else names[0]
@@ -148,12 +152,13 @@ def refresh(watcher, case, x, y, switches, levels, shown):
     groups = group_runs(runs)
     colors = choose_colors(groups, "paper")
     figure, drawn = changed_figure(groups, colors, options, case, stamps, shown)
-    problem = read_levels(levels) is None
+    written, problem = levels, read_levels(levels) is None
     levels = list(LEVELS) if problem else read_levels(levels)
     rows, listed = changed_rows(groups, colors, levels, [entry for entry in found if entry.error], shown)
     return {"figure": figure, "rows": rows, "head": head_row(levels),
             "cases": [{"label": case_label(title, states[title]), "value": title} for title in cases], "case": case,
-            "quantities": [{"label": LOSSES.get(name.removesuffix("_loss"), name), "value": name} for name in names],
+            "quantities": [{"label": in_words(name, runs[0].system if runs else ""), "value": name} for name in names],
+            "levels": written if new_case else no_update, "common": common_settings(runs),
             "y": y, "switches": switches, "note": note_on(watcher, runs, options),
             "levels_problem": "up to six positive numbers, like 1e-2, 1e-3" if problem else "",
             "csv": f"curves.csv?case={quote(case or '')}",
@@ -188,7 +193,7 @@ def changed_figure(groups, colors, options, case, stamps, shown):
     else:
         data = [trace for i, (label, members) in enumerate(groups.items())
                 for trace in traces[i] or group_traces(label, members, colors[label], options, bins, top)]
-        arranged = layout(options, len(groups), top)
+        arranged = layout(options, len(groups), top, in_words(options.y, runs[0].system if runs else ""))
         if shown.get("view") == view:
             patch["data"] = data
             patch["layout"]["showlegend"] = arranged["showlegend"]
@@ -201,12 +206,13 @@ def changed_figure(groups, colors, options, case, stamps, shown):
 def changed_rows(groups, colors, levels, unreadable, shown):
     """The rows of the table as far as they differ from those `shown`, and their description to be shown next time."""
     rows = {}                                                           # path and number in it: what makes the row
+    differing = differing_settings([run for members in groups.values() for run in members])
     for label, members in groups.items():
         for run in members:
-            cells = [label, colors[label], table_row(run, levels)]
+            cells = [label, colors[label], table_row(run, levels, differing)]
             rows[fingerprint(run.path, run.label)] = (body_row, cells)
     for entry in unreadable:
-        rows[fingerprint(entry.path)] = (unreadable_row, [entry.path, entry.error, 8 + len(levels)])
+        rows[fingerprint(entry.path)] = (unreadable_row, [entry.error, 8 + len(levels)])
     versions = [fingerprint(cells) for _, cells in rows.values()]
     if shown.get("files") == list(rows):
         patch = Patch()
@@ -216,6 +222,13 @@ def changed_rows(groups, colors, levels, unreadable, shown):
     else:
         patch = [make(*cells) for make, cells in rows.values()]
     return patch, {"files": list(rows), "rows": versions}
+
+
+def common_settings(runs):
+    """A sentence about the settings in which all runs agree."""
+    differing = differing_settings(runs) if runs else set()
+    common = settings_text(runs[0], set(runs[0].results["sim_par"]) - differing) if runs else ""
+    return f"All runs: {common}." if common else ""
 
 
 def case_label(title, states):

@@ -21,6 +21,18 @@ POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'sel
 GRAPH = {"displaylogo": False, "responsive": True,                      # the logo would be a link to plotly.com,
          "showSendToCloud": False,                                      # and this button would upload the figure there
          "modeBarButtonsToRemove": ["toImage", "select2d", "lasso2d", "autoScale2d"]}
+HEARTBEAT = """<div id="gone" role="alert">The server does not answer: what is shown is old. This page goes on by itself when
+dashboard.py runs again at this address.</div><script>
+(async () => {
+    for (let gone = false; ; await new Promise(done => setTimeout(done, 1000))) {
+        let answered = false;
+        try { answered = (await fetch("alive", {cache: "no-store", signal: AbortSignal.timeout(10000)})).ok } catch {}
+        if (answered && gone && window.dash_clientside?.set_props)      // a refresh that was never answered holds it back
+            dash_clientside.set_props("tick", {disabled: false});
+        gone = !answered;
+        document.body.classList.toggle("gone", gone);
+    }
+})()</script>"""
 INK, GRID = "#2b2f36", "#e6e8eb"
 LEGEND = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
 FONT = {"family": "system-ui, sans-serif", "size": 13, "color": INK}
@@ -28,9 +40,15 @@ MARGIN = {"l": 70, "r": 16, "t": 34, "b": 48}                          # at the 
 
 
 def make_app(title):
-    """A Dash app without layout, styled by assets/page.css; its `server` (Flask) refuses foreign Host headers."""
+    """A Dash app without layout, styled by assets/page.css; its `server` (Flask) refuses foreign Host headers.
+
+    Its page says so when the server is gone, and enables the dcc.Interval "tick" when it is back.
+    """
     app = dash.Dash("hig.live.server", title=title, update_title=None, assets_folder=str(Path(__file__).parent / "assets"))
     app.server.config["TRUSTED_HOSTS"] = [HOST, "localhost"]
+
+    app.index_string = app.index_string.replace("</body>", f"{HEARTBEAT}</body>")
+    app.server.add_url_rule("/alive", view_func=lambda: ("", 204))
 
     @app.server.after_request
     def protect(response):
@@ -57,7 +75,8 @@ def serve(app, port):
         raise KeyboardInterrupt
     for number in (signal.SIGINT, signal.SIGTERM):                      # a shell lets background jobs ignore Ctrl-C's
         signal.signal(number, stop)
-    print(f"http://{HOST}:{server.port}/ (Ctrl-C ends it)", flush=True)
+    print(f"http://{HOST}:{server.port}/ (Ctrl-C ends it; from another machine, first: "
+          f"ssh -L {server.port}:{HOST}:{server.port} {socket.gethostname()})", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from html import escape
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from hig.figures.curves import AXES, LOSSES, drawable, median_band, thin
+from hig.figures.curves import AXES, drawable, find_switch, median_band, thin
 from hig.figures.losses import legend_text
 from hig.live.server import FONT, LEGEND, MARGIN, axis, packed
 from hig.live.watching import quantity
@@ -66,6 +66,11 @@ def group_traces(label, members, color, options, bins, top):
                    "x": packed([x for x, _ in ends]), "y": packed([min(y, top) for _, y in ends]),
                    "marker": {"symbol": "x-thin", "size": 10, "line": {"color": color, "width": 2.5}},
                    "showlegend": False, "hovertemplate": "died here"})
+    traces += [{**style, "mode": "lines+text", "x": packed([moment] * 2), "y": packed([low, high]), "showlegend": False,
+                "line": {"color": color, "width": 1.3, "dash": "dot"}, "text": ["", "switch"], "textposition": "top left",
+                "textfont": {"color": color}, "hoverinfo": "skip"}
+               for moment in sorted({find_switch(run, options.x) for run in members} - {None}) if drawn and len(drawn[0][1])
+               for low, high in [(drawn[0][1].min(), drawn[0][1].max())]]
     return traces
 
 
@@ -78,10 +83,10 @@ def highest_shown(runs, options):
     return 1e3 * start if start > 0 else np.inf
 
 
-def layout(options, groups, top):
-    """Plotly's layout of the figure."""
+def layout(options, groups, top, title):
+    """Plotly's layout of the figure, with the title of the y axis."""
     return {"margin": MARGIN, "font": FONT, "hovermode": "closest", "uirevision": str(options),
             "xaxis": axis(AXES[options.x], options.log_x),
-            "yaxis": axis(LOSSES.get(options.y.removesuffix("_loss"), options.y), options.log_y,
+            "yaxis": axis(title, options.log_y,
                           autorangeoptions={"clipmax": top} if np.isfinite(top) else {}),
             "showlegend": 0 < groups <= NAMED, "legend": LEGEND}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hig.figures.curves import Run, final_loss, find_death, loss_kind, short, state_of, time_to_reach
+from hig.figures.curves import Run, final_loss, find_death, loss_kind, short, state_of, system, time_to_reach
 from hig.figures.reading import find_files, read_runs
 
 
@@ -94,19 +94,43 @@ def _has_entries(run, values):
     return isinstance(values, np.ndarray) and values.ndim == 1 and len(values) in (length, length - 1)
 
 
-def table_row(run, levels):
-    """Texts: epochs, seconds, training loss, test loss, seconds to each level of the test loss, state, settings, file."""
+def table_row(run, levels, differing=None):
+    """Texts: state, test loss, training loss, seconds to each level of the test loss, epochs, seconds, settings, file.
+
+    Args:
+        differing: names of the settings that are told (default: all).
+    """
     death = find_death(run)
     train = run.results["train_loss"][-1] if death else final_loss(run, "train")
     test = run.results["test_loss"][-1] if death else final_loss(run, "test")
     reached = [time_to_reach(run, level) for level in levels]
-    settings = ", ".join(f"{key} {value}" for key, value in run.results["sim_par"].items()
-                         if value is not None and key != "optimizer")
     state = state_of(run)
-    return [f"{run.results['epochs'][-1]:.0f}", short(run.results["simulation_time"][-1]), f"{train:.2e}",
-            "–" if loss_kind(run, "test") == "train" else f"{test:.2e}",
-            *("–" if seconds is None else short(seconds) for seconds in reached),
-            f"{state}: {death}" if death else state, settings, shown_path(run.path)]
+    return [f"{state}: {death}" if death else state, "–" if loss_kind(run, "test") == "train" else f"{test:.2e}", f"{train:.2e}",
+            *("–" if seconds is None else short(seconds) for seconds in reached), f"{run.results['epochs'][-1]:.0f}",
+            short(run.results["simulation_time"][-1]), settings_text(run, differing), shown_path(run.path)]
+
+
+def settings_text(run, names=None):
+    """The settings of a run that have these names (default: all), in words."""
+    return ", ".join(f"{key.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{key.replace('_', ' ')} {value}"
+                     for key, value in run.results["sim_par"].items()
+                     if value is not None and key != "optimizer" and (names is None or key in names))
+
+
+def differing_settings(runs):
+    """Names of the settings in which some of the runs differ: set."""
+    every = [{key: str(value) for key, value in run.results["sim_par"].items()} for run in runs]
+    return {key for key in set().union(*every) if len({one.get(key) for one in every}) > 1}
+
+
+WORDS = {"test_loss": "test loss", "train_loss": "training loss", "epoch_time": "seconds of an epoch", "rank": "singular values kept",
+         "sigma_max": "largest singular value", "sigma_min": "smallest singular value kept", "damping": "damping",
+         "learning_rate": "learning rate η", "batch_size": "batch size", "truncation": "truncation τ"}
+
+
+def in_words(key, prefix):
+    """What a quantity is, in words; its name where a system of that prefix does not tell."""
+    return {**WORDS, **system(prefix).words}.get(key, key.replace("_", " "))
 
 
 def shown_path(path):
