@@ -31,7 +31,7 @@ PICKLE = f"{NAME}_RESULTS.pickle"
 def trained(tmp_path_factory):
     """A trainer and its folder: three updates of HIG with 4 fields, two of Adam, one of GN, saved in between."""
     folder = tmp_path_factory.mktemp("by_hand")
-    trainer = Trainer(folder, {**SETTINGS, "root_batch": 2})
+    trainer = Trainer(folder, {**SETTINGS, "batch_size": 4})
     for method, count in (("HIG", 3), ("Adam", 2), ("GN", 1)):
         trainer.set("method", method)
         for _ in range(count):
@@ -94,7 +94,7 @@ def test_the_fields(trained):
 
 
 @pytest.mark.parametrize("key, value", [
-    ("method", "SGD"), ("root_batch", 0), ("root_batch", 33), ("root_batch", 2.5), ("adam_rate", 0), ("adam_rate", "much"),
+    ("method", "SGD"), ("batch_size", 0), ("batch_size", 1025), ("batch_size", 2.5), ("adam_rate", 0), ("adam_rate", "much"),
     ("power_rate", -1), ("power_rate", "nan"), ("power_rate", "inf"), ("truncation", 1), ("truncation", None),
     ("entry", -1), ("source", "/etc"), ("seed", 1)])
 def test_bad_settings(trained, key, value):
@@ -107,7 +107,7 @@ def test_bad_settings(trained, key, value):
 def test_reset_weights_and_earlier_curves(tmp_path):
     """Resetting leads back to the same losses; saved weights continue where they were; no curve is overwritten."""
     (tmp_path / PICKLE).write_bytes(b"of another day")
-    trainer = Trainer(tmp_path, {**SETTINGS, "root_batch": 1, "method": "Adam", "adam_rate": "1e-2"})
+    trainer = Trainer(tmp_path, {**SETTINGS, "batch_size": 1, "method": "Adam", "adam_rate": "1e-2"})
     assert (tmp_path / PICKLE).read_bytes() == b"of another day"        # until there is something to write
     for _ in range(3):
         trainer.step()
@@ -139,11 +139,11 @@ def test_reset_weights_and_earlier_curves(tmp_path):
 
 
 def test_a_diverged_training_stops_until_it_is_reset(tmp_path):
-    trainer = Trainer(tmp_path, {**SETTINGS, "root_batch": 1, "method": "Adam"})
+    trainer = Trainer(tmp_path, {**SETTINGS, "batch_size": 1, "method": "Adam"})
     trainer.network.set_weights([np.full_like(w, np.nan) for w in trainer.network.get_weights()])
     trainer.step()
     assert trainer.state == "diverged"
-    with pytest.raises(SettingsError, match="reset"):
+    with pytest.raises(SettingsError, match="Reset"):
         trainer.step()
     trainer.finish()
     assert load_results(tmp_path / PICKLE)["provenance"]["state"] == "diverged"
@@ -152,9 +152,21 @@ def test_a_diverged_training_stops_until_it_is_reset(tmp_path):
     assert trainer.state == "running" and np.isfinite(trainer.curve["train_loss"]).all()
 
 
+def test_the_curve_before_a_reset_stays_to_be_compared(tmp_path):
+    trainer = Trainer(tmp_path / "new" / "folder", {**SETTINGS, "batch_size": 1, "method": "Adam"})     # it is made
+    assert trainer.view()["before"] is None
+    for _ in range(3):
+        trainer.step()
+    curve = trainer.view()["curve"]
+    trainer.reset()
+    assert len(trainer.view()["curve"]["epochs"]) == 1
+    assert_array_equal(trainer.view()["before"]["train_loss"], curve["train_loss"])
+    assert len(curve["simulation_time"]) == 4 and np.all(np.diff(curve["simulation_time"]) > 0)
+
+
 def test_a_long_curve_is_halved_and_can_be_saved(tmp_path, monkeypatch):
     monkeypatch.setattr("Poisson.interactive.trainer.MAX_ENTRIES", 8)
-    trainer = Trainer(tmp_path, {**SETTINGS, "root_batch": 1, "method": "Adam"})
+    trainer = Trainer(tmp_path, {**SETTINGS, "batch_size": 1, "method": "Adam"})
     for _ in range(9):
         trainer.step()
     trainer.finish()
@@ -183,7 +195,7 @@ class Pipe:
 
 def test_commands_and_a_server_that_vanishes(tmp_path):
     pipe = Pipe(("set", "method", "Adam"), ("step",), ("set", "adam_rate", "0"), ("step",), ("pause",))
-    work(pipe, tmp_path, {**SETTINGS, "root_batch": 1})
+    work(pipe, tmp_path, {**SETTINGS, "batch_size": 1})
     assert [state["updates"] for state in pipe.sent if not state["busy"]] == [0, 0, 1, 1, 2, 2]
     assert [bool(state["error"]) for state in pipe.sent if not state["busy"]] == [False] * 3 + [True] + [False] * 2
     assert any("learning rate is 0" in state["error"] for state in pipe.sent)
@@ -200,10 +212,29 @@ def test_an_exception_is_sent_and_the_training_goes_on(tmp_path, monkeypatch):
         step(trainer)
     monkeypatch.setattr(Trainer, "step", failing)
     pipe = Pipe(("set", "method", "Adam"), ("step",), ("step",), ("step",))
-    work(pipe, tmp_path, {**SETTINGS, "root_batch": 1})
+    work(pipe, tmp_path, {**SETTINGS, "batch_size": 1})
     states = [state for state in pipe.sent if not state["busy"]]
     assert [state["error"] for state in states] == ["", "", "", "LinAlgError: did not converge", ""]
     assert states[-1]["updates"] == 2
+
+
+def test_a_typo_neither_pauses_nor_prints(tmp_path, capfd):
+    """The setting stays as it was, the page is told that one was refused, and the training plays on."""
+    class Playing(Pipe):
+        def poll(self):
+            return sum(state["updates"] for state in self.sent[-1:]) >= 2 or self.commands[:1] == [("set", "truncation", "2")]
+    pipe = Playing(("set", "method", "Adam"), ("play",), ("set", "truncation", "2"), ("pause",))
+    work(pipe, tmp_path, {**SETTINGS, "batch_size": 1})
+    refused = next(state for state in pipe.sent if state["error"])
+    assert refused["playing"] and refused["refused"] == 1 and "truncation" in refused["error"]
+    assert refused["settings"]["truncation"] == SETTINGS["truncation"]
+    assert pipe.sent[-1]["updates"] >= 2 and "Traceback" not in capfd.readouterr().err
+
+
+def test_divergence_says_what_to_do(tmp_path):
+    pipe = Pipe(("set", "method", "Adam"), ("set", "adam_rate", "1e30"), ("step",), ("step",))
+    work(pipe, tmp_path, {**SETTINGS, "batch_size": 1})
+    assert "smaller η" in pipe.sent[-1]["error"] and any(state["busy"].startswith("comp") for state in pipe.sent)
 
 
 def test_two_trainings_do_not_share_a_pickle(tmp_path):
@@ -229,12 +260,6 @@ def set_text(browser, name, value):
     field.send_keys(value, Keys.ENTER)
 
 
-def set_root_batch(browser, steps):
-    """Moves the slider by so many steps."""
-    thumb = browser.find_element(By.CSS_SELECTOR, "[role=slider]")
-    thumb.send_keys(*[Keys.ARROW_RIGHT if steps > 0 else Keys.ARROW_LEFT] * abs(steps))
-
-
 def children(process):
     """Numbers of the processes that a process has started, of those that train."""
     found = []
@@ -253,7 +278,8 @@ def children(process):
 def test_ten_hig_steps_and_the_loss_falls(browser, page, tmp_path):
     process = page("--interactive", "Poisson", tmp_path)
     ready(browser)
-    set_root_batch(browser, -5)
+    assert browser.find_element(By.ID, "batch_size").get_attribute("value") == "16"
+    set_text(browser, "batch_size", "9")
     set_text(browser, "power_rate", "0.3")
     for done in range(3):
         click(browser, "#step")
@@ -312,6 +338,7 @@ def test_resetting_and_weights_on_the_page(browser, page, tmp_path):
     until(browser, lambda: "cannot load the weights" in text(browser, "#error"), "the sentence about the damaged file")
     set_text(browser, "truncation", "2")
     until(browser, lambda: "truncation" in text(browser, "#error"), "the sentence about the setting")
+    until(browser, lambda: browser.find_element(By.ID, "truncation").get_attribute("value") == "1e-05", "the former value")
     click(browser, "#step")
     until(browser, lambda: updates(browser) == 1 and not text(browser, "#error"), "it goes on")
 

@@ -7,7 +7,7 @@ saved under a name that the process chooses and loaded from a list of those in t
 import signal
 
 import numpy as np
-from dash import Input, Output, Patch, State, ctx, dcc, html
+from dash import Input, Output, Patch, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from hig.figures.style import COLORS
@@ -18,8 +18,9 @@ from Poisson import METHODS, RESOLUTION, submit_Adam, submit_HIG
 
 EVERY = 300                 # milliseconds between two looks of the page at the training
 SETTINGS = {"method": "HIG", "adam_rate": submit_Adam.LEARNING_RATE, "power_rate": submit_HIG.LEARNING_RATE,
-            "truncation": submit_HIG.TRUNCATION, "root_batch": int(submit_HIG.BATCH_SIZE**0.5),
+            "truncation": submit_HIG.TRUNCATION, "batch_size": 16,        # the published 64 take seconds for an update
             "source": "held out", "entry": 0}
+TYPED = ("adam_rate", "power_rate", "truncation", "batch_size", "entry")   # settings in fields that take text
 PICTURES = {"x_gt": "x ground truth", "y_target": "y*", "x": "x predicted", "y": "y predicted",
             "residual": "residual y − y*"}
 COMMANDS = {"play": "Play", "pause": "Pause", "step": "Single step", "reset": "Reset to initial weights",
@@ -42,6 +43,7 @@ def loss_figure():
     style = {"type": "scatter", "mode": "lines", "x": [], "y": []}
     traces = [{**style, "name": f"training loss, {method}", "line": {"color": COLORS["paper"][method], "width": 1.8}}
               for method in METHODS]
+    traces.append({**style, "name": "before the reset", "line": {"color": "#9aa0a8", "width": 1.4, "dash": "dot"}, "showlegend": False})
     traces.append({**style, "mode": "lines+markers", "name": "test loss", "line": {"color": INK, "width": 1.4},
                    "marker": {"size": 5}})
     traces.append({**style, "mode": "lines+markers", "name": "rank kept", "yaxis": "y2", "showlegend": False,
@@ -73,6 +75,9 @@ def page(settings, output):
                          style={"width": width})
     return html.Main([
         html.Header([html.H1("Poisson problem, trained by hand"), html.Span(id="status", className="quiet")]),
+        html.P("A network learns to solve Δx = y on a grid of 8 × 8 cells: from a field y* it predicts x, the simulator computes "
+               "y = Δx, and the loss is half the squared error of y, summed over the cells. Each update sees B new random fields; "
+               "the test loss is that of 256 fields held out.", className="quiet"),
         html.Div(id="error", className="problem", role="alert"),
         html.Div([html.Button(text, id=name) for name, text in COMMANDS.items()]
                  + [field("load weights", "load_weights", dcc.Dropdown(
@@ -81,11 +86,10 @@ def page(settings, output):
         html.Div([field("method", "method", dcc.RadioItems(list(METHODS), settings["method"], id="method", inline=True)),
                   field("η of Adam", "adam_rate", number("adam_rate")),
                   field("η of HIG and GN", "power_rate", number("power_rate")),
-                  field("truncation τ", "truncation", number("truncation"))], className="controls"),
-        html.Div([html.Label("√batch", htmlFor="root_batch", className="name"),
-                  html.Div(dcc.Slider(1, 32, 1, value=settings["root_batch"], id="root_batch", included=False,
-                                      marks={n: str(n) for n in (1, 4, 8, 16, 24, 32)}), className="slider")],
-                 className="control"),
+                  field("truncation τ", "truncation", number("truncation")),
+                  field("batch size B", "batch_size", number("batch_size", "60px")),
+                  field("x axis", "axis", dcc.RadioItems({"epochs": "updates", "simulation_time": "seconds"}, "epochs", id="axis",
+                                                         inline=True))], className="controls"),
         dcc.Graph(id="losses", figure=loss_figure(), config=GRAPH,
                   style={"height": "min(56vh, 500px)", "minHeight": "380px"}),
         html.Div([field("fields", "source", dcc.RadioItems({"held out": "held out", "batch": "of the last batch"},
@@ -100,7 +104,7 @@ def page(settings, output):
         html.P(f"The curve and the weights are written into {output.resolve()}. Closing the page pauses the training and "
                "leaves a finished pickle; resetting and loading weights begin a new curve, and the one before is kept.",
                className="quiet"),
-        dcc.Store(id="settings"), dcc.Store(id="seen", data=-1), dcc.Interval(id="tick", interval=EVERY),
+        dcc.Store(id="settings"), dcc.Store(id="seen", data=[-1, 0, ""]), dcc.Interval(id="tick", interval=EVERY),
     ])
 
 
@@ -139,19 +143,23 @@ def interactive_app(session, output):
          "weights": Output("load_weights", "options"),
          "entries": Output("entries", "children"), "seen": Output("seen", "data"),
          "pictures": [Output(f"picture_{name}", "figure") for name in PICTURES],
-         "ranges": [Output(f"range_{name}", "children") for name in PICTURES]},
-        {"_": Input("tick", "n_intervals"), "seen": State("seen", "data")},
+         "ranges": [Output(f"range_{name}", "children") for name in PICTURES],
+         "fields": [Output(key, "value") for key in TYPED]},
+        {"_": Input("tick", "n_intervals"), "axis": Input("axis", "value"), "seen": State("seen", "data")},
         running=[(Output("tick", "disabled"), True, False)])
-    def show(_, seen):
+    def show(_, axis, seen):
         state = session.look()
-        if seen == state["version"]:
+        if seen[::2] == [state["version"], axis]:
             raise PreventUpdate
+        refused = state.get("refused", 0)
         pictures, ranges = changed_pictures(state.get("fields"))
         ready, playing = "updates" in state and "ended" not in state, state.get("playing", False)
         stuck = not ready or state["state"] == "diverged"
-        return {"losses": changed_losses(state), "status": status(state), "error": state["error"],
+        return {"losses": changed_losses(state, axis), "status": status(state), "error": state["error"],
                 "disabled": [stuck or playing, not ready or not playing, stuck or playing, not ready, not ready],
-                "weights": state.get("weights", []), "seen": state["version"], "pictures": pictures, "ranges": ranges,
+                "weights": state.get("weights", []), "seen": [state["version"], refused, axis], "pictures": pictures, "ranges": ranges,
+                # a number that was refused does not stay in its field
+                "fields": [str(state["settings"][key]) if refused != seen[1] and "settings" in state else no_update for key in TYPED],
                 "entries": f"of {state['entries']}, from 0; shown is {state['entry']}" if "entries" in state else ""}
     return app
 
@@ -169,23 +177,28 @@ def status(state):
     return " · ".join(filter(None, parts)) + (f" · rank {rank:.0f}" if np.isfinite(rank) else "")
 
 
-def changed_losses(state):
-    """A Patch of `loss_figure`: the data only, so that the zoom stays."""
+def changed_losses(state, x_axis):
+    """A Patch of `loss_figure` over "epochs" or "simulation_time": data and title only, so that the zoom stays."""
     patch = Patch()
     if "curve" not in state:
         return patch
     curve, tested = state["curve"], state["tested"]
+    patch["layout"]["xaxis"]["title"]["text"] = "updates" if x_axis == "epochs" else "training time in seconds"
+    if state["before"]:
+        patch["data"][len(METHODS)]["x"] = packed(state["before"][x_axis])
+        patch["data"][len(METHODS)]["y"] = packed(state["before"]["train_loss"])
+        patch["data"][len(METHODS)]["showlegend"] = True
     for number in range(len(METHODS)):
         own = curve["method"] == number
         own[:-1] |= own[1:]                                             # each piece begins where the one before ends
-        patch["data"][number]["x"] = packed(curve["epochs"])
+        patch["data"][number]["x"] = packed(curve[x_axis])
         patch["data"][number]["y"] = packed(np.where(own, curve["train_loss"], np.nan))
         patch["data"][number]["showlegend"] = bool(own.any())
-    patch["data"][len(METHODS)]["x"] = packed(tested["epochs"])
-    patch["data"][len(METHODS)]["y"] = packed(tested["test_loss"])
-    patch["data"][len(METHODS)]["mode"] = "lines+markers" if len(tested["epochs"]) <= 50 else "lines"
-    patch["data"][len(METHODS) + 1]["x"] = packed(curve["epochs"])
-    patch["data"][len(METHODS) + 1]["y"] = packed(curve["rank"])
+    patch["data"][len(METHODS) + 1]["x"] = packed(tested[x_axis])
+    patch["data"][len(METHODS) + 1]["y"] = packed(tested["test_loss"])
+    patch["data"][len(METHODS) + 1]["mode"] = "lines+markers" if len(tested["epochs"]) <= 50 else "lines"
+    patch["data"][len(METHODS) + 2]["x"] = packed(curve[x_axis])
+    patch["data"][len(METHODS) + 2]["y"] = packed(curve["rank"])
     return patch
 
 

@@ -39,9 +39,12 @@ SEED = 0
 NAME = "POISSON_interactive"
 REPORT_EVERY = 0.2          # seconds between two states sent while playing
 SAVE_EVERY = 1.0            # seconds between two savings while playing
+LARGEST = 1024              # fields in a batch
 MAX_ENTRIES = 50_000        # of a curve, even so that halving keeps its last entry; a pickle of 5 MB
 SHOWN_BINS = 400            # of the curve as the page gets it
 WEIGHTS = ".weights.h5"
+DIVERGED = ("The loss is not finite any more. Reset to the initial weights or load others; then a smaller η, or for HIG and GN "
+            "a larger τ, goes more safely.")
 
 
 class Trainer:
@@ -50,11 +53,12 @@ class Trainer:
     Args:
         output: folder (Path) of the pickle and the weights.
         settings: dict of "method" (one of METHODS), "adam_rate" (η of Adam), "power_rate" (η of HIG and GN),
-            "truncation" (τ), "root_batch" (√B); what the page shows: "source" ("held out" or "batch") and "entry" of it.
+            "truncation" (τ), "batch_size" (B); what the page shows: "source" ("held out" or "batch") and "entry" of it.
     """
 
     def __init__(self, output, settings):
-        self.output, self.settings = output, {}
+        self.output, self.settings, self.before = output, {}, None
+        output.mkdir(parents=True, exist_ok=True)
         for key, value in settings.items():
             self.set(key, value)
         self.network = build_network(RESOLUTION)
@@ -86,11 +90,12 @@ class Trainer:
         if key in choices:
             if value not in choices[key]:
                 raise ValueError(f"{key} is {value!r}, allowed are {', '.join(choices[key])}")
-        elif key in ("root_batch", "entry"):
-            low, high = (1, 32) if key == "root_batch" else (0, 32**2 - 1)
-            value = _number(key, value)
+        elif key in ("batch_size", "entry"):
+            low, high = (1, LARGEST) if key == "batch_size" else (0, LARGEST - 1)
+            name = key.replace("_", " ")
+            value = _number(name, value)
             if value != int(value) or not low <= value <= high:
-                raise ValueError(f"{key} is {value:g}, but must be a whole number from {low} to {high}")
+                raise ValueError(f"the {name} is {value:g}, but must be a whole number from {low} to {high}")
             value = int(value)
         elif key in ("adam_rate", "power_rate"):
             value = _number("learning rate", value)
@@ -106,7 +111,7 @@ class Trainer:
     @property
     def batch_size(self):
         """B of the next update."""
-        return self.settings["root_batch"]**2
+        return self.settings["batch_size"]
 
     def _learning_rate(self, method):
         return self.settings["adam_rate" if method == "Adam" else "power_rate"]
@@ -142,7 +147,7 @@ class Trainer:
             SettingsError: the weights are not finite, or the memory does not suffice for this batch.
         """
         if self.state == "diverged":
-            raise SettingsError("the loss is not finite any more: reset to the initial weights, or load others")
+            raise SettingsError(DIVERGED)
         method = self.settings["method"]
         model = self.models[method]
         power = isinstance(model.optimizer, JacobianPower)
@@ -186,6 +191,7 @@ class Trainer:
     def reset(self):
         """Goes back to the initial weights; the curve so far is finished, and a new one begins."""
         self.finish()
+        self.before = self._shown_curve()[0]
         self.network.set_weights(self.initial_weights)
         self.begin()
 
@@ -242,6 +248,7 @@ class Trainer:
         loaded = self.network.get_weights()
         self.network.set_weights(before)                                # which the file of the curve so far shows
         self.finish()
+        self.before = self._shown_curve()[0]
         self.network.set_weights(loaded)
         self.begin()
 
@@ -252,14 +259,10 @@ class Trainer:
 
         settings (dict), updates, seconds, state, weights (names); curve: dict of arrays (M,), the entries of the
         curve that can be told apart, with "rank" (NaN without one); tested: the same of the entries with a test loss,
-        epochs and test_loss; fields: x_gt, y_target, x, y, residual, (resolution, resolution) each, of the entry
+        epochs, simulation_time and test_loss; before: the curve that a reset has ended, like curve, or None; fields: x_gt, y_target, x, y, residual, (resolution, resolution) each, of the entry
         "entry" out of "entries".
         """
-        curve = {key: np.array(self.curve[key]) for key in ("epochs", "train_loss", "test_loss", "method")}
-        curve["rank"] = np.concatenate([[np.nan], self.spectrum["rank"]])
-        index = thin(curve["epochs"], curve["train_loss"], False, SHOWN_BINS)
-        measured = np.flatnonzero(np.isfinite(curve["test_loss"]))
-        measured = measured[thin(measured, curve["test_loss"][measured], False, SHOWN_BINS)]
+        curve, tested = self._shown_curve()
         batch = self.evaluation.held_out if self.settings["source"] == "held out" else self.batch
         entry = min(self.settings["entry"], len(batch[0]) - 1)
         x_gt, target = batch[0][entry:entry + 1], batch[1][entry:entry + 1]
@@ -268,9 +271,19 @@ class Trainer:
         fields = {"x_gt": x_gt, "y_target": target, "x": x, "y": y, "residual": y - target}
         return {"settings": dict(self.settings), "updates": self.updates, "seconds": self.seconds, "state": self.state,
                 "weights": self.weights_files(), "entry": entry, "entries": len(batch[0]),
-                "curve": {key: values[index] for key, values in curve.items()},
-                "tested": {key: curve[key][measured] for key in ("epochs", "test_loss")},
+                "curve": curve, "tested": tested, "before": self.before,
                 "fields": {key: np.reshape(f, (RESOLUTION, RESOLUTION)) for key, f in fields.items()}}
+
+
+    def _shown_curve(self):
+        """"curve" and "tested" of `view`."""
+        curve = {key: np.array(self.curve[key]) for key in ("epochs", "simulation_time", "train_loss", "test_loss", "method")}
+        curve["rank"] = np.concatenate([[np.nan], self.spectrum["rank"]])
+        index = thin(curve["epochs"], curve["train_loss"], False, SHOWN_BINS)
+        measured = np.flatnonzero(np.isfinite(curve["test_loss"]))
+        measured = measured[thin(measured, curve["test_loss"][measured], False, SHOWN_BINS)]
+        return ({key: values[index] for key, values in curve.items()},
+                {key: curve[key][measured] for key in ("epochs", "simulation_time", "test_loss")})
 
 
 def _number(name, value):
@@ -291,7 +304,7 @@ def work(connection, output, settings):
     Commands are tuples: ("play",), ("pause",), ("step",), ("set", key, value), ("reset",), ("save_weights",),
     ("load_weights", name), ("finish",): pause and leave a finished pickle, ("end",): the same, and end the process.
     After each of them and now and then while playing comes a state: the dict of `Trainer.view` with "playing" (bool),
-    "busy" and "error" (sentences or empty), or only the latter two where there is no trainer (yet).
+    "busy" and "error" (sentences or empty) and "refused" (how many settings were not taken so far), or only the latter two where there is no trainer (yet).
 
     Args:
         connection: multiprocessing Connection.
@@ -317,10 +330,10 @@ def work(connection, output, settings):
 
 
 def _follow(connection, trainer):
-    playing, error, reported, saved = False, "", -math.inf, -math.inf
+    playing, error, refused, reported, saved = False, "", 0, -math.inf, -math.inf
 
     def report(busy=""):
-        connection.send({**trainer.view(), "playing": playing, "busy": busy, "error": error})
+        connection.send({**trainer.view(), "playing": playing, "busy": busy, "error": error, "refused": refused})
 
     report()
     while True:
@@ -335,14 +348,20 @@ def _follow(connection, trainer):
                 playing = command == "play"
             if command in ("play", "step") and trainer.compiles():
                 report(busy="compiling the update for this method and batch size")
+            elif command == "step" and (commanded or time.monotonic() - reported > REPORT_EVERY):
+                report(busy="computing an update")
             if command in ("step", "reset", "save_weights", "finish"):
                 getattr(trainer, command)()
             elif command in ("set", "load_weights"):
                 getattr(trainer, command)(*arguments)
             playing = playing and command not in ("reset", "load_weights") and trainer.state != "diverged"
+            error = DIVERGED if trainer.state == "diverged" and command == "step" else error
             if not playing or time.monotonic() - saved > SAVE_EVERY:
                 trainer.save()
                 saved = time.monotonic()
+        except (SettingsError, ValueError, OSError) as problem:         # what the user can mend
+            refused += command == "set"
+            playing, error = playing and command == "set", _sentence(problem)
         except Exception as problem:                                    # whatever it is: the page shows it
             traceback.print_exc(file=sys.stderr)
             playing, error = False, _sentence(problem)

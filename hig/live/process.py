@@ -18,11 +18,11 @@ class Session:
         train: what the process runs, a function of (connection, output, settings) at the top of a module. Through the
             connection come the commands, tuples of a name and its arguments; of these, ("set", key, value), ("finish",)
             and ("end",) are sent from here. It sends back states: dicts with "busy", "error" (sentences or empty) and,
-            once it follows commands, "updates" and what the page shows.
+            once it follows commands, "updates", "settings", "refused" (how many were not taken) and what the page shows.
         output: folder (Path) of its pickle and weights.
         settings: dict, at the beginning.
 
-    Attributes: state, the dict that was sent last, with "version", how many there were before.
+    Attributes: state, the dict that was sent last, with "version", which counts upwards.
     """
 
     def __init__(self, train, output, settings):
@@ -31,7 +31,7 @@ class Session:
         self.process = context.Process(target=train, args=(theirs, output, settings))
         self.process.start()
         theirs.close()                                                  # so that the end of the process is seen
-        self.state = {"busy": "TensorFlow is loading", "error": "", "version": 0}
+        self.state = {"busy": "TensorFlow is loading", "error": "", "version": int(1000 * time.time())}   # newer than any before
         self.sending, self.ending = threading.Lock(), threading.Event()
         self.settings, self.set_at = dict(settings), 0                  # as sent last, and when the page had them
         self.closed_at = np.inf                                         # when the page counts as closed
@@ -71,6 +71,9 @@ class Session:
         if "updates" not in self.state:                                 # it is still loading: nothing to be lost
             self.process.terminate()
         try:
+            self.process.join(1.0)
+            if self.process.is_alive():
+                print("ending after the update that is being computed; Ctrl-C again ends at once", flush=True)
             self.process.join()
         except KeyboardInterrupt:                                       # a second Ctrl-C; the pickle is a second old
             self.process.terminate()
@@ -79,7 +82,10 @@ class Session:
     def _listen(self):
         try:
             while True:
-                self.state = {**self.connection.recv(), "version": self.state["version"] + 1}
+                came = {**self.connection.recv(), "version": self.state["version"] + 1}
+                if came.get("refused", 0) != self.state.get("refused", 0):
+                    self.settings = dict(came["settings"])              # so that the same may be tried again
+                self.state = came
         except (EOFError, OSError):
             self.process.join()
         if not self.ending.is_set():
