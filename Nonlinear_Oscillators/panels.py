@@ -15,6 +15,8 @@ def draw_over_updates(ax, groups, colors, options):
                 Namespace(**{**vars(options), "x": "updates"}))
     for line in ax.lines:
         line.set_label(None)
+    if not any(len(line.get_xdata()) for line in ax.lines):             # runs of no more than the untrained network
+        ax.set_axis_off()
 
 
 SYSTEM = System("Nonlinear oscillators", panels=(Panel(draw_over_updates, arrays=("train_loss",)),))

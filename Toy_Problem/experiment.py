@@ -74,8 +74,11 @@ def run(settings):
         how it ended, see `hig.runs.training.train`; what is not "finished" for one λ is so for all.
 
     Raises:
-        SettingsError: as there, and if one file of weights is to hold the networks of several λ.
+        SettingsError: as there, and if one file of weights, or one curve, is to hold the networks of several λ.
     """
+    names = [prefix(factor) for factor in settings.lambdas]
+    if len(set(names)) < len(names):
+        raise SettingsError(f"--lambda gives {', '.join(names)}: two runs cannot write the same files")
     if settings.save_weights and len(settings.lambdas) > 1:
         raise SettingsError("--save-weights writes one network: name one value with --lambda")
     begun = [factor for factor in settings.lambdas

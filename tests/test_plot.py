@@ -450,6 +450,38 @@ def test_dead_seeds_are_counted(tmp_path):
     assert lines(draw([tmp_path])[0])["GN"].get_label() == "GN: 3 of 5 runs died"
 
 
+def test_a_folder_of_dead_runs_only(tmp_path, capsys):
+    for seed, lived in enumerate((1, 3, 8)):
+        save(tmp_path / str(seed) / "NLO_GN_RESULTS.pickle", np.r_[falling(lived), np.nan], settings={"seed": seed}, state="diverged")
+    ax, *_ = draw([tmp_path])
+    assert sorted(cross.get_xdata()[0] for cross in crosses(ax)) == [2, 6, 16]
+    assert lines(ax)["GN"].get_label() == "GN: 3 of 3 runs died"
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", [np.nan], state="diverged")
+    assert plot.main([str(tmp_path)]) == 0 and plot.main([str(tmp_path / "NLO_HIG_RESULTS.pickle")]) == 0
+    assert "of 3, 3 died" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, position", [("NLO", 0.0), ("POISSON", 20.0)])
+def test_axes_around_a_single_point_are_wide_enough_to_be_read(tmp_path, name, position):
+    losses = np.full(15, np.nan)
+    losses[[0, 10] if name == "POISSON" else 0] = 0.5
+    ax, *_ = draw([save(tmp_path / f"{name}_HIG_RESULTS.pickle", falling(15) if name == "POISSON" else [0.5], test=losses[:15 if name == "POISSON" else 1])])
+    (low, high), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    assert low < position < high and (high / low >= 99 if name == "POISSON" else high - low >= 2)
+    assert top / bottom >= 99 and bottom < 0.5 < top
+
+
+def test_seeds_are_in_numeric_order(tmp_path):
+    for seed in (10, 9, 1, 2):
+        save(tmp_path / f"seed_{seed}" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": seed})
+    rows = table(reading.collect([tmp_path], "time")).splitlines()[1:]
+    assert [row.split()[3] for row in rows] == ["1", "2", "9", "10", "median"]
+    assert not any(str(tmp_path) in row for row in rows)
+    save(tmp_path / "again" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 9})
+    rows = table(reading.collect([tmp_path], "time")).splitlines()[1:]
+    assert sum("again" in row for row in rows) == 1                     # of two runs of one seed, the files
+
+
 # ---------------------------------------------------------------------------------------- systems
 
 def test_every_system_has_its_panel(tmp_path):

@@ -127,6 +127,13 @@ def test_how_a_run_of_two_curves_ended(tmp_path, monkeypatch, states, expected):
     assert experiment.run(settings(tmp_path)) == expected and not left
 
 
+@pytest.mark.parametrize("values", [("1", "1"), ("0.01", "1e-2", "1"), ("1", "1.0000000001")])
+def test_two_runs_cannot_write_one_curve(tmp_path, values):
+    with pytest.raises(SettingsError, match="--lambda gives TOY_lambda_"):
+        experiment.run(settings(tmp_path, "--lambda", *values))
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_file_cannot_hold_two_networks(tmp_path):
     with pytest.raises(SettingsError, match="--lambda"):
         experiment.run(settings(tmp_path, "--save-weights", tmp_path / "a.weights.h5"))

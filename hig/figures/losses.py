@@ -136,7 +136,7 @@ def around_points(ax):
     for values, scale, limit in ((x, ax.get_xscale(), ax.set_xlim), (y, ax.get_yscale(), ax.set_ylim)):
         if len(values):
             low, high = values.min(), values.max()
-            limit((low / 3, high * 3) if scale == "log" else (min(0, low - 1), high + 1))
+            limit((low / 10, high * 10) if scale == "log" else (min(0, low - 1), high + 1))
 
 
 def draw_curves(ax, curves, color, label=None, dashes="-"):
