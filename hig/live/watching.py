@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hig.figures.curves import Run, final_loss, find_death, loss_kind, short, state_of, system, time_to_reach
+from hig.figures.curves import final_loss, find_death, loss_kind, short, state_of, system, time_to_reach
 from hig.figures.reading import find_files, read_runs
 
 

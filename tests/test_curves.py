@@ -1,0 +1,269 @@
+"""What plot.py makes of many runs: long curves, medians of seeds, studies over settings, runs that died."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+from numpy.testing import assert_allclose, assert_array_equal
+
+import plot
+from hig.figures import curves, reading
+from hig.figures.table import table
+from tests.test_plot import crosses, draw, falling, lines, save
+
+
+# ---------------------------------------------------------------------------------------- long curves
+
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_thinning_keeps_extremes_and_ends(logarithmic):
+    rng = np.random.default_rng(1)
+    x, y = np.cumsum(rng.random(30_000)) + 1, rng.lognormal(size=30_000)
+    y[[777, 20_001]] = 1e-9, 1e9
+    index = curves.thin(x, y, logarithmic, bins=100)
+    assert len(index) <= 202 and np.all(np.diff(index) > 0)
+    assert {0, 777, 20_001, 29_999} <= set(index)
+    edges = np.linspace(*(np.log(x[[0, -1]]) if logarithmic else x[[0, -1]]), 101)
+    bins = np.clip(np.digitize(np.log(x) if logarithmic else x, edges) - 1, 0, 99)
+    for number in range(100):  # the naive way: search every bin
+        inside = np.flatnonzero(bins == number)
+        if len(inside):
+            kept = y[index[np.isin(index, inside)]]
+            assert kept.min() == y[inside].min() and kept.max() == y[inside].max()
+
+
+def test_short_curves_stay_whole():
+    x = np.arange(200.0)
+    assert_array_equal(curves.thin(x, x, False, bins=100), np.arange(200))
+    assert len(curves.thin(np.zeros(500), np.arange(500.0), False, bins=100)) == 2
+    assert len(curves.thin(x[:0], x[:0], True)) == 0
+
+
+def test_a_long_curve_is_thinned_in_the_figure(tmp_path):
+    losses = np.full(50_000, 0.1)
+    losses[31_415], losses[27_182] = 0.9, 0.001
+    ax, *_ = draw([save(tmp_path / "NLO_Adam_RESULTS.pickle", losses)])
+    y = lines(ax)["Adam"].get_ydata()
+    assert len(y) <= 2 * curves.BINS + 2
+    assert_allclose([y.min(), y.max()], [0.0011, 0.99], rtol=1e-12)
+
+
+# ---------------------------------------------------------------------------------------- several seeds
+
+def test_seeds_become_a_median_with_a_band(tmp_path):
+    rng = np.random.default_rng(2)
+    curves = [falling() * rng.lognormal(size=20) for _ in range(5)]
+    for seed, losses in enumerate(curves):
+        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", losses, settings={"seed": seed, "eta": 1.0})
+    ax, *_ = draw([tmp_path], "--y", "train")
+    line = lines(ax)["HIG"]
+    assert_array_equal(line.get_xdata(), np.arange(20) * 2.0)
+    assert_allclose(line.get_ydata(), np.median(curves, axis=0), rtol=1e-12)  # exp of log: rounding
+    (band,) = ax.collections
+    vertices = band.get_paths()[0].vertices
+    for i in range(20):
+        here = vertices[vertices[:, 0] == 2.0 * i, 1]
+        assert_allclose([here.min(), here.max()], [min(c[i] for c in curves), max(c[i] for c in curves)], rtol=1e-12)
+    assert line.get_label() == f"HIG: {np.median([c[-1] for c in curves]):.1e}, median of 5 runs"
+
+
+def curve(x, y, death=None, ended=True):
+    return curves.Curve(np.asarray(x, float), np.asarray(y, float), death, ended)
+
+
+def test_a_band_interpolates_the_logarithm():
+    x, middle, low, high, count = curves.median_band([curve([0, 4], [1, 1e-4]), curve([0, 1, 2], [1, 0.5, 0.5])])
+    assert_array_equal(x, [0, 1, 2, 4])
+    assert_allclose(low, [1, 0.1, 0.01, 1e-4], rtol=1e-12)
+    assert_allclose(high, [1, 0.5, 0.5, 0.5], rtol=1e-12)               # a run that has finished counts on
+    assert_allclose(middle, np.sqrt(low * high), rtol=1e-12)            # median of two logarithms
+    assert count == 2
+
+
+def test_a_young_run_leaves_the_median_where_it_is():
+    """Nine seeds have finished after 60 s, the tenth has just begun: it counts as far as it has come."""
+    old = [curve([0, 60], [1, level]) for level in (1e-1, 1e-2, 1e-3)]
+    young = curve([0, 6], [1, 1e-9], ended=False)
+    x, middle, low, _, count = curves.median_band([*old, young])
+    assert_array_equal(x, [0, 6, 60])
+    assert_allclose(middle[-1], 1e-2, rtol=1e-12)
+    assert low[1] < 1e-8 and low[2] == pytest.approx(1e-3) and count == 3
+    x, *_, count = curves.median_band([curve([0, end], [1, 0.1], ended=False) for end in (1, 2, 3, 4)])
+    assert x[-1] == 3 and count == 2                                    # no median of fewer than half of the runs
+
+
+def test_the_legend_says_how_many_runs_the_median_is_of(tmp_path):
+    for seed in range(4):
+        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(20 if seed else 3), state="finished" if seed else "interrupted",
+             settings={"seed": seed})
+    ax, *_ = draw([tmp_path])
+    assert lines(ax)["HIG"].get_label() == f"HIG: {1.1 * falling()[-1]:.1e}, median of 3 of 4 runs"
+    assert lines(ax)["HIG"].get_xdata()[-1] == 38
+
+
+def test_runs_of_different_budgets_are_not_mixed(tmp_path):
+    for seed, budget in enumerate((60.0, 60.0, 6.0)):
+        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(int(budget)), settings={"seed": seed, "max_time": budget})
+    assert list(lines(draw([tmp_path])[0])) == ["HIG (6 s)", "HIG (60 s)"]
+
+
+def test_dead_runs_count_as_infinite_in_the_median():
+    alive = [curve(np.arange(4), np.full(4, level)) for level in (1.0, 2.0, 3.0)]
+    dead = [curve(np.arange(2), np.full(2, 0.1), death=(2.0, 0.1))] * 2
+    x, middle, low, high, _ = curves.median_band(alive + dead)
+    assert_array_equal(x, np.arange(4))
+    assert_allclose(middle, [1, 1, 3, 3], rtol=1e-12)
+    assert_allclose(low, [0.1, 0.1, 1, 1], rtol=1e-12)
+    assert_allclose(high, [3, 3, 3, 3], rtol=1e-12)
+    assert_array_equal(curves.median_band(alive[:1] + dead)[1][2:], [np.inf, np.inf])
+
+
+def test_many_settings_are_graded_in_numeric_order(tmp_path):
+    for size in (16, 128, 64, 512, 32, 1024):
+        save(tmp_path / str(size) / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 1, "batch_size": size})
+    ax, final, _ = draw([tmp_path])
+    assert [name.split("=")[1] for name in lines(ax)] == ["16)", "32)", "64)", "128)", "512)", "1024)"]
+    brightness = [sum(to_rgba(line.get_color())[:3]) for line in lines(ax).values()]
+    assert np.all(np.diff(brightness) > 0)
+    assert final.get_xlabel() == "batch size" and final.get_xscale() == "log"
+
+
+def test_one_odd_file_does_not_tear_a_band_apart(tmp_path):
+    for seed in range(4):
+        save(tmp_path / f"seed_{seed}" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": seed, "a": 1, "b": 2, "c": 3})
+    save(tmp_path / "odd" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 9})
+    assert list(lines(draw([tmp_path])[0])) == ["HIG (odd)", "HIG"]
+
+
+# ---------------------------------------------------------------------------------------- studies
+
+def study(folder, name, losses, **settings):
+    """Three seeds of a setting, with these final training losses; NaN for one that died."""
+    for seed, final in enumerate(losses):
+        save(folder / name / "_".join(map(str, settings.values())) / f"seed_{seed}" / f"NLO_{name}_RESULTS.pickle",
+             [1.0, 0.5, final], test=[1.0, 0.5, final], settings={"seed": seed, **settings})
+
+
+def test_a_study_shows_final_losses_over_its_setting(tmp_path):
+    for eta, losses in ((0.1, (1e-2, 2e-2, 4e-2)), (1, (1e-4, 3e-4, np.nan)), (10, (np.nan, np.nan, 1e-3))):
+        study(tmp_path, "GN", losses, learning_rate=eta)
+    _, panel, _ = draw([tmp_path])
+    medians = lines(panel)["GN"]
+    assert_array_equal(medians.get_xdata(), [0.1, 1, 10])
+    assert_allclose(medians.get_ydata(), [2e-2, 3e-4, np.nan])
+    ranges = [(line.get_xdata()[0], *line.get_ydata()) for line in panel.lines if line.get_linewidth() == 5]
+    assert_allclose(ranges, [(0.1, 1e-2, 4e-2), (1, 1e-4, 3e-4), (10, 1e-3, 1e-3)])
+    assert [line.get_xdata()[0] for line in crosses(panel)] == [1, 10]
+    assert [text.get_text() for text in panel.texts] == ["1/3", "2/3"]
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == ["0.1", "1", "10"]
+
+
+def test_a_study_of_two_settings_is_a_heat_map(tmp_path):
+    table = {(eta, tau): eta * 1e-3 + tau for eta in (1, 2) for tau in (1e-6, 1e-5, 1e-4)}
+    for (eta, tau), final in table.items():
+        study(tmp_path, "HIG", (final, final, np.nan if eta == 2 else final), learning_rate=eta, truncation=tau)
+    panel = draw([tmp_path])[1]
+    (image,) = panel.collections
+    assert_allclose(np.reshape(image.get_array(), (2, 3)), [[table[eta, tau] for tau in (1e-6, 1e-5, 1e-4)] for eta in (1, 2)])
+    assert panel.get_xlabel() == "truncation" and panel.get_ylabel() == "learning rate" and "HIG" in panel.get_title(loc="left")
+    assert sum("1/3 died" in text.get_text() for text in panel.texts) == 3
+
+
+def test_runs_with_other_settings_are_not_mixed(tmp_path):
+    for place, eta in (("a", 1.0), ("b", 1.0), ("c", 0.5)):
+        save(tmp_path / place / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": place, "eta": eta, "tau": 1e-6})
+    assert list(lines(draw([tmp_path])[0])) == ["HIG (eta=0.5)", "HIG (eta=1)"]
+    published = {"learningrate": 1, "batchsize": 128, "trunc": 1e-6}
+    save(tmp_path / "published" / "NLO_HIG_RESULTS.pickle", falling(), settings=published)
+    ax, *_ = draw([tmp_path / "a", tmp_path / "published"])
+    assert list(lines(ax)) == ["HIG (a)", "HIG (published)"]
+    assert len({line.get_color() for line in lines(ax).values()}) == 2
+
+
+def test_a_seed_in_the_name_is_no_other_optimizer(tmp_path):
+    for seed in (1, 2):
+        save(tmp_path / f"NLO_HIG_seed{seed}_RESULTS.pickle", falling())
+    assert list(lines(draw([tmp_path])[0])) == ["HIG"]
+
+
+# ---------------------------------------------------------------------------------------- runs that died
+
+@pytest.mark.parametrize("value", ["NaN", "inf"])
+def test_a_dead_run_ends_in_a_cross(tmp_path, value):
+    losses = falling()
+    losses[12:] = float(value)
+    ax, *_ = draw([save(tmp_path / "NLO_GN_RESULTS.pickle", losses, state="diverged")])
+    line, (cross,) = lines(ax)["GN"], crosses(ax)
+    assert_array_equal(line.get_xdata(), np.arange(12) * 2.0)
+    assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (24, line.get_ydata()[-1])   # when and where
+    assert cross.get_color() == line.get_color()
+    assert line.get_label() == f"GN: died at {value}, t = 24 s"
+
+
+def test_a_run_that_explodes_does_not_flatten_the_others(tmp_path):
+    losses = falling()
+    losses[10:] = 10.0 ** np.linspace(2, 38, 10)
+    losses[-1] = np.inf
+    save(tmp_path / "NLO_GN_RESULTS.pickle", losses)
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    ax, *_ = draw([tmp_path])
+    bottom, top = ax.get_ylim()
+    assert top == pytest.approx(1.1e3) and 1e-6 < bottom < 1.1 * falling()[-1]
+    assert crosses(ax)[0].get_ydata()[0] == top and crosses(ax)[0].get_xdata()[0] == 38
+
+
+def test_runs_that_die_at_once_or_not_at_all(tmp_path):
+    dead = save(tmp_path / "NLO_GN_RESULTS.pickle", [1.0, np.nan], state="diverged")
+    ax, *_ = draw([dead])
+    assert len(crosses(ax)) == 1 and "died at NaN, t = 2 s" in lines(ax)["GN"].get_label()
+    ax, *_ = draw([save(tmp_path / "NLO_SGD_RESULTS.pickle", [np.nan], state="diverged")])
+    assert "died at NaN, t = 0 s" in lines(ax)["SGD"].get_label()
+    passing = falling()
+    passing[5] = np.nan
+    ax, *_ = draw([save(tmp_path / "NLO_Adam_RESULTS.pickle", passing)])
+    assert not crosses(ax) and len(lines(ax)["Adam"].get_xdata()) == 19
+    ax, *_ = draw([save(tmp_path / "NLO_SIP_RESULTS.pickle", falling(), state="diverged")])
+    assert len(crosses(ax)) == 1 and len(lines(ax)["SIP"].get_xdata()) == 20
+
+
+def test_dead_seeds_are_counted(tmp_path):
+    for seed in range(3):
+        losses = falling()
+        losses[10:] = np.nan if seed == 0 else losses[10:]
+        save(tmp_path / str(seed) / "NLO_GN_RESULTS.pickle", losses)
+    ax, *_ = draw([tmp_path])
+    assert lines(ax)["GN"].get_label().endswith("median of 3 runs, 1 died") and len(crosses(ax)) == 1
+    losses[:] = np.nan
+    save(tmp_path / "3" / "NLO_GN_RESULTS.pickle", losses)
+    save(tmp_path / "4" / "NLO_GN_RESULTS.pickle", losses)
+    assert lines(draw([tmp_path])[0])["GN"].get_label() == "GN: 3 of 5 runs died"
+
+
+def test_a_folder_of_dead_runs_only(tmp_path, capsys):
+    for seed, lived in enumerate((1, 3, 8)):
+        save(tmp_path / str(seed) / "NLO_GN_RESULTS.pickle", np.r_[falling(lived), np.nan], settings={"seed": seed}, state="diverged")
+    ax, *_ = draw([tmp_path])
+    assert sorted(cross.get_xdata()[0] for cross in crosses(ax)) == [2, 6, 16]
+    assert lines(ax)["GN"].get_label() == "GN: 3 of 3 runs died"
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", [np.nan], state="diverged")
+    assert plot.main([str(tmp_path)]) == 0 and plot.main([str(tmp_path / "NLO_HIG_RESULTS.pickle")]) == 0
+    assert "of 3, 3 died" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, position", [("NLO", 0.0), ("POISSON", 20.0)])
+def test_axes_around_a_single_point_are_wide_enough_to_be_read(tmp_path, name, position):
+    losses = np.full(15, np.nan)
+    losses[[0, 10] if name == "POISSON" else 0] = 0.5
+    ax, *_ = draw([save(tmp_path / f"{name}_HIG_RESULTS.pickle", falling(15) if name == "POISSON" else [0.5], test=losses[:15 if name == "POISSON" else 1])])
+    (low, high), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    assert low < position < high and (high / low >= 99 if name == "POISSON" else high - low >= 2)
+    assert top / bottom >= 99 and bottom < 0.5 < top
+
+
+def test_seeds_are_in_numeric_order(tmp_path):
+    for seed in (10, 9, 1, 2):
+        save(tmp_path / f"seed_{seed}" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": seed})
+    rows = table(reading.collect([tmp_path], "time")).splitlines()[1:]
+    assert [row.split()[3] for row in rows] == ["1", "2", "9", "10", "median"]
+    assert not any(str(tmp_path) in row for row in rows)
+    save(tmp_path / "again" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 9})
+    rows = table(reading.collect([tmp_path], "time")).splitlines()[1:]
+    assert sum("again" in row for row in rows) == 1                     # of two runs of one seed, the files

@@ -1,0 +1,194 @@
+"""The command line of plot.py: which figures it writes, the table, and what happens to input that cannot be drawn."""
+
+import os
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import plot
+from hig.figures import reading
+from hig.runs.results import load_results, save_results
+from tests.test_plot import falling, save
+
+PROJECT = Path(plot.__file__).parent
+
+
+def pixels(file):
+    """Grey values of a PNG written without interlacing, by hand: the figure must not depend on its own library here."""
+    data = file.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height, depth, color = struct.unpack(">IIBB", data[16:26])
+    assert depth == 8 and color == 6
+    chunks, position = b"", 8
+    while position < len(data):
+        length, kind = struct.unpack(">I4s", data[position:position + 8])
+        chunks += data[position + 8:position + 8 + length] if kind == b"IDAT" else b""
+        position += 12 + length
+    return width, height, np.frombuffer(zlib.decompress(chunks), np.uint8).reshape(height, 1 + 4 * width)
+
+
+def test_everything_is_drawn_by_default(tmp_path, capsys):
+    save(tmp_path / "Nonlinear_Oscillators" / "NLO_HIG_RESULTS.pickle", falling())
+    save(tmp_path / "Schroedinger" / "seed_1" / "QMC_HIG_RESULTS.pickle", falling())
+    assert plot.main([], root=tmp_path) == 0
+    figures = [tmp_path / "Nonlinear_Oscillators/plot.png", tmp_path / "Schroedinger/plot.png",
+               tmp_path / "figures/overview.png"]
+    assert sorted(tmp_path.rglob("*.p*ng")) == sorted(figures)
+    for figure in figures:
+        width, height, rows = pixels(figure)
+        assert width > 800 and height > 500
+        assert len(np.unique(rows[:, 1:])) > 20  # text and lines with smooth edges; a blank page has one value
+    assert capsys.readouterr().out.splitlines()[:3] == [str(figure) for figure in figures]
+
+
+def test_one_system_needs_no_overview(tmp_path):
+    save(tmp_path / "Poisson" / "POISSON_HIG_RESULTS.pickle", falling())
+    assert plot.main([], root=tmp_path) == 0
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")] == ["Poisson/plot.png"]
+
+
+def test_a_folder_of_several_systems_gets_a_figure_for_each_of_its_folders(tmp_path, monkeypatch):
+    for name in ("Poisson/POISSON_HIG", "Poisson_seeds/seed_1/POISSON_HIG", "Oscillators/NLO_HIG"):
+        save(tmp_path / f"{name}_RESULTS.pickle", falling())
+    drawn = {}
+    monkeypatch.setattr(plot, "make_figure", lambda runs, options: sorted(run.path.parent.name for run in runs))
+    monkeypatch.setattr(plot, "write_figure", lambda runs, output, look: drawn.update({str(output.relative_to(tmp_path)): runs}))
+    assert plot.main([str(tmp_path)]) == 0
+    assert drawn == {"Poisson/plot.png": ["Poisson"], "Poisson_seeds/plot.png": ["seed_1"],
+                     "Oscillators/plot.png": ["Oscillators"], "plot.png": ["Oscillators", "Poisson", "seed_1"]}
+    drawn.clear()
+    assert plot.main([str(tmp_path / "Poisson_seeds")]) == 0 and drawn == {"Poisson_seeds/plot.png": ["seed_1"]}
+
+
+def test_where_the_figure_goes(tmp_path):
+    path = save(tmp_path / "a" / "NLO_HIG_RESULTS.pickle", falling())
+    assert plot.main([str(tmp_path)]) == 0 and (tmp_path / "plot.png").exists()
+    assert plot.main([str(path)]) == 0 and (tmp_path / "a" / "plot.png").exists()
+    assert plot.main([str(path), "--output", str(tmp_path / "new" / "figure.PDF")]) == 0
+    assert (tmp_path / "new" / "figure.PDF").read_bytes().startswith(b"%PDF")
+
+
+def test_vector_figures_hold_text_as_text_and_are_reproducible(tmp_path):
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    contents = []
+    for name in ("a.svg", "b.svg"):
+        assert plot.main([str(tmp_path), "--output", str(tmp_path / name)]) == 0
+        contents.append((tmp_path / name).read_text())
+    assert "<text" in contents[0] and "training time in seconds" in contents[0]
+    assert contents[0] == contents[1]
+    assert plot.main([str(tmp_path), "--output", str(tmp_path / "a.pdf")]) == 0
+    assert b"/CIDFontType2" in (tmp_path / "a.pdf").read_bytes()  # TrueType, not outlines
+
+
+def test_the_table(tmp_path, capsys):
+    losses = np.array([1.0, 0.05, 8e-3, 9e-4, 2e-3])
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", losses, seconds=[0, 1.5, 3, 4.5, 1234], test=losses, state="interrupted")
+    save(tmp_path / "POISSON_Adam_RESULTS.pickle", falling(4), test=np.full(4, np.nan))
+    assert plot.main([str(tmp_path)]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()[1:]
+    assert re.split(r"  +", head) == ["system", "optimizer", "seed", "epochs", "train loss", "test loss", "time [s]",
+                                      "to 0.01 [s]", "to 0.001 [s]", "to 0.0001 [s]"]
+    assert re.split(r"  +", rows[0]) == ["Nonlinear oscillators", "HIG", "1", "4", "2.000e-03", "2.000e-03", "1234",
+                                         "3", "4.5", "–", "interrupted"]
+    assert re.split(r"  +", rows[3])[5:] == ["–", "6", "0", "0", "0", "–"]   # to 100, 10, 1, 0.1
+
+
+def test_bad_pickles_named_are_refused(tmp_path, capsys):
+    good = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    truncated, foreign, malicious = (tmp_path / f"NLO_{name}_RESULTS.pickle" for name in "ABC")
+    truncated.write_bytes(good.read_bytes()[:-20])
+    foreign.write_bytes(b"\x80\x03}.")
+    malicious.write_bytes(b"\x80\x03cos\nsystem\nX\x04\0\0\0true\x85R.")
+    for path, reason in [(tmp_path / "none.pickle", "no such file"), (truncated, "truncated"), (foreign, "no entry"),
+                         (malicious, "'os.system'")]:
+        assert plot.main([str(good), str(path)]) == 2
+        out, error = capsys.readouterr()
+        assert not out and error.startswith(f"plot.py: {path} cannot be used as a curve") and reason in error
+        assert error.count("\n") == 1
+    assert not list(tmp_path.glob("*.png"))
+    assert plot.main([str(tmp_path)]) == 0  # in a folder they are reported, and the good one is drawn
+    out, error = capsys.readouterr()
+    assert error.count("cannot be used as a curve") == 3 and "HIG" in out and (tmp_path / "plot.png").exists()
+    good.unlink()
+    assert plot.main([str(tmp_path)]) == 2
+    assert "no curves" in capsys.readouterr().err
+
+
+def test_nothing_to_draw(tmp_path, capsys):
+    assert plot.main([], root=tmp_path) == 2
+    assert plot.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("no curves in") == 2
+
+
+def test_updates_of_a_file_that_does_not_count_them(tmp_path, capsys):
+    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    results = load_results(path)
+    del results["provenance"]
+    save_results(path, results)
+    assert plot.main([str(path), "--x", "updates"]) == 2
+    assert "how many updates an epoch has" in capsys.readouterr().err
+    assert plot.main([str(path), "--x", "epochs"]) == 0
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--x", "days"], ["--output", "figure.gif"], ["--output", "png"], ["--smooth", "0"], ["--smooth", "-1.5"], ["--what"],
+    ["--style", "x"], ["--colors", "x"], ["--y", "x"]])
+def test_bad_options(arguments, capsys):
+    with pytest.raises(SystemExit) as status:
+        plot.main(arguments)
+    assert status.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_a_figure_that_cannot_be_written(tmp_path, capsys, monkeypatch):
+    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    assert plot.main([str(path)]) == 0
+    earlier = (tmp_path / "plot.png").read_bytes()
+    (tmp_path / "file").write_text("")
+    assert plot.main([str(path), "--output", str(tmp_path / "file" / "a.png")]) == 2
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", full)
+    assert plot.main([str(path), "--style", "dark"]) == 2
+    assert "plot.png cannot be written: No space left on device" in capsys.readouterr().err
+    assert (tmp_path / "plot.png").read_bytes() == earlier and not list(tmp_path.glob(".*"))
+
+
+def test_dated_and_hidden_curves_are_not_found_by_themselves(tmp_path):
+    for name in ("NLO_HIG_RESULTS_2026-11-23_093012.pickle", ".NLO_HIG_RESULTS.pickle", ".old/NLO_HIG_RESULTS.pickle"):
+        save(tmp_path / name, falling())
+    assert reading.find_files(tmp_path) == []
+    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    assert reading.find_files(tmp_path) == [path]
+    assert len(reading.collect([tmp_path, path], "time")) == 1  # named twice, drawn once
+
+
+def test_plotting_does_without_tensorflow(tmp_path):
+    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    program = ("import sys, plot; status = plot.main(sys.argv[1:]);"
+               "print(sorted({'tensorflow', 'keras', 'phi', 'scipy', 'pandas'} & set(sys.modules)), status)")
+    done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[] 0", done.stderr
+
+
+def test_the_help_needs_no_matplotlib():
+    program = ("import sys, plot\ntry: plot.main(['--help'])\n"
+               "except SystemExit as end: print('matplotlib' in sys.modules, end.code)")
+    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False 0", done.stderr
+
+
+def test_the_program_itself(tmp_path):
+    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    program = [sys.executable, str(PROJECT / "plot.py")]
+    done = subprocess.run([*program, path.name], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr and (tmp_path / "plot.png").exists()
+    done = subprocess.run([*program, "none"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "plot.py: none cannot be used as a curve: there is no such file\n"
