@@ -2,7 +2,8 @@
 
     python plot.py                        every system: <folder>/plot.png; figures/overview.png if several have curves
     python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in the first; of a
-                                          folder of several systems' folders, like results, also one in each of these
+                                          folder of several systems' folders, like results, also one in each of these;
+                                          of a folder named studies, one in each study
     python plot.py FILE [FILE ...]        these pickles in one figure, plot.png beside the first
     python plot.py trajectories ...       what a trained network does (--help lists the flags; loads TensorFlow)
 
@@ -80,16 +81,20 @@ def add_looks(parser):
 
 
 def figures_of(folder, runs):
-    """[(runs, figure)] of a folder: plot.png of all, after those of its own folders if they are of several systems."""
+    """[(runs, figure)] of a folder: plot.png of all, after those of its own folders if they are of several systems.
+
+    Of a folder named `studies`, one for each study.
+    """
     parts = {}
     for run in runs:
         parts.setdefault(folder / run.path.relative_to(folder).parts[0], []).append(run)
     several = len({run.system for run in runs}) > 1 and all(part.is_dir() for part in parts)
-    return [*((own, part / "plot.png") for part, own in parts.items() if several), (runs, folder / "plot.png")]
+    own = [(own, part / "plot.png") for part, own in parts.items() if several or folder.name == "studies"]
+    return own if folder.name == "studies" else [*own, (runs, folder / "plot.png")]     # which have nothing in common
 
 
 def figures_asked_for(options, root):
-    """[(runs, figure)] of the command line; the runs of the last one are all.
+    """[(runs, figure)] of the command line.
 
     Raises:
         ValueError: a file cannot be used as a curve, or there is no curve.
@@ -128,7 +133,7 @@ def main(arguments=None, root=ROOT):
     except ValueError as error:
         print(f"plot.py: {error}", file=sys.stderr)
         return 2
-    print(table(figures[-1][0]))
+    print(table(list({id(run): run for runs, _ in figures for run in runs}.values())))
     return 0
 
 

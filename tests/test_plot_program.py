@@ -66,6 +66,24 @@ def test_a_folder_of_several_systems_gets_a_figure_for_each_of_its_folders(tmp_p
     assert plot.main([str(tmp_path / "Poisson_seeds")]) == 0 and drawn == {"Poisson_seeds/plot.png": ["seed_1"]}
 
 
+def test_studies_have_figures_of_their_own(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "Nonlinear_Oscillators"
+    save(folder / "NLO_HIG_RESULTS.pickle", falling())
+    for study, size in (("batch_size", 32), ("kappa", 64)):
+        save(folder / "studies" / study / str(size) / "seed_1" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 1, "batch_size": size})
+    drawn = {}
+    monkeypatch.setattr(plot, "make_figure", lambda runs, options: len(runs))
+    monkeypatch.setattr(plot, "write_figure", lambda runs, output, look: drawn.update({str(output.relative_to(folder)): runs}))
+    assert plot.main([], root=tmp_path) == 0 and drawn == {"plot.png": 1}
+    drawn.clear()
+    capsys.readouterr()
+    assert plot.main([str(folder / "studies")]) == 0
+    assert drawn == {"studies/batch_size/plot.png": 1, "studies/kappa/plot.png": 1}
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 3           # two figures, a head and two runs
+    drawn.clear()
+    assert plot.main([str(folder / "studies" / "kappa")]) == 0 and drawn == {"studies/kappa/plot.png": 1}
+
+
 def test_where_the_figure_goes(tmp_path):
     path = save(tmp_path / "a" / "NLO_HIG_RESULTS.pickle", falling())
     assert plot.main([str(tmp_path)]) == 0 and (tmp_path / "plot.png").exists()
