@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from hig.figures.curves import SYSTEMS
-from hig.runs.cli import fail, standard_streams
+from hig.runs.cli import fail, make_parser, standard_streams
 
 ROOT = Path(__file__).resolve().parent
 BY_HAND = [folder for folder in SYSTEMS.values() if (ROOT / folder / "interactive").is_dir()]
@@ -30,9 +30,7 @@ def parse(arguments):
         if not word.isascii() or not word.isdigit() or int(word) > 65535:
             raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 0 to 65535")
         return int(word)
-    parser = argparse.ArgumentParser("dashboard.py", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = lambda message: fail(f"{message} (--help lists the flags)")
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("folders", nargs="*", metavar="FOLDER", type=Path, help="where the pickles are (default: folders of all systems)")
     add("--port", type=port, default=8050, help="of the page; 0 for any that is free (default: %(default)s)")

@@ -28,7 +28,7 @@ from hig.figures.losses import make_figure
 from hig.figures.reading import collect
 from hig.figures.style import COLORS, write_figure
 from hig.figures.table import table
-from hig.runs.cli import positive, standard_streams
+from hig.runs.cli import make_parser, positive, standard_streams
 
 ROOT = Path(__file__).resolve().parent
 FIGURES, ANIMATIONS = (".png", ".pdf", ".svg"), (".gif", ".mp4")
@@ -45,8 +45,7 @@ def named(*suffixes):
 
 def parse(arguments):
     """Command line → options."""
-    parser = argparse.ArgumentParser("plot.py", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("paths", nargs="*", metavar="PATH", help="pickles or folders (default: the folders of all systems)")
     add("--output", type=named(*FIGURES), metavar="FILE", help="draw all curves into this figure (png, pdf or svg)")
@@ -59,7 +58,8 @@ def parse(arguments):
 
 def parse_trajectories(arguments):
     """Command line after "trajectories" → options."""
-    parser = argparse.ArgumentParser("plot.py trajectories", description="What a trained network does, as a picture.")
+    parser = make_parser("What a trained network does, as a picture.")
+    parser.prog = "plot.py trajectories"
     add = parser.add_argument
     add("--weights", type=named(".weights.h5"), nargs="+", required=True, metavar="FILE",
         help="what --save-weights of a submit script wrote; several files are drawn side by side")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hig.runs.cli import parse, silent_start
+from hig.runs.cli import parse, silent_start, standard_streams
 from hig.runs.results import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -282,4 +282,5 @@ def main():
 
 
 if __name__ == "__main__":
+    standard_streams()
     main()

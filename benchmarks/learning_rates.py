@@ -6,7 +6,7 @@ Trains the oscillators with each of them for 300 epochs per learning rate, from 
 batch 512), and prints the test losses; the submit scripts use the best of each row. Deterministic, about six minutes.
 """
 
-from hig.runs.cli import silent_start
+from hig.runs.cli import silent_start, standard_streams
 
 EPOCHS = 300
 RATES = {"SGD": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "Adagrad": (1e-2, 3e-2, 1e-1, 3e-1, 1.0),
@@ -34,4 +34,5 @@ def main():
 
 
 if __name__ == "__main__":
+    standard_streams()
     main()

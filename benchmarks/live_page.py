@@ -17,6 +17,7 @@ from dash.exceptions import PreventUpdate
 from plotly.io.json import to_json_plotly
 
 from benchmarks.timing import seconds
+from hig.runs.cli import standard_streams
 from hig.runs.results import save_results
 from hig.live.page import refresh as refresh_page
 from hig.live.watching import Watcher
@@ -101,4 +102,5 @@ def main():
 
 
 if __name__ == "__main__":
+    standard_streams()
     main()

@@ -8,7 +8,7 @@ Steady times are medians of updates taken in turn, ours then the other's, so tha
 
 import argparse
 
-from hig.runs.cli import silent_start
+from hig.runs.cli import silent_start, standard_streams
 from timing import in_turn, peak_memory, repeated, seconds, start_up
 
 FIRST_UPDATE = ("from Nonlinear_Oscillators.experiment import *; import hig; m = build_model(22); "
@@ -88,4 +88,5 @@ def main():
 
 
 if __name__ == "__main__":
+    standard_streams()
     main()

@@ -15,7 +15,7 @@ import sys
 import scipy.linalg
 import threadpoolctl
 
-from hig.runs.cli import silent_start
+from hig.runs.cli import silent_start, standard_streams
 from timing import in_turn, peak_memory, repeated, seconds
 
 with silent_start():
@@ -102,4 +102,5 @@ def main():
 
 
 if __name__ == "__main__":
+    standard_streams()
     main()

@@ -18,6 +18,7 @@ import scipy.linalg
 import threadpoolctl
 
 from hig import powers
+from hig.runs.cli import standard_streams
 
 KAPPA = -0.5
 
@@ -92,4 +93,5 @@ def main():
 
 
 if __name__ == "__main__":
+    standard_streams()
     main()

@@ -11,7 +11,7 @@ epoch within half an hour, in 14 GB: its algorithm, written again in benchmarks/
 import argparse
 import resource
 
-from hig.runs.cli import silent_start
+from hig.runs.cli import silent_start, standard_streams
 from timing import in_turn, peak_memory, repeated, seconds, start_up
 
 FIRST_UPDATE = ("from Schroedinger.experiment import *; import hig; m = build_model(1); "
@@ -127,4 +127,5 @@ def main():
 
 
 if __name__ == "__main__":
+    standard_streams()
     main()

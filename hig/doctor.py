@@ -2,7 +2,7 @@
 
     python -m hig.doctor
 
-Exit code 0 if J^κ is right on this machine, 1 if it is not. The speeds do not change the exit code: they depend on
+Exit code 0 if J^κ is right on this machine, 1 if it is not, 2 with a sentence if Keras does not run on TensorFlow here. The speeds do not change the exit code: they depend on
 what else the machine does.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 import scipy.linalg
 import threadpoolctl
 
-from hig.runs.cli import silent_start
+from hig.runs.cli import load_keras, make_parser, standard_streams
 from hig.memory import available_memory
 from hig.powers import gram_coefficients, jacobian_power
 from hig.runs.provenance import provenance
@@ -30,8 +30,9 @@ TOLERANCE = 1e-8           # of J^κ g: ε λ_max/λ_cut = 2e-16·1e6 = 2e-10 at
 
 def machine():
     """Lines "name  value" about versions, hardware and threads; loads TensorFlow."""
-    with silent_start():
-        import tensorflow as tf
+    keras = load_keras()
+    import tensorflow as tf
+
     found = provenance()
     gpus = tf.config.list_physical_devices("GPU")
     threads = tf.config.threading
@@ -48,6 +49,7 @@ def machine():
         "environment": ", ".join(f"{key}={value}" for key, value in sorted(os.environ.items())
                                  if key.startswith(("TF_ENABLE", "TF_NUM", "TF_XLA", "TF_GPU", "OMP_", "OPENBLAS_",
                                                    "MKL_", "XLA_", "CUDA_VISIBLE"))) or "nothing set",
+        "keras' default": keras.config.floatx(),
         **found}
     return [f"{name:20}{value}" for name, value in lines.items()]
 
@@ -122,8 +124,9 @@ def advice(times, power, free):
         yield "Less than 2 GiB of memory are free; a run on the oscillators takes about 1."
 
 
-def main():
+def main(arguments=()):
     """Prints the report; returns the exit code."""
+    make_parser(__doc__).parse_args(arguments)
     began = time.perf_counter()
     print("\n".join(machine()))
     started = time.perf_counter()
@@ -149,9 +152,12 @@ def main():
     if not right:
         print("- J^κ is wrong here: please report it with this text. Another build of numpy and scipy may help.")
     found = list(advice(times, power, available_memory()))
+    if (default := load_keras().config.floatx()) != "float32":
+        found.append(f"Keras' default is {default}: the experiments need float32; set it to float32 in keras.json.")
     print("\n".join(f"- {sentence}" for sentence in found) or ("nothing: all is well" if right else ""))
     return 0 if right else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    standard_streams()
+    sys.exit(main(sys.argv[1:]))

@@ -72,9 +72,38 @@ def test_training_with_a_closed_stderr_or_one_that_nobody_reads(tmp_path):
             "NLO_Adam_CHECKPOINT.npz", "NLO_Adam_PARAMETERS.txt", "NLO_Adam_RESULTS.pickle"]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float16"])
-def test_another_default_dtype_of_keras_is_refused(tmp_path, dtype):
-    (tmp_path / "keras.json").write_text(f'{{"floatx": "{dtype}", "backend": "tensorflow"}}')
+REJECTED = "Keras rejects its settings in {}/keras.json"
+
+
+@pytest.mark.parametrize("floatx, words", [("float64", "float32, but Keras' default is float64"),
+                                           ("float16", "float32, but Keras' default is float16"), ("bfloat16", REJECTED)])
+def test_another_default_dtype_of_keras_is_refused(tmp_path, floatx, words):
+    (tmp_path / "keras.json").write_text(f'{{"floatx": "{floatx}", "backend": "tensorflow"}}')
     code, out, err = shell(f"{SCRIPT} --epochs 1 --output results", tmp_path, KERAS_HOME=str(tmp_path))
     assert (code, out) == (2, b"") and len(err.splitlines()) == 1
-    assert f"float32, but Keras' default is {dtype}".encode() in err and not list((tmp_path / "results").iterdir())
+    assert words.format(tmp_path).encode() in err and not list((tmp_path / "results").iterdir())
+
+
+def test_the_older_keras_beside_tensorflow_changes_nothing(tmp_path):
+    """TF_USE_LEGACY_KERAS moves the name tf.keras, which nothing here uses."""
+    assert shell(f"{SCRIPT.replace('HIG', 'SGD')} --epochs 1 --quiet --output .", tmp_path, TF_USE_LEGACY_KERAS="1") == (0, b"", b"")
+
+
+DOCTOR = f"{sys.executable} -m hig.doctor"
+
+
+@pytest.mark.parametrize("flags, environment, expected, words", [
+    ("", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "KERAS_HOME": "."}, 0, b"J^? g by eigh"),
+    ("--help", {"PYTHONIOENCODING": "ascii"}, 0, b"python -m hig.doctor"), ("--fast", {}, 2, b"--fast"),
+    ("", {"KERAS_BACKEND": "jax"}, 2, b"set KERAS_BACKEND=tensorflow")])
+def test_the_doctor_anywhere(tmp_path, flags, environment, expected, words):
+    (tmp_path / "keras.json").write_text('{"floatx": "float64", "backend": "tensorflow"}')
+    code, out, err = shell(f"{DOCTOR} {flags}", tmp_path, **environment)
+    assert code == expected and len(err.splitlines()) == (expected == 2) and words in (err if expected else out)
+    assert ("KERAS_HOME" not in environment) or b"float64" in out and b"set it to float32" in out
+
+
+def test_the_doctor_with_settings_that_keras_rejects(tmp_path):
+    (tmp_path / "keras.json").write_text('{"floatx": "bfloat16"}')
+    code, out, err = shell(DOCTOR, tmp_path, KERAS_HOME=str(tmp_path))
+    assert (code, out) == (2, b"") and len(err.splitlines()) == 1 and REJECTED.format(tmp_path).encode() in err

@@ -13,7 +13,7 @@ from dash.exceptions import PreventUpdate
 from hig.figures.style import COLORS
 from hig.live.process import Session
 from hig.live.server import FONT, GRAPH, INK, LEGEND, MARGIN, axis, make_app, packed, serve
-from hig.runs.cli import silent_start
+from hig.runs.cli import load
 from Poisson import METHODS, RESOLUTION, submit_Adam, submit_HIG
 
 EVERY = 300                 # milliseconds between two looks of the page at the training
@@ -31,8 +31,7 @@ GOODBYE = '<script>addEventListener("pagehide", () => navigator.sendBeacon("clos
 def train(connection, output, settings):
     """What the training process runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)                        # Ctrl-C is for the server, which ends this one
-    with silent_start():                                                # TensorFlow loads here
-        from Poisson.interactive import trainer
+    trainer = load("Poisson.interactive.trainer")                       # TensorFlow loads here
     trainer.work(connection, output, settings)
 
 

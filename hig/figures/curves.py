@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from hig.runs.locks import held
+from hig.runs import locks
 
 SYSTEMS = {  # prefix of the pickles: folder of the system. A new system is one more line here, and its panels.py
     "NLO": "Nonlinear_Oscillators",
@@ -83,16 +83,11 @@ def system(prefix):
 def state_of(run):
     """"running", "finished", "interrupted" or "diverged"; "unknown" for a scene, which does not tell.
 
-    A run that its pickle calls running, but whose lock no process holds, was killed: interrupted.
+    A killed one is interrupted, see `hig.runs.locks.state_of`.
     """
     if run.path.is_dir():
         return "unknown"
-    if find_death(run):
-        return "diverged"
-    state = run.results.get("provenance", {}).get("state", "finished")
-    if state == "running":
-        return state if held(run.path.with_name(run.path.name.removesuffix("_RESULTS.pickle"))) else "interrupted"
-    return state
+    return "diverged" if find_death(run) else locks.state_of(run.path, run.results)
 
 
 def short(number):

@@ -10,7 +10,6 @@ Each system's folder may have a `pictures.py` with two functions, of which the f
 A file of weights does not tell its system: the one whose network has the shapes in the file is taken.
 """
 
-import importlib
 import io
 import tempfile
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from hig.figures.curves import SYSTEMS
 from hig.figures.style import TRAJECTORIES, legible, readable, style, write_figure, write_file
-from hig.runs.cli import SettingsError, silent_start
+from hig.runs.cli import SettingsError, load
 
 FRAMES, FRAMES_PER_SECOND, PAUSE = 40, 12, 2.0      # of an animation; PAUSE: seconds on its last frame
 SIZE = (4.2, 5.0)            # inches for each file of weights
@@ -39,8 +38,7 @@ def solve(weights, seed, root):
     reasons = []
     for folder in SYSTEMS.values():
         if (root / folder / "pictures.py").is_file():
-            with silent_start():
-                pictures = importlib.import_module(f"{folder}.pictures")
+            pictures = load(f"{folder}.pictures")
             try:
                 return pictures, pictures.solve(weights, seed)
             except SettingsError as error:

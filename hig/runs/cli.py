@@ -39,7 +39,7 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
     settings = parse(system, optimizer, description, seed=seed, batch_size=batch_size, learning_rate=learning_rate,
                      truncation=truncation, max_time=max_time, flags=flags)
     try:
-        experiment = load_experiment(system)                         # TensorFlow loads only now, after the checks
+        experiment = load(f"{system}.experiment")                    # TensorFlow loads only now, after the checks
         try:
             state = experiment.run(settings)
         except (SettingsError, OSError) as error:
@@ -53,19 +53,25 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
 EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live"}      # module: which extra of hig installs it
 
 
-def load_experiment(system):
-    """The module `experiment` of a system; what is not installed ends the process with a sentence."""
+def load_keras():
+    """Keras on TensorFlow; where it is not to be had, the process ends with a sentence."""
     try:
         with silent_start():
             from hig.backend import keras
     except ImportError as error:
         fail(str(error))
+    return keras
+
+
+def load(module):
+    """A module of a system that needs TensorFlow, by its name; what it lacks ends the process with a sentence."""
+    keras = load_keras()
     if keras.config.floatx() != "float32":
         fail(f"the experiments compute in float32, but Keras' default is {keras.config.floatx()}: "
              'set "floatx" to "float32" in ~/.keras/keras.json')
     try:
         with silent_start():
-            return importlib.import_module(f"{system}.experiment")
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in EXTRAS:
@@ -139,15 +145,21 @@ def fail(sentence):
     sys.exit(2)
 
 
+def make_parser(description):
+    """An argparse parser that shows the description as it is and answers bad flags with one sentence, exit code 2."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    parser.error = lambda message: fail(f"{message} (--help lists the flags)")
+    return parser
+
+
 def parse(system, optimizer, description, *, seed, batch_size, learning_rate, truncation, max_time, flags=None,
           arguments=None):
     """The settings of a run as an argparse.Namespace; arguments as in `submit`, and the command line as a list.
 
     Bad input ends the process with exit code 2; then nothing has been written.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
-    parser.error = lambda message: fail(f"{message} (--help lists the flags)")
+    parser = make_parser(description)
     add = parser.add_argument
     add("--max-time", type=positive, default=max_time, metavar="SECONDS",
         help=f"seconds of training, compiling included and evaluation excluded (default: {max_time:g})")
