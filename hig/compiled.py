@@ -12,6 +12,10 @@ import tensorflow as tf
 MOST_OPERATIONS = 4000      # of a graph given to XLA unasked: 3,700 took it 15 s, 7,400 a minute, growing with the square
 
 
+class NotApplicable(Exception):
+    """A function finds, while it is traced, that it is not the right one; the message is a clause that says why."""
+
+
 class Compiler:
     """How the functions of one model are run; what has been learned of them; the warnings that it gave, each once.
 
@@ -95,7 +99,7 @@ class _Function:
                     self.compiled = compiled
                     yield compiled
             yield self._trace(*arguments)
-        except tf.errors.OpError:
+        except (tf.errors.OpError, NotApplicable):
             raise
         except Exception as error:
             self.python_function(*arguments)                            # raises again if it is not the graph's fault

@@ -22,8 +22,10 @@ import numpy as np
 import tensorflow as tf
 
 from hig.backend import keras
+from hig.compiled import NotApplicable
 from hig.jacobian import FactoredJacobian, RowsJacobian
 from hig.memory import available_memory, require_memory
+from hig.recording import leaves, recording
 
 ROUTES = ("factored", "per sample", "whole batch")
 _EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -89,8 +91,10 @@ class Derivatives:
                         wrong = self._disagreement(function, batch, self._reference(batch[0]))
             except MemoryError:
                 raise
+            except NotApplicable as reason:
+                wrong = str(reason)
             except Exception as error:                                  # of users' code, called in a way it was not made for
-                failure, wrong = error, f"it fails on one row for each outcome ({str(error).strip().splitlines()[0][:160]})"
+                failure, wrong = error, f"the model fails on other rows than its batch ({str(error).strip().splitlines()[0][:160]})"
             if not wrong:
                 if reasons:
                     self.compiler.warn(f"The Jacobian takes the route {route!r}, as {reasons[0]}. "
@@ -131,7 +135,7 @@ class Derivatives:
 
     def _tolerance(self, *outcomes):
         """√ε of the coarsest dtype: far above rounding, far below a missing term."""
-        layers = [layer.compute_dtype for part in self._parts() for layer in _leaves(part)]
+        layers = [layer.compute_dtype for part in self._parts() for layer in leaves(part)]
         dtypes = {tf.as_dtype(leaf.dtype).name for leaf in outcomes} | {keras.backend.standardize_dtype(dtype) for dtype in layers}
         return max(np.sqrt(_EPSILON.get(dtype, 0.0)) for dtype in dtypes)
 
@@ -223,7 +227,7 @@ class Derivatives:
     def _candidates(self, reasons):
         """(name, function) of each route that may be right, the fastest first."""
         places = {id(weight): index for index, weight in enumerate(self.weights)}
-        dense = {id(layer): layer for part in self._parts() for layer in _leaves(part) if type(layer) is keras.layers.Dense}
+        dense = {id(layer): layer for part in self._parts() for layer in leaves(part) if type(layer) is keras.layers.Dense}
         held = {places.get(id(weight)) for layer in dense.values() for weight in (layer.kernel, layer.bias)}
         strange = [weight.path for index, weight in enumerate(self.weights) if index not in held]
         if strange:
@@ -250,12 +254,12 @@ class Derivatives:
 
     def _trace_factors(self, layers, x, y_true, sample_weight):
         """Loss, outcome, g, and A and Δ of each layer."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape, _recording(layers, tape) as calls:
+        with tf.GradientTape(watch_accessed_variables=False) as tape, recording(layers, tape) as calls:
             outcome, _, _, target, seeds = self._repeated_pass(x, tape)
         for layer in layers:
             shapes = [a.shape for called, a, _ in calls if called is layer]
             if len(shapes) != 1 or shapes[0].rank != 2 or shapes[0][0] != self.n:
-                raise ValueError(f"the layer {layer.path!r} is called on {' and '.join(map(str, shapes)) or 'nothing'}, "
+                raise NotApplicable(f"the layer {layer.path!r} is called on {' and '.join(map(str, shapes)) or 'nothing'}, "
                                  f"not once on {self.n} rows")
         found = {id(layer): (a, z) for layer, a, z in calls}
         inputs, sums = zip(*(found[id(layer)] for layer in layers))
@@ -373,33 +377,3 @@ def _dense(gradients):
 def _wide(tensor):
     """A tensor as an array; bfloat16, of which numpy knows little, as float64."""
     return np.asarray(tensor, np.float64) if tensor.dtype == tf.bfloat16 else tensor.numpy()
-
-
-def _leaves(layer):
-    """The layers inside a network, models within models taken apart."""
-    return [leaf for child in layer.layers for leaf in _leaves(child)] if hasattr(layer, "layers") else [layer]
-
-
-@contextlib.contextmanager
-def _recording(dense_layers, tape):
-    """While open, each call of a Dense layer appends (layer, input a, pre-activation z) and has the tape watch z."""
-    calls = []
-
-    def recorder(layer):
-        def call(inputs, training=None):
-            z = keras.ops.matmul(inputs, layer.kernel)
-            if layer.use_bias:
-                z = keras.ops.add(z, layer.bias)
-            tape.watch(z)
-            calls.append((layer, inputs, z))
-            return z if layer.activation is None else layer.activation(z)
-        return call
-
-    try:
-        for layer in dense_layers:
-            layer.call = recorder(layer)                                 # on the instance, in front of Dense.call
-        yield calls
-    finally:
-        for layer in dense_layers:
-            if "call" in vars(layer):
-                del layer.call
