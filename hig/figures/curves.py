@@ -17,6 +17,7 @@ SYSTEMS = {  # prefix of the pickles: folder of the system. A new system is one 
     "QMC": "Schroedinger",
     "POISSON": "Poisson",
     "TOY": "Toy_Problem",
+    "CHAIN": "Linear_Chain",
 }
 AXES = {"time": "training time in seconds", "epochs": "epochs", "updates": "updates"}
 LOSSES = {"test": "test loss", "train": "training loss"}

@@ -15,7 +15,8 @@ from hig.runs.cli import SettingsError
 from hig.runs.training import train
 
 
-def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, constants, *, measure=None, label=None):
+def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, constants, *, measure=None, label=None,
+                        optimizer=None):
     """Compiles and trains a model on a data set drawn once; an epoch is one pass over it, in its order.
 
     Args:
@@ -28,6 +29,7 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
         measure: function of (model, train_data, test_data) → the `evaluate` of `hig.runs.training.train`;
             `mean_losses` if None.
         label: see `hig.runs.training.train`.
+        optimizer: of Keras; the one that the settings name if None.
 
     Returns:
         how the run ended, see `hig.runs.training.train`.
@@ -37,7 +39,7 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
         OSError: as `train`.
     """
     batches, updates_per_epoch = fixed_batches(train_data, settings.batch_size)
-    model.compile(optimizer=make_optimizer(settings), loss=loss, steps_per_execution=updates_per_epoch)
+    model.compile(optimizer=optimizer or make_optimizer(settings), loss=loss, steps_per_execution=updates_per_epoch)
     evaluate = (measure or mean_losses)(model, train_data, test_data)
     sim_par = {**common_settings(settings), **constants,
                "train_samples": len(train_data[0]), "test_samples": len(test_data[0])}

@@ -1,0 +1,136 @@
+"""The linear chain of the book: physics of the simulator, scale-invariant physics, and the published curve."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.linalg import expm
+
+import hig
+from hig.runs.cli import parse
+from hig.runs.experiments import fixed_batches, mean_losses
+from hig.runs.results import load_results
+from Linear_Chain import experiment
+from Linear_Chain.simulator import LinearChain, ScaleInvariant
+
+
+def step_by_step(state, controls, dt=0.5, coupling=0.2, strength=1.0):
+    """The four stages of the classic Runge-Kutta method, written out for each oscillator: (2N,), (Nt,) → (2N,)."""
+    def derivative(s, u):
+        q, p = np.split(s, 2)
+        change = np.concatenate([p, -q])
+        for i in range(len(q)):
+            for neighbour in (i - 1, i + 1):
+                if 0 <= neighbour < len(q):
+                    change[len(q) + i] += coupling * (q[neighbour] - q[i])
+        change[-1] += strength * u
+        return change
+
+    for u in controls:
+        k1 = derivative(state, u)
+        k2 = derivative(state + dt / 2 * k1, u)
+        k3 = derivative(state + dt / 2 * k2, u)
+        k4 = derivative(state + dt * k3, u)
+        state = state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return state
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_two_matrices_are_the_runge_kutta_steps(n):
+    generator = np.random.default_rng(n)
+    states, controls = generator.normal(size=(5, 2 * n)), generator.normal(size=(5, 24))
+    expected = [step_by_step(state, u) for state, u in zip(states, controls)]
+    outcome = LinearChain(n)(tf.constant(states), tf.constant(controls))
+    np.testing.assert_allclose(outcome, expected, atol=1e-12)
+
+
+def test_without_control_it_tends_to_the_matrix_exponential():
+    """y = exp(A t) x; the error of a fourth-order method falls 16-fold when dt halves."""
+    errors = [np.abs(LinearChain(n_steps=steps, dt=12 / steps).free - expm(12 * LinearChain().generator).T).max()
+              for steps in (96, 192)]
+    assert errors[0] < 1e-4 and 15 < errors[0] / errors[1] < 17
+
+
+def test_two_oscillators_have_two_normal_modes():
+    """q₁ = q₂ swings with frequency 1, q₁ = −q₂ with √(1 + 2k); after t = 12 in steps of 0.05, error t·dt⁴·ω⁵/120 ≈ 2e-6."""
+    chain = LinearChain(n_steps=240, dt=0.05)
+    for mode, omega in (([1.0, 1.0], 1.0), ([1.0, -1.0], np.sqrt(1.4))):
+        final = chain(tf.constant([[*mode, 0.0, 0.0]], tf.float64), tf.zeros((1, 240), tf.float64))[0]
+        np.testing.assert_allclose(final, [*(np.cos(12 * omega) * np.array(mode)), *(-omega * np.sin(12 * omega) * np.array(mode))],
+                                   atol=4e-6)
+
+
+def test_energy_is_conserved():
+    """H = Σ (q² + p²)/2 + k (q₂ − q₁)²/2; classic Runge-Kutta loses (ω dt)⁶/72 of it in each step, 240 × 6e-10 here."""
+    states = np.random.default_rng(0).uniform(size=(20, 4))
+    final = LinearChain(n_steps=240, dt=0.05)(tf.constant(states), tf.zeros((20, 240), tf.float64)).numpy()
+
+    def energy(s):
+        return (s ** 2).sum(axis=1) / 2 + 0.2 * (s[:, 1] - s[:, 0]) ** 2 / 2
+    np.testing.assert_allclose(energy(final), energy(states), rtol=5e-7)
+
+
+def test_constant_control_shifts_the_equilibrium():
+    """At rest, q₂ − q₁ = q₁/k and q₂ + (q₂ − q₁) k = c u."""
+    q1 = 0.7 / (2 + 1 / 0.2)
+    rest = tf.constant([[q1, q1 * (1 + 1 / 0.2), 0, 0]], tf.float64)
+    np.testing.assert_allclose(LinearChain(control_strength=2.0)(rest, tf.fill((1, 24), tf.constant(0.35, tf.float64))), rest, atol=1e-14)
+
+
+@pytest.mark.parametrize("settings", [{"n_oscillators": 0}, {"n_steps": 0}, {"dt": 0.0}])
+def test_settings_that_make_no_sense(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        LinearChain(**settings)
+
+
+def test_one_step_of_scale_invariant_physics_solves_the_task():
+    """The simulator is linear in the controls: u − J⁺ (y − y*) brings every sample to its target."""
+    states = tf.constant(np.random.default_rng(1).uniform(size=(6, 4)))
+    controls = tf.constant(np.random.default_rng(2).normal(size=(6, 24)))
+    inverted = ScaleInvariant(experiment.CHAIN, 1e-5)
+    with tf.GradientTape() as tape:
+        tape.watch(controls)
+        outcome = inverted(states, controls)
+        loss = tf.reduce_sum(experiment.loss(states, outcome)) / 2           # g = y − y*
+    np.testing.assert_array_equal(outcome, experiment.CHAIN(states, controls))
+    improved = controls - tape.gradient(loss, controls)
+    np.testing.assert_allclose(experiment.CHAIN(states, improved), states, atol=1e-12)
+
+
+def test_the_gradient_of_scale_invariant_physics_is_that_of_the_regression():
+    """On the network's weights: that of the batch mean of Σ (u − u*)², u* fixed by a pseudo-inverse of each sample."""
+    states = experiment.draw_data(3)[0][:5]
+    model = experiment.build_model(3, ScaleInvariant(experiment.CHAIN, 1e-5))
+    with tf.GradientTape(persistent=True) as tape:
+        controls = model.network(states)
+        ours = tf.reduce_mean(experiment.loss(states, model(states)))
+        jacobians = np.repeat(experiment.CHAIN.response.T[None], 5, axis=0)
+        residual = (experiment.CHAIN(states, controls) - states).numpy()
+        wanted = controls.numpy() - (np.linalg.pinv(jacobians, rcond=1e-5) @ residual[:, :, None])[:, :, 0]
+        regression = tf.reduce_mean(tf.reduce_sum((controls - wanted) ** 2, axis=1))
+    weights = model.network.trainable_variables
+    for one, other in zip(tape.gradient(ours, weights), tape.gradient(regression, weights)):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)         # float32
+
+
+PUBLISHED = [5.44e-5, 1.06e-5, 3.16e-6, 1.19e-6]      # training loss of the book's HIG run after epochs 1 to 4
+
+
+def test_published_curve_of_hig():
+    """Two epochs of one seed within a factor of 3. The book's start has no seed."""
+    train, test = experiment.draw_data(1)
+    batches, updates = fixed_batches((train, train), 32)
+    model = experiment.build_model(1)
+    model.compile(optimizer=hig.HIG(1.0, truncation=1e-10), loss=experiment.loss)
+    evaluate, dataset = mean_losses(model, (train, train), (test, test)), batches(0)
+    for published in PUBLISHED[:2]:
+        model.fit(dataset, steps_per_epoch=updates, verbose=0)
+        assert published / 3 < evaluate(0, None)["train_loss"] < published * 3
+
+
+def test_scale_invariant_physics_from_the_command_line(tmp_path):
+    """The loss falls, the pickle calls the run SIP, and the network has learned controls by Adam."""
+    settings = parse("Linear_Chain", "SIP", "", seed=1, batch_size=256, learning_rate=1e-3, truncation=1e-5, max_time=100.0,
+                     arguments=["--epochs", "20", "--quiet", "--output", str(tmp_path)])
+    assert experiment.run(settings) == "finished"
+    results = load_results(tmp_path / "CHAIN_SIP_RESULTS.pickle")
+    assert results["sim_par"]["optimizer"] == "SIP" and results["train_loss"][-1] < 0.2 * results["train_loss"][0]
