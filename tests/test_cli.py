@@ -24,7 +24,7 @@ def test_help_names_flags_and_published_settings_without_loading_tensorflow(scri
     assert process.returncode == 0, process.stderr
     for flag in ("--max-time", "--epochs", "--seed", "--batch-size", "--learning-rate", "--output", "--quiet", "--resume"):
         assert flag in process.stdout
-    assert ("--truncation" in process.stdout) == any(name in script.name for name in ("HIG", "GN"))
+    assert ("--truncation" in process.stdout) == any(name in script.name for name in ("HIG", "GN", "SIP", "Power"))
 
 
 @pytest.mark.parametrize("flags, words", [
