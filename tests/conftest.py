@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import os
+from collections import Counter
 
 import pytest
 
@@ -10,6 +11,12 @@ def pytest_runtest_setup(item):
     """PhiFlow sets this variable when it is imported; the processes that tests start would inherit it, and take it for
     the user's wish to see TensorFlow's log (`hig.runs.cli.silent_start`). Before the fixtures of whatever scope."""
     os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Ends with what was skipped and why: each reason once, with the number of tests."""
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", []))
+    terminalreporter.write_line("skipped: " + ("; ".join(f"{count} ({reason})" for reason, count in reasons.items()) or "nothing"))
 
 
 def pytest_collection_modifyitems(items):

@@ -1,6 +1,7 @@
 """How the code hangs together: imports run downwards only, and a new system is one line and a folder."""
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -76,3 +77,20 @@ def test_a_new_system_is_one_line_and_a_folder(tmp_path):
     drawn, figure, head, row = done.stdout.splitlines()[:4]
     assert drawn == "drawn: HIG darkorchid" and figure.endswith("Pendulum/plot.png") and "to 0.5 [s]" in head
     assert row.split()[:4] == ["Pendulum", "HIG", "1", "4"] and not done.stderr
+
+
+def test_a_new_optimizer_is_a_copy_of_a_script(tmp_path):
+    """As README says it: another name and rate in a copy of submit_Adam.py, which trains, and its curve is drawn."""
+    for folder in ("hig", "Nonlinear_Oscillators"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.pickle", "*.png"))
+    for file in ("plot.py", "pyproject.toml"):
+        shutil.copy(ROOT / file, tmp_path)
+    script = (tmp_path / "Nonlinear_Oscillators/submit_Adam.py").read_text()
+    assert script.count('"Adam"') == 1
+    (tmp_path / "Nonlinear_Oscillators/submit_Nadam.py").write_text(script.replace('"Adam"', '"Nadam"'))
+    for command in (["Nonlinear_Oscillators/submit_Nadam.py", "--epochs", "1", "--quiet"], ["plot.py", "Nonlinear_Oscillators"]):
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": str(tmp_path)})
+        assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "Nadam" in done.stdout and (tmp_path / "Nonlinear_Oscillators/plot.png").is_file()
+    assert (tmp_path / "Nonlinear_Oscillators/NLO_Nadam_RESULTS.pickle").is_file()

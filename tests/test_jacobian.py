@@ -9,6 +9,8 @@ import hig
 from hig.jacobian import FactoredJacobian, RowsJacobian, _gram_of, unflatten
 from tests.reference import flat, jacobian_by_rows
 
+pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
+
 B, FEATURES, CONTROLS, D = 5, 6, 4, 3
 # a few hundred rounded operations per entry, entries of order one
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5}

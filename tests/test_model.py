@@ -8,6 +8,8 @@ import tensorflow as tf
 import hig
 from tests.reference import flat, jacobian_by_rows, power_by_svd
 
+pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
+
 
 @pytest.fixture
 def float64():

@@ -13,6 +13,8 @@ import tensorflow as tf
 from tests.networks import (B, FEATURES, Case, Net, dense, float64, hold_to_the_svd, rows, simulator,  # noqa: F401
                             stack)
 
+pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
+
 
 # --- a kernel that acts elsewhere too -------------------------------------------------------------------------------
 

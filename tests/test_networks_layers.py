@@ -11,6 +11,8 @@ import tensorflow as tf
 from tests.networks import (FEATURES, Case, Net, Physics, dense, float64, hold_to_the_svd, rows,  # noqa: F401
                             simulator, stack)
 
+pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
+
 
 # --- layers ---------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense
                             hig_model, hold_to_the_svd, moved, rows, simulator, squares, stack, targets)
 from tests.reference import flat, power_by_svd
 
+pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
+
 
 # --- simulators -----------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,9 @@ from tests.networks import (ETA, FEATURES, Case, Net, assert_same_step, dense, d
 from tests.reference import flat, power_by_svd
 from tests.test_networks_physics import SIMULATORS, Linearized
 
+pytestmark = [pytest.mark.filterwarnings("ignore:The Jacobian takes the route"),              # both said on purpose
+              pytest.mark.filterwarnings("ignore:The plain gradient runs operation by operation")]
+
 LONGEST_SENTENCE = 500      # characters: no page of graph, no traceback of TensorFlow's inside
 
 

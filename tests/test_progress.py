@@ -33,6 +33,16 @@ def screen(text, columns):
     return [line.rstrip() for line in lines]
 
 
+def said(terminal, master):
+    """What has been written to the terminal since the last call; it comes in pieces, so that an end is marked."""
+    terminal.write("\0")
+    terminal.flush()
+    text = b""
+    while not text.endswith(b"\0"):
+        text += os.read(master, 100_000)
+    return text[:-1].decode(terminal.encoding)
+
+
 def shown(columns, monkeypatch, encoding="utf-8"):
     """What a run of 5 epochs writes to a terminal of that width: the text up to the last update, and the whole."""
     master, slave = pty.openpty()
@@ -45,12 +55,10 @@ def shown(columns, monkeypatch, encoding="utf-8"):
             bar.message("compiling")
             for epoch in range(123450, 123455):
                 bar.update(epoch, 1800.0, CURVE)
-            terminal.flush()
-            before = os.read(master, 100_000).decode(encoding)
+            before = said(terminal, master)
             bar.close()
             bar.message("finished")
-            terminal.flush()
-            return before, before + os.read(master, 100_000).decode(encoding)
+            return before, before + said(terminal, master)
     finally:
         os.close(master)
 

@@ -74,7 +74,7 @@ def draw_system(figure, cases, options):
             draw(ax, groups, colors, options)
             heights[i, j], width = add_legend(ax, title if i == 0 else None, size[0])
             beside = max(beside, width)
-            if i and ax.get_xlabel() == axes[0, j].get_xlabel():
+            if i and (ax.get_xlabel(), ax.get_xscale()) == (axes[0, j].get_xlabel(), axes[0, j].get_xscale()):
                 ax.set_xlim(axes[0, j].get_xlim())
             if j:
                 ax.set_ylabel("")                                       # the same as at the left
