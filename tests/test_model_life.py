@@ -14,8 +14,7 @@ import tensorflow as tf
 import hig
 from tests.networks import FEATURES, rows, simulator, squares, stack
 
-pytestmark = [pytest.mark.filterwarnings("ignore:The Jacobian takes the route"),              # said on purpose
-              pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")]        # Keras, of no loss
+pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
 X, Y = rows(FEATURES), rows(3, seed=1)
 
