@@ -4,6 +4,7 @@
     hig.HIG               the optimizer of the paper, κ = −1/2
     hig.GaussNewton       κ = −1
     hig.JacobianPower     any κ in [−1, 1]
+    hig.LevenbergMarquardt   Gauss-Newton with damping
     hig.powers            J^κ on matrices (numpy and scipy only)
 
 The names load on first use: `import hig` alone does not import TensorFlow, which plot.py has no use for.
@@ -13,7 +14,7 @@ import importlib
 
 __version__ = "1.0.0"
 _HOME = {"PhysicsModel": "hig.model", "HIG": "hig.optimizers", "GaussNewton": "hig.optimizers",
-         "JacobianPower": "hig.optimizers"}
+         "JacobianPower": "hig.optimizers", "LevenbergMarquardt": "hig.optimizers"}
 __all__ = list(_HOME)
 
 

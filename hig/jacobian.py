@@ -211,6 +211,17 @@ def flatten(arrays):
     return np.concatenate([np.ravel(array) for array in arrays])
 
 
+def small_side(jacobian, gradient):
+    """The matrix and the vector of which f takes the power: K and g (n) where n ≤ p, else JᵀJ and Jᵀg (p).
+
+    Source: f(JᵀJ) Jᵀg = Jᵀ f(J Jᵀ) g.
+    """
+    n, p = jacobian.shape
+    if n <= p:
+        return jacobian.gram(), np.asarray(gradient)
+    return jacobian.normal(), flatten(jacobian.pullback(gradient))
+
+
 def unflatten(vector, shapes):
     """A vector of p numbers as a list of arrays of the given shapes, in that order."""
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])

@@ -7,14 +7,14 @@ import tensorflow as tf
 
 from hig.backend import keras
 from hig.compiled import Compiler
+from hig.control import Control
 from hig.interrupts import LONG, interruptible
-from hig.jacobian import flatten
+from hig.jacobian import flatten, small_side
 from hig.optimizers import JacobianPower
-from hig.powers import blas_threads, gram_coefficients
+from hig.powers import blas_threads
 from hig.routes import Derivatives
 
 PARTS = "network", "simulator", "network_input"
-SPECTRUM = ("rank", "sigma_max", "sigma_min")       # logged by fit, each the mean over the updates of the epoch
 
 
 @keras.saving.register_keras_serializable("hig")
@@ -188,12 +188,18 @@ class PhysicsModel(keras.Model):
         x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)     # as Keras does before `call`
         derivatives = self.derivatives_for(x, y_true, sample_weight)
         loss, outcome, gradient, jacobian = derivatives.take(x, y_true, sample_weight)
-        direction, spectrum = self.direction(gradient, jacobian)
         penalty = derivatives.penalty(x)
         if penalty:
-            loss, direction = loss + tf.cast(penalty[0], loss.dtype), direction + penalty[1].numpy()
-        self._count_spectrum(spectrum)
-        results = derivatives.apply(tf.constant(direction), loss, x, y_true, outcome, sample_weight)
+            loss = loss + tf.cast(penalty[0], loss.dtype)
+        if self.optimizer.adaptive:
+            numbers = derivatives.control.step((x, y_true, sample_weight), outcome, gradient, jacobian, loss,
+                                               penalty and penalty[1].numpy())
+            direction = None                                            # the weights have moved
+        else:
+            direction, numbers = self.direction(gradient, jacobian, derivatives.batch)
+            direction = tf.constant(direction + penalty[1].numpy() if penalty else direction)
+        self._count_spectrum(numbers)
+        results = derivatives.apply(direction, loss, x, y_true, outcome, sample_weight)
         return {**results, **self.mean_spectrum()}
 
     def derivatives_for(self, x, y_true, sample_weight):
@@ -205,42 +211,50 @@ class PhysicsModel(keras.Model):
             derivatives = self._derivatives[key] = Derivatives(self, self.compiler, x, y_true, sample_weight)
             derivatives.apply = self.compiler.function(self._trace_update, "The update", xla=False)
             self.optimizer.build_for(weights)
+            derivatives.control = Control(self, derivatives) if self.optimizer.adaptive else None
             self.route = derivatives.route
         return self._derivatives[key]
 
-    def direction(self, gradient, jacobian):
+    def direction(self, gradient, jacobian, samples):
         """J^κ g on the host.
 
         Args:
             gradient: g, (n,).
             jacobian: FactoredJacobian or RowsJacobian.
+            samples: B.
 
         Returns:
-            (direction, spectrum): (p,) float64, the weights one behind the other; (rank, σ_max, σ_min kept).
+            (direction, numbers): (p,) float64, the weights one behind the other; what `optimizer.logged` names.
             Not-a-number comes out where it went in, so that a diverged run is seen in its loss rather than stopped here.
         """
         n, p = jacobian.shape
         with blas_threads(min(n, p)):
-            if n <= p:
-                matrix, vector = jacobian.gram(), gradient
-            else:                                                      # the small side: f(JᵀJ) Jᵀg = J^κ g
-                matrix, vector = jacobian.normal(), flatten(jacobian.pullback(gradient))
+            matrix, vector = small_side(jacobian, gradient)
             if not (np.isfinite(matrix).all() and np.isfinite(vector).all()):
-                return np.full(p, np.nan), (0.0, np.nan, np.nan)
-            solve = partial(gram_coefficients, matrix, vector, self.optimizer.kappa, self.optimizer.truncation)
-            coefficients, spectrum = solve() if len(vector) < LONG else interruptible(solve, lambda: self.stop_requested)
+                return np.full(p, np.nan), (0.0, np.nan, np.nan)[:len(self.optimizer.logged)]
+            coefficients, numbers = self.solve(matrix, vector, samples)
             direction = flatten(jacobian.pullback(coefficients)) if n <= p else coefficients
-        return direction, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
+        return direction, numbers
+
+    def solve(self, matrix, vector, samples, loss=None):
+        """What `optimizer.coefficients` gives, of the same arguments; Ctrl-C ends it whatever it takes."""
+        solve = partial(self.optimizer.coefficients, matrix, vector, samples, loss)
+        return solve() if len(vector) < LONG else interruptible(solve, lambda: self.stop_requested)
 
     def _trace_update(self, direction, loss, x, y_true, outcome, sample_weight):
-        """Moves the weights along a direction (p,) and updates Keras' metrics; returns their results."""
-        weights = self.trainable_variables
-        shares = tf.split(direction, [w.shape.num_elements() for w in weights])
-        self.optimizer.apply_directions([tf.cast(tf.reshape(share, w.shape), w.dtype) for share, w in zip(shares, weights)], weights)
+        """Moves the weights along a direction (p,), unless they have moved, and updates Keras' metrics; returns their results."""
+        if direction is not None:
+            self.move(direction)
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(outcome)[0])[0])
         return self.compute_metrics(x, y_true, outcome, sample_weight)
+
+    def move(self, direction):
+        """Moves the weights by −η · direction, (p,), the weights one behind the other; within a tf.function."""
+        weights = self.trainable_variables
+        shares = tf.split(direction, [w.shape.num_elements() for w in weights])
+        self.optimizer.apply_directions([tf.cast(tf.reshape(share, w.shape), w.dtype) for share, w in zip(shares, weights)], weights)
 
     # -------------------------------------------------------------------------------------------- what fit logs
 
@@ -251,14 +265,14 @@ class PhysicsModel(keras.Model):
 
     def reset_spectrum(self):
         """Starts the means of the spectrum again."""
-        self._spectrum_sum, self._spectrum_count = np.zeros(len(SPECTRUM)), 0
+        self._spectrum_sum, self._spectrum_count = 0.0, 0
 
     def _count_spectrum(self, spectrum):
-        self._spectrum_sum, self._spectrum_count = self._spectrum_sum + spectrum, self._spectrum_count + 1
+        self._spectrum_sum, self._spectrum_count = self._spectrum_sum + np.array(spectrum, float), self._spectrum_count + 1
 
     def mean_spectrum(self):
-        """{"rank", "sigma_max", "sigma_min"}: means over the updates since the last reset."""
-        return dict(zip(SPECTRUM, (self._spectrum_sum / self._spectrum_count).tolist()))
+        """What `optimizer.logged` names, "rank" for instance: means over the updates since the last reset."""
+        return dict(zip(self.optimizer.logged, (self._spectrum_sum / self._spectrum_count).tolist()))
 
 
 def _same(x):

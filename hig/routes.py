@@ -60,7 +60,7 @@ class Derivatives:
             raise ValueError(f"model {model.name!r} has no trainable weights: there is no Jacobian to take")
         self.batch = tf.nest.flatten(x)[0].shape[0]
         self._reference = compiler.function(self._trace_reference, "The plain gradient", xla=False)
-        self._plain = compiler.function(self._trace_loss, "The loss")
+        self.plain = compiler.function(self._trace_loss, "The loss")
         self._vjp = compiler.function(self._trace_vjp, "A vector-Jacobian product")
         reference = self._reference(x)
         self.n, p = int(reference[1].shape[0]), sum(int(np.prod(shape)) for shape in self.shapes)
@@ -164,7 +164,7 @@ class Derivatives:
         return [part for part in (self.model.network, self.model.simulator, self.model.network_input)
                 if isinstance(part, keras.layers.Layer)]
 
-    def _flat(self, outcome, batch):
+    def flat(self, outcome, batch):
         """The outcome as (B, d), its parts one behind the other, in the widest of their dtypes."""
         leaves = tf.nest.flatten(outcome)
         for leaf in leaves:
@@ -180,7 +180,7 @@ class Derivatives:
         """Outcome, a random v (n,) and Jᵀv by automatic differentiation of the whole model, None where it has no gradient."""
         with tf.GradientTape() as tape:
             outcome = self.model(x, training=False)
-            flat = tf.reshape(self._flat(outcome, self.batch), [-1])
+            flat = tf.reshape(self.flat(outcome, self.batch), [-1])
             v = tf.cast(tf.random.stateless_normal(flat.shape, (22, 7)), flat.dtype)
             projection = tf.reduce_sum(flat * v)
         self.penalized = bool(self.model.losses)
@@ -194,7 +194,7 @@ class Derivatives:
     def _trace_vjp(self, x, v):
         """Jᵀv for any v (n,): a list of tensors like the weights."""
         with tf.GradientTape() as tape:
-            flat = tf.reshape(self._flat(self.model(x, training=False), self.batch), [-1])
+            flat = tf.reshape(self.flat(self.model(x, training=False), self.batch), [-1])
         return _dense(tape.gradient(flat, self._values(), tf.cast(v, flat.dtype), tf.UnconnectedGradients.ZERO))
 
     def _trace_penalty(self, x):
@@ -207,9 +207,9 @@ class Derivatives:
 
     def _trace_loss(self, x, y_true, sample_weight):
         """Loss, outcome and g (n,) of a batch."""
-        return self._judge(x, y_true, sample_weight, self.model.call(x, training=False))
+        return self.judge(x, y_true, sample_weight, self.model.call(x, training=False))
 
-    def _judge(self, x, y_true, sample_weight, outcome):
+    def judge(self, x, y_true, sample_weight, outcome):
         """Loss of an outcome without the layers' penalties, the outcome, and g = ∂L/∂y, (n,)."""
         with tf.GradientTape() as tape:
             tape.watch(outcome)
@@ -217,7 +217,7 @@ class Derivatives:
             for penalty in self.model.losses:
                 loss = loss - tf.cast(tf.reduce_sum(penalty), loss.dtype)
         gradient = tape.gradient(loss, outcome, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return loss, outcome, tf.reshape(self._flat(gradient, self.batch), [-1])
+        return loss, outcome, tf.reshape(self.flat(gradient, self.batch), [-1])
 
     def _values(self, group=None):
         return [self.weights[index].value for index in (range(len(self.weights)) if group is None else group)]
@@ -264,7 +264,7 @@ class Derivatives:
         found = {id(layer): (a, z) for layer, a, z in calls}
         inputs, sums = zip(*(found[id(layer)] for layer in layers))
         cotangents = tape.gradient(target, list(sums), seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        loss, outcome, gradient = self._judge(x, y_true, sample_weight, outcome)
+        loss, outcome, gradient = self.judge(x, y_true, sample_weight, outcome)
         return loss, outcome, gradient, [a[::self.d] for a in inputs], cotangents
 
     def _repeated_pass(self, x, tape):
@@ -284,7 +284,7 @@ class Derivatives:
             outcome, jacobian = model.simulator.linearize(x, controls[::self.d])
             return outcome, inputs, controls, controls, tf.reshape(jacobian, tf.shape(controls))
         rows = model.simulator(repeated, controls)
-        flat = self._flat(rows, samples * self.d)                                           # (rows, d)
+        flat = self.flat(rows, samples * self.d)                                           # (rows, d)
         seeds = tf.tile(tf.eye(self.d, dtype=flat.dtype), [samples, 1])                     # row (b, k) holds e_k
         return tf.nest.map_structure(lambda leaf: leaf[::self.d], rows), inputs, controls, flat, seeds
 
@@ -313,7 +313,7 @@ class Derivatives:
         functions = {}
 
         def take(x, y_true, sample_weight):
-            loss, outcome, gradient = self._plain(x, y_true, sample_weight)
+            loss, outcome, gradient = self.plain(x, y_true, sample_weight)
 
             def chunks(group):
                 size = sum(int(np.prod(self.shapes[index])) for index in group)
@@ -345,7 +345,7 @@ class Derivatives:
         seeds = tf.tile(tf.eye(self.d)[:, None], [tf.nest.flatten(x)[0].shape[0], 1, 1])
         repeated = tf.nest.map_structure(lambda t: tf.repeat(t, self.d, axis=0)[:, None], x)
         return tf.vectorized_map(lambda row: self._row(
-            group, lambda: self._flat(self.model(row[0], training=False), 1), row[1]), (repeated, seeds))
+            group, lambda: self.flat(self.model(row[0], training=False), 1), row[1]), (repeated, seeds))
 
     def _row(self, group, function, cotangent):
         """One row of J: the gradient of Σ cotangent · function() with respect to a group of weights."""
@@ -357,7 +357,7 @@ class Derivatives:
     def _trace_batch_rows(self, group, x, seeds):
         """Blocks of J for any function: one forward pass of the batch, a backward pass for each of the seeds (rows, n)."""
         with tf.GradientTape() as tape:
-            flat = tf.reshape(self._flat(self.model(x, training=False), self.batch), [-1])
+            flat = tf.reshape(self.flat(self.model(x, training=False), self.batch), [-1])
         return tf.vectorized_map(lambda seed: _dense(tape.gradient(
             flat, self._values(group), tf.cast(seed, flat.dtype), tf.UnconnectedGradients.ZERO)), seeds)
 

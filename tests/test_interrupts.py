@@ -61,15 +61,16 @@ def test_a_run_that_is_stopped_in_a_decomposition_keeps_its_epochs(tmp_path, mon
     assert tiny.run(tmp_path / "straight") == "finished"
     calls = []
 
-    from hig import model, powers
-    def slow(*arguments):
+    from hig import model, optimizers, powers
+
+    def slow(*arguments, **options):
         calls.append(1)
         if len(calls) == 4:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
-        return powers.gram_coefficients(*arguments)
+        return powers.gram_coefficients(*arguments, **options)
 
-    monkeypatch.setattr(model, "gram_coefficients", slow)
+    monkeypatch.setattr(optimizers, "gram_coefficients", slow)
     monkeypatch.setattr(model, "LONG", 0)
     monkeypatch.setattr("hig.interrupts.PATIENCE", 0.1)
     (tmp_path / "stopped").mkdir()

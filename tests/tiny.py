@@ -20,8 +20,9 @@ def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=Tr
     Args: `changed` settings of hig.runs.training.train. Returns what that returns.
     """
     model = build_model(seed, simulator)
-    learning = hig.HIG(0.1, truncation=1e-5) if optimizer == "HIG" else keras.optimizers.get(
-        {"class_name": optimizer, "config": {"learning_rate": 0.1}})
+    learning = {"HIG": lambda: hig.HIG(0.1, truncation=1e-5), "LM": hig.LevenbergMarquardt,
+                "HIG_adaptive": lambda: hig.HIG(0.1, truncation=1e-5, adaptive=True)}.get(
+        optimizer, lambda: keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": 0.1}}))()
     model.compile(optimizer=learning, loss="mse", run_eagerly=eager)
     batches, updates = fixed_batches((STATES, 0 * STATES), 4)
 

@@ -118,7 +118,7 @@ class TrainingRun(keras.callbacks.Callback):
         self.curve = {"epochs": [], "simulation_time": []}              # one entry per epoch, the untrained one first
         self.spectrum = {}                                              # one entry per epoch, of Jacobian powers only
         if isinstance(stages[-1][0].optimizer, JacobianPower):
-            self.spectrum = {"rank": [], "sigma_max": [], "sigma_min": []}
+            self.spectrum = {name: [] for name in stages[-1][0].optimizer.logged}
         self.provenance = {**provenance(), "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads(),
                            "dtype": keras.config.floatx(), "updates_per_epoch": updates_per_epoch}
         self.state = "running"

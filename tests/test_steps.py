@@ -1,0 +1,243 @@
+"""Damped and adaptive steps of hig.PhysicsModel: Levenberg-Marquardt and step control, against SciPy and explicit matrices."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.optimize
+import tensorflow as tf
+
+import hig
+import hig.control
+from hig.runs.results import load_results
+from tests import tiny
+from tests.reference import flat, jacobian_by_rows
+from tests.test_model import data, float64, network, simulator, squares       # noqa: F401 (float64 is a fixture)
+
+
+def gradient_and_jacobian(model, x, y, weight=2.0):
+    """g of the mean over samples of weight/2 · Σ (y − y*)², and J, row by row."""
+    jacobian = jacobian_by_rows(lambda: model(x), [v.value for v in model.trainable_variables])
+    return weight * (model(x).numpy() - y).ravel() / len(x), jacobian
+
+
+def weights_of(model):
+    return flat([w.numpy() for w in model.trainable_variables])
+
+
+def fit(model, x, y, optimizer, loss=squares, epochs=1):
+    model.compile(optimizer=optimizer, loss=loss)
+    return model.fit(x, y, batch_size=len(x), epochs=epochs, verbose=0).history
+
+
+# --- one step ---
+
+@pytest.mark.parametrize("rows, hidden", [(6, 8), (40, 1)], ids=["n < p", "n > p"])
+def test_levenberg_marquardt_step_solves_the_augmented_least_squares_problem(float64, rows, hidden):      # noqa: F811
+    """min ‖J s + r‖² + μ ‖s‖², r = y − y*, μ = 0.01 · mean eigenvalue, by SciPy on (J, √μ) s = (−r, 0). η = 1: all of it.
+
+    1e-7: cond of the damped K is at most 1e6, derivatives in float64."""
+    x, y = data(rows)
+    model = hig.PhysicsModel(network(hidden=hidden), simulator)
+    g, J = gradient_and_jacobian(model, x, y)
+    mu = 0.01 * np.sum(J**2) / min(J.shape)
+    expected = scipy.linalg.lstsq(np.vstack([J, np.sqrt(mu) * np.eye(J.shape[1])]),
+                                  -np.concatenate([g * rows / 2, np.zeros(J.shape[1])]))[0]
+    before = weights_of(model)
+    history = fit(model, x, y, hig.LevenbergMarquardt(damping=0.01, adaptive=False))
+    np.testing.assert_allclose(weights_of(model) - before, expected, atol=1e-7 * np.abs(expected).max())
+    assert set(history) == {"loss"}
+
+
+@pytest.mark.parametrize("kappa", [0.3, -0.5, -1.0])
+def test_a_damped_power_takes_the_damping_relative_to_the_mean_eigenvalue(float64, kappa):                # noqa: F811
+    x, y = data()
+    model = hig.PhysicsModel(network(), simulator)
+    g, J = gradient_and_jacobian(model, x, y)
+    expected = hig.powers.jacobian_power(J, kappa, 1e-4, 0.1 * np.sum(J**2) / len(J))[0] @ g
+    before = weights_of(model)
+    fit(model, x, y, hig.JacobianPower(1e-3, kappa, 1e-4, damping=0.1))
+    np.testing.assert_allclose((before - weights_of(model)) / 1e-3, expected, atol=1e-7 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("loss, weight", [
+    (squares, 2.0), (lambda y_true, y: squares(y_true, y) / 2, 1.0), ("mse", 2.0 / 3)], ids=["Σ", "½ Σ", "mse"])
+@pytest.mark.parametrize("rows, hidden", [(6, 8), (40, 1)], ids=["n < p", "n > p"])
+def test_no_step_is_longer_than_to_the_minimum_of_the_quadratic_model(float64, loss, weight, rows, hidden):   # noqa: F811
+    """Linear network and simulator: the model is exact, so that a huge η ends in the minimum along −J^κ g, whatever the
+    loss' scale; found here from gᵀJd and ‖J d‖² by explicit matrices."""
+    x, y = data(rows)
+    linear = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model = hig.PhysicsModel(linear, lambda x, u: u * [0.1, 1.0, 10.0])
+    g, J = gradient_and_jacobian(model, x, y, weight)
+    d = hig.powers.jacobian_power(J, -0.5, 1e-6)[0] @ g
+    expected = -(g @ J @ d) / (weight / rows * np.sum((J @ d)**2)) * d
+    before = weights_of(model)
+    fit(model, x, y, hig.HIG(1e6, 1e-6, adaptive=True), loss)
+    np.testing.assert_allclose(weights_of(model) - before, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_kappa_one_with_control_is_gradient_descent_with_backtracking(float64):                          # noqa: F811
+    """Twelve updates against algorithm 4.1 of Nocedal and Wright, written out for the gradient and explicit matrices."""
+    x, y = data()
+    model = hig.PhysicsModel(network(), lambda x, u: 0.1 * u + 3 * u**5)
+    weights = [v.value for v in model.trainable_variables]
+
+    def loss_at(values):
+        for w, part in zip(weights, np.split(values, np.cumsum([w.shape.num_elements() for w in weights])[:-1])):
+            w.assign(part.reshape(w.shape))
+        return float(tf.reduce_mean(squares(y, model(x))))
+
+    start = weights_of(model)
+    theta, eta, refused = start, 100.0, 0
+    for _ in range(12):
+        loss = loss_at(theta)
+        g, J = gradient_and_jacobian(model, x, y)
+        d = J.T @ g
+        a, c = d @ d, 2 / len(x) * np.sum((J @ d)**2)
+        for _ in range(4):
+            tried = min(eta, a / c)
+            ratio = (loss - loss_at(theta - tried * d)) / (tried * a - tried**2 * c / 2)
+            eta = tried / 4 if ratio < 0.25 else 2 * tried if ratio > 0.75 and tried == eta else eta
+            if ratio > 1e-4:
+                theta = theta - tried * d
+                break
+            refused += 1
+    assert refused > 0                                                  # the test has seen backtracking
+    loss_at(start)
+    optimizer = hig.JacobianPower(100.0, 1.0, 0.0, adaptive=True)
+    fit(model, x, y, optimizer, epochs=12)
+    # η is kept in single precision: 1e-7 per update, which the fifth power amplifies
+    np.testing.assert_allclose(weights_of(model), theta, atol=1e-4)
+    assert float(optimizer.learning_rate) == pytest.approx(eta, rel=1e-4)
+
+
+# --- whole problems ---
+
+class Parameters(keras.layers.Layer):
+    """A network of parameters alone: the same θ for every sample."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.theta = self.add_weight(shape=(len(start),), initializer="zeros")
+        self.theta.assign(start)
+        self.built = True
+
+    def call(self, x):
+        return tf.repeat(self.theta.value[None], tf.shape(x)[0], axis=0)
+
+
+def rosenbrock(u, m=tf):
+    return m.stack([10 * (u[..., 1] - u[..., 0]**2), 1 - u[..., 0]], axis=-1)
+
+
+def powell(u, m=tf):
+    """Powell's singular function: J has rank 2 of 4 at the minimum, 0."""
+    return m.stack([u[..., 0] + 10 * u[..., 1], 5**0.5 * (u[..., 2] - u[..., 3]), (u[..., 1] - 2 * u[..., 2])**2,
+                    10**0.5 * (u[..., 0] - u[..., 3])**2], axis=-1)
+
+
+@pytest.mark.parametrize("residuals, start, updates, close", [
+    (rosenbrock, [-1.2, 1.0], 60, 1e-6), (powell, [3.0, -1.0, 0.0, 1.0], 60, 1e-2)], ids=["Rosenbrock", "Powell"])
+@pytest.mark.parametrize("optimizer", [lambda: hig.LevenbergMarquardt(damping=0.1),
+                                       lambda: hig.GaussNewton(0.1, 1e-8, adaptive=True)], ids=["LM", "adaptive GN"])
+def test_residual_networks_end_where_scipy_does(float64, optimizer, residuals, start, updates, close):   # noqa: F811
+    """Powell's minimum is flat to fourth order, so that a loss of 1e-10 is 1e-2 in θ; SciPy's answer is as far."""
+    expected = scipy.optimize.least_squares(lambda theta: residuals(theta, np), start, method="lm", xtol=1e-15)
+    model = hig.PhysicsModel(Parameters(start), lambda x, u: residuals(u))
+    zeros = np.zeros((1, len(residuals(np.array(start), np))))
+    history = fit(model, np.zeros((1, 1)), zeros, optimizer(), epochs=updates)
+    np.testing.assert_allclose(model.network.theta.numpy(), expected.x, atol=close)
+    assert history["loss"][-1] < 1e-8
+    assert (np.diff(history["loss"]) <= 0).all()                        # never a step that was not better
+
+
+# --- a step that is taken back ---
+
+@pytest.mark.parametrize("make", [lambda: hig.HIG(0.5, 1e-4, adaptive=True, use_ema=True),
+                                  lambda: hig.LevenbergMarquardt(use_ema=True)], ids=["HIG", "LM"])
+def test_a_rejected_step_leaves_all_as_if_it_had_not_been(monkeypatch, make):
+    x, y = data()
+    model = hig.PhysicsModel(network(), simulator)
+    before, optimizer = weights_of(model), make()
+    model.compile(optimizer=optimizer, loss=squares, metrics=["mae"])
+    optimizer.build(model.trainable_variables)
+    controls = {id(v) for v in optimizer.controls}
+    state = [v.numpy().copy() for v in optimizer.variables if id(v) not in controls]
+    expected = model.evaluate(x, y, batch_size=6, verbose=0, return_dict=True)
+    monkeypatch.setattr(hig.control, "ACCEPTED", np.inf)
+    for _ in range(3):                                                  # not fit, at whose end Keras puts in the averages
+        logs = model.train_on_batch(x, y, return_dict=True)
+    np.testing.assert_array_equal(weights_of(model), before)
+    for value, variable in zip(state, [v for v in optimizer.variables if id(v) not in controls], strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    for name, value in expected.items():                                # of the network, which is still the same
+        np.testing.assert_allclose(logs[name], value, rtol=1e-5)
+    monkeypatch.undo()
+    model.train_on_batch(x, y)
+    assert (weights_of(model) != before).any() and int(optimizer.iterations) == 1
+
+
+def test_not_a_number_shows_in_the_weights_as_with_fixed_steps():
+    x, y = data()
+    y[0, 0] = np.nan
+    model = hig.PhysicsModel(network(), simulator)
+    fit(model, x, y, hig.LevenbergMarquardt())
+    assert np.isnan(weights_of(model)).all()
+
+
+@pytest.mark.parametrize("optimizer", ["LM", "HIG_adaptive"])
+def test_resume_in_the_middle_of_a_streak_of_rejections(tmp_path, monkeypatch, optimizer):
+    """The same curve and weights to the last bit; every step of updates 3 to 8 is refused, the run is cut after epoch 3."""
+    count, move = [], hig.control.Control.step
+
+    def refusing(control, *arguments):
+        count.append(1)
+        monkeypatch.setattr(hig.control, "ACCEPTED", np.inf if len(count) in range(3, 9) else 1e-4)
+        return move(control, *arguments)
+    monkeypatch.setattr(hig.control.Control, "step", refusing)
+    names = {key: f"TINY_{optimizer}_{key}" for key in ("RESULTS.pickle", "CHECKPOINT.npz")}
+    for folder, runs in (("whole", [6]), ("parts", [3, 6])):
+        count.clear()
+        for epochs in runs:                                             # of two updates each
+            tiny.run(tmp_path / folder, epochs=epochs, optimizer=optimizer, resume=epochs != runs[0])
+    curves = [load_results(tmp_path / folder / names["RESULTS.pickle"]) for folder in ("whole", "parts")]
+    np.testing.assert_array_equal(curves[0]["train_loss"], curves[1]["train_loss"])
+    assert len(set(curves[0]["train_loss"][1:5])) == 1 < len(set(curves[0]["train_loss"]))       # the streak
+    logged = "damping" if optimizer == "LM" else "learning_rate"
+    np.testing.assert_array_equal(curves[0]["provenance"][logged], curves[1]["provenance"][logged])
+    whole, parts = (np.load(tmp_path / folder / names["CHECKPOINT.npz"]) for folder in ("whole", "parts"))
+    for key in whole.files:
+        if key.startswith("state"):
+            np.testing.assert_array_equal(whole[key], parts[key])
+
+
+# --- settings ---
+
+def test_what_fit_logs():
+    x, y = data()
+    for optimizer, names in ((hig.HIG(0.1, 1e-4, adaptive=True), {"rank", "sigma_max", "sigma_min", "learning_rate"}),
+                             (hig.LevenbergMarquardt(), {"damping"})):
+        history = fit(hig.PhysicsModel(network(), simulator), x, y, optimizer, epochs=2)
+        assert set(history) == names | {"loss"} and np.isfinite(list(history.values())).all()
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: hig.HIG(keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9), 1e-6, adaptive=True), "schedule"),
+    (lambda: hig.HIG(1.0, 1e-6, adaptive=True, gradient_accumulation_steps=2), "gradient_accumulation_steps is 2"),
+    (lambda: hig.LevenbergMarquardt(gradient_accumulation_steps=2), "gradient_accumulation_steps is 2"),
+    (lambda: hig.HIG(1.0, 1e-6, damping=-1.0), "damping must be at least 0"),
+    (lambda: hig.LevenbergMarquardt(damping=0.0), "damping must be positive"),
+    (lambda: hig.LevenbergMarquardt(learning_rate=0.0), "learning_rate"),
+])
+def test_settings_out_of_range(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("optimizer", [hig.HIG(0.5, 1e-5, damping=0.1, adaptive=True), hig.GaussNewton(0.5, 1e-5, damping=0.1),
+                                       hig.LevenbergMarquardt(0.5, 0.1, adaptive=False)], ids=lambda o: type(o).__name__)
+def test_config_survives_serialising(optimizer):
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is type(optimizer) and again.get_config() == optimizer.get_config()
+    assert (again.damping, again.adaptive, again.logged) == (optimizer.damping, optimizer.adaptive, optimizer.logged)
