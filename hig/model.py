@@ -204,6 +204,8 @@ class PhysicsModel(keras.Model):
 
     def derivatives_for(self, x, y_true, sample_weight):
         """The Derivatives of batches of this shape, proven to be right with the first of them."""
+        if not self.built:                                              # a simulator that makes its weights when it is called
+            self(x, training=False)
         weights = self.trainable_variables
         key = (tuple(map(id, weights)), tuple(
             None if t is None else (tuple(t.shape), t.dtype) for t in tf.nest.flatten((x, y_true, sample_weight))))
