@@ -9,7 +9,7 @@ import tensorflow as tf
 from hig.model import PhysicsModel
 from hig.runs.experiments import train_on_fixed_data
 from hig.runs.initialization import draw_published_weights
-from Nonlinear_Oscillators.network import build_network
+from Nonlinear_Oscillators.network import HIDDEN, build_network
 from Nonlinear_Oscillators.simulator import Oscillators
 
 N_OSCILLATORS = 2              # N
@@ -33,9 +33,9 @@ def loss(target, outcome):
     return tf.reduce_sum(tf.square(outcome - target), axis=-1)
 
 
-def build_model(seed):
+def build_model(seed, hidden=HIDDEN):
     """Network and simulator, with the weights that the published runs start from."""
-    network = build_network(2 * N_OSCILLATORS, N_STEPS)
+    network = build_network(2 * N_OSCILLATORS, N_STEPS, hidden=hidden)
     draw_published_weights(network, seed)
     return PhysicsModel(network, Oscillators(N_STEPS, DT, CONTROL_STRENGTH))
 
@@ -44,5 +44,5 @@ def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
     train_states, test_states = draw_data(settings.seed)
     constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT, "control_strength": CONTROL_STRENGTH}
-    return train_on_fixed_data(settings, "NLO", build_model(settings.seed), loss, (train_states, train_states),
+    return train_on_fixed_data(settings, "NLO", build_model(settings.seed, settings.hidden or HIDDEN), loss, (train_states, train_states),
                                (test_states, test_states), constants)

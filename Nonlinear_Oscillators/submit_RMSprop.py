@@ -5,6 +5,7 @@ No settings are published. Seed and batch size are those of Adam; the learning r
 """
 
 from hig.runs.cli import submit
+from Nonlinear_Oscillators import flags
 
 SEED = 1
 BATCH_SIZE = 512
@@ -13,4 +14,4 @@ MAX_TIME = 3600.0        # seconds of training
 
 if __name__ == "__main__":
     submit("Nonlinear_Oscillators", "RMSprop", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
-           max_time=MAX_TIME)
+           max_time=MAX_TIME, flags=flags)

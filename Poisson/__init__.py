@@ -5,19 +5,20 @@ Here are the flags that only this system has."""
 import argparse
 from pathlib import Path
 
-from hig.runs.cli import positive, positive_integer
+from hig.runs.cli import hidden_flag, positive, positive_integer
 
 RESOLUTION = 8              # cells along each axis
 METHODS = ("Adam", "GN", "HIG")     # of training by hand; their numbers in its pickle
 
 
 def flags(parser):
-    """Adds --steps, --resolution and --scene to the argparse parser of a submit script."""
+    """Adds --steps, --resolution, --scene and --hidden to the argparse parser of a submit script."""
     add = parser.add_argument
     add("--steps", type=positive_integer, dest="epochs", metavar="N", help="the same: an epoch is one update here")
     add("--resolution", type=_resolution, default=RESOLUTION, metavar="N",
         help=f"cells along each axis (default: {RESOLUTION})")
     add("--scene", type=Path, metavar="DIR", help="also write a PhiFlow scene there, as DIR/sim_000000, with the published logs")
+    hidden_flag(parser, (64, 128, 64))
     parser.set_defaults(pretrain_time=None)
 
 

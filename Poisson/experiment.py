@@ -21,7 +21,7 @@ from hig.runs.experiments import common_settings, make_optimizer
 from hig.runs.initialization import draw_published_weights
 from hig.runs.training import train
 from Poisson.fields import held_out_fields, training_fields
-from Poisson.network import build_network
+from Poisson.network import HIDDEN, build_network
 from Poisson.simulator import Laplace
 
 HELD_OUT = 256              # fields of the test loss
@@ -39,13 +39,13 @@ class HalfSquaredError(keras.losses.Loss):
         return tf.reduce_sum(tf.square(outcome - target), axis=-1) / 2
 
 
-def build_model(resolution, seed, optimizer):
+def build_model(resolution, seed, optimizer, hidden=HIDDEN):
     """Network and simulator, compiled; the seed draws the initial weights, Glorot-uniform with biases zero.
 
     The published runs did not fix them. The fields are drawn with `seed`, so the weights take `seed + 1`: with the same
     seed they would be functions of the same random numbers.
     """
-    network = build_network(resolution)
+    network = build_network(resolution, hidden)
     draw_published_weights(network, seed + 1)
     return compile_model(network, resolution, optimizer)
 
@@ -159,7 +159,7 @@ def run(settings):
                             f"{settings.max_time:g} s (--max-time) for HIG")
     name = "HIG" if settings.pretrain_time else settings.optimizer                          # "Adam_then_HIG" is a file name
     optimizer = make_optimizer(Namespace(**{**vars(settings), "optimizer": name}))
-    model = build_model(settings.resolution, settings.seed, optimizer)
+    model = build_model(settings.resolution, settings.seed, optimizer, settings.hidden or HIDDEN)
     if isinstance(model.optimizer, JacobianPower):
         try:
             require_memory(settings.batch_size * settings.resolution**2, model.network,

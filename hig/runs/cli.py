@@ -50,7 +50,7 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
     sys.exit(EXIT_CODES[state])
 
 
-EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live"}      # module: which extra of hig installs it
+EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live", "submitit": "cluster"}      # module: which extra of hig installs it
 
 
 def load_keras():
@@ -180,6 +180,7 @@ def parse(system, optimizer, description, *, seed, batch_size, learning_rate, tr
     settings = parser.parse_args(arguments)
     settings.optimizer = optimizer
     settings.truncation = getattr(settings, "truncation", None)
+    settings.hidden = getattr(settings, "hidden", None)
     settings.output = settings.output or default_output(system)
     if settings.load_weights and not settings.load_weights.is_file():
         fail(f"there is no file {settings.load_weights} to load the weights from")
@@ -247,6 +248,16 @@ def positive_integer(text):
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return value
+
+
+def hidden_flag(parser, default):
+    """Adds --hidden to an argparse parser; settings.hidden stays None without it, for networks of the published widths."""
+    parser.add_argument("--hidden", type=_widths, metavar="WIDTHS",
+                        help=f"neurons of the hidden layers (default: {','.join(map(str, default))})")
+
+
+def _widths(text):
+    return tuple(positive_integer(part) for part in text.split(","))
 
 
 def _seed(text):

@@ -10,7 +10,7 @@ An experiment of a system states its constants, its data, its loss and its model
 import keras
 import tensorflow as tf
 
-from hig.optimizers import GaussNewton, HIG
+from hig.optimizers import GaussNewton, HIG, JacobianPower
 from hig.runs.cli import SettingsError
 from hig.runs.training import train
 
@@ -48,16 +48,23 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
 
 def common_settings(settings):
     """The part of `sim_par` that every run has: dict of builtins."""
-    return {key: getattr(settings, key)
-            for key in ("optimizer", "seed", "batch_size", "learning_rate", "truncation", "max_time", "epochs")}
+    common = {key: getattr(settings, key)
+              for key in ("optimizer", "seed", "batch_size", "learning_rate", "truncation", "max_time", "epochs")}
+    if getattr(settings, "kappa", None) is not None:
+        common["kappa"] = settings.kappa
+    if getattr(settings, "hidden", None):                               # only where it is not the published one
+        common["hidden"] = ",".join(map(str, settings.hidden))
+    return common
 
 
 def make_optimizer(settings):
-    """The Keras optimizer that `settings.optimizer` names: "HIG", "GN", or a class of keras.optimizers like "Adam"."""
+    """The Keras optimizer that `settings.optimizer` names: "HIG", "GN", "Power" (with `settings.kappa`), or a class of keras.optimizers like "Adam"."""
     if settings.optimizer == "HIG":
         return HIG(settings.learning_rate, settings.truncation)
     if settings.optimizer == "GN":
         return GaussNewton(settings.learning_rate, settings.truncation)
+    if settings.optimizer == "Power":
+        return JacobianPower(settings.learning_rate, settings.kappa, settings.truncation)
     return getattr(keras.optimizers, settings.optimizer)(settings.learning_rate)
 
 
