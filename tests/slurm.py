@@ -1,0 +1,95 @@
+"""A Slurm of one machine for a test: its own ports, keys and state in a temporary folder; whatever it starts, it ends.
+
+A requeued job waits until its credentials have expired, 120 s by default (cred_expire): 5 s here.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import ExitStack, contextmanager
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
+
+
+def missing():
+    """Why there can be no Slurm here; empty if there can."""
+    absent = [name for name in PROGRAMS if not shutil.which(name)]
+    if absent:
+        return f"Slurm is not installed: {', '.join(absent)} missing (Debian's slurm-wlm and munge)"
+    return "" if os.getuid() == 0 else "Slurm's daemons want to be started by root"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running(folder):
+    """Starts Slurm in a folder (Path); gives the path of its slurm.conf, which SLURM_CONF has to name."""
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    key = folder / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o600)
+    munge = folder / "munge.socket"
+    configuration = folder / "slurm.conf"
+    configuration.write_text(f"""ClusterName=test
+SlurmctldHost=localhost(127.0.0.1)
+SlurmUser=root
+SlurmctldPort={free_port()}
+SlurmdPort={free_port()}
+AuthType=auth/munge
+AuthInfo=socket={munge},cred_expire=5
+CryptoType=crypto/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+MpiDefault=none
+PlugStackConfig=/dev/null
+SchedulerParameters=sched_interval=1,bf_interval=1
+NodeName=localhost NodeAddr=127.0.0.1 CPUs={os.cpu_count()} State=UNKNOWN
+PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP
+""")
+    environment = {**os.environ, "SLURM_CONF": str(configuration)}
+    commands = [["munged", "--foreground", "--force", "--socket", munge, "--key-file", key, "--pid-file", folder / "munge.pid",
+                 "--log-file", folder / "munge.log", "--seed-file", folder / "munge.seed"],
+                ["slurmctld", "-D", "-f", configuration], ["slurmd", "-D", "-N", "localhost", "-f", configuration]]
+    with ExitStack() as stack:
+        for command in commands:
+            log = stack.enter_context(open(folder / f"{command[0]}.out", "w"))
+            process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, env=environment)
+            stack.callback(end, process)
+            if command[0] == "munged":
+                wait_for(munge.exists)
+        stack.callback(subprocess.run, ["scancel", "--full", "--signal=KILL", "--user=root"], env=environment, capture_output=True)
+        wait_for(lambda: subprocess.run(["srun", "--immediate=5", "true"], env=environment, capture_output=True).returncode == 0)
+        yield configuration
+
+
+def end(process):
+    """Ends a daemon."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def wait_for(condition):
+    """Until it holds; a minute or two is far beyond what a busy machine takes."""
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.2)
+    raise TimeoutError("Slurm did not do what the test waits for")

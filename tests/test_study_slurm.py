@@ -1,0 +1,92 @@
+"""A study on a real Slurm: four runs, of which one is pre-empted and goes on bit for bit, and one is cancelled and does not."""
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hig.runs import study
+from hig.runs.results import load_results
+from tests import slurm, tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+EPOCHS = 25
+SCRIPT = f"""
+import argparse, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from hig.runs.cli import EXIT_CODES
+from tests import tiny
+parser = argparse.ArgumentParser()
+parser.add_argument("--seed", type=int)
+parser.add_argument("--output", type=Path)
+parser.add_argument("--resume", action="store_true")
+options, _ = parser.parse_known_args()
+
+def simulator(x, u):
+    time.sleep(0.05)
+    return x + u * [1.0, 0.1]
+
+sys.exit(EXIT_CODES[tiny.run(options.output, options.seed, {EPOCHS}, simulator=simulator, resume=options.resume)])
+"""
+STUDY = """
+import sys
+from pathlib import Path
+from hig.runs import study
+from tests.test_study_slurm import make
+options, runs = make(Path(sys.argv[1]))
+sys.exit(len(study.carry_out(runs, options)))
+"""
+
+
+def make(folder):
+    """Options and runs of the study."""
+    options = Namespace(output=folder / "study", jobs=sys.maxsize, max_time=60.0, cluster="slurm", partition="test", account=None,
+                        time=5, gpus_per_task=None, mem=None)
+    return options, [study.make_run(options, folder, "HIG", {}, seed) for seed in (1, 2, 3, 4)]
+
+
+def epochs(run):
+    """Number of epochs in the pickle of a run."""
+    _, results = run.results()
+    return 0 if results is None else len(results["epochs"]) - 1
+
+
+@pytest.mark.skipif(slurm.missing() != "", reason=slurm.missing())
+def test_four_runs_of_which_one_is_preempted_and_one_cancelled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("s")                                # short: sockets have names of 108 bytes at most
+    (folder / "submit_HIG.py").write_text(SCRIPT)
+    _, runs = make(folder)
+    with slurm.running(folder) as configuration:
+        environment = {**os.environ, "SLURM_CONF": str(configuration)}
+
+        def go():
+            return subprocess.Popen([sys.executable, "-c", STUDY, folder], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+        def ask(*command):
+            return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+        process = go()
+        for run, flags in ((runs[0], ["--signal=TERM"]), (runs[1], [])):
+            slurm.wait_for(lambda: 2 <= epochs(run) < EPOCHS)
+            number = (run.folder / "slurm_job.txt").read_text()
+            ask("scancel", *flags, number)
+            if flags:
+                slurm.wait_for(lambda: "Restarts=1" in ask("scontrol", "show", "job", number))
+        output = process.communicate(timeout=240)[1]
+        assert process.returncode == 1, output                           # one run failed: that which was cancelled
+        assert [run.state() for run in runs] == ["finished", "interrupted", "finished", "finished"]
+        process = go()                                                   # the same command goes on
+        assert process.communicate(timeout=240) and process.returncode == 0
+    for run in runs:
+        assert run.state() == "finished" and epochs(run) == EPOCHS
+        found = load_results(run.folder / "TINY_HIG_RESULTS.pickle")
+        seed = int(run.folder.name.removeprefix("seed_"))
+        whole = folder / f"whole_{seed}"                                 # without a break, in this process
+        whole.mkdir()
+        tiny.run(whole, seed, EPOCHS)
+        np.testing.assert_array_equal(found["train_loss"], tiny.losses(whole / "TINY_HIG_RESULTS.pickle"))
