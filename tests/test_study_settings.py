@@ -21,15 +21,16 @@ def test_the_network_of_the_papers_text_has_41408_parameters():
     assert build_network(8).count_params() == 24896
 
 
-def test_the_power_minus_one_half_is_that_of_half_inverse_gradients(tmp_path):
-    """One epoch each, the same numbers; κ goes into the pickle of the one alone."""
+def test_the_power_minus_one_half_is_that_of_half_inverse_gradients(tmp_path, monkeypatch):
+    """One epoch each, the same numbers; κ goes into the pickle of the one alone, and so does the number of threads into both."""
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")               # as a study sets it for its processes
     curves = {}
     for optimizer, add in (("HIG", flags), ("Power", power_flags)):
         assert experiment.run(settings(optimizer, tmp_path, "--epochs", "1", "--hidden", "6,5", add=add)) == "finished"
         curves[optimizer] = load_results(tmp_path / f"NLO_{optimizer}_RESULTS.pickle")
     np.testing.assert_array_equal(curves["HIG"]["train_loss"], curves["Power"]["train_loss"])
     assert curves["Power"]["sim_par"]["kappa"] == -0.5 and "kappa" not in curves["HIG"]["sim_par"]
-    assert curves["HIG"]["sim_par"]["hidden"] == "6,5"
+    assert curves["HIG"]["sim_par"]["hidden"] == "6,5" and curves["HIG"]["provenance"]["tensorflow_threads"] == 1
 
 
 def test_kappa_goes_into_the_optimizer_and_published_widths_into_no_pickle(tmp_path):

@@ -22,6 +22,7 @@ continues whatever curve was seen.
 
 import io
 import math
+import os
 import re
 import signal
 import sys
@@ -119,7 +120,8 @@ class TrainingRun(keras.callbacks.Callback):
         self.spectrum = {}                                              # one entry per epoch, of Jacobian powers only
         if isinstance(stages[-1][0].optimizer, JacobianPower):
             self.spectrum = {name: [] for name in stages[-1][0].optimizer.logged}
-        self.provenance = {**provenance(), "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        self.provenance = {**provenance(), "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads()
+                           or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0),
                            "dtype": keras.config.floatx(), "updates_per_epoch": updates_per_epoch}
         self.state = "running"
         self.stop_signal = None                                         # set by a signal handler
