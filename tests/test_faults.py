@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hig import model as hig_model
+from hig import optimizers as hig_optimizers
 from hig.runs import files, training
 from hig.runs.locks import locked
 from hig.runs.results import load_results
@@ -316,7 +316,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 def test_lapack_that_never_converges_ends_the_run_with_a_sentence(tmp_path, monkeypatch, capsys, eager):
     (tmp_path / "whole").mkdir()
     calls = iter(range(100))
-    compute = hig_model.gram_coefficients
+    compute = hig_optimizers.gram_coefficients
 
     def fail(*arguments):
         if next(calls) >= 3:                                            # in the middle of the second epoch
@@ -325,7 +325,7 @@ def test_lapack_that_never_converges_ends_the_run_with_a_sentence(tmp_path, monk
     assert run(tmp_path / "whole", eager=eager) == "finished"
     whole = losses(tmp_path / "whole" / "TINY_HIG_RESULTS.pickle")
     with monkeypatch.context() as patch:
-        patch.setattr(hig_model, "gram_coefficients", fail)
+        patch.setattr(hig_optimizers, "gram_coefficients", fail)
         assert run(tmp_path, eager=eager) == "failed"
     results = tmp_path / "TINY_HIG_RESULTS.pickle"
     assert capsys.readouterr().err == ("HIG stopped in epoch 2: K (8, 8): no LAPACK eigendecomposition (evd, evr) "
@@ -340,7 +340,7 @@ def test_other_errors_of_an_update(tmp_path, monkeypatch, capsys, error, state):
     """No memory is the user's affair, an interruption stays one, anything else is a bug and shows its traceback."""
     def fail(*_):
         raise error
-    monkeypatch.setattr(hig_model, "gram_coefficients", fail)
+    monkeypatch.setattr(hig_optimizers, "gram_coefficients", fail)
     if state:
         assert run(tmp_path, eager=False) == state
         assert ("memory does not suffice" in capsys.readouterr().err) == (state == "failed")
