@@ -318,10 +318,10 @@ def test_lapack_that_never_converges_ends_the_run_with_a_sentence(tmp_path, monk
     calls = iter(range(100))
     compute = hig_optimizers.gram_coefficients
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         if next(calls) >= 3:                                            # in the middle of the second epoch
             raise np.linalg.LinAlgError("K (8, 8): no LAPACK eigendecomposition (evd, evr) converged")
-        return compute(*arguments)
+        return compute(*arguments, **options)
     assert run(tmp_path / "whole", eager=eager) == "finished"
     whole = losses(tmp_path / "whole" / "TINY_HIG_RESULTS.pickle")
     with monkeypatch.context() as patch:
@@ -338,7 +338,7 @@ def test_lapack_that_never_converges_ends_the_run_with_a_sentence(tmp_path, monk
 @pytest.mark.parametrize("error, state", [(MemoryError, "failed"), (KeyboardInterrupt, "interrupted"), (ZeroDivisionError, None)])
 def test_other_errors_of_an_update(tmp_path, monkeypatch, capsys, error, state):
     """No memory is the user's affair, an interruption stays one, anything else is a bug and shows its traceback."""
-    def fail(*_):
+    def fail(*_, **options):
         raise error
     monkeypatch.setattr(hig_optimizers, "gram_coefficients", fail)
     if state:
