@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import submitit  # noqa: F401  its set-up of logging closes what a running test is captured with: import it before
 
 from hig.runs import study
 from hig.runs.results import load_results
