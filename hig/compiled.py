@@ -9,7 +9,7 @@ import warnings
 
 import tensorflow as tf
 
-MOST_OPERATIONS = 4000      # of a graph given to XLA unasked: 3,700 took it 15 s, 7,400 a minute, growing with the square
+MOST_OPERATIONS = 4000      # of a graph given to XLA unasked; on a busy machine 1,800 took it 29 s, 3,700 57 s, 7,400 191 s
 
 
 class NotApplicable(Exception):

@@ -115,7 +115,8 @@ class Derivatives:
         """What is wrong with a route on this batch, as a clause; "" if it is right to the precision of the dtype.
 
         A weight's share of Jᵀv is compared with its own norm, and with a hundredth of that of all of Jᵀv, which is the
-        level of its rounding errors.
+        level of its rounding errors. Not-a-number where the plain product has numbers is wrong; where it has none, the
+        network or the data have diverged, which is for the loss to show.
         """
         expected_outcome, v, expected = reference
         _, outcome, gradient, jacobian = function(*batch)
@@ -130,7 +131,7 @@ class Derivatives:
                   for gradient, shape in zip(expected, self.shapes)]
         floor = 0.01 * np.sqrt(sum(np.sum(gradient**2) for gradient in wanted))
         wrong = [weight.path for weight, one, other in zip(self.weights, found, wanted)
-                 if np.linalg.norm(one - other) > tolerance * (np.linalg.norm(other) + floor)]
+                 if np.isfinite(other).all() and not np.linalg.norm(one - other) <= tolerance * (np.linalg.norm(other) + floor)]
         return f"{' and '.join(map(repr, wrong[:2]))} acts on the outcome in a way that a faster route misses" if wrong else ""
 
     def _tolerance(self, *outcomes):

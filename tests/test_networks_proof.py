@@ -166,7 +166,8 @@ def step_with_a_wrong_route(monkeypatch, physics=simulator, **faults):
 
 
 @pytest.mark.parametrize("fault", [lambda pieces: [pieces[0] * (1 + 1e-6), *pieces[1:]],
-                                   lambda pieces: [*pieces[:-1], 0 * pieces[-1]]], ids=["scaled", "term lost"])
+                                   lambda pieces: [*pieces[:-1], 0 * pieces[-1]],
+                                   lambda pieces: [np.nan * pieces[0], *pieces[1:]]], ids=["scaled", "term lost", "not a number"])
 def test_a_route_with_a_wrong_term_is_not_taken(float64, monkeypatch, fault):  # noqa: F811
     assert step_with_a_wrong_route(monkeypatch) == "factored"
     assert step_with_a_wrong_route(monkeypatch, pullback=fault) != "factored"
