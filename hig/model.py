@@ -12,6 +12,7 @@ from hig.interrupts import LONG, interruptible
 from hig.jacobian import flatten, small_side
 from hig.optimizers import JacobianPower
 from hig.powers import blas_threads
+from hig.recording import leaves
 from hig.routes import Derivatives
 
 PARTS = "network", "simulator", "network_input"
@@ -139,8 +140,12 @@ class PhysicsModel(keras.Model):
         if isinstance(self.optimizer, JacobianPower):
             self.train_function = self._train_by_parts
             return
+        may_compile = self.asked_to_jit == "auto" and not self.run_eagerly and all(
+            layer.supports_jit for part in (self.network, self.simulator, self.network_input)
+            if isinstance(part, keras.layers.Layer) for layer in leaves(part))
+        self.jit_compile = may_compile or self.asked_to_jit is True     # Keras' "auto" would not use XLA on a CPU
         super().make_train_function(force=True)
-        if self.jit_compile and self.asked_to_jit == "auto" and not self.run_eagerly:
+        if may_compile:
             self._compiled_by_xla, self.train_function = self.train_function, self._try_xla
 
     def _train_by_parts(self, iterator):
