@@ -114,12 +114,17 @@ class FactoredJacobian:
                 blocks[bias] = delta
         return np.concatenate([blocks[index] for index in sorted(blocks)], axis=1)
 
-    def normal(self):
-        """JᵀJ, (p, p) float64, the small side where p < n; J is formed some samples at a time."""
+    def normal(self, v):
+        """(JᵀJ (p, p), Jᵀv (p,)) float64 for v of shape (n,): the small side where p < n; J is formed some samples at a time."""
         batch, (n, p) = len(self.inputs[0]), self.shape
-        samples = max(1, _CHUNK_BYTES // (8 * p * (n // batch)))
-        return sum(rows.T @ rows for rows in (self.rows(first, min(first + samples, batch))
-                                              for first in range(0, batch, samples)))
+        d = n // batch
+        samples = max(1, _CHUNK_BYTES // (8 * p * d))
+        matrix, vector = np.zeros((p, p)), np.zeros(p)
+        for first in range(0, batch, samples):
+            rows = self.rows(first, min(first + samples, batch))
+            matrix += rows.T @ rows
+            vector += rows.T @ v[first * d:first * d + len(rows)]
+        return matrix, vector
 
 
 class RowsJacobian:
@@ -168,13 +173,14 @@ class RowsJacobian:
             gram += _gram_of(self._columns(group))
         return gram
 
-    def normal(self):
-        """JᵀJ, (p, p) float64, the small side where p < n; J is formed a chunk of rows at a time."""
-        normal = np.zeros((self.shape[1],) * 2)
-        for _, blocks in self.chunks(tuple(range(len(self.shapes)))):
+    def normal(self, v):
+        """(JᵀJ (p, p), Jᵀv (p,)) float64 for v of shape (n,): the small side where p < n; J is formed a chunk of rows at a time."""
+        matrix, vector = np.zeros((self.shape[1],) * 2), np.zeros(self.shape[1])
+        for where, blocks in self.chunks(tuple(range(len(self.shapes)))):
             rows = np.concatenate([np.reshape(block, (len(block), -1)) for block in blocks], axis=1, dtype=np.float64)
-            normal += rows.T @ rows
-        return normal
+            matrix += rows.T @ rows
+            vector += rows.T @ v[where]
+        return matrix, vector
 
     def pullback(self, v):
         """Jᵀ v for v of shape (n,): a list of float64 arrays, shaped like the weights and in their order."""
@@ -217,9 +223,7 @@ def small_side(jacobian, gradient):
     Source: f(JᵀJ) Jᵀg = Jᵀ f(J Jᵀ) g.
     """
     n, p = jacobian.shape
-    if n <= p:
-        return jacobian.gram(), np.asarray(gradient)
-    return jacobian.normal(), flatten(jacobian.pullback(gradient))
+    return (jacobian.gram(), np.asarray(gradient)) if n <= p else jacobian.normal(np.asarray(gradient, np.float64))
 
 
 def unflatten(vector, shapes):
