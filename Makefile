@@ -26,5 +26,4 @@ reproduce: .venv/installed
 	$(PY) plot.py Nonlinear_Oscillators
 
 test: .venv/installed
-	$(PY) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --ignore-glob='*/test_study*.py'
-	$(PY) -m pytest tests/test_study.py tests/test_study_settings.py tests/test_study_slurm.py  # these start jobs: not from two processes
+	$(PY) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
