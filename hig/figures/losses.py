@@ -1,12 +1,13 @@
 """The loss figure: the curves of each system's runs, and beside them the panels that the system's `panels.py` asks for."""
 
+from argparse import Namespace
 from collections import Counter
 
 import numpy as np
 
 from hig.figures.curves import (AXES, LOSSES, drawable, final_loss, find_death, find_switch, loss_kind, median_band, system,
                                 thin)
-from hig.figures.reading import group_runs, rank, sort_into_cases
+from hig.figures.reading import collect, group_runs, rank, sort_into_cases
 from hig.figures.studies import study_panels
 from hig.figures.style import choose_colors, legible, style
 
@@ -33,6 +34,18 @@ def make_figure(runs, options):
         else:
             draw_system(figure, cases, options)
     return figure
+
+
+def figure_of(*paths, x="time", y="test", smooth=None, style="paper", colors="paper"):
+    """The figure of the curves in files or below folders, as plot.py draws it with these options; for notebooks.
+
+    Raises:
+        ValueError: a file cannot be used as a curve, or there is none.
+    """
+    runs = collect(paths, x)
+    if not runs:
+        raise ValueError(f"no curves in {' '.join(map(str, paths)) or 'no path'}")
+    return make_figure(runs, Namespace(x=x, y=y, smooth=smooth, style=style, colors=colors))
 
 
 def draw_overview(figure, cases, options):

@@ -12,12 +12,14 @@ A file of weights does not tell its system: the one whose network has the shapes
 
 import io
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 
 from hig.figures.curves import SYSTEMS
-from hig.figures.style import TRAJECTORIES, legible, readable, style, write_figure, write_file
+from hig.figures.style import TRAJECTORIES, legible, readable, write_figure, write_file
+from hig.figures.style import style as looks
 from hig.runs.cli import SettingsError, load
 
 FRAMES, FRAMES_PER_SECOND, PAUSE = 40, 12, 2.0      # of an animation; PAUSE: seconds on its last frame
@@ -85,34 +87,36 @@ def animate(solutions, names, options):
         raise ValueError(f"{output} cannot be written: mp4 needs the program ffmpeg, which is not installed; a name that"
                          " ends in .gif does without")
     figure, show = make_picture(solutions, names, options)
-    figure.draw_without_rendering()                                     # the layout of the whole, kept for all frames
-    figure.set_layout_engine("none")
-
-    def frames():
-        for frame in range(FRAMES):
-            show((frame + 1) / FRAMES)
-            yield frame
     if output.suffix.lower() == ".gif":
-        write_file(output, gif(figure, frames()))
+        write_file(output, gif(figure, show))
         return
     writer = animation.writers["ffmpeg"](fps=FRAMES_PER_SECOND)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "animation.mp4")
         with writer.saving(figure, str(file), dpi=100):
-            for frame in frames():
+            for frame in frames(figure, show):
                 for _ in range(1 if frame < FRAMES - 1 else round(PAUSE * FRAMES_PER_SECOND)):
                     writer.grab_frame(facecolor=figure.get_facecolor())
         write_file(output, file.read_bytes())
 
 
-def gif(figure, frames):
-    """Bytes of a GIF with one picture of the figure for each of the frames, the last one shown for PAUSE seconds."""
+def frames(figure, show):
+    """Puts one frame after the other into the figure, and yields its number; the layout stays that of the whole."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for frame in range(FRAMES):
+        show((frame + 1) / FRAMES)
+        yield frame
+
+
+def gif(figure, show):
+    """Bytes of a GIF of the figure as it grows, the last frame shown for PAUSE seconds; arguments of `make_picture`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
     figure.set_dpi(100)
     canvas, images = FigureCanvasAgg(figure), []
-    for _ in frames:
+    for _ in frames(figure, show):
         canvas.draw()
         images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     palette = images[-1].quantize(128, method=Image.Quantize.MAXCOVERAGE)
@@ -121,6 +125,19 @@ def gif(figure, frames):
     images[0].save(content, "GIF", save_all=True, append_images=images[1:], loop=0, optimize=False,
                    duration=[each] * (len(images) - 1) + [round(1000 * PAUSE)])
     return content.getvalue()
+
+
+def moving_picture(*files, seed=1, style="paper", colors="paper"):
+    """Bytes of a GIF of what the networks in files of weights do, as `plot.py trajectories` animates them; for notebooks.
+
+    Raises:
+        ValueError: weights cannot be used; one sentence.
+    """
+    files = [Path(file) for file in files]
+    solutions = [solve(file, seed, Path(__file__).resolve().parents[2]) for file in files]
+    with looks(style):
+        return gif(*make_picture(solutions, [file.name.removesuffix(".weights.h5") for file in files],
+                                 Namespace(style=style, colors=colors)))
 
 
 def draw_trajectories(options, root):
@@ -140,7 +157,7 @@ def draw_trajectories(options, root):
     output = options.output
     if not output and not options.animate:
         output = options.weights[0].with_name(f"{'_'.join(names)}_trajectories.png")
-    with style(options.style):
+    with looks(options.style):
         if output:
             write_figure(make_picture(solutions, names, options)[0], output, options.style)
             print(output)
