@@ -154,10 +154,10 @@ class SceneLogs(keras.callbacks.Callback):
 
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
+    name = settings.optimizer.removeprefix("Adam_then_")                                    # with it, that of the files
     if settings.pretrain_time and settings.pretrain_time >= settings.max_time:
         raise SettingsError(f"the pretraining of {settings.pretrain_time:g} s (--pretrain-time) leaves nothing of the "
-                            f"{settings.max_time:g} s (--max-time) for HIG")
-    name = "HIG" if settings.pretrain_time else settings.optimizer                          # "Adam_then_HIG" is a file name
+                            f"{settings.max_time:g} s (--max-time) for {name}")
     optimizer = make_optimizer(Namespace(**{**vars(settings), "optimizer": name}))
     model = build_model(settings.resolution, settings.seed, optimizer, settings.hidden or HIDDEN)
     if isinstance(model.optimizer, JacobianPower):

@@ -14,4 +14,4 @@ def build_network(n_inputs, n_controls, activation="tanh"):
     return keras.Sequential(
         [keras.Input((n_inputs,))]
         + [keras.layers.Dense(width, activation=activation) for width in HIDDEN]
-        + [keras.layers.Dense(n_controls)], name="controller")
+        + [keras.layers.Dense(n_controls, name="controls")], name="controller")

@@ -22,8 +22,11 @@ def test_help_names_flags_and_published_settings_without_loading_tensorflow(scri
     process = subprocess.run([sys.executable, "-c", watched, str(ROOT / script), "--help"], capture_output=True, text=True,
                              cwd=tmp_path, env={**os.environ, "COLUMNS": "200"})
     assert process.returncode == 0, process.stderr
-    for flag in ("--max-time", "--epochs", "--seed", "--batch-size", "--learning-rate", "--output", "--quiet", "--resume"):
+    for flag in ("--max-time", "--epochs", "--seed", "--output", "--quiet", "--resume"):
         assert flag in process.stdout
+    for flag in ("--batch-size", "--learning-rate"):
+        assert (flag in process.stdout) == ("LBFGS" not in script.name)
+    assert ("--damping" in process.stdout) == ("LM" in script.name) and ("--memory" in process.stdout) == ("LBFGS" in script.name)
     assert ("--truncation" in process.stdout) == any(name in script.name for name in ("HIG", "GN", "SIP", "Power"))
 
 

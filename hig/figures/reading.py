@@ -14,7 +14,7 @@ import numpy as np
 from hig.figures.curves import SYSTEMS, Run, system, x_values
 from hig.runs.results import load_results
 
-OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP")  # in the order of legends
+OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP", "Muon", "L-BFGS", "HIG_adaptive", "LM")  # in the order of legends
 
 
 def find_files(folder):
@@ -50,6 +50,7 @@ def describe(filename):
     more = f"(?:{system(prefix).in_names}_)?" if prefix else ""
     match = re.fullmatch(rf"{prefix and prefix + '_'}{more}(.+)_RESULTS(?:_(\d+-\d+-\d+_\d+.*))?\.pickle", filename)
     label, date = match.groups() if match else (Path(filename).stem, None)
+    label = "L-BFGS" if label == "LBFGS" else label
     label = re.sub(r"(?i)(?<=.)[_-]seed[_-]?\d+$", "", label)
     label = label.encode("utf-8", "replace").decode().strip("_ ") or "curve"
     return prefix if match else "", f"{label} {date}" if date else label

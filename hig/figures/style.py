@@ -9,9 +9,11 @@ from hig.runs.files import write_atomically
 COLORS = {
     "paper": {"Adam": "dodgerblue", "GN": "crimson", "HIG": "darkorchid", "SGD": "slategray", "Adagrad": "darkorange",
               "Adadelta": "forestgreen", "RMSprop": "saddlebrown", "SIP": "darkturquoise",
+              "Muon": "seagreen", "L-BFGS": "goldenrod", "HIG_adaptive": "deeppink", "LM": "black",
               "others": ["olive", "hotpink", "royalblue", "darkkhaki"]},
     "safe": {"Adam": "#0072B2", "GN": "#D55E00", "HIG": "#CC79A7", "SGD": "#7f7f7f", "Adagrad": "#E69F00",
              "Adadelta": "#009E73", "RMSprop": "#56B4E9", "SIP": "#8c6d1f",  # Okabe and Ito's palette, the others Tol's
+             "Muon": "#733900", "L-BFGS": "#b2b274", "HIG_adaptive": "#7300e6", "LM": "#000000",  # apart for the colour-blind, too
              "others": ["#332288", "#999933", "#882255", "#44AA99"]},
 }
 

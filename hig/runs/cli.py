@@ -24,20 +24,21 @@ class SettingsError(ValueError):
     """The settings of a run do not fit the experiment or the files found; the message is one sentence for the user."""
 
 
-def submit(system, optimizer, description, *, seed, batch_size, learning_rate, truncation=None, max_time, flags=None):
+def submit(system, optimizer, description, *, seed, batch_size, learning_rate, truncation=None, damping=None, memory=None,
+           max_time, flags=None):
     """Parses the command line, trains, and exits the process.
 
     Args:
         system: folder of the physical system; its `experiment.run(settings)` does the training.
-        optimizer: "HIG", "GN" or the name of a Keras optimizer; names the result files too.
+        optimizer: a name that `hig.runs.experiments.make_optimizer` knows; it names the result files too.
         description: text of --help, the script's docstring.
-        seed, batch_size, learning_rate (η), truncation (τ, None for optimizers without), max_time (seconds of training):
-            the published settings, which the flags of the same names replace.
+        seed, batch_size, learning_rate (η), truncation (τ), damping (μ), memory (of L-BFGS), max_time (seconds of training):
+            the settings, which the flags of the same names replace; None for what an optimizer does not have.
         flags: function of the argparse parser that adds what only this system has.
     """
     standard_streams()
     settings = parse(system, optimizer, description, seed=seed, batch_size=batch_size, learning_rate=learning_rate,
-                     truncation=truncation, max_time=max_time, flags=flags)
+                     truncation=truncation, damping=damping, memory=memory, max_time=max_time, flags=flags)
     try:
         experiment = load(f"{system}.experiment")                    # TensorFlow loads only now, after the checks
         try:
@@ -153,8 +154,8 @@ def make_parser(description):
     return parser
 
 
-def parse(system, optimizer, description, *, seed, batch_size, learning_rate, truncation, max_time, flags=None,
-          arguments=None):
+def parse(system, optimizer, description, *, seed, batch_size, learning_rate, truncation=None, damping=None, memory=None,
+          max_time, flags=None, arguments=None):
     """The settings of a run as an argparse.Namespace; arguments as in `submit`, and the command line as a list.
 
     Bad input ends the process with exit code 2; then nothing has been written.
@@ -165,11 +166,19 @@ def parse(system, optimizer, description, *, seed, batch_size, learning_rate, tr
         help=f"seconds of training, compiling included and evaluation excluded (default: {max_time:g})")
     add("--epochs", type=positive_integer, metavar="N", help="stop after N epochs if that is sooner")
     add("--seed", type=_seed, default=seed, help=f"of data and initial weights (default: {seed})")
-    add("--batch-size", type=positive_integer, default=batch_size, metavar="B", help=f"default: {batch_size}")
-    add("--learning-rate", type=positive, default=learning_rate, metavar="η", help=f"default: {learning_rate:g}")
+    if batch_size is not None:
+        add("--batch-size", type=positive_integer, default=batch_size, metavar="B", help=f"default: {batch_size}")
+    if learning_rate is not None:
+        add("--learning-rate", type=positive, default=learning_rate, metavar="η", help=f"default: {learning_rate:g}")
     if truncation is not None:
         add("--truncation", type=_truncation, default=truncation, metavar="τ",
             help=f"singular values up to τ times the largest are dropped (default: {truncation:g})")
+    if damping is not None:
+        add("--damping", type=positive, default=damping, metavar="μ",
+            help=f"damping to start from, in units of the mean eigenvalue of J Jᵀ (default: {damping:g})")
+    if memory is not None:
+        add("--memory", type=positive_integer, default=memory, metavar="M",
+            help=f"pairs of steps and gradients that it remembers (default: {memory})")
     add("--output", type=Path, metavar="DIR", help=f"folder of the results (default: {system})")
     add("--resume", action="store_true", help="continue the interrupted run in that folder")
     add("--load-weights", type=_weights_file, metavar="FILE", help="start from these weights (*.weights.h5)")
@@ -179,8 +188,8 @@ def parse(system, optimizer, description, *, seed, batch_size, learning_rate, tr
         flags(parser)
     settings = parser.parse_args(arguments)
     settings.optimizer = optimizer
-    settings.truncation = getattr(settings, "truncation", None)
-    settings.hidden = getattr(settings, "hidden", None)
+    for name in ("batch_size", "learning_rate", "truncation", "damping", "memory", "hidden"):
+        setattr(settings, name, getattr(settings, name, None))
     settings.output = settings.output or default_output(system)
     if settings.load_weights and not settings.load_weights.is_file():
         fail(f"there is no file {settings.load_weights} to load the weights from")

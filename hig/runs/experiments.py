@@ -7,11 +7,14 @@ An experiment of a system states its constants, its data, its loss and its model
         return train_on_fixed_data(settings, "NLO", build_model(settings.seed), loss, train_data, test_data, CONSTANTS)
 """
 
+from argparse import Namespace
+
 import keras
 import tensorflow as tf
 
-from hig.optimizers import GaussNewton, HIG, JacobianPower
+from hig.optimizers import GaussNewton, HIG, JacobianPower, LevenbergMarquardt
 from hig.runs.cli import SettingsError
+from hig.runs.lbfgs import ByLBFGS
 from hig.runs.training import train
 
 
@@ -20,7 +23,7 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
     """Compiles and trains a model on a data set drawn once; an epoch is one pass over it, in its order.
 
     Args:
-        settings: as `hig.runs.cli.parse` returns them.
+        settings: as `hig.runs.cli.parse` returns them; "LBFGS" has the whole set as its batch, see `hig.runs.lbfgs`.
         prefix: of the file names, "NLO" for instance.
         model: PhysicsModel, not compiled.
         loss: function of (y* (B, …), y (B, …)) → loss of each sample, (B,).
@@ -38,6 +41,9 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
         SettingsError: if the batch size does not divide the number of samples; and as `train`.
         OSError: as `train`.
     """
+    if settings.optimizer == "LBFGS":
+        settings = Namespace(**{**vars(settings), "batch_size": len(train_data[0])})
+        model, optimizer = ByLBFGS(model, settings.memory), keras.optimizers.SGD()
     batches, updates_per_epoch = fixed_batches(train_data, settings.batch_size)
     model.compile(optimizer=optimizer or make_optimizer(settings), loss=loss, steps_per_execution=updates_per_epoch)
     evaluate = (measure or mean_losses)(model, train_data, test_data)
@@ -50,22 +56,47 @@ def common_settings(settings):
     """The part of `sim_par` that every run has: dict of builtins."""
     common = {key: getattr(settings, key)
               for key in ("optimizer", "seed", "batch_size", "learning_rate", "truncation", "max_time", "epochs")}
-    if getattr(settings, "kappa", None) is not None:
-        common["kappa"] = settings.kappa
+    for key in ("damping", "memory", "kappa"):                                    # of the optimizers that have them
+        if getattr(settings, key, None) is not None:
+            common[key] = getattr(settings, key)
     if getattr(settings, "hidden", None):                               # only where it is not the published one
         common["hidden"] = ",".join(map(str, settings.hidden))
     return common
 
 
 def make_optimizer(settings):
-    """The Keras optimizer that `settings.optimizer` names: "HIG", "GN", "Power" (with `settings.kappa`), or a class of keras.optimizers like "Adam"."""
-    if settings.optimizer == "HIG":
-        return HIG(settings.learning_rate, settings.truncation)
-    if settings.optimizer == "GN":
-        return GaussNewton(settings.learning_rate, settings.truncation)
-    if settings.optimizer == "Power":
-        return JacobianPower(settings.learning_rate, settings.kappa, settings.truncation)
+    """The Keras optimizer that `settings.optimizer` names.
+
+    "HIG", "GN" or "Power" (with `settings.kappa`), each also with controlled steps ("HIG_adaptive"); "LM" (with
+    `settings.damping`); or a class of keras.optimizers like "Adam". Muon is without weight decay, as the others are,
+    and leaves the output layer to its own Adam, as its authors recommend.
+    """
+    name = settings.optimizer.removesuffix("_adaptive")
+    adaptive = name != settings.optimizer
+    if name == "HIG":
+        return HIG(settings.learning_rate, settings.truncation, adaptive=adaptive)
+    if name == "GN":
+        return GaussNewton(settings.learning_rate, settings.truncation, adaptive=adaptive)
+    if name == "Power":
+        return JacobianPower(settings.learning_rate, settings.kappa, settings.truncation, adaptive=adaptive)
+    if name == "LM":
+        return LevenbergMarquardt(settings.learning_rate, settings.damping)
+    if name == "Muon":
+        return Muon(settings.learning_rate, weight_decay=None, exclude_layers=["controls"])
     return getattr(keras.optimizers, settings.optimizer)(settings.learning_rate)
+
+
+class Muon(keras.optimizers.Muon):
+    """Keras' Muon, which in Keras 3.12 fails with TensorFlow: its update wants Keras' variable and is handed TensorFlow's."""
+
+    def build(self, variables):
+        """Remembers which is which."""
+        self._of_keras = {id(variable.value): variable for variable in variables}
+        super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """As Keras' own."""
+        super().update_step(gradient, self._of_keras.get(id(variable), variable), learning_rate)
 
 
 def fixed_batches(data, batch_size):

@@ -93,7 +93,9 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
             load_weights(model.network, settings.load_weights)
         epochs = sys.maxsize if settings.epochs is None else settings.epochs
         try:
-            while not run.over():
+            done = None
+            while not run.over() and run.epoch != done:                 # L-BFGS may find no further step
+                done = run.epoch
                 run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, initial_epoch=run.epoch,
                                     epochs=epochs, verbose=0, callbacks=[run, *callbacks])
         except (tf.errors.OpError, np.linalg.LinAlgError, MemoryError) as error:

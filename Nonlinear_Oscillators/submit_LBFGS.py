@@ -1,0 +1,15 @@
+"""L-BFGS on the nonlinear oscillators: SciPy's, on the whole training set, one entry of the curve per iteration.
+
+Seed as Adam's. --resume goes on from the weights, without what SciPy remembered of earlier steps.
+"""
+
+from hig.runs.cli import submit
+from Nonlinear_Oscillators import flags
+
+SEED = 1
+MEMORY = 50              # steps remembered
+MAX_TIME = 3600.0        # seconds of training
+
+if __name__ == "__main__":
+    submit("Nonlinear_Oscillators", "LBFGS", __doc__, seed=SEED, batch_size=None, learning_rate=None, memory=MEMORY,
+           max_time=MAX_TIME, flags=flags)

@@ -1,0 +1,14 @@
+"""L-BFGS on the quantum dipole: SciPy's, on the whole training set, one entry of the curve per iteration.
+
+Seed as Adam's. --resume goes on from the weights, without what SciPy remembered of earlier steps.
+"""
+
+from hig.runs.cli import submit
+
+SEED = 1
+MEMORY = 50              # steps remembered
+MAX_TIME = 5400.0        # seconds of training
+
+if __name__ == "__main__":
+    submit("Schroedinger", "LBFGS", __doc__, seed=SEED, batch_size=None, learning_rate=None, memory=MEMORY,
+           max_time=MAX_TIME)

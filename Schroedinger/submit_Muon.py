@@ -1,0 +1,15 @@
+"""Muon on the quantum dipole: what one would try today in place of Adam.
+
+Seed and batch size are those of Adam.
+"""
+
+from hig.runs.cli import submit
+
+SEED = 1
+BATCH_SIZE = 256
+LEARNING_RATE = 1e-3     # η, from the scan
+MAX_TIME = 5400.0        # seconds of training
+
+if __name__ == "__main__":
+    submit("Schroedinger", "Muon", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+           max_time=MAX_TIME)
