@@ -7,30 +7,24 @@ interior points. One time step with the control held constant is Cayley's form o
 
     (I + i dt/2 H) ψ' = (I − i dt/2 H) ψ    ⇔    ψ' = 2φ − ψ ,     φ = A⁻¹ψ ,     A = I + i dt/2 H
 
-φ is the mean of ψ and ψ'. The step is unitary, and because A is tridiagonal and changes with the control alone:
+φ is the mean of ψ and ψ'. The step is unitary. There are many of them, one after the other, each with matrices as small
+as 14 × 14, so that what counts is the number of operations in a row. Gaussian elimination along the grid takes 3m of
+them; cyclic reduction, which eliminates every second point at once, some for each of log₂ m levels: `solve_tridiagonal`.
 
-    A = L D Lᵀ      factored without pivoting (the Hermitian part of A is I), for all steps and samples at once,
-                    before the loop over time: `factorize`
-    φ = A⁻¹ψ        for one vector per sample: forward and backward substitution (Thomas algorithm), `solve`
-    G = A⁻¹         for m vectors per sample, as Jacobians need them: its entries in closed form, `inverse`
+Derivatives. Differentiating A ψ' = A* ψ gives ∂ψ'/∂u = −i dt A⁻¹ x φ. The change of μᵀψ_Nt for a constant vector μ
+therefore follows from the step itself, run backwards, because A = Aᵀ:
 
-Derivatives. Differentiating A ψ' = A* ψ gives ∂ψ'/∂u = −i dt A⁻¹ x φ. With a cotangent λ of ψ' (of a real function,
-so that its change is Re λ†dψ') and μ = λ*, A = Aᵀ turns the adjoint of a step into that step itself, run backwards:
+    χ = A⁻¹μ' ,     μ = 2χ − μ' ,     ∂(μᵀψ_Nt)/∂u_t = −i dt Σ_j χ_j x_j φ_j      with χ and φ of step t
 
-    χ = A⁻¹μ' ,     μ = 2χ − μ' ,     ∂/∂u = dt Im Σ_j χ_j x_j φ_j
-
-The whole Jacobian comes out of one pass forwards. Let Φ_t be the m × m unitary matrix of the first t steps, U = Φ_Nt
-that of all, and M_t = G_tΦ_t, the mean of Φ_t and Φ_{t+1} = 2M_t − Φ_t. The steps after t are U Φ_{t+1}†, and because
-a step S_t = 2G_t − I is unitary, Φ_{t+1}†G_t = ½Φ_{t+1}†(S_t + I) = ½(Φ_t + Φ_{t+1})† = M_t†. Therefore
-
-    ∂ψ_Nt/∂u_t = −i dt U Φ_{t+1}† G_t x G_tψ_t = −i dt U M_t† x M_t ψ_0 .
+A cotangent λ of ψ_Nt (of a real function, so that its change is Re λ†dψ_Nt) is μ = λ*, and the gradient is the real
+part. The unit vectors μ = e_k, carried side by side, give the whole Jacobian.
 
 Outside, everything is real, float32 or float64: a wave function is a row of m pairs (real, imaginary), interleaved:
 2m numbers. Inside, everything is complex128: with a slowly changing control the rounding of a step repeats itself
-from step to step, and complex64 would lose more than 1e-5 of the norm in 384 of them. It costs a third more time.
+from step to step, and complex64 would lose more than 1e-5 of the norm in 384 of them.
 
-Source: Goldberg, Schey, Schwartz, American Journal of Physics 35 (1967) 177, for Cayley's form on a grid; the
-entries of `inverse` follow from Lᵀ G = D⁻¹ L⁻¹, the rest as derived here.
+Sources: Goldberg, Schey, Schwartz, American Journal of Physics 35 (1967) 177, for Cayley's form on a grid; Hockney,
+Journal of the ACM 12 (1965) 95, for cyclic reduction; the rest as derived here.
 """
 
 import numpy as np
@@ -48,6 +42,40 @@ def to_pairs(psi, dtype=tf.float64):
     """Interleaved pairs (…, 2m) of that dtype of wave functions (…, m) complex128."""
     pairs = tf.cast(tf.stack([tf.math.real(psi), tf.math.imag(psi)], axis=-1), dtype)
     return tf.reshape(pairs, tf.concat([tf.shape(psi)[:-1], [2 * psi.shape[-1]]], axis=0))
+
+
+def solve_tridiagonal(diagonal, coupling, vectors):
+    """A⁻¹v for symmetric tridiagonal matrices A with Hermitian part I, by cyclic reduction.
+
+    Every second point, from the first on, is eliminated; what is left is tridiagonal again, of half the size, and its
+    Hermitian part is at least I, so that no pivoting is needed.
+
+    Args:
+        diagonal: A_jj, (m, 1, B) complex128.
+        coupling: A_{j,j+1}, (m − 1, 1, B) or (m − 1, 1, 1).
+        vectors: v, (m, k, B), k for each of the B matrices.
+    """
+    m = diagonal.shape[0]
+    real, imaginary = tf.math.real(diagonal[::2]), tf.math.imag(diagonal[::2])
+    scale = 1 / (real**2 + imaginary**2)                                    # XLA's own complex division is slower
+    inverse = tf.complex(scale * real, -scale * imaginary)
+    eliminated = inverse * vectors[::2]
+    if m == 1:
+        return eliminated
+    # Of a point that is left, the neighbour before always exists, the one after unless m is even and the point the last
+    before, after = coupling[::2], coupling[1::2]
+    left, right, missing = m // 2, (m - 1) // 2, 1 - m % 2
+    to_before, to_after = before * inverse[:left], after * inverse[1:]
+
+    def pad(rows, first, last):
+        return tf.pad(rows, [[first, last], [0, 0], [0, 0]])
+
+    kept = solve_tridiagonal(
+        diagonal[1::2] - before * to_before - pad(after * to_after, 0, missing),
+        -after[:left - 1] * before[1:] * inverse[1:left],
+        vectors[1::2] - before * eliminated[:left] - pad(after * eliminated[1:], 0, missing))
+    eliminated -= pad(to_before * kept, 0, 1 - missing) + pad(to_after * kept[:right], 1, 0)
+    return tf.gather(tf.concat([eliminated, kept], axis=0), [j // 2 + (m - left) * (j % 2) for j in range(m)])
 
 
 class Dipole:
@@ -90,62 +118,12 @@ class Dipole:
         """The energy of |n⟩ on the grid, (2 − 2 cos(π n/(Nx − 1)))/dx², which is (π n/width)² on a fine one."""
         return (2 - 2 * np.cos(np.pi * n / (self.n_points - 1))) / self.dx**2
 
-    # ------------------------------------------------------------------------------------- linear algebra of a step
-
-    def factorize(self, controls):
-        """A = L D Lᵀ for every sample and step.
-
-        Args:
-            controls: (B, Nt) float64.
-
-        Returns:
-            (inverse_diagonal, subdiagonal): 1/D, (Nt, m, B), and the entries of L below its unit diagonal,
-            (Nt, m − 1, B), complex128.
-        """
-        u = tf.transpose(controls)                                                          # (Nt, B)
-        coupling = tf.constant(-0.5j * self.dt / self.dx**2, tf.complex128)                 # A_{j,j+1}
-        diagonal = [tf.complex(tf.ones_like(u), self.dt / 2 * (2 / self.dx**2 + x * u)) for x in self.x]
-        inverse_diagonal, subdiagonal = [1 / diagonal[0]], []
-        for entry in diagonal[1:]:
-            subdiagonal.append(coupling * inverse_diagonal[-1])
-            inverse_diagonal.append(1 / (entry - coupling * subdiagonal[-1]))
-        subdiagonal = tf.stack(subdiagonal, axis=1) if subdiagonal else inverse_diagonal[0][:, None][:, :0]
-        return tf.stack(inverse_diagonal, axis=1), subdiagonal
-
-    @staticmethod
-    def solve(inverse_diagonal, subdiagonal, psi):
-        """A⁻¹ψ by the Thomas algorithm, (m, B), for ψ (m, B) and the factors of one step, (m, B) and (m − 1, B)."""
-        subdiagonal = tf.unstack(subdiagonal)
-        forward = tf.unstack(psi)
-        for j, entry in enumerate(subdiagonal):
-            forward[j + 1] -= entry * forward[j]
-        result = tf.unstack(tf.stack(forward) * inverse_diagonal)
-        for j, entry in reversed(list(enumerate(subdiagonal))):
-            result[j] -= entry * result[j + 1]
-        return tf.stack(result)
-
-    @staticmethod
-    def inverse(inverse_diagonal, subdiagonal):
-        """G = A⁻¹ as matrices (Nt, B, m, m), which are symmetric, from the factors of all steps.
-
-        By Lᵀ G = D⁻¹ L⁻¹, upwards from the last row: G_jj = 1/D_j + L²_{j+1,j} G_{j+1,j+1}, and for k > j
-        G_jk = −L_{j+1,j} G_{j+1,k}, hence G_jk = c_k/c_j G_kk with c_j = Π_{i<j} −L_{i+1,i}. In polar form, so that
-        the quotient is of a harmless size where c itself leaves the range of floating point numbers.
-        """
-        pivots, below = tf.unstack(inverse_diagonal, axis=1), tf.unstack(subdiagonal, axis=1)           # (Nt, B) each
-        diagonal, phase = [pivots[-1]], [tf.ones_like(pivots[0])]
-        for pivot, entry in zip(pivots[-2::-1], below[::-1]):
-            diagonal.insert(0, pivot + entry**2 * diagonal[0])
-        for entry in below:
-            phase.append(-phase[-1] * entry / tf.cast(tf.abs(entry), entry.dtype))
-        diagonal, phase = tf.stack(diagonal, axis=-1), tf.stack(phase, axis=-1)                         # (Nt, B, m)
-        modulus = tf.cumsum(tf.math.log(tf.abs(tf.transpose(subdiagonal, (0, 2, 1)))), axis=-1)
-        modulus = tf.pad(modulus, [[0, 0], [0, 0], [1, 0]])                                             # ln |c_j|
-
-        growth = tf.exp(modulus[..., None, :] - modulus[..., :, None])
-        upper = diagonal[..., None, :] * phase[..., None, :] * tf.math.conj(phase[..., :, None]) * tf.cast(growth, phase.dtype)
-        rows = np.arange(diagonal.shape[-1])
-        return tf.where(rows[:, None] <= rows, upper, tf.linalg.matrix_transpose(upper))
+    @tf.function(autograph=False)       # of some 70 operations: without, each would be a call from Python where nothing is compiled
+    def solve(self, controls, vectors):
+        """A⁻¹v for k vectors v of each sample, (m, k, B) complex128, and the controls of one step, (B,) float64."""
+        imaginary = self.dt / 2 * (2 / self.dx**2 + self.x[:, None, None] * controls)
+        coupling = tf.fill([len(self.x) - 1, 1, 1], tf.constant(-0.5j * self.dt / self.dx**2, vectors.dtype))
+        return solve_tridiagonal(tf.complex(tf.ones_like(imaginary), imaginary), coupling, vectors)
 
     # ----------------------------------------------------------------------------------------------- time stepping
 
@@ -155,63 +133,66 @@ class Dipole:
         float32 or float64, the result as the controls; differentiable in both by the adjoint of the module docstring.
         """
         @tf.custom_gradient
-        def propagate(psi, controls):                                                       # psi (m, B) complex
-            factors = self.factorize(controls)
-            final, states = self._sweep(psi, factors)
+        def propagate(psi, controls):                                                       # (m, 1, B), (Nt, B)
+            final, means = self._forwards(psi, controls)
 
             def adjoint(cotangent):
-                means = (tf.concat([psi[None], states[:-1]], axis=0) + states) / 2          # φ_t, (Nt, m, B)
-                driven = tf.constant(self.dt * self.x[:, None], states.dtype) * means
-
-                def body(t, mu, gradient):
-                    chi = self.solve(factors[0][t], factors[1][t], mu)
-                    slope = tf.math.imag(tf.reduce_sum(chi * driven[t], axis=0))            # (B,)
-                    return t - 1, 2 * chi - mu, tf.tensor_scatter_nd_update(gradient, [[t]], slope[None])
-
-                _, mu, gradient = tf.while_loop(
-                    lambda t, *_: t >= 0, body,
-                    (self.n_steps - 1, tf.math.conj(cotangent), tf.zeros_like(tf.transpose(controls))),
-                    maximum_iterations=self.n_steps)
-                return tf.math.conj(mu), tf.transpose(gradient)
+                mu, slopes = self._backwards(tf.math.conj(cotangent), controls, means)
+                return tf.math.conj(mu), tf.math.real(slopes[:, 0])
             return final, adjoint
 
-        final = propagate(tf.transpose(to_complex(state)), tf.cast(controls, tf.float64))
-        return to_pairs(tf.transpose(final), controls.dtype)
+        return self._rows(propagate(*self._columns(state, controls)), controls.dtype)
 
     def linearize(self, state, controls):
         """The outcome y of `__call__` and ∂y/∂u, (B, 2m) and (B, 2m, Nt), in the dtype of the controls; arguments as there.
 
-        One pass for all columns of a sample: the d-fold repeated batch of `hig.jacobian` would take 2m cotangents per
-        sample through `__call__`, and factorize every step 2m times.
+        One pass back for m vectors of a sample, which are complex: the d-fold repeated batch of `hig.jacobian` would
+        take d = 2m real cotangents through `__call__`, and the pass forwards as often.
         """
-        psi = to_complex(state)                                                             # (B, m)
-        inverses = self.inverse(*self.factorize(tf.cast(controls, tf.float64)))
-        x = tf.constant(self.x, psi.dtype)
-
-        def body(t, unitary, columns):                                                      # Φ_t, (B, m, m)
-            mean = inverses[t] @ unitary                                                    # M_t
-            driven = x * tf.linalg.matvec(mean, psi)
-            return t + 1, 2 * mean - unitary, columns.write(t, tf.linalg.matvec(mean, driven, adjoint_a=True))
-
-        _, unitary, columns = tf.while_loop(
-            lambda t, *_: t < self.n_steps, body,
-            (0, tf.eye(len(self.x), batch_shape=[tf.shape(psi)[0]], dtype=psi.dtype),
-             tf.TensorArray(psi.dtype, self.n_steps, element_shape=psi.shape)), maximum_iterations=self.n_steps)
-        columns = -1j * self.dt * tf.linalg.matvec(unitary, columns.stack())                # (Nt, B, m)
-        return (to_pairs(tf.linalg.matvec(unitary, psi), controls.dtype),
-                tf.transpose(to_pairs(columns, controls.dtype), (1, 2, 0)))
+        psi, controls_by_step = self._columns(state, controls)
+        final, means = self._forwards(psi, controls_by_step)
+        units = tf.repeat(tf.eye(len(self.x), dtype=psi.dtype)[..., None], tf.shape(psi)[-1], axis=-1)
+        _, slopes = self._backwards(units, controls_by_step, means)                         # (Nt, m, B)
+        return (self._rows(final, controls.dtype),
+                tf.transpose(to_pairs(tf.transpose(slopes, (0, 2, 1)), controls.dtype), (1, 2, 0)))
 
     def trajectory(self, state, controls):
         """All wave functions from the initial one on, (Nt + 1, B, 2m); arguments as in `__call__`."""
-        psi = tf.transpose(to_complex(state))
-        states = self._sweep(psi, self.factorize(tf.cast(controls, tf.float64)))[1]
-        return to_pairs(tf.transpose(tf.concat([psi[None], states], axis=0), (0, 2, 1)), controls.dtype)
+        psi, controls_by_step = self._columns(state, controls)
+        means = self._forwards(psi, controls_by_step)[1]
+        signs = tf.constant((-1.0) ** np.arange(1, self.n_steps + 1)[:, None, None, None], psi.dtype)
+        states = signs * (psi + 2 * tf.cumsum(signs * means))                               # of ψ' = 2φ − ψ
+        states = tf.transpose(tf.concat([psi[None], states], axis=0)[:, :, 0], (0, 2, 1))
+        return to_pairs(states, controls.dtype)
 
-    def _sweep(self, psi, factors):
-        """(ψ_Nt, all ψ_t from the first step on) from ψ_0: (m, B) and (Nt, m, B)."""
-        def body(t, psi, states):
-            psi = 2 * self.solve(factors[0][t], factors[1][t], psi) - psi
-            return t + 1, psi, tf.tensor_scatter_nd_update(states, [[t]], psi[None])
+    @staticmethod
+    def _columns(state, controls):
+        """ψ_0 (m, 1, B) complex128 and the controls (Nt, B) float64: samples last, one after the other in memory."""
+        return tf.transpose(to_complex(state))[:, None], tf.transpose(tf.cast(controls, tf.float64))
 
-        return tf.while_loop(lambda t, *_: t < self.n_steps, body, (0, psi, tf.zeros_like(factors[0])),
+    @staticmethod
+    def _rows(psi, dtype):
+        """Wave functions (m, 1, B) as pairs (B, 2m) of that dtype."""
+        return to_pairs(tf.transpose(psi[:, 0]), dtype)
+
+    def _forwards(self, psi, controls):
+        """(ψ_Nt, φ_t of all steps) from ψ_0: (m, 1, B) and (Nt, m, 1, B); the controls (Nt, B)."""
+        def body(t, psi, means):
+            mean = self.solve(controls[t], psi)
+            return t + 1, 2 * mean - psi, tf.tensor_scatter_nd_update(means, [[t]], mean[None])
+
+        means = tf.zeros([self.n_steps, len(self.x), 1, tf.shape(psi)[-1]], psi.dtype)
+        return tf.while_loop(lambda t, *_: t < self.n_steps, body, (0, psi, means), maximum_iterations=self.n_steps)[1:]
+
+    def _backwards(self, mu, controls, means):
+        """(μ_0, ∂(μᵀψ_Nt)/∂u_t) for k vectors μ of each sample, (m, k, B): (m, k, B) and (Nt, k, B)."""
+        weights = tf.constant(-1j * self.dt * self.x[:, None, None])
+
+        def body(t, mu, slopes):
+            chi = self.solve(controls[t], mu)
+            slope = tf.reduce_sum(weights * means[t] * chi, axis=0)
+            return t - 1, 2 * chi - mu, tf.tensor_scatter_nd_update(slopes, [[t]], slope[None])
+
+        slopes = tf.zeros([self.n_steps, *mu.shape[1:2], tf.shape(mu)[-1]], mu.dtype)
+        return tf.while_loop(lambda t, *_: t >= 0, body, (self.n_steps - 1, mu, slopes),
                              maximum_iterations=self.n_steps)[1:]
