@@ -61,6 +61,8 @@ def main(arguments=None):
         if error.name not in ("dash", "flask", "plotly", "werkzeug"):
             raise
         fail("the page needs the package dash: pip install 'hig[live]'")
+    except KeyboardInterrupt:                       # while packages are loaded
+        pass
     except OSError as error:
         fail(f"port {options.port} of this machine cannot be had: {error.strerror}; choose another one, like --port 0")
     return 0

@@ -65,6 +65,7 @@ def parse_trajectories(arguments):
         help="what --save-weights of a submit script wrote; several files are drawn side by side")
     add("--output", type=named(*FIGURES), metavar="FILE", help="figure to write (png, pdf or svg; default: a PNG beside the weights)")
     add("--animate", type=named(*ANIMATIONS), metavar="FILE", help="animation to write (gif, or mp4 with ffmpeg)")
+    add("--losses", type=Path, nargs="+", metavar="PATH", help="pickles or folders whose loss curves are drawn at the right")
     add("--seed", type=int, default=1, metavar="N", help="of the samples that are drawn (default: %(default)s)")
     add_looks(parser)
     options = parser.parse_args(arguments)

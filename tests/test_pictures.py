@@ -1,5 +1,8 @@
 """`plot.py trajectories`: what the pictures show, checked by physics; formats, and input that cannot be drawn."""
 
+from argparse import Namespace
+from io import BytesIO
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +17,7 @@ from hig.runs.weights import load_weights, save_weights
 from Nonlinear_Oscillators import experiment as oscillators
 from Poisson.network import build_network as poisson_network
 from Schroedinger import experiment as dipole
+from tests.test_plot import falling, save
 from Toy_Problem import experiment as toy
 
 
@@ -125,6 +129,34 @@ def test_figures_and_animations_are_written(weights, tmp_path, monkeypatch, caps
     assert "<text" in (tmp_path / "a.svg").read_text()
     assert plot.main(["trajectories", "--weights", *files]) == 0            # beside the weights
     assert (weights / "nlo_qmc_trajectories.png").stat().st_size > 10_000
+
+
+def test_a_frame_is_what_drawing_all_of_it_gives(weights, monkeypatch):
+    """What stays is drawn once; but for lines that lie over others, and for the palette, that changes nothing."""
+    options = Namespace(style="paper", colors="paper", losses=None)
+    monkeypatch.setattr(pictures, "FRAMES", 4)
+    for name in ("nlo", "qmc"):
+        frames = {}
+        for way in ("quick", "whole"):
+            figure, show = pictures.make_picture([solved(weights, name)], [name], options)
+            image = Image.open(BytesIO(pictures.gif(figure, show if way == "quick" else lambda progress: show(progress) and None)))
+            frames[way] = [np.asarray(image.seek(frame) or image.convert("RGB"), float) for frame in (0, 3)]
+        (early, late), (expected, _) = frames["quick"], frames["whole"]
+        assert 5 * np.mean(np.abs(early - expected)) < np.mean(np.abs(early - late))
+
+
+def test_losses_beside_the_picture(weights, tmp_path, capsys):
+    """All curves of a folder at the right, with their legend; curves of two systems or none are refused."""
+    for seed in (1, 2):
+        save(tmp_path / f"{seed}" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": seed})
+    command = ["trajectories", "--weights", str(weights / "nlo.weights.h5"), "--output", str(tmp_path / "a.svg"), "--losses"]
+    assert plot.main([*command, str(tmp_path)]) == 0
+    drawn = (tmp_path / "a.svg").read_text()
+    assert all(words in drawn for words in ("median of 2 runs", "training time in seconds", ">updates<", "without control"))
+    save(tmp_path / "QMC_HIG_RESULTS.pickle", falling())
+    for folder, words in ((tmp_path, "several"), (weights, "none")):
+        assert plot.main([*command, str(folder)]) == 2
+        assert words in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_without_ffmpeg_there_is_a_clear_message(weights, tmp_path, monkeypatch, capsys):

@@ -4,7 +4,6 @@ TensorFlow is in a process of its own (`Poisson.interactive.trainer`). The page 
 saved under a name that the process chooses and loaded from a list of those in the output folder: no path is typed.
 """
 
-import signal
 
 import numpy as np
 from dash import Input, Output, Patch, State, ctx, dcc, html, no_update
@@ -30,7 +29,6 @@ GOODBYE = '<script>addEventListener("pagehide", () => navigator.sendBeacon("clos
 
 def train(connection, output, settings):
     """What the training process runs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)                        # Ctrl-C is for the server, which ends this one
     trainer = load("Poisson.interactive.trainer")                       # TensorFlow loads here
     trainer.work(connection, output, settings)
 

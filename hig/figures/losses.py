@@ -29,10 +29,8 @@ def make_figure(runs, options):
     cases = sort_into_cases(runs)
     with style(options.style):
         figure = Figure(layout="constrained")
-        if len({run.system for run in runs}) > 1:
-            draw_overview(figure, cases, options)
-        else:
-            draw_system(figure, cases, options)
+        several = len({run.system for run in runs}) > 1
+        figure.set_size_inches((draw_overview if several else draw_system)(figure, cases, options))
     return figure
 
 
@@ -49,7 +47,10 @@ def figure_of(*paths, x="time", y="test", smooth=None, style="paper", colors="pa
 
 
 def draw_overview(figure, cases, options):
-    """The losses of several systems in panels of one size; one legend, in the place that is left or above them all."""
+    """The losses of several systems in panels of one size; one legend, in the place that is left or above them all.
+
+    Returns the size in inches, (width, height), as `draw_system` does.
+    """
     groups = {title: group_runs(members) for title, members in cases.items()}
     columns = len(cases) if len(cases) <= 3 else 2
     rows = -(-len(cases) // columns)
@@ -69,11 +70,20 @@ def draw_overview(figure, cases, options):
     else:
         figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 5))
         height = LINE * -(-len(names) // 5)
-    figure.set_size_inches(WIDE[0] * columns, 0.3 + WIDE[1] * rows + height)
+    return WIDE[0] * columns, 0.3 + WIDE[1] * rows + height
 
 
 def draw_system(figure, cases, options):
-    """A column for each case of a system: its losses with the legend, and below them its further panels."""
+    """A column for each case of a system: its losses with the legend, and below them its further panels.
+
+    Args:
+        figure: matplotlib Figure or SubFigure.
+        cases: {title: runs}.
+        options: as in `make_figure`.
+
+    Returns:
+        inches, (width, height), that suit it.
+    """
     columns = [case_panels(title, members, options) for title, members in cases.items()]
     rows, size = max(map(len, columns)), WIDE if len(columns) == 1 else NARROW
     axes = figure.subplots(rows, len(columns), squeeze=False)
@@ -91,7 +101,7 @@ def draw_system(figure, cases, options):
                 ax.set_xlim(axes[0, j].get_xlim())
             if j:
                 ax.set_ylabel("")                                       # the same as at the left
-    figure.set_size_inches((size[0] + beside) * len(columns), size[1] * rows + heights.max(axis=1).sum())
+    return (size[0] + beside) * len(columns), size[1] * rows + heights.max(axis=1).sum()
 
 
 def prepare(ax, run, options):
@@ -210,7 +220,7 @@ def add_legend(ax, title, width):
     handles, texts = ax.get_legend_handles_labels()
     if not texts or ax.get_legend():
         return 0.0, 0.0
-    tails = {text.partition(", median")[2] for text in texts}
+    tails = {text.partition(", median")[2] for text in texts if not text.endswith(" runs died")}
     if title and len(tails) == 1 and (tail := tails.pop()):
         title, texts = f"{title}\nmedian{tail}", [text.partition(", median")[0] for text in texts]
     if len(texts) > 3 * MANY:                                           # of a study over two settings: see its heat maps

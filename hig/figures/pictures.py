@@ -5,7 +5,8 @@ Each system's folder may have a `pictures.py` with two functions, of which the f
     solve(weights, seed)                        what the network of a .weights.h5 file does, as a dict of numpy arrays
     draw(figure, solution, together, colors)    draws that into a (sub)figure, in the scales of all solutions `together`,
                                                 in the colours of `hig.figures.style.TRAJECTORIES`; returns a function of
-                                                progress in [0, 1], which shows so much of it
+                                                progress in [0, 1], which shows so much of it, and returns the artists
+                                                that it has changed, or None if nothing of the picture stays
 
 A file of weights does not tell its system: the one whose network has the shapes in the file is taken.
 """
@@ -18,6 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from hig.figures.curves import SYSTEMS
+from hig.figures.losses import draw_system
+from hig.figures.reading import collect, sort_into_cases
 from hig.figures.style import TRAJECTORIES, legible, readable, write_figure, write_file
 from hig.figures.style import style as looks
 from hig.runs.cli import SettingsError, load
@@ -49,28 +52,40 @@ def solve(weights, seed, root):
 
 
 def make_picture(solutions, names, options):
-    """A matplotlib figure with one column for each (module, solution) of `solve`, titled with its name.
+    """A matplotlib figure with one column for each (module, solution) of `solve`, titled with its name, and one for losses.
 
     Args:
         solutions, names: lists of one length.
-        options: style and colors of the command line.
+        options: style and colors of the command line; losses, a list of files or folders with curves of one system that
+            are drawn at the right, or None.
 
     Returns:
-        figure, and a function of progress in [0, 1] that shows so much of it.
+        figure, and a function of progress in [0, 1] that shows so much of it, and returns the artists that it has changed.
+
+    Raises:
+        ValueError: there are no such curves, or they are of several systems.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure((SIZE[0] * len(solutions), SIZE[1]), layout="constrained")
+    runs = collect(options.losses, "time") if options.losses else []
+    if options.losses and len({run.system for run in runs}) != 1:
+        raise ValueError(f"--losses takes curves of one system, and in {' '.join(map(str, options.losses))} there are "
+                         f"{'those of several' if runs else 'none'}")
+    columns = len(solutions) + bool(runs)
+    figure = Figure((SIZE[0] * columns, SIZE[1]), layout="constrained")
+    places = figure.subfigures(1, columns, squeeze=False)[0]
     colors = [readable(color, options.style) for color in TRAJECTORIES[options.colors]]
     shows = []
-    for column, (pictures, solution), name in zip(figure.subfigures(1, len(solutions), squeeze=False)[0], solutions, names):
+    for column, (pictures, solution), name in zip(places, solutions, names):
         together = [other for drawn_by, other in solutions if drawn_by is pictures]
         shows.append(pictures.draw(column, solution, together, colors))
-        column.suptitle(legible(name))
+        column.suptitle(legible(name.replace("_", " ")))
+    if runs:
+        draw_system(places[-1], sort_into_cases(runs), Namespace(**{"x": "time", "y": "test", "smooth": None, **vars(options)}))
 
     def show(progress):
-        for one in shows:
-            one(progress)
+        changed = [one(progress) for one in shows]
+        return None if None in changed else [artist for artists in changed for artist in artists]
     return figure, show
 
 
@@ -94,30 +109,42 @@ def animate(solutions, names, options):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "animation.mp4")
         with writer.saving(figure, str(file), dpi=100):
-            for frame in frames(figure, show):
+            for frame, _ in enumerate(frames(figure, show)):
                 for _ in range(1 if frame < FRAMES - 1 else round(PAUSE * FRAMES_PER_SECOND)):
                     writer.grab_frame(facecolor=figure.get_facecolor())
         write_file(output, file.read_bytes())
 
 
 def frames(figure, show):
-    """Puts one frame after the other into the figure, and yields its number; the layout stays that of the whole."""
+    """Puts one frame after the other into the figure, and yields what has changed; the layout stays that of the whole."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for frame in range(FRAMES):
-        show((frame + 1) / FRAMES)
-        yield frame
+        yield show((frame + 1) / FRAMES)
 
 
 def gif(figure, show):
-    """Bytes of a GIF of the figure as it grows, the last frame shown for PAUSE seconds; arguments of `make_picture`."""
+    """Bytes of a GIF of the figure as it grows, the last frame shown for PAUSE seconds; arguments of `make_picture`.
+
+    What stays is drawn once.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
     figure.set_dpi(100)
-    canvas, images = FigureCanvasAgg(figure), []
-    for _ in frames(figure, show):
-        canvas.draw()
+    canvas, images, still = FigureCanvasAgg(figure), [], None
+    for changed in frames(figure, show):
+        if changed is None:
+            canvas.draw()
+        else:
+            if still is None:
+                for artist in changed:
+                    artist.set_animated(True)                           # left out when the canvas is drawn
+                canvas.draw()
+                still = canvas.copy_from_bbox(figure.bbox)
+            canvas.restore_region(still)
+            for artist in changed:
+                artist.axes.draw_artist(artist)
         images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     palette = images[-1].quantize(128, method=Image.Quantize.MAXCOVERAGE)
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
@@ -137,7 +164,7 @@ def moving_picture(*files, seed=1, style="paper", colors="paper"):
     solutions = [solve(file, seed, Path(__file__).resolve().parents[2]) for file in files]
     with looks(style):
         return gif(*make_picture(solutions, [file.name.removesuffix(".weights.h5") for file in files],
-                                 Namespace(style=style, colors=colors)))
+                                 Namespace(style=style, colors=colors, losses=None)))
 
 
 def draw_trajectories(options, root):

@@ -1,6 +1,7 @@
 """The process behind a page that trains, so that TensorFlow is in it alone, and the server's hold on it."""
 
 import multiprocessing
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -29,7 +30,9 @@ class Session:
         context = multiprocessing.get_context("spawn")                  # TensorFlow does not survive a fork
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=train, args=(theirs, output, settings))
+        earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)          # inherited: Ctrl-C is for the server, which ends it
         self.process.start()
+        signal.signal(signal.SIGINT, earlier)
         theirs.close()                                                  # so that the end of the process is seen
         self.state = {"busy": "TensorFlow is loading", "error": "", "version": int(1000 * time.time())}   # newer than any before
         self.sending, self.ending = threading.Lock(), threading.Event()

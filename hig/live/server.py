@@ -73,11 +73,11 @@ def serve(app, port):
 
     def stop(number, frame):
         raise KeyboardInterrupt
-    for number in (signal.SIGINT, signal.SIGTERM):                      # a shell lets background jobs ignore Ctrl-C's
-        signal.signal(number, stop)
-    print(f"http://{HOST}:{server.port}/ (Ctrl-C ends it; from another machine, first: "
-          f"ssh -L {server.port}:{HOST}:{server.port} {socket.gethostname()})", flush=True)
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):                  # a shell lets background jobs ignore Ctrl-C's
+            signal.signal(number, stop)
+        print(f"http://{HOST}:{server.port}/ (Ctrl-C ends it; from another machine, first: "
+              f"ssh -L {server.port}:{HOST}:{server.port} {socket.gethostname()})", flush=True)
         server.serve_forever()
     except KeyboardInterrupt:
         pass
