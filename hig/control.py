@@ -64,7 +64,7 @@ class Control:
         optimizer, loss = self.model.optimizer, float(loss)
         with blas_threads(min(jacobian.shape)):
             matrix, vector = small_side(jacobian, gradient)
-        if not (np.isfinite(loss) and np.isfinite(matrix).all() and np.isfinite(vector).all()):
+        if not (np.isfinite(loss) and np.isfinite(matrix.diagonal()).all() and np.isfinite(vector).all()):
             self._move(tf.constant(np.full(jacobian.shape[1], np.nan)))        # seen in the loss, not stopped here
             return [np.nan] * len(optimizer.logged)
         optimizer.meet(loss)

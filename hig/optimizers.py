@@ -111,11 +111,12 @@ class JacobianPower(keras.optimizers.Optimizer):
         """v of d = Jᵀ v from K and g, or d itself from JᵀJ and Jᵀg (`hig.jacobian.small_side`), and numbers to log.
 
         Args:
-            matrix, vector: float64 (n, n) and (n,).
+            matrix, vector: float64 (n, n) and (n,); unless the steps are adaptive the matrix may be overwritten.
             samples: B, and loss: L before the step, if adaptive; not used here.
         """
         mean = np.trace(matrix) / len(matrix) if self.damping else 0.0
-        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=self.damping * mean)
+        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=self.damping * mean,
+                                        overwrite=not self.adaptive)
         return v, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
 
     def meet(self, loss):

@@ -95,15 +95,14 @@ def jacobian_power(J, kappa, truncation, damping=0.0):
     return power, Spectrum(rank, len(sigma), float(sigma_max), float(sigma_kept.min(initial=sigma_max)))
 
 
-def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0):
+def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overwrite=False):
     """The coefficients v with J^κ g = Jᵀ v, from the Gram matrix K = J Jᵀ alone: v = f(K) g.
 
     The same function applied to JᵀJ (p, p) and Jᵀg (p,) returns J^κ g itself, the small side when p < n:
     V Σ^(κ−1) Vᵀ Jᵀ g = V Σ^(κ−1) Σ Uᵀ g = J^κ g.
 
     Args:
-        K: symmetric array (n, n) of any real dtype; only one of its triangles is used. Left unchanged.
-            It should be formed in float64 (see the module's note on precision).
+        K: symmetric array (n, n) of any real dtype. It should be formed in float64 (see the module's note on precision).
         g: array (n,) of any real dtype.
         kappa: exponent κ in [−1, 1].
         truncation: τ in [0, 1), relative to singular values of J: eigenvalues λ ≤ τ² λ_max of K are dropped.
@@ -111,6 +110,7 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0):
         method: "eigh", a full eigendecomposition; "tridiagonal", that of `hig.tridiagonal`; or "auto", the faster of
             them for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is larger.
         damping: μ ≥ 0, in units of the eigenvalues of K; f(λ) = (λ + μ)^((κ−1)/2), truncation looks at λ.
+        overwrite: whether K may be lost, which saves a copy of it; otherwise it is left unchanged.
 
     Returns:
         (v, spectrum): v float64 (n,) and the `Spectrum` of J, of size n.
@@ -133,11 +133,13 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0):
         method = "tridiagonal" if n >= SMALLEST_TRIDIAGONAL else "eigh"
     with blas_threads(n):
         if method == "tridiagonal" and n > 2:   # 1 × 1 and 2 × 2 are tridiagonal, with nothing to reduce
+            diagonal = K.diagonal().copy()
             try:
-                v, *spectrum = power_by_tridiagonal(K, g, exponent, truncation**2, damping)
+                v, *spectrum = power_by_tridiagonal(K, g, exponent, truncation**2, damping, overwrite)
                 return v, _spectrum_of_gram(n, *spectrum)
             except np.linalg.LinAlgError:
-                pass
+                if overwrite:                   # the triangle below the diagonal, of which `eigh` makes use, is as it was
+                    np.fill_diagonal(K, diagonal)
         return _power_by_eigh(K, g, exponent, truncation**2, damping)
 
 

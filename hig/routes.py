@@ -24,7 +24,7 @@ import tensorflow as tf
 from hig.backend import keras
 from hig.compiled import NotApplicable
 from hig.jacobian import FactoredJacobian, RowsJacobian
-from hig.memory import available_memory, require_memory
+from hig.memory import available_memory, keep_freed_memory, require_memory
 from hig.recording import leaves, recording
 
 ROUTES = ("factored", "per sample", "whole batch")
@@ -69,6 +69,7 @@ class Derivatives:
             raise ValueError("No gradients provided for any variable: the outcome does not depend on any trainable weight, "
                              "or not in a differentiable way.")
         require_memory(self.n, model, f"reduce the batch size, {self.batch}, or the outputs per sample, {self.d}")
+        keep_freed_memory()
         self._penalty = compiler.function(self._trace_penalty, "The gradient of the penalties") if self.penalized else None
         self.route, self.take = self._proven(x, y_true, sample_weight, reference)
 

@@ -24,15 +24,16 @@ QUADRATURE_ERROR = 1e-10        # aimed at for the partial fractions, relative, 
 SMALLEST_GAP = 8 * np.finfo(np.float64).eps   # of T, of norm about 1: narrower ones are rounding
 
 
-def power_by_tridiagonal(K, g, exponent, cut, damping):
+def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
     """(K + μ)^(−a) g on the eigenvalues of K above cut·λ_max, by steps 1–4 of the module's docstring.
 
     Args:
-        K: symmetric float64 (n, n), n ≥ 3; only one of its triangles is used. Left unchanged.
+        K: symmetric float64 (n, n), n ≥ 3; only one of its triangles is used.
         g: float64 (n,).
         exponent: a in [0, 1].
         cut: in [0, 1), relative to λ_max.
         damping: μ ≥ 0.
+        overwrite: K, in C order, is reduced in place: its diagonal and what is above it are lost.
 
     Returns:
         (v, rank, λ_max, λ_min): v float64 (n,), the number of kept eigenvalues, the largest and the smallest of them.
@@ -41,7 +42,9 @@ def power_by_tridiagonal(K, g, exponent, cut, damping):
         numpy.linalg.LinAlgError: this path cannot tell: no gap at the cut, a LAPACK routine failed, overflow.
     """
     n = len(g)
-    A = np.array(K.T if K.flags.c_contiguous else K, order="F")   # symmetric: a copy, not a transposition
+    A = K.T if K.flags.c_contiguous else K   # symmetric: no transposition
+    if not (overwrite and K.flags.c_contiguous):
+        A = np.array(A, order="F")
     panel = 16 if n < SMALLEST_WIDE_PANEL else 32   # columns reduced at a time; by default 1, four times slower
     if n < LONG:
         A, d, e, tau, info = lapack.dsytrd(A, lower=1, lwork=panel * n, overwrite_a=1)

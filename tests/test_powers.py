@@ -379,3 +379,22 @@ def test_the_thread_setting_of_the_process_is_restored():
         before = threads()
         gram_coefficients(np.eye(200), np.ones(200), -0.5, 1e-6)
         assert threads() == before
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("method", METHODS)
+def test_overwriting_gives_the_same(method, order):
+    """To the bit, also where the tridiagonal form finds no gap and the eigendecomposition decides with what is left of K."""
+    rng = np.random.default_rng(15)
+    no_gap = np.concatenate([np.geomspace(1e-6, 1e-3, 20), 1e-2 + EPS * np.arange(-50.0, 51.0), np.geomspace(0.1, 1.0, 20)])
+    g = rng.standard_normal(len(no_gap))
+    for lam in np.geomspace(1e-6, 1.0, len(no_gap)), no_gap:
+        K = np.array(gram_of_spectrum(rng, lam)[0], order=order)
+        before = K.copy()
+        v, spectrum = gram_coefficients(K, g, -0.5, 0.1, method)
+        np.testing.assert_array_equal(K, before)
+        again, same = gram_coefficients(K, g, -0.5, 0.1, method, overwrite=True)
+        np.testing.assert_array_equal(again, v)
+        assert same == spectrum
+    with pytest.raises(np.linalg.LinAlgError):                          # that is what happened with the last K
+        tridiagonal.power_by_tridiagonal(before, g, 0.75, 0.01, 0.0)
