@@ -97,7 +97,7 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
             while not run.over() and run.epoch != done:                 # L-BFGS may find no further step
                 done = run.epoch
                 run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, initial_epoch=run.epoch,
-                                    epochs=epochs, verbose=0, callbacks=[run, *callbacks])
+                                    epochs=epochs, verbose=0, shuffle=False, callbacks=[run, *callbacks])
         except (tf.errors.OpError, np.linalg.LinAlgError, MemoryError) as error:
             run.fail(error)
         except KeyboardInterrupt:                                       # in the middle of an epoch

@@ -1,0 +1,166 @@
+"""What surrounds a step of hig.PhysicsModel in Keras' training: Keras' options of an optimizer, threads, errors, sizes.
+
+One test alone:  python -m pytest tests/test_model_training.py -k clip
+"""
+
+import threading
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hig
+from tests.networks import FEATURES, rows, simulator, squares, stack
+
+X, Y = rows(FEATURES), rows(3, seed=1)
+RATE = 2.0 ** -6
+LONGEST_SENTENCE = 300
+
+
+def model_of(optimizer, physics=simulator, **options):
+    keras.utils.set_random_seed(3)
+    model = hig.PhysicsModel(stack(4, 2), physics)
+    model.compile(optimizer, squares, **options)
+    return model
+
+
+def weights_after(optimizer, updates=1):
+    """The weights, one list of arrays for each number of updates on the same batch, the initial ones first."""
+    model = model_of(optimizer)
+    history = [model.get_weights()]
+    for _ in range(updates):
+        model.train_on_batch(X, Y)
+        history.append(model.get_weights())
+    return history
+
+
+def power(**options):
+    return hig.HIG(RATE, truncation=1e-3, **options)
+
+
+def moves(history):
+    return [[after - before for before, after in zip(*pair)] for pair in zip(history, history[1:])]
+
+
+# --- Keras' options of an optimizer act on the direction J^κ g as they act on a gradient -----------------------------
+
+def test_clipping_by_norm():
+    """Each weight's share of the direction is scaled to the norm; by the norm of all together with global_clipnorm."""
+    move, = moves(weights_after(power()))
+    directions = [np.linalg.norm(share) / RATE for share in move]
+    limit = np.median(directions)
+    clipped, = moves(weights_after(power(clipnorm=limit)))
+    for share, one, norm in zip(move, clipped, directions):
+        np.testing.assert_allclose(one, share * min(1, limit / norm), atol=1e-6)
+    together = np.sqrt(sum(norm**2 for norm in directions))
+    clipped, = moves(weights_after(power(global_clipnorm=0.25 * together)))
+    for share, one in zip(move, clipped):
+        np.testing.assert_allclose(one, 0.25 * share, atol=1e-6)
+
+
+def test_clipping_by_value():
+    move, = moves(weights_after(power()))
+    limit = np.median(np.abs(move[0])) / RATE
+    clipped, = moves(weights_after(power(clipvalue=limit)))
+    for share, one in zip(move, clipped):
+        np.testing.assert_allclose(one, np.clip(share, -RATE * limit, RATE * limit), atol=1e-6)
+
+
+def test_accumulation_takes_the_mean_of_the_directions():
+    """Of two at the same weights, as no step lies between them: the step is that of one."""
+    move, = moves(weights_after(power()))
+    first, second = moves(weights_after(power(gradient_accumulation_steps=2), updates=2))
+    assert all(np.all(share == 0) for share in first)
+    for share, one in zip(move, second):
+        np.testing.assert_allclose(one, share, atol=1e-6)
+
+
+def test_moving_average_of_the_weights():
+    momentum = 0.75
+    history = weights_after(power(), updates=2)
+    model = model_of(power(use_ema=True, ema_momentum=momentum))
+    for _ in range(2):
+        model.train_on_batch(X, Y)
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    for initial, first, second, found in zip(*history, model.get_weights()):
+        average = first                                                 # Keras' average begins with the first step
+        np.testing.assert_allclose(found, momentum * average + (1 - momentum) * second, atol=1e-6)
+        assert not np.allclose(found, initial)
+
+
+def test_learning_rate_reduced_on_a_plateau():
+    """A loss that does not improve by 1e9 has η halved after every epoch but the first."""
+    model = model_of(power())
+    model.fit(X, Y, batch_size=len(X), epochs=4, shuffle=False, verbose=0, callbacks=[
+        keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=1e9)])
+    np.testing.assert_allclose(float(model.optimizer.learning_rate), RATE / 8, rtol=1e-6)
+
+
+# --- where and how it runs -------------------------------------------------------------------------------------------
+
+def test_training_in_a_thread():
+    """Where Python allows no signal handlers; the weights are those of the main thread."""
+    expected, found = weights_after(power(), updates=2)[-1], []
+    thread = threading.Thread(target=lambda: found.extend(weights_after(power(), updates=2)[-1]))
+    thread.start()
+    thread.join()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("optimizer", [power, lambda: keras.optimizers.Adam(1e-3)], ids=["HIG", "Adam"])
+def test_an_error_within_a_step_comes_out_as_its_own_sentence(optimizer):
+    def checked(x, u):
+        with tf.control_dependencies([tf.debugging.assert_less(x[:, 0], 1e3, message="positions beyond the box")]):
+            return simulator(x, tf.identity(u))
+    model = model_of(optimizer(), checked, jit_compile=False)
+    model.train_on_batch(X, Y)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="positions beyond the box") as caught:
+        model.train_on_batch(1e4 * np.abs(X) + 1e4, Y)
+    if isinstance(model.optimizer, hig.JacobianPower):                  # Keras' own step is not ours to shorten
+        assert len(str(caught.value)) < LONGEST_SENTENCE
+
+
+def test_a_long_python_loop_runs_without_xla_and_says_so():
+    """200 steps written out would keep XLA busy for minutes. One update at κ = 1 is that of SGD, and of the same loop
+    by tf.while_loop."""
+    def step(y, x, u):
+        force = tf.stack([u[:, 0], u[:, 1], u[:, 0] - u[:, 1]], axis=1)
+        return y + 0.005 * (tf.sin(y) - 0.1 * tf.roll(y, 1, axis=1) * x + 0.3 * force - 0.01 * y ** 3)
+
+    def unrolled(x, u):
+        y = x
+        for _ in range(200):
+            y = step(y, x, u)
+        return y
+
+    def loop(x, u):
+        return tf.while_loop(lambda i, y: i < 200, lambda i, y: (i + 1, step(y, x, u)), (0, x), maximum_iterations=200)[1]
+    results = []
+    for physics, optimizer in ((unrolled, hig.JacobianPower(RATE, kappa=1.0, truncation=0.0)),
+                               (loop, hig.JacobianPower(RATE, kappa=1.0, truncation=0.0)), (loop, keras.optimizers.SGD(RATE))):
+        model = model_of(optimizer, physics)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.train_on_batch(X, Y)
+        told = [str(warning.message) for warning in caught if "operations" in str(warning.message)]
+        assert bool(told) == (physics is unrolled)
+        assert all("tf.while_loop" in sentence for sentence in told)
+        results.append(model.get_weights())
+    for arrays in zip(*results):
+        np.testing.assert_allclose(arrays[0], arrays[1], atol=1e-6)
+        np.testing.assert_allclose(arrays[1], arrays[2], atol=1e-6)
+
+
+def test_a_batch_that_memory_does_not_hold_is_refused_in_a_sentence(monkeypatch):
+    """n = B = 20,000 and p = 49,281, for which K and its copy take 6.4 GB."""
+    monkeypatch.setattr("hig.memory.available_memory", lambda: 4 * 2**30)
+    model = hig.PhysicsModel(keras.Sequential([keras.Input((1,)), *(keras.layers.Dense(220, "tanh") for _ in range(2)),
+                                               keras.layers.Dense(1)]), lambda x, u: u)
+    model.compile(power(), squares)
+    x = np.linspace(0, 1, 20_000, dtype=np.float32)[:, None]
+    with pytest.raises(MemoryError, match=r"n = 20000 rows and p = 49281 columns takes 6.* GiB .* 4.0 GiB are free.*batch size, 20000") as caught:
+        model.fit(x, x, batch_size=len(x), verbose=0)
+    assert len(str(caught.value)) < LONGEST_SENTENCE
