@@ -1,0 +1,56 @@
+"""The task: bring two linearly coupled oscillators back to where they started, 24 steps later (PBDL book, HIG chapter).
+
+The network sees the target state y*, the simulator starts from the initial state x, and x = y*. The book fixes no seed,
+and measures the training loss alone; the test set, of the same size and distribution, is ours.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hig.model import PhysicsModel
+from hig.runs.experiments import train_on_fixed_data
+from hig.runs.initialization import draw_published_weights
+from Linear_Chain.network import build_network
+from Linear_Chain.simulator import LinearChain, ScaleInvariant
+
+N_OSCILLATORS = 2              # N
+N_STEPS = 24                   # Nt
+DT = 0.5                       # time step
+COUPLING = 0.2                 # k
+CONTROL_STRENGTH = 1.0         # c_N
+TRAIN_SAMPLES = TEST_SAMPLES = 4096
+
+CHAIN = LinearChain(N_OSCILLATORS, N_STEPS, DT, COUPLING, CONTROL_STRENGTH)
+
+
+def draw_data(seed):
+    """Initial states, uniform in [0, 1): (train, test), (4096, 2N) float32 each."""
+    states = np.random.RandomState(seed).rand(TRAIN_SAMPLES + TEST_SAMPLES, 2 * N_OSCILLATORS).astype(np.float32)
+    return states[:TRAIN_SAMPLES], states[TRAIN_SAMPLES:]
+
+
+def loss(target, outcome):
+    """Σ_components (y − y*)² for each sample, (B,), from states (B, 2N)."""
+    return tf.reduce_sum(tf.square(outcome - target), axis=-1)
+
+
+def build_model(seed, simulator=CHAIN):
+    """Network and simulator; the seed draws the initial weights, Glorot-uniform with biases zero as in the book."""
+    network = build_network(2 * N_OSCILLATORS, N_STEPS)
+    draw_published_weights(network, seed)
+    return PhysicsModel(network, simulator)
+
+
+def run(settings):
+    """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`.
+
+    The optimizer "SIP" is Adam behind a simulator that inverts instead of differentiating, see `ScaleInvariant`.
+    """
+    train_states, test_states = draw_data(settings.seed)
+    constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT, "coupling": COUPLING,
+                 "control_strength": CONTROL_STRENGTH}
+    scale_invariant = settings.optimizer == "SIP"
+    model = build_model(settings.seed, ScaleInvariant(CHAIN, settings.truncation) if scale_invariant else CHAIN)
+    return train_on_fixed_data(settings, "CHAIN", model, loss, (train_states, train_states), (test_states, test_states),
+                               constants, optimizer=keras.optimizers.Adam(settings.learning_rate) if scale_invariant else None)

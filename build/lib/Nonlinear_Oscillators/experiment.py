@@ -1,0 +1,48 @@
+"""The task: bring two coupled oscillators back to where they started, 96 steps later (figure 2 of the paper).
+
+The network sees the target state y*, the simulator starts from the initial state x, and x = y*.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from hig.model import PhysicsModel
+from hig.runs.experiments import train_on_fixed_data
+from hig.runs.initialization import draw_published_weights
+from Nonlinear_Oscillators.network import HIDDEN, build_network
+from Nonlinear_Oscillators.simulator import Oscillators
+
+N_OSCILLATORS = 2              # N
+N_STEPS = 96                   # Nt
+DT = 0.125                     # time step
+CONTROL_STRENGTH = 3.0         # c_N
+TRAIN_SAMPLES = TEST_SAMPLES = 4096
+
+
+def draw_data(seed):
+    """Initial states, uniform in [0, 1): (train, test), (4096, 2N) float32 each, as the published code draws them.
+
+    One draw of numpy's legacy global generator after `np.random.seed(seed)`, here from a generator of our own.
+    """
+    states = np.random.RandomState(seed).rand(TRAIN_SAMPLES + TEST_SAMPLES, 2 * N_OSCILLATORS).astype(np.float32)
+    return states[:TRAIN_SAMPLES], states[TRAIN_SAMPLES:]
+
+
+def loss(target, outcome):
+    """Σ_components (y − y*)² for each sample, (B,), from states (B, 2N)."""
+    return tf.reduce_sum(tf.square(outcome - target), axis=-1)
+
+
+def build_model(seed, hidden=HIDDEN):
+    """Network and simulator, with the weights that the published runs start from."""
+    network = build_network(2 * N_OSCILLATORS, N_STEPS, hidden=hidden)
+    draw_published_weights(network, seed)
+    return PhysicsModel(network, Oscillators(N_STEPS, DT, CONTROL_STRENGTH))
+
+
+def run(settings):
+    """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
+    train_states, test_states = draw_data(settings.seed)
+    constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT, "control_strength": CONTROL_STRENGTH}
+    return train_on_fixed_data(settings, "NLO", build_model(settings.seed, settings.hidden or HIDDEN), loss, (train_states, train_states),
+                               (test_states, test_states), constants)

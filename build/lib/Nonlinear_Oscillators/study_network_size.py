@@ -1,0 +1,15 @@
+"""Claim: the cost of an update is linear in the number of parameters (nonlinear oscillators).
+
+The time of an epoch is in the curves; hidden layers of w, w, w neurons have 2 w² + 102 w + 96 weights.
+"""
+
+from hig.runs.study import study
+
+WIDTHS = (10, 20, 40, 80, 160)
+SEEDS = (1, 2, 3)
+MAX_TIME = 30.0          # seconds of training of each run
+
+if __name__ == "__main__":
+    study("Nonlinear_Oscillators", "network_size", __doc__,
+          [(optimizer, {"hidden": f"{width},{width},{width}"}) for optimizer in ("HIG", "Adam") for width in WIDTHS],
+          seeds=SEEDS, max_time=MAX_TIME)

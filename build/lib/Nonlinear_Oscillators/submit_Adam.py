@@ -1,0 +1,13 @@
+"""Adam on the nonlinear oscillators: the blue curve of the paper's figure 2."""
+
+from hig.runs.cli import submit
+from Nonlinear_Oscillators import flags
+
+SEED = 1
+BATCH_SIZE = 512
+LEARNING_RATE = 3e-4     # η
+MAX_TIME = 3600.0        # seconds of training
+
+if __name__ == "__main__":
+    submit("Nonlinear_Oscillators", "Adam", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+           max_time=MAX_TIME, flags=flags)

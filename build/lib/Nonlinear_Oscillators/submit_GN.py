@@ -1,0 +1,14 @@
+"""Gauss-Newton on the nonlinear oscillators: the red curve of the paper's figure 2."""
+
+from hig.runs.cli import submit
+from Nonlinear_Oscillators import flags
+
+SEED = 28
+BATCH_SIZE = 128
+LEARNING_RATE = 1.0      # η
+TRUNCATION = 1e-6        # τ, relative to the largest singular value
+MAX_TIME = 3600.0        # seconds of training
+
+if __name__ == "__main__":
+    submit("Nonlinear_Oscillators", "GN", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+           truncation=TRUNCATION, max_time=MAX_TIME, flags=flags)

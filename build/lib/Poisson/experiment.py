@@ -1,0 +1,189 @@
+"""The task: solve Δx = y for random fields on an 8 × 8 grid, given y* = Δ x_gt (the Poisson problem of the paper).
+
+The network sees y* and gives x, the simulator answers y = Δx. Every update gets fresh fields, so that one epoch is one
+update and the training loss an unbiased estimate of the true one; a held-out batch measures it without that noise.
+"""
+
+import math
+import time
+from argparse import Namespace
+
+import keras
+import numpy as np
+import tensorflow as tf
+from phi.tf.flow import Scene
+
+from hig.memory import require_memory
+from hig.model import PhysicsModel
+from hig.optimizers import JacobianPower
+from hig.runs.cli import SettingsError, check_writable
+from hig.runs.experiments import common_settings, make_optimizer
+from hig.runs.initialization import draw_published_weights
+from hig.runs.training import train
+from Poisson.fields import held_out_fields, training_fields
+from Poisson.network import HIDDEN, build_network
+from Poisson.simulator import Laplace
+
+HELD_OUT = 256              # fields of the test loss
+EVALUATE_EVERY = 10         # updates
+
+
+class HalfSquaredError(keras.losses.Loss):
+    """½ Σ (y − y*)² over batch and cells. It is a sum, not a mean: so is the g = y − y* that HIG starts from."""
+
+    def __init__(self):
+        super().__init__(reduction="sum")
+
+    def call(self, target, outcome):
+        """½ Σ_cells (y − y*)² for each sample, (B,), from fields (B, resolution²)."""
+        return tf.reduce_sum(tf.square(outcome - target), axis=-1) / 2
+
+
+def build_model(resolution, seed, optimizer, hidden=HIDDEN):
+    """Network and simulator, compiled; the seed draws the initial weights, Glorot-uniform with biases zero.
+
+    The published runs did not fix them. The fields are drawn with `seed`, so the weights take `seed + 1`: with the same
+    seed they would be functions of the same random numbers.
+    """
+    network = build_network(resolution, hidden)
+    draw_published_weights(network, seed + 1)
+    return compile_model(network, resolution, optimizer)
+
+
+def compile_model(network, resolution, optimizer):
+    """The PhysicsModel of a network, compiled; its metric x_distance_l1 is the mean over batch and cells of |x − x_gt|.
+
+    Δ has an inverse, so that error of the solution follows from the residual: x − x_gt = Δ⁻¹(y − y*).
+    """
+    laplace = Laplace(resolution)
+
+    def x_distance_l1(target, outcome):
+        return tf.reduce_mean(tf.abs(laplace.inverse(outcome - target)), axis=-1)          # (B,)
+
+    model = PhysicsModel(network, laplace)
+    model.compile(optimizer=optimizer, loss=HalfSquaredError(), metrics=[x_distance_l1])
+    return model
+
+
+class Evaluation:
+    """The `evaluate` and `snapshot` of `hig.runs.training.train`: losses, and one example of the held-out batch.
+
+    Args:
+        model: compiled model of `compile_model`.
+        first_batch: (x_gt, y*), the fields of the first update.
+        batch_size: B, the number of fields in the training loss.
+    """
+
+    def __init__(self, model, first_batch, batch_size):
+        self.model, self.first_batch, self.batch_size = model, first_batch, batch_size
+        self.resolution = model.simulator.resolution
+        self.held_out = held_out_fields(HELD_OUT, self.resolution)
+        self._errors = tf.function(self._trace_errors)
+
+    def _trace_errors(self, x_gt, target):
+        solution = self.model.network(target, training=False)
+        outcome = self.model.simulator(target, solution)
+        return (self.model.compute_loss(target, target, outcome, training=False) / len(target),
+                tf.reduce_mean(tf.abs(solution - x_gt)))
+
+    def __call__(self, epoch, logs):
+        """Losses per field, Σ_cells ½ (y − y*)², and mean |x − x_gt|; the test loss every EVALUATE_EVERY updates.
+
+        Like the published logs, those of an update describe the network before it, on the batch of that update.
+        Entry 0 is the untrained network on the first batch, and thus equals entry 1.
+        """
+        if logs is None:
+            loss, distance = (float(value) for value in self._errors(*self.first_batch))
+        else:
+            loss, distance = float(logs["loss"]) / self.batch_size, float(logs["x_distance_l1"])
+        evaluated = epoch % EVALUATE_EVERY == 0
+        return {"train_loss": loss, "x_distance_l1": distance,
+                "test_loss": float(self._errors(*self.held_out)[0]) if evaluated else math.nan}
+
+    def snapshot(self):
+        """The first held-out field with the present network: example_*, (resolution, resolution) each."""
+        x_gt, target = self.held_out[0][:1], self.held_out[1][:1]
+        solution = self.model.network(target, training=False)
+        outcome = self.model.simulator(target, solution)
+        fields = {"target": target, "x_ground_truth": x_gt, "x": solution, "residual": outcome - target}
+        return {f"example_{name}": np.reshape(f, (self.resolution, self.resolution)) for name, f in fields.items()}
+
+
+class SceneLogs(keras.callbacks.Callback):
+    """Logs of the published layout in a new PhiFlow scene: lines "number of updates done, value", written as they come.
+
+        log_step_time.txt            seconds of the update just done
+        log_loss_<optimizer>_0.txt   loss per field of the network before the update
+
+    Args:
+        folder: the scene becomes its sub-folder sim_000000, or the next number that is free.
+        optimizer: its name.
+        batch_size: B.
+        sim_par: settings, for the scene's description.json.
+
+    Raises:
+        SettingsError: if no scene can be made in that folder.
+    """
+
+    def __init__(self, folder, optimizer, batch_size, sim_par):
+        super().__init__()
+        self.folder, self.optimizer, self.batch_size, self.sim_par = folder, optimizer, batch_size, sim_par
+        self.times = self.losses = None
+        check_writable(next(path for path in (folder, *folder.absolute().parents) if path.exists()))
+        odd = [path.name for path in folder.glob("sim_*") if not path.name[4:].isdigit()]
+        if odd:                                                         # PhiFlow takes what follows for a number
+            raise SettingsError(f"no PhiFlow scene can be added to the folder {folder}, which holds {odd[0]}")
+
+    def on_train_begin(self, logs=None):                                # not before: the run may be refused
+        if self.times is None:                                          # after pretraining it goes on
+            scene = Scene.create(str(self.folder), copy_calling_script=False)
+            scene.put_properties(self.sim_par)
+            self.times, self.losses = (open(scene.subpath(f"log_{name}.txt"), "w", buffering=1)     # line by line
+                                       for name in ("step_time", f"loss_{self.optimizer}_0"))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.elapsed = time.perf_counter() - self.began
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.times.write(f"{epoch + 1} {self.elapsed}\n")
+        self.losses.write(f"{epoch} {float(logs['loss']) / self.batch_size}\n")
+
+
+def run(settings):
+    """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
+    if settings.pretrain_time and settings.pretrain_time >= settings.max_time:
+        raise SettingsError(f"the pretraining of {settings.pretrain_time:g} s (--pretrain-time) leaves nothing of the "
+                            f"{settings.max_time:g} s (--max-time) for HIG")
+    name = "HIG" if settings.pretrain_time else settings.optimizer                          # "Adam_then_HIG" is a file name
+    optimizer = make_optimizer(Namespace(**{**vars(settings), "optimizer": name}))
+    model = build_model(settings.resolution, settings.seed, optimizer, settings.hidden or HIDDEN)
+    if isinstance(model.optimizer, JacobianPower):
+        try:
+            require_memory(settings.batch_size * settings.resolution**2, model.network,
+                           "batch size times resolution² is the number of rows: reduce either")
+        except MemoryError as error:
+            raise SettingsError(str(error)) from None
+    pretraining = None
+    if settings.pretrain_time:
+        adam = keras.optimizers.Adam(settings.pretrain_learning_rate)
+        pretraining = compile_model(model.network, settings.resolution, adam), settings.pretrain_time
+
+    def batches(updates_done):
+        fields = training_fields(settings.seed, settings.batch_size, settings.resolution, updates_done)
+        return fields.map(lambda x_gt, target: (target, target))
+
+    first_batch = next(iter(training_fields(settings.seed, settings.batch_size, settings.resolution)))
+    evaluation = Evaluation(model, first_batch, settings.batch_size)
+    sim_par = {**common_settings(settings), "resolution": settings.resolution, "held_out": HELD_OUT,
+               "evaluate_every": EVALUATE_EVERY}
+    if settings.pretrain_time:
+        sim_par |= {"pretrain_time": settings.pretrain_time,
+                    "pretrain_learning_rate": settings.pretrain_learning_rate}
+    callbacks = []
+    if settings.scene:
+        callbacks.append(SceneLogs(settings.scene, settings.optimizer, settings.batch_size, sim_par))
+    return train(model, batches, 1, evaluation, settings, "POISSON", sim_par,
+                 pretraining=pretraining, snapshot=evaluation.snapshot, callbacks=callbacks)

@@ -1,0 +1,40 @@
+"""What figures and pages show of the Poisson problem: beside the loss, one field as the best network solves it."""
+
+import numpy as np
+
+from hig.figures.curves import Panel, System, final_loss, find_death, loss_kind
+from hig.figures.style import legible
+
+
+def draw_example(ax, groups, colors, options):
+    """Panel: one held-out field under the network of the best run: x and its truth, y* and the residual y − y*."""
+    runs = [(label, run) for label, members in groups.items() for run in members if not find_death(run)]
+    ax.axis("off")
+    if not runs:
+        return
+    label, best = min(runs, key=lambda named: final_loss(named[1], loss_kind(named[1], options.y)))
+    found, true, target, residual = (best.results[f"example_{key}"] for key in ("x", "x_ground_truth", "target", "residual"))
+    share = np.sqrt(np.mean(residual**2) / (np.mean(target**2) or 1))
+    ax.set_title(legible(f"one held-out field, solved after {label.replace('_', ' ')}\n"
+                         f"the residual is {100 * share:.2g} % of the target"), fontsize=10, pad=12)
+    rows = (((("predicted x", found), ("true x", true)), "x", ()),
+            ((("target y*", target), ("residual y − y*", residual)), "y", (0.06, 0.55)))
+    for i, (row, name, apart) in enumerate(rows):
+        limits = [max(np.abs(field).max() for _, field in row) or 1.0] * 2 if not apart else [
+            np.abs(field).max() or 1.0 for _, field in row]             # x and its truth have one scale
+        for j, ((title, field), limit) in enumerate(zip(row, limits)):
+            left, bottom = 0.02 + 0.52 * j, 0.54 - 0.56 * i
+            image = ax.inset_axes((left, bottom, 0.34, 0.38))
+            drawn = image.imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower")
+            image.set_title(title, fontsize=9, pad=3)
+            image.set(xticks=[], yticks=[])
+            image.grid(False)
+            bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((left + 0.36, bottom, 0.025, 0.38)))
+            bar.set_label({"predicted x": "x", "true x": "x", "target y*": "y", "residual y − y*": "y − y*"}[title], fontsize=8, labelpad=1)
+            bar.ax.tick_params(labelsize=8)
+
+
+SYSTEM = System(
+    "Poisson problem", log_x=True, thresholds=(100.0, 10.0, 1.0, 0.1),
+    words={"x_distance_l1": "mean |x − x_gt|"},
+    panels=(Panel(draw_example, images=("example_x", "example_x_ground_truth", "example_target", "example_residual")),))

@@ -1,0 +1,14 @@
+"""Gauss-Newton on the Poisson problem, with the settings of HIG; the paper has no such curve."""
+
+from hig.runs.cli import submit
+from Poisson import flags
+
+SEED = 0
+BATCH_SIZE = 64
+LEARNING_RATE = 0.01     # η
+TRUNCATION = 1e-5        # τ, relative to the largest singular value
+MAX_TIME = 1200.0        # seconds of training
+
+if __name__ == "__main__":
+    submit("Poisson", "GN", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+           truncation=TRUNCATION, max_time=MAX_TIME, flags=flags)

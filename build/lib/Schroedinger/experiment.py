@@ -1,0 +1,106 @@
+"""The task: drive the dipole from its ground state into a superposition of the two next states (the paper's quantum dipole).
+
+The network sees the target wave function y* = f1·|2⟩ + f2·|3⟩; the simulator starts from |1⟩ whatever the target is.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from hig.model import PhysicsModel
+from hig.runs.experiments import train_on_fixed_data
+from hig.runs.initialization import draw_published_weights
+from Schroedinger.network import build_network
+from Schroedinger.simulator import Dipole, to_complex, to_pairs
+
+N_POINTS = 16                  # Nx, the walls included
+N_STEPS = 384                  # Nt
+DT = 0.05                      # time step
+BOX = (0.0, 2.0)               # walls
+TRAIN_SAMPLES = TEST_SAMPLES = 1024
+
+DIPOLE = Dipole(N_POINTS, N_STEPS, DT, BOX)
+
+
+def draw_data(seed):
+    """Targets as pairs: (train, test), (1024, 28) float32 each, as the published code draws them.
+
+    For each sample, from numpy's legacy global generator after `np.random.seed(seed)` (here from a generator of our
+    own): two normal coefficients, then two phases that the published code draws and does not use. f1 and f2 are the
+    coefficients divided by their norm.
+    """
+    generator = np.random.RandomState(seed)
+
+    def coefficients():
+        c = [generator.normal(), generator.normal()]
+        generator.uniform(0, 2 * np.pi, size=2)                                             # the unused phases
+        return c / np.linalg.norm(c)
+
+    f = np.array([coefficients() for _ in range(TRAIN_SAMPLES + TEST_SAMPLES)])              # (2048, 2)
+    targets = f @ np.array([DIPOLE.eigenstate(2), DIPOLE.eigenstate(3)])                     # (2048, 14), real
+    pairs = np.stack([targets, np.zeros_like(targets)], axis=-1).reshape(len(f), -1).astype(np.float32)
+    return pairs[:TRAIN_SAMPLES], pairs[TRAIN_SAMPLES:]
+
+
+class FromGroundState:
+    """The simulator of the task: every sample starts from |1⟩; of x, the target, it takes the number of rows alone."""
+
+    def __init__(self, dipole):
+        self.dipole = dipole
+
+    def _ground_state(self, controls):
+        pairs = to_pairs(tf.constant(self.dipole.eigenstate(1)[None], tf.complex128), controls.dtype)
+        return tf.repeat(pairs, tf.shape(controls)[0], axis=0)
+
+    def __call__(self, target, controls):
+        """The final wave functions (B, 2m) under controls (B, Nt)."""
+        return self.dipole(self._ground_state(controls), controls)
+
+    def linearize(self, target, controls):
+        """These and their derivatives with respect to the controls, (B, 2m, Nt): see `Dipole.linearize`."""
+        return self.dipole.linearize(self._ground_state(controls), controls)
+
+
+def loss(target, outcome):
+    """Infidelity 1 − |⟨y*|y⟩|² of each sample, (B,), from pairs (B, 2m); near 0 the difference takes double precision."""
+    overlap = tf.reduce_sum(tf.math.conj(to_complex(target)) * to_complex(outcome), axis=-1)
+    return tf.cast(1 - tf.math.real(overlap) ** 2 - tf.math.imag(overlap) ** 2, outcome.dtype)
+
+
+def population(n, pairs):
+    """|⟨n|ψ⟩|² of each sample, (B,): the probability to find the dipole in state |n⟩ of the empty box."""
+    return 1 - loss(to_pairs(tf.constant(DIPOLE.eigenstate(n)[None], tf.complex128)), pairs)
+
+
+def build_model(seed, dipole=DIPOLE):
+    """Network and simulator, with the weights that the published runs start from."""
+    network = build_network(2 * len(dipole.x), dipole.n_steps)
+    draw_published_weights(network, seed)
+    return PhysicsModel(network, FromGroundState(dipole))
+
+
+def evaluation(model, train_data, test_data):
+    """The `evaluate` of `hig.runs.training.train`: mean losses, and what the transition achieved.
+
+    "population_error_2" and "population_error_3" are the mean absolute errors of the populations of |2⟩ and |3⟩, of
+    lower and higher energy, over the test samples.
+    """
+    @tf.function(jit_compile=True)
+    def measure(targets):
+        outcome = model(targets, training=False)
+        return model.compute_loss(targets, targets, outcome, training=False), {
+            f"population_error_{n}": tf.reduce_mean(tf.abs(population(n, outcome) - population(n, targets)))
+            for n in (2, 3)}
+
+    def evaluate(epoch, logs):
+        (train_loss, _), (test_loss, errors) = measure(train_data[1]), measure(test_data[1])
+        return {"train_loss": float(train_loss), "test_loss": float(test_loss),
+                **{key: float(value) for key, value in errors.items()}}
+    return evaluate
+
+
+def run(settings):
+    """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
+    train_targets, test_targets = draw_data(settings.seed)
+    constants = {"n_points": N_POINTS, "n_steps": N_STEPS, "dt": DT, "box": list(BOX)}
+    return train_on_fixed_data(settings, "QMC", build_model(settings.seed), loss, (train_targets, train_targets),
+                               (test_targets, test_targets), constants, measure=evaluation)

@@ -1,0 +1,14 @@
+"""Keras on TensorFlow, which is what hig's models and optimizers are made for; importing this says so if it is not there."""
+
+import os
+
+try:
+    import keras
+    _found = keras.config.backend()
+except (ImportError, ValueError) as error:                              # another backend that is not installed, or not known
+    _found = " ".join(str(error).split())
+except (AssertionError, AttributeError, TypeError, OSError):            # a dtype that Keras does not take, for instance
+    _home = os.environ.get("KERAS_HOME", os.path.join(os.path.expanduser("~"), ".keras"))
+    raise ImportError(f"Keras rejects its settings in {os.path.join(_home, 'keras.json')}: mend or remove that file") from None
+if _found != "tensorflow":
+    raise ImportError(f"hig needs Keras with its TensorFlow backend, found: {_found}; set KERAS_BACKEND=tensorflow") from None

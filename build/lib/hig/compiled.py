@@ -1,0 +1,124 @@
+"""TensorFlow functions of users' code, compiled by XLA where that works and run as a graph where it does not.
+
+XLA makes a time loop ten times faster, but has no kernels for some operations (sparse matrices, `tf.numpy_function`, the
+loops of recurrent layers under `tf.vectorized_map`), and takes minutes for a Python loop of hundreds of time steps.
+"""
+
+import re
+import warnings
+
+import tensorflow as tf
+
+MOST_OPERATIONS = 4000      # of a graph given to XLA unasked; on a busy machine 1,800 took it 29 s, 3,700 57 s, 7,400 191 s
+
+
+class NotApplicable(Exception):
+    """A function finds, while it is traced, that it is not the right one; the message is a clause that says why."""
+
+
+class Compiler:
+    """How the functions of one model are run; what has been learned of them; the warnings that it gave, each once.
+
+    Args:
+        jit_compile: as in `keras.Model.compile`: True, XLA or an error; False, a graph; "auto", XLA if it can.
+        eager: run the functions as plain Python.
+    """
+
+    def __init__(self, jit_compile="auto", eager=False):
+        self.xla, self.forced, self.eager = bool(jit_compile), jit_compile is True, eager
+        self.said = set()
+
+    def warn(self, sentence):
+        """A UserWarning, unless this sentence has been said before."""
+        if sentence not in self.said:
+            self.said.add(sentence)
+            warnings.warn(sentence, stacklevel=2)
+
+    def without_xla(self, what, error):
+        """Says that something runs without XLA, which could not compile it."""
+        self._slower(what, f"XLA cannot compile it ({own_sentence(error)[:160]})")
+
+    def is_small(self, concrete_function, what):
+        """Whether a graph, loops counted by their bodies, is one that XLA compiles in seconds; warns if not."""
+        definition = concrete_function.graph.as_graph_def()
+        count = len(definition.node) + sum(len(function.node_def) for function in definition.library.function)
+        if count > MOST_OPERATIONS:
+            self._slower(what, f"its graph has {count} operations, which XLA would compile for minutes. Loop over time steps by "
+                               "tf.while_loop with maximum_iterations, not in Python")
+        return count <= MOST_OPERATIONS
+
+    def _slower(self, what, reason):
+        self.warn(f"{what} runs without XLA, which is slower: {reason}. compile(jit_compile=False) says so from the start.")
+
+    def function(self, python_function, what, xla=True):
+        """The compiled form of a function of nested tensors, which is always called with arguments of the same shapes.
+
+        Args:
+            python_function: what it computes, in TensorFlow.
+            what: str, what this is for the user, as the beginning of a sentence.
+            xla: False for a graph in any case.
+
+        Returns:
+            a function of the same arguments. It raises what `python_function` raises; an error of an operation comes
+            with its own sentence, without the graph around it.
+        """
+        return python_function if self.eager else _Function(self, python_function, what, self.xla and xla)
+
+
+class _Function:
+    def __init__(self, compiler, python_function, what, xla):
+        self.compiler, self.python_function, self.what, self.xla = compiler, python_function, what, xla
+        self.ready = None                                               # what is called, once it has worked
+
+    def __call__(self, *arguments):
+        try:
+            if self.ready:
+                return self.ready(*arguments)
+            for function in self._candidates(*arguments):
+                try:
+                    result = function(*arguments)
+                except tf.errors.OpError as error:
+                    if function is not self.compiled or self.compiler.forced:
+                        raise
+                    failure = error
+                else:
+                    if self.compiled not in (None, function):
+                        self.compiler.without_xla(self.what, failure)
+                    self.ready = function
+                    return result
+        except tf.errors.OpError as error:
+            raise type(error)(error.node_def, error.op, own_sentence(error)) from None
+
+    def _candidates(self, *arguments):
+        """The ways to run it that can be tried, the fastest first; the last raises what the function itself raises."""
+        self.compiled = None
+        try:
+            if self.xla:
+                compiled = self._trace(*arguments, jit_compile=True)
+                if self.compiler.forced or self.compiler.is_small(compiled, self.what):
+                    self.compiled = compiled
+                    yield compiled
+            yield self._trace(*arguments)
+        except (tf.errors.OpError, NotApplicable):
+            raise
+        except Exception as error:
+            self.python_function(*arguments)                            # raises again if it is not the graph's fault
+            self.compiler.warn(f"{self.what} runs operation by operation, which is much slower: TensorFlow cannot make a graph "
+                               f"of it ({str(error).strip().splitlines()[-1][:160]})")
+            yield self.python_function
+
+    def _trace(self, *arguments, **options):
+        """A graph of it, made without AutoGraph as in Keras; with it if there is an `if` or `for` over tensors."""
+        try:
+            return tf.function(self.python_function, autograph=False, **options).get_concrete_function(*arguments)
+        except tf.errors.OperatorNotAllowedInGraphError:
+            return tf.function(self.python_function, autograph=True, **options).get_concrete_function(*arguments)
+
+
+def own_sentence(error):
+    """What a TensorFlow error says, without the graph and the traces around it: str, one line."""
+    traces = re.compile(r"\s*$|Graph execution error|Detected at node|\s+File |\s*<ipython|\s*\^")
+    line = next((line for line in str(error.message).splitlines() if not traces.match(line)), str(error.message))
+    line = re.sub(r"\{\{[^}]*\}\}|\[\[\{\{.*|\[Op:.*?\]", "", line).strip()
+    unsupported = re.search(r"Detected unsupported operations .* on \S+: (.*?)\s*(?:$|\()", line)
+    return f"it has no kernel for {unsupported[1]}" if unsupported else line

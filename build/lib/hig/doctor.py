@@ -1,0 +1,163 @@
+"""What a bug report should contain: versions, hardware, threads, and a self-check of some seconds with advice.
+
+    python -m hig.doctor
+
+Exit code 0 if J^κ is right on this machine, 1 if it is not, 2 with a sentence if Keras does not run on TensorFlow here. The speeds do not change the exit code: they depend on
+what else the machine does.
+"""
+
+import os
+import platform
+import statistics
+import sys
+import threading
+import time
+from contextlib import nullcontext
+
+import numpy as np
+import scipy.linalg
+import threadpoolctl
+
+from hig.runs.cli import load_keras, make_parser, standard_streams
+from hig.memory import available_memory
+from hig.powers import gram_coefficients, jacobian_power
+from hig.runs.provenance import provenance
+
+N = 512                    # rows of the Gram matrix that is timed: batch 128 of the oscillators
+SECONDS = 0.5              # of each timing
+TOLERANCE = 1e-8           # of J^κ g: ε λ_max/λ_cut = 2e-16·1e6 = 2e-10 at τ = 1e-3, with room for its constant
+
+
+def machine():
+    """Lines "name  value" about versions, hardware and threads; loads TensorFlow."""
+    keras = load_keras()
+    import tensorflow as tf
+
+    found = provenance()
+    gpus = tf.config.list_physical_devices("GPU")
+    threads = tf.config.threading
+    lines = {
+        "hig": found.pop("commit") or "not from a checkout",
+        "system": f"{platform.platform()}, libc {' '.join(platform.libc_ver()) or 'unknown'}",
+        "cpu": f"{found.pop('cpu')}, {found.pop('cores')} cores for this process, of {os.cpu_count()}",
+        "memory": f"{available_memory() / 2**30:.1f} GiB free",
+        "gpu": ", ".join(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus)
+               or "none that TensorFlow sees",
+        "blas": ", ".join(f"{name} with {count} threads" for name, count in found.pop("blas_threads").items()),
+        "tensorflow threads": f"{threads.get_intra_op_parallelism_threads() or 'all cores'} within an operation, "
+                              f"{threads.get_inter_op_parallelism_threads() or 'all cores'} between them (as set)",
+        "environment": ", ".join(f"{key}={value}" for key, value in sorted(os.environ.items())
+                                 if key.startswith(("TF_ENABLE", "TF_NUM", "TF_XLA", "TF_GPU", "OMP_", "OPENBLAS_",
+                                                   "MKL_", "XLA_", "CUDA_VISIBLE"))) or "nothing set",
+        "keras' default": keras.config.floatx(),
+        **found}
+    return [f"{name:20}{value}" for name, value in lines.items()]
+
+
+def matrix(n, decades, seed=0):
+    """J (n, 2n) with singular values from 1 down to 10^−decades, evenly in the logarithm, and g (n,)."""
+    random = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(random.standard_normal((rows, n)))[0] for rows in (n, 2 * n))
+    return left * 10 ** -np.linspace(0, decades, n) @ right.T, random.standard_normal(n)
+
+
+def power_error(method):
+    """Largest relative deviation of Jᵀ gram_coefficients(J Jᵀ, g) from the explicit J^κ g by SVD, for κ = −1/2 and −1."""
+    J, g = matrix(150, 6)
+    truncation, errors = 1e-3, []                                       # midway between two singular values
+    for kappa in (-0.5, -1.0):
+        expected = jacobian_power(J, kappa, truncation)[0] @ g
+        found = J.T @ gram_coefficients(J @ J.T, g, kappa, truncation, method)[0]
+        errors.append(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    return max(errors)
+
+
+def milliseconds(function):
+    """Median over the calls of SECONDS; the first, which warms up, counts only if it takes that long."""
+    times, end = [], time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(times[1:] or times)
+
+
+def thread_fight(K):
+    """Milliseconds of an `eigh` of K: {(BLAS threads or None for all, whether TensorFlow computes meanwhile): ms}."""
+    import tensorflow as tf
+    block = tf.random.normal((512, 512), seed=0)
+    done = threading.Event()
+
+    def compute():
+        while not done.is_set():
+            tf.linalg.matmul(block, block).numpy()
+
+    times = {}
+    for busy in (False, True):
+        worker = threading.Thread(target=compute)
+        if busy:
+            worker.start()
+        try:
+            for threads in (1, None):
+                with threadpoolctl.threadpool_limits(threads, user_api="blas") if threads else nullcontext():
+                    times[threads, busy] = milliseconds(lambda: scipy.linalg.eigh(K, driver="evd"))
+        finally:
+            done.set()
+            if busy:
+                worker.join()
+            done.clear()
+    return times
+
+
+def advice(times, power, free):
+    """Sentences for what was measured: times of `thread_fight`, ms of one J^κ g, bytes of memory free."""
+    if any(times[None, busy] > 2 * times[1, busy] for busy in (False, True)):
+        yield ("BLAS with all its threads fights for the cores, with TensorFlow or other programs. hig takes one thread for "
+               "small matrices; in code of your own, set OPENBLAS_NUM_THREADS=1 or use threadpoolctl around them.")
+    if times[1, True] > 3 * times[1, False]:
+        yield "An eigendecomposition next to TensorFlow is much slower than alone: too few cores, or a busy machine."
+    if power > 1.5 * times[1, False]:
+        yield "J^κ g takes longer than an eigendecomposition, and should take half of it: a busy machine, or an unusual BLAS."
+    if times[1, False] > 200:
+        yield "An eigendecomposition of 512 rows takes more than 200 ms: is this BLAS optimised for the processor?"
+    if free < 2 * 2**30:
+        yield "Less than 2 GiB of memory are free; a run on the oscillators takes about 1."
+
+
+def main(arguments=()):
+    """Prints the report; returns the exit code."""
+    make_parser(__doc__).parse_args(arguments)
+    began = time.perf_counter()
+    print("\n".join(machine()))
+    started = time.perf_counter()
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        errors = {method: power_error(method) for method in ("eigh", "tridiagonal")}
+        J, g = matrix(N, 6)
+        K = J @ J.T
+    power = milliseconds(lambda: gram_coefficients(K, g, -0.5, 1e-5))
+    times = thread_fight(K)
+    right = all(error < TOLERANCE for error in errors.values())
+
+    print("\nself-check")
+    for method, error in errors.items():
+        print(f"J^κ g by {method:11} against SVD: relative error {error:.1e}, {'right' if error < TOLERANCE else 'WRONG'}"
+              f" (allowed {TOLERANCE:.0e})")
+    print(f"J^κ g, n = {N}:".ljust(49) + f" {power:7.1f} ms")
+    for (threads, busy), value in times.items():
+        print(f"eigh, n = {N}, {threads or 'all'} BLAS thread{'' if threads == 1 else 's'}, TensorFlow "
+              f"{'busy' if busy else 'idle'}:".ljust(49) + f" {value:7.1f} ms")
+    print(f"{started - began:.1f} s to start, {time.perf_counter() - started:.1f} s to check")
+
+    print("\nadvice")
+    if not right:
+        print("- J^κ is wrong here: please report it with this text. Another build of numpy and scipy may help.")
+    found = list(advice(times, power, available_memory()))
+    if (default := load_keras().config.floatx()) != "float32":
+        found.append(f"Keras' default is {default}: the experiments need float32; set it to float32 in keras.json.")
+    print("\n".join(f"- {sentence}" for sentence in found) or ("nothing: all is well" if right else ""))
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    standard_streams()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,252 @@
+"""What loss curves say: where a run died, what it reached and when; smoothed, thinned, as the median of several.
+
+Shared by all programs that show curves; pure numpy, so that they start at once. What is special to a system is in the
+`panels.py` of its folder, as one `System` named SYSTEM.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import numpy as np
+
+from hig.runs import locks
+
+SYSTEMS = {  # prefix of the pickles: folder of the system. A new system is one more line here, and its panels.py
+    "NLO": "Nonlinear_Oscillators",
+    "QMC": "Schroedinger",
+    "POISSON": "Poisson",
+    "TOY": "Toy_Problem",
+    "CHAIN": "Linear_Chain",
+}
+AXES = {"time": "training time in seconds", "epochs": "epochs", "updates": "updates"}
+LOSSES = {"test": "test loss", "train": "training loss"}
+BINS = 1000  # a curve is drawn with at most two points in each
+
+
+class Panel(NamedTuple):
+    """What a system's figure shows beside the loss.
+
+    draw: function of (axes, groups, colors, options) as `hig.figures.losses.draw_losses`.
+    arrays: names of what the pickles must hold, one value for each entry of the curve.
+    images: names of what they must hold as (H, W) arrays.
+    seeds: how many runs of one group there must be.
+    """
+    draw: Callable
+    arrays: tuple = ()
+    images: tuple = ()
+    seeds: int = 1
+
+
+class System(NamedTuple):
+    """What figures and pages know of a system.
+
+    title: its name in words.
+    log_x: whether its time axis is logarithmic.
+    thresholds: test losses whose time the tables tell.
+    words: {array in the pickles: what it is, in words}.
+    case: function of a run's `sim_par` → (order, words) for a system that has several cases, each with panels of its own.
+    in_names: regular expression of what the file names hold between prefix and optimizer.
+    panels: tuple of Panel.
+    """
+    title: str
+    log_x: bool = False
+    thresholds: tuple = (1e-2, 1e-3, 1e-4)
+    words: dict = {}
+    case: Callable = lambda settings: (0, "")
+    in_names: str = ""
+    panels: tuple = ()
+
+
+class Run(NamedTuple):
+    """One curve: prefix of its system, name for the legend, file it comes from, content (layout of `hig.runs.results`)."""
+    system: str
+    label: str
+    path: Path
+    results: dict
+
+
+class Death(NamedTuple):
+    """Where a run became infinite or not a number: index of the first such entry, its seconds, "inf" or "NaN"."""
+    index: int
+    seconds: float
+    value: str
+
+    def __str__(self):
+        return f"died at {self.value}, t = {short(self.seconds)} s"
+
+
+def system(prefix):
+    """The `System` of a prefix; of one that is not in SYSTEMS, only a title."""
+    return importlib.import_module(f"{SYSTEMS[prefix]}.panels").SYSTEM if prefix in SYSTEMS else System("Training")
+
+
+def state_of(run):
+    """"running", "finished", "interrupted" or "diverged"; "unknown" for a scene, which does not tell.
+
+    A killed one is interrupted, see `hig.runs.locks.state_of`.
+    """
+    if run.path.is_dir():
+        return "unknown"
+    return "diverged" if find_death(run) else locks.state_of(run.path, run.results)
+
+
+def short(number):
+    """A number of seconds with three digits or, from 1000 on, more."""
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
+def x_values(run, axis):
+    """Positions (N,) of a run's entries: seconds of training, epochs or updates.
+
+    Raises:
+        ValueError: `axis` is "updates", and the file does not tell how many updates an epoch has.
+    """
+    if axis == "time":
+        return run.results["simulation_time"].astype(float)
+    epochs = run.results["epochs"].astype(float)
+    if axis == "epochs":
+        return epochs
+    if "updates_per_epoch" not in run.results.get("provenance", {}):
+        raise ValueError(f"{run.path} does not tell how many updates an epoch has, so --x updates cannot draw it")
+    return epochs * run.results["provenance"]["updates_per_epoch"]
+
+
+def loss_kind(run, wanted):
+    """`wanted` ("test" or "train"), but "train" for a run that has never measured its test loss."""
+    return "train" if np.isnan(run.results["test_loss"]).all() else wanted
+
+
+def find_death(run):
+    """The `Death` of a run, or None if its last loss is finite.
+
+    A NaN among the test losses alone is no death: there it says that the loss was not measured.
+    """
+    train, test, seconds = (run.results[key] for key in ("train_loss", "test_loss", "simulation_time"))
+    alive = np.flatnonzero(np.isfinite(train) & ~np.isinf(test))
+    index = int(alive[-1]) + 1 if len(alive) else 0
+    if index < len(train):
+        dead = test[index] if np.isfinite(train[index]) else train[index]
+        return Death(index, float(seconds[index]), "NaN" if np.isnan(dead) else "inf")
+    if run.results.get("provenance", {}).get("state") == "diverged":  # and stopped before it recorded the value
+        return Death(index, float(seconds[-1]), "NaN")
+    return None
+
+
+def find_switch(run, axis):
+    """Position on an axis (as in `x_values`) at which a pretrained run's second optimizer took over, or None.
+
+    That is the last entry of the first optimizer: of a long curve, which is thinned, not necessarily its last epoch.
+    """
+    epoch = run.results.get("provenance", {}).get("switch_epoch")
+    index = [] if epoch is None else np.flatnonzero(run.results["epochs"] <= epoch)
+    return float(x_values(run, axis)[index[-1]]) if len(index) else None
+
+
+def final_loss(run, kind):
+    """Last finite loss, or NaN if there is none."""
+    losses = run.results[f"{kind}_loss"]
+    finite = losses[np.isfinite(losses)]
+    return float(finite[-1]) if len(finite) else np.nan
+
+
+def time_to_reach(run, threshold):
+    """Seconds until the test loss (training loss where there is none) was first `threshold` or less, or None."""
+    reached = np.flatnonzero(run.results[f"{loss_kind(run, 'test')}_loss"] <= threshold)
+    return float(run.results["simulation_time"][reached[0]]) if len(reached) else None
+
+
+def smooth(seconds, y, width):
+    """Geometric mean of the entries within `width` seconds around each one; seconds ascending, y positive, (N,) → (N,)."""
+    if not width or not len(y):
+        return y
+    total = np.concatenate([[0.0], np.cumsum(np.log(y))])
+    first = np.searchsorted(seconds, seconds - width / 2, side="left")
+    last = np.searchsorted(seconds, seconds + width / 2, side="right")
+    return np.exp((total[last] - total[first]) / (last - first))
+
+
+class Curve(NamedTuple):
+    """What a figure shows of a run: x, y (M,), ascending x; end (x, y) of one that died; whether it will not go on."""
+    x: np.ndarray
+    y: np.ndarray
+    death: tuple | None
+    ended: bool
+
+
+def drawable(run, y, axis, logarithmic=False, width=None, positive=True):
+    """The `Curve` of a run: what it was before its death and an axis has a place for, smoothed.
+
+    Args:
+        run: Run.
+        y: (N,) values at its entries.
+        axis: of the positions, see `x_values`.
+        logarithmic: whether that axis is, which has no place for the untrained network at time 0.
+        width: seconds to smooth over, or None.
+        positive: whether only positive values have a place.
+    """
+    x, death = x_values(run, axis), find_death(run)
+    keep = np.isfinite(x) & np.isfinite(y) & (y > 0 if positive else True) & (x > 0 if logarithmic else True)
+    keep[death.index if death else len(x):] = False
+    values = smooth(run.results["simulation_time"][keep], y[keep].astype(float), width)
+    end = (x[min(death.index, len(x) - 1)], values[-1] if len(values) else np.nan) if death else None
+    return Curve(x[keep], values, end, state_of(run) == "finished")
+
+
+def thin(x, y, logarithmic, bins=BINS):
+    """Indices of the entries to draw: the lowest and the highest one in each bin of the x axis, and both ends.
+
+    Args:
+        x, y: (N,), x ascending (and positive if `logarithmic`).
+        logarithmic: whether the bins are equal on a logarithmic axis.
+        bins: their number.
+
+    Returns:
+        ascending integers, all of 0..N-1 if there are no more than two per bin.
+    """
+    if len(x) <= 2 * bins:
+        return np.arange(len(x))
+    position = np.log(x) if logarithmic else x
+    inner = np.linspace(position[0], position[-1], bins + 1)[1:-1]
+    bin_of = np.searchsorted(inner, position, side="right")
+    order = np.lexsort((y, bin_of))  # by bin, then by value
+    starts = np.flatnonzero(np.diff(bin_of[order], prepend=-1))
+    lowest, highest = order[starts], order[np.append(starts[1:], len(x)) - 1]
+    return np.unique(np.concatenate([lowest, highest, [0, len(x) - 1]]))
+
+
+def median_band(curves, logarithmic=True):
+    """Median, minimum and maximum of several curves, interpolated in the logarithm of the loss.
+
+    At each position these are over the runs that have come so far; one that has ended counts on with its last value, and
+    one that has died as infinite. The band ends where the last run does, or where fewer than half of them are left.
+
+    Args:
+        curves: list of Curve; of those without an entry the dead ones count as such, the others do not.
+        logarithmic: False for quantities that may be zero or negative, interpolated as they are.
+
+    Returns:
+        x, median, minimum, maximum: (M,) each. The median is infinite where half of the runs have died; the maximum is
+        that of the living, infinite where there are none.
+        count: how many runs the last median is of.
+    """
+    lost = sum(curve.death is not None and not len(curve.x) for curve in curves)
+    curves = [curve for curve in curves if len(curve.x)]
+    ends = [curve.death[0] if curve.death else curve.x[-1] for curve in curves]
+    grid = np.unique(np.concatenate([*(curve.x for curve in curves), ends]))
+    grid = grid[grid >= max((curve.x[0] for curve in curves), default=0)]
+    there = np.array([(grid <= end) | curve.ended | (curve.death is not None) for curve, end in zip(curves, ends)]
+                     + [np.ones(len(grid), bool)] * lost)
+    enough = 2 * there.sum(axis=0) >= len(there)
+    grid, there = grid[enough], there[:, enough]
+    forth, back = (np.log, np.exp) if logarithmic else (np.asarray, np.asarray)
+    values = np.array([np.interp(grid, curve.x, forth(curve.y)) for curve in curves] + [np.full(len(grid), np.inf)] * lost)
+    for row, curve in zip(values, curves):
+        if curve.death:
+            row[grid >= curve.death[0]] = np.inf
+    values[~there] = np.nan
+    high = np.where(np.isinf(values), -np.inf, values)
+    high = np.nanmax(high, axis=0)
+    high[np.isinf(high)] = np.inf
+    return (grid, back(np.nanmedian(values, axis=0)), back(np.nanmin(values, axis=0)), back(high),
+            int(there[:, -1].sum()) if len(grid) else 0)

@@ -1,0 +1,155 @@
+"""What a trained network does, as a picture: `python plot.py trajectories`.
+
+Each system's folder may have a `pictures.py` with two functions, of which the first may load TensorFlow:
+
+    solve(weights, seed)                        what the network of a .weights.h5 file does, as a dict of numpy arrays
+    draw(figure, solution, together, colors)    draws that into a (sub)figure, in the scales of all solutions `together`,
+                                                in the colours of `hig.figures.style.TRAJECTORIES`; returns a function of
+                                                progress in [0, 1], which shows so much of it
+
+A file of weights does not tell its system: the one whose network has the shapes in the file is taken.
+"""
+
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from hig.figures.curves import SYSTEMS
+from hig.figures.style import TRAJECTORIES, legible, readable, style, write_figure, write_file
+from hig.runs.cli import SettingsError, load
+
+FRAMES, FRAMES_PER_SECOND, PAUSE = 40, 12, 2.0      # of an animation; PAUSE: seconds on its last frame
+SIZE = (4.2, 5.0)            # inches for each file of weights
+
+
+def solve(weights, seed, root):
+    """(module that draws, its solution) for a file of weights; arguments as in the module docstring.
+
+    Args:
+        root: folder with the systems' folders.
+
+    Raises:
+        ValueError: no system has a network of these shapes, or the file cannot be read.
+    """
+    if not weights.is_file():
+        raise ValueError(f"cannot load the weights {weights}: there is no such file")
+    reasons = []
+    for folder in SYSTEMS.values():
+        if (root / folder / "pictures.py").is_file():
+            pictures = load(f"{folder}.pictures")
+            try:
+                return pictures, pictures.solve(weights, seed)
+            except SettingsError as error:
+                reasons.append(str(error))
+    raise ValueError(f"{weights} does not hold a network of which there are pictures ({reasons[0]})")
+
+
+def make_picture(solutions, names, options):
+    """A matplotlib figure with one column for each (module, solution) of `solve`, titled with its name.
+
+    Args:
+        solutions, names: lists of one length.
+        options: style and colors of the command line.
+
+    Returns:
+        figure, and a function of progress in [0, 1] that shows so much of it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((SIZE[0] * len(solutions), SIZE[1]), layout="constrained")
+    colors = [readable(color, options.style) for color in TRAJECTORIES[options.colors]]
+    shows = []
+    for column, (pictures, solution), name in zip(figure.subfigures(1, len(solutions), squeeze=False)[0], solutions, names):
+        together = [other for drawn_by, other in solutions if drawn_by is pictures]
+        shows.append(pictures.draw(column, solution, together, colors))
+        column.suptitle(legible(name))
+
+    def show(progress):
+        for one in shows:
+            one(progress)
+    return figure, show
+
+
+def animate(solutions, names, options):
+    """Writes the animation options.animate, which stays on its last frame for a while; the suffix decides the format.
+
+    Raises:
+        ValueError: the format is mp4 and there is no ffmpeg, or the file cannot be written.
+    """
+    from matplotlib import animation
+
+    output = options.animate
+    if output.suffix.lower() == ".mp4" and not animation.writers.is_available("ffmpeg"):
+        raise ValueError(f"{output} cannot be written: mp4 needs the program ffmpeg, which is not installed; a name that"
+                         " ends in .gif does without")
+    figure, show = make_picture(solutions, names, options)
+    figure.draw_without_rendering()                                     # the layout of the whole, kept for all frames
+    figure.set_layout_engine("none")
+
+    def frames():
+        for frame in range(FRAMES):
+            show((frame + 1) / FRAMES)
+            yield frame
+    if output.suffix.lower() == ".gif":
+        write_file(output, gif(figure, frames()))
+        return
+    writer = animation.writers["ffmpeg"](fps=FRAMES_PER_SECOND)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "animation.mp4")
+        with writer.saving(figure, str(file), dpi=100):
+            for frame in frames():
+                for _ in range(1 if frame < FRAMES - 1 else round(PAUSE * FRAMES_PER_SECOND)):
+                    writer.grab_frame(facecolor=figure.get_facecolor())
+        write_file(output, file.read_bytes())
+
+
+def gif(figure, frames):
+    """Bytes of a GIF with one picture of the figure for each of the frames, the last one shown for PAUSE seconds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    figure.set_dpi(100)
+    canvas, images = FigureCanvasAgg(figure), []
+    for _ in frames:
+        canvas.draw()
+        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    palette = images[-1].quantize(128, method=Image.Quantize.MAXCOVERAGE)
+    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    content, each = io.BytesIO(), 1000 // FRAMES_PER_SECOND
+    images[0].save(content, "GIF", save_all=True, append_images=images[1:], loop=0, optimize=False,
+                   duration=[each] * (len(images) - 1) + [round(1000 * PAUSE)])
+    return content.getvalue()
+
+
+def draw_trajectories(options, root):
+    """Draws what `plot.py trajectories` asks for and prints the names of the files.
+
+    Without output or animation that is a PNG beside the first file of weights.
+
+    Args:
+        options: weights (list of Path), seed, output and animate (Path or None), style and colors.
+        root: folder with the systems' folders.
+
+    Raises:
+        ValueError: weights cannot be used, or a file cannot be written; one sentence.
+    """
+    solutions = [solve(path, options.seed, root) for path in options.weights]
+    names = [path.name.removesuffix(".weights.h5") for path in options.weights]
+    output = options.output
+    if not output and not options.animate:
+        output = options.weights[0].with_name(f"{'_'.join(names)}_trajectories.png")
+    with style(options.style):
+        if output:
+            write_figure(make_picture(solutions, names, options)[0], output, options.style)
+            print(output)
+        if options.animate:
+            animate(solutions, names, options)
+            print(options.animate)
+
+
+def limits(arrays, margin=0.06):
+    """Lowest and highest value of some arrays, with a margin: axes on which all of them fit."""
+    low, high = min(array.min() for array in arrays), max(array.max() for array in arrays)
+    return low - margin * (high - low) - 1e-9, high + margin * (high - low) + 1e-9

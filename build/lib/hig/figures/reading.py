@@ -1,0 +1,175 @@
+"""Curves from files: found below a folder, read, and sorted into cases and groups.
+
+A pickle is named `<prefix>_<X>_RESULTS.pickle`, with a prefix of `hig.figures.curves.SYSTEMS`, and X is the name in the
+legend; a folder with `log_step_time.txt` is a scene of PhiFlow's, as the published code of the Poisson problem wrote them.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from hig.figures.curves import SYSTEMS, Run, system, x_values
+from hig.runs.results import load_results
+
+OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP")  # in the order of legends
+
+
+def find_files(folder):
+    """Pickles and PhiFlow scenes below a folder, sorted; without hidden folders and curves kept under a date.
+
+    The folder `studies` of a system's folder is left out, too: its many settings are figures of their own.
+    """
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".")
+                            and not (name == "studies" and Path(place).resolve().name in SYSTEMS.values()))
+        found += [Path(place, name) for name in sorted(files) if name.endswith("_RESULTS.pickle") and name[0] != "."]
+        found += [Path(place)] if "log_step_time.txt" in files else []
+    return found
+
+
+def read_runs(path):
+    """The runs in a pickle (one) or in a PhiFlow scene folder (one for each logged loss).
+
+    Raises:
+        ValueError: the file is not a curve; one sentence that names it and the reason.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return read_scene(path)
+    system, label = describe(path.name)
+    return [Run(system, label, path, load_results(path))]
+
+
+def describe(filename):
+    """Prefix of the system and legend name in the name of a pickle: `NLO_HIG_RESULTS.pickle` → ("NLO", "HIG")."""
+    prefix = filename.split("_")[0] if filename.split("_")[0] in SYSTEMS else ""
+    more = f"(?:{system(prefix).in_names}_)?" if prefix else ""
+    match = re.fullmatch(rf"{prefix and prefix + '_'}{more}(.+)_RESULTS(?:_(\d+-\d+-\d+_\d+.*))?\.pickle", filename)
+    label, date = match.groups() if match else (Path(filename).stem, None)
+    label = re.sub(r"(?i)(?<=.)[_-]seed[_-]?\d+$", "", label)
+    label = label.encode("utf-8", "replace").decode().strip("_ ") or "curve"
+    return prefix if match else "", f"{label} {date}" if date else label
+
+
+def read_scene(folder):
+    """The runs of a PhiFlow scene: step and seconds in log_step_time.txt, step and loss in log_loss_<X>_0.txt.
+
+    PhiFlow counts the steps that have ended: loss 0 is that of the untrained network, before step 1 has taken time.
+
+    Raises:
+        ValueError: a file is not of that form.
+    """
+    def columns(file):
+        try:
+            *lines, last = file.read_text().split("\n")                  # a last line without end is still being written
+            table = np.loadtxt(lines or [last], ndmin=2)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} cannot be used as a curve: {str(error).splitlines()[0]}") from None
+        if table.shape[1] < 2 or not len(table) or not np.isfinite(table[:, 0]).all():
+            raise ValueError(f"{file} cannot be used as a curve: it has no columns with step and value")
+        return table[np.argsort(table[:, 0], kind="stable"), :2].T
+    ended, seconds = columns(folder / "log_step_time.txt")
+    clock = np.concatenate([[0.0], np.cumsum(seconds)])
+    runs = []
+    for file in sorted(folder.glob("log_loss_*_0.txt")):
+        steps, losses = columns(file)
+        times = clock[np.searchsorted(ended, steps, side="right")]
+        results = {"epochs": steps, "train_loss": losses, "test_loss": np.full(len(losses), np.nan),
+                   "simulation_time": times, "epoch_time": np.diff(times), "sim_par": {},
+                   "provenance": {"updates_per_epoch": 1}}
+        runs.append(Run("POISSON", file.name[len("log_loss_"):-len("_0.txt")], folder, results))
+    if not runs:
+        raise ValueError(f"{folder} cannot be used as a curve: it has no file log_loss_<X>_0.txt")
+    return runs
+
+
+def collect(paths, axis):
+    """Runs of pickles, which must be readable, and of folders, where an unreadable one is reported on stderr."""
+    runs, seen = [], set()
+    for path in map(Path, paths):
+        for file in find_files(path) if path.is_dir() else [path]:
+            if file.resolve() in seen:
+                continue
+            seen.add(file.resolve())
+            try:
+                found = read_runs(file)
+                for run in found:
+                    x_values(run, axis)
+                runs += found
+            except ValueError as error:
+                if not path.is_dir():
+                    raise
+                print(f"plot.py: {error}", file=sys.stderr)
+    return runs
+
+
+def rank(label):
+    """Position of a label's optimizer in legends; unknown ones come last."""
+    name = label.split()[0]
+    return OPTIMIZERS.index(name) if name in OPTIMIZERS else len(OPTIMIZERS)
+
+
+def split_cases(runs):
+    """Runs of one system by what they train on: {title: [runs]}, several entries where the system has several cases."""
+    cases = {}
+    for run in sorted(runs, key=lambda run: system(run.system).case(run.results["sim_par"])[0]):
+        title = ", ".join(filter(None, (system(run.system).title, system(run.system).case(run.results["sim_par"])[1])))
+        cases.setdefault(title, []).append(run)
+    return cases
+
+
+def sort_into_cases(runs):
+    """{title: runs} of all systems, in the order of SYSTEMS; unknown ones last."""
+    return {title: members for prefix in (*SYSTEMS, "")
+            for title, members in split_cases([run for run in runs if run.system == prefix]).items()}
+
+
+def group_runs(runs):
+    """Runs that belong into one curve, by seed: {label: [runs]}, in the order of optimizers and of their settings.
+
+    Runs of one optimizer whose settings differ in more than the seed are told apart by these settings, budget included.
+    Where more than two differ (the published files name them in their own way), the folder names a group, and the one
+    of most runs has the optimizer's name alone.
+    """
+    groups = {}
+    for label in sorted({run.label for run in runs}, key=lambda label: (rank(label), label)):
+        own = {}
+        for run in sorted((run for run in runs if run.label == label), key=seed_of):
+            own.setdefault(tuple(sorted(settings_of(run).items())), []).append(run)
+        names = {name for one in own for name, _ in one}
+        keys = sorted(name for name in names if len({dict(one).get(name) for one in own}) > 1)
+        folders = {one: own[one][0].path.resolve().parent.name for one in own}
+        order = sorted(own, key=lambda one: folders[one] if len(keys) > 2 else [_numeric(dict(one).get(key, "–")) for key in keys])
+        sizes = sorted(map(len, own.values()))
+        for one in order:
+            values = [(key, dict(one).get(key, "–")[:20]) for key in keys]
+            apart = ", ".join(f"{value} s" if key == "max_time" else f"{key}={value}" for key, value in values)
+            if len(keys) > 2:
+                plain = len(own[one]) == sizes[-1] > sizes[-2]
+                apart = "" if plain else folders[one]
+            groups.setdefault(f"{label} ({apart})" if apart else label, []).extend(own[one])
+    return groups
+
+
+def settings_of(run):
+    """The settings of a run that make it another curve than its neighbours: {name: text}, without the seed and places."""
+    return {key: f"{value:g}" if isinstance(value, (int, float)) else str(value)
+            for key, value in run.results["sim_par"].items() if not re.search("seed|output|folder|path", key, re.IGNORECASE)}
+
+
+def seed_of(run):
+    """A key that sorts runs by their seed, as a number, and then by their file."""
+    seed = run.results["sim_par"].get("seed")
+    return _numeric(str(seed)), [_numeric(part) for part in re.split(r"(\d+)", str(run.path))]
+
+
+def _numeric(text):
+    """A key that sorts numbers by size, before all other texts."""
+    try:
+        return 0, float(text), ""
+    except ValueError:
+        return 1, 0.0, text

@@ -1,0 +1,117 @@
+"""How figures look and how they are written: colours of the optimizers, matplotlib's settings, files."""
+
+import io
+import itertools
+from contextlib import contextmanager
+
+from hig.runs.files import write_atomically
+
+COLORS = {
+    "paper": {"Adam": "dodgerblue", "GN": "crimson", "HIG": "darkorchid", "SGD": "slategray", "Adagrad": "darkorange",
+              "Adadelta": "forestgreen", "RMSprop": "saddlebrown", "SIP": "darkturquoise",
+              "others": ["olive", "hotpink", "royalblue", "darkkhaki"]},
+    "safe": {"Adam": "#0072B2", "GN": "#D55E00", "HIG": "#CC79A7", "SGD": "#7f7f7f", "Adagrad": "#E69F00",
+             "Adadelta": "#009E73", "RMSprop": "#56B4E9", "SIP": "#8c6d1f",  # Okabe and Ito's palette, the others Tol's
+             "others": ["#332288", "#999933", "#882255", "#44AA99"]},
+}
+
+TRAJECTORIES = {"paper": ("teal", "darkgoldenrod", "dimgray", "firebrick"),  # two positions, the control, a target: not the
+                "safe": ("#117733", "#CC6677", "#777777", "#AA4499")}        # colours of the optimizers; Tol's muted scheme
+
+STYLES = {
+    "paper": {"figure.facecolor": "white", "axes.facecolor": "white", "grid.color": "#b0b0b0"},
+    "dark": {"figure.facecolor": "#14171c", "axes.facecolor": "#14171c", "grid.color": "#5a6069",
+             "text.color": "#e8e8e8", "axes.edgecolor": "#a0a6ae", "axes.labelcolor": "#e8e8e8",
+             "xtick.color": "#e8e8e8", "ytick.color": "#e8e8e8"},
+    "both": {"font.size": 10, "legend.fontsize": 9, "legend.title_fontsize": 11, "legend.frameon": False,
+             "lines.linewidth": 1.6, "axes.grid": True, "grid.alpha": 0.35, "axes.spines.top": False,
+             "axes.spines.right": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "hig"},
+}
+
+
+@contextmanager
+def style(name):
+    """Context in which a figure is made and written: "paper" or "dark", whatever the user's matplotlibrc says."""
+    import matplotlib
+    from matplotlib.style.core import STYLE_BLACKLIST  # the settings that are no matter of looks, like the backend
+
+    plain = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in STYLE_BLACKLIST}
+    with matplotlib.rc_context({**plain, **STYLES["both"], **STYLES[name]}):
+        yield
+
+
+def choose_colors(groups, palette, look="paper"):
+    """{label: colour} for the labels of groups: each known optimizer has its own colour, unknown ones the others in turn.
+
+    Several settings of an optimizer are shades of its colour in their order; more than four of one alone, a colour map.
+    """
+    settings, others = {}, itertools.cycle(COLORS[palette]["others"])
+    for label in groups:
+        settings.setdefault(label.split(" (")[0], []).append(label)
+    colors = {}
+    for name, labels in settings.items():
+        own = COLORS[palette].get(name.split()[0])
+        own = own if own and own not in colors.values() else next(others)
+        scale = graded(own, len(labels), wide=len(settings) == 1 and len(labels) > 4)
+        colors |= dict(zip(labels, scale))
+    return {label: readable(color, look) for label, color in colors.items()}
+
+
+def readable(color, look):
+    """The colour, or on a dark background one with so much white in it that its contrast is 4:1."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    def brightness(color):                                              # relative luminance, WCAG 2
+        parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(color)]
+        return 0.05 + 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+    while look == "dark" and brightness(color) < 4 * brightness(STYLES["dark"]["figure.facecolor"]):
+        color = to_hex([0.95 * part + 0.05 for part in to_rgb(color)])
+    return color
+
+
+def graded(color, count, wide):
+    """So many colours from dark to light: shades of one, or `wide` apart in a colour map."""
+    if count == 1:
+        return [color]
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
+    dark, light = [0.65 * part for part in to_rgb(color)], [1 - 0.6 * (1 - part) for part in to_rgb(color)]
+    scale = colormaps["viridis"] if wide else LinearSegmentedColormap.from_list("", [dark, color, light])
+    return [to_hex(scale(0.9 * i / (count - 1) if wide else i / (count - 1))) for i in range(count)]
+
+
+def legible(text):
+    """Text for matplotlib, in which a dollar would start a formula."""
+    return text.replace("$", r"\$")
+
+
+def write_figure(figure, output, look):
+    """Write a figure atomically; the suffix of `output` (png, pdf, svg) decides the format, and text stays text.
+
+    Args:
+        figure: matplotlib Figure, made in the same `style`.
+        output: Path.
+        look: name of that style.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    kind = output.suffix[1:].lower()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # equal curves give equal files
+    content = io.BytesIO()
+    with style(look):
+        figure.savefig(content, format=kind, dpi=200, metadata=undated)
+    write_file(output, content.getvalue())
+
+
+def write_file(output, content):
+    """Writes bytes atomically, with the folder if there is none.
+
+    Raises:
+        ValueError: it cannot be written; one sentence.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, content)
+    except OSError as error:
+        raise ValueError(f"{output} cannot be written: {error.strerror}") from None

@@ -1,0 +1,287 @@
+"""A network that controls a differentiable simulator, as one Keras model: y = P(x, u), u = network(input)."""
+
+from functools import partial
+
+import numpy as np
+import tensorflow as tf
+
+from hig.backend import keras
+from hig.compiled import Compiler
+from hig.control import Control
+from hig.interrupts import LONG, interruptible
+from hig.jacobian import flatten, small_side
+from hig.optimizers import JacobianPower
+from hig.powers import blas_threads
+from hig.recording import leaves
+from hig.routes import Derivatives
+
+PARTS = "network", "simulator", "network_input"
+
+
+@keras.saving.register_keras_serializable("hig")
+class PhysicsModel(keras.Model):
+    """Network and simulator in a row, trained on a loss of the simulator's outcome.
+
+    With an ordinary Keras optimizer it trains by plain gradients; with `hig.HIG`, `hig.GaussNewton` or
+    `hig.JacobianPower` each step is Δθ = −η · (J^κ · g + gradient of the penalties). θ are all trainable weights of the
+    model: of the network, and of simulator and `network_input` where these are Keras layers. Penalties are what
+    regularisers and `add_loss` add to the loss; they have no outcome to be inverted, so that their plain gradient is taken.
+    Everything else is Keras: compile, fit, evaluate, callbacks, saving.
+
+    Args:
+        network: built keras.Model (or layer) from what it sees to the controls u, a tensor or a structure of tensors. It
+            runs in inference mode under a Jacobian power: no dropout noise, no batch statistics.
+        simulator: function or Keras layer (x, u) → y, differentiable TensorFlow code; x is what `fit` was given, with B rows
+            (an array or a structure of arrays), u the controls, y real with B rows (likewise). If it steps in time, loop with
+            `tf.while_loop(..., maximum_iterations=...)`: that is what the XLA compiler can differentiate. One that knows
+            its own derivatives may have a method linearize(x, u) → (y, ∂y/∂u), the latter (B, d, *shape of a sample's u).
+        network_input: function or Keras layer of x, what the network sees; x itself by default. A task whose simulator
+            starts from one thing and whose network sees another passes both, for instance as x = (state, target) with
+            `network_input=lambda x: x[1]`.
+
+    Attributes:
+        route: how the Jacobian of the last update was obtained, see `hig.routes`: "factored", "per sample" or "whole
+            batch"; None before the first.
+        stop_requested: may be set to True, by a signal handler for instance: an eigendecomposition that then takes another
+            second is given up by KeyboardInterrupt, before any weight has moved.
+
+    Source: the paper's update of network and physics together, Δθ = −η · J^κ · g.
+    """
+
+    def __init__(self, network, simulator, network_input=None, **options):
+        super().__init__(**options)
+        self.network = network
+        self.simulator = simulator
+        self.network_input = network_input or _same
+        self.route, self.stop_requested = None, False
+        self.reset_spectrum()
+        self.built = all(part.built for part in (network, simulator, network_input) if isinstance(part, keras.layers.Layer))
+
+    def compile(self, optimizer="rmsprop", loss=None, *, jit_compile="auto", **options):
+        """Keras' compile. The loss is any Keras loss or a function (y_true, y) → one value per sample.
+
+        Args:
+            jit_compile: True has XLA compile whatever it can be asked to; False nothing; "auto" all that it can, and what
+                it cannot with a warning.
+
+        Raises:
+            ValueError: a Jacobian power with loss scaling or on several devices, where Keras would hand it something else
+                than one Jacobian.
+        """
+        power = getattr(optimizer, "inner_optimizer", optimizer)
+        if isinstance(power, JacobianPower):
+            scaled = power is not optimizer and type(optimizer).__name__
+            if scaled or self.dtype_policy.name == "mixed_float16" or keras.config.dtype_policy().name == "mixed_float16":
+                raise ValueError(f"optimizer {power.name!r} under {scaled or 'the policy mixed_float16'}: loss scaling is for gradients, and a "
+                                 "Jacobian power takes none; use float32, float64, bfloat16 or mixed_bfloat16 without it")
+            strategy = tf.distribute.get_strategy()
+            if strategy.num_replicas_in_sync > 1:
+                raise ValueError(f"a Jacobian power takes the Jacobian of the whole batch, and {type(strategy).__name__} would split "
+                                 f"it among {strategy.num_replicas_in_sync} devices: compile outside its scope")
+        self.asked_to_jit = jit_compile                                 # Keras makes True or False of "auto"
+        super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **options)
+        self.compiler = Compiler(jit_compile, self.run_eagerly)
+        self._derivatives = {}                                          # by shapes of the batch and trainable weights
+
+    # ------------------------------------------------------------------------------------------------ Keras' model
+
+    def call(self, x, training=False):
+        """The outcome y = P(x, network(input)) for a batch, (B, …)."""
+        return self.simulator(x, self.network(self.network_input(x), training=training))
+
+    def predict_step(self, data):
+        """What `predict` returns for each batch: {"controls": u, "outcome": y}."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)
+        controls = self.network(self.network_input(x), training=False)
+        return {"controls": controls, "outcome": self.simulator(x, controls)}
+
+    def get_config(self):
+        """Network, simulator and network_input, serialised: what `save` writes and `from_config` takes.
+
+        Raises:
+            ValueError: one of them is a function that Keras cannot serialise.
+        """
+        config = super().get_config()
+        for name in PARTS:
+            part = getattr(self, name)
+            if not (part is _same or isinstance(part, keras.layers.Layer) or keras.saving.get_registered_object(
+                    keras.saving.get_registered_name(part)) is part):
+                raise ValueError(f"{name} is {part!r}, which Keras cannot write to a file: make it a Keras layer or register it with "
+                                 "keras.saving.register_keras_serializable, or save the network alone: model.network.save(…)")
+            config[name] = None if part is _same else keras.saving.serialize_keras_object(part)
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        """The model of a `get_config`."""
+        parts = {name: keras.saving.deserialize_keras_object(config.pop(name)) for name in PARTS}
+        return cls(**parts, **config)
+
+    def compile_from_config(self, config):
+        """Compiles a loaded model as it was compiled when saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)              # or its state could not be loaded
+
+    def save(self, filepath, *arguments, **options):
+        """Keras' save; refused before anything is written where `get_config` cannot say what the model is."""
+        self.get_config()
+        super().save(filepath, *arguments, **options)
+
+    def make_train_function(self, force=False):
+        """What Keras' fit calls for each `steps_per_execution` batches.
+
+        A step of a Jacobian power is compiled in its parts, which Python calls in turn: LAPACK is among them. That of an
+        ordinary optimizer is compiled as a whole, without XLA where XLA cannot do it.
+        """
+        if self.train_function is not None and not force:
+            return
+        if isinstance(self.optimizer, JacobianPower):
+            self.train_function = self._train_by_parts
+            return
+        may_compile = self.asked_to_jit == "auto" and not self.run_eagerly and all(
+            layer.supports_jit for part in (self.network, self.simulator, self.network_input)
+            if isinstance(part, keras.layers.Layer) for layer in leaves(part))
+        self.jit_compile = may_compile or self.asked_to_jit is True     # Keras' "auto" would not use XLA on a CPU
+        super().make_train_function(force=True)
+        if may_compile:
+            self._compiled_by_xla, self.train_function = self.train_function, self._try_xla
+
+    def _train_by_parts(self, iterator):
+        logs = None
+        for _, data in zip(range(self.steps_per_execution), iterator):
+            logs = self.train_step(keras.tree.map_structure(
+                lambda t: None if isinstance(t, tf.experimental.Optional) else t, data))
+        if logs is None:
+            raise StopIteration
+        return logs
+
+    def _try_xla(self, iterator):
+        """The first execution of a step that XLA may not be able to compile: the same batches are tried again without it."""
+        batches = [data for _, data in zip(range(self.steps_per_execution), iterator)]
+        if not batches:
+            raise StopIteration
+
+        def again():
+            if isinstance(iterator, tf.data.Iterator):
+                return iter(tf.data.Dataset.from_generator(lambda: batches, output_signature=iterator.element_spec))
+            return iter(batches)
+        x = keras.utils.unpack_x_y_sample_weight(batches[0])[0]
+        self.train_function = self._compiled_by_xla
+        if self.compiler.is_small(tf.function(lambda x: self(x, training=True), autograph=False).get_concrete_function(x), "The step"):
+            try:
+                return self.train_function(again())
+            except tf.errors.OpError as error:
+                failure = error
+        else:
+            failure = None
+        self.jit_compile = False
+        super().make_train_function(force=True)
+        logs = self.train_function(again())                             # raises again if it is not XLA's fault
+        if failure:
+            self.compiler.without_xla("The step", failure)
+        return logs
+
+    # ------------------------------------------------------------------------------------------------ a step
+
+    def train_step(self, data):
+        """One update of the weights: plain gradients or a Jacobian power, as the optimizer asks for."""
+        if not isinstance(self.optimizer, JacobianPower):
+            return super().train_step(data)
+        x, y_true, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)     # as Keras does before `call`
+        derivatives = self.derivatives_for(x, y_true, sample_weight)
+        loss, outcome, gradient, jacobian = derivatives.take(x, y_true, sample_weight)
+        penalty = derivatives.penalty(x)
+        if penalty:
+            loss = loss + tf.cast(penalty[0], loss.dtype)
+        if self.optimizer.adaptive:
+            numbers = derivatives.control.step((x, y_true, sample_weight), outcome, gradient, jacobian, loss,
+                                               penalty and penalty[1].numpy())
+            direction = None                                            # the weights have moved
+        else:
+            direction, numbers = self.direction(gradient, jacobian, derivatives.batch)
+            direction = tf.constant(direction + penalty[1].numpy() if penalty else direction)
+        self._count_spectrum(numbers)
+        results = derivatives.apply(direction, loss, x, y_true, outcome, sample_weight)
+        return {**results, **self.mean_spectrum()}
+
+    def derivatives_for(self, x, y_true, sample_weight):
+        """The Derivatives of batches of this shape, proven to be right with the first of them."""
+        if not self.built:                                              # a simulator that makes its weights when it is called
+            self(x, training=False)
+        weights = self.trainable_variables
+        key = (tuple(map(id, weights)), tuple(
+            None if t is None else (tuple(t.shape), t.dtype) for t in tf.nest.flatten((x, y_true, sample_weight))))
+        if key not in self._derivatives:
+            derivatives = self._derivatives[key] = Derivatives(self, self.compiler, x, y_true, sample_weight)
+            derivatives.apply = self.compiler.function(self._trace_update, "The update", xla=False)
+            self.optimizer.build_for(weights)
+            derivatives.control = Control(self, derivatives) if self.optimizer.adaptive else None
+            self.route = derivatives.route
+        return self._derivatives[key]
+
+    def direction(self, gradient, jacobian, samples):
+        """J^κ g on the host.
+
+        Args:
+            gradient: g, (n,).
+            jacobian: FactoredJacobian or RowsJacobian.
+            samples: B.
+
+        Returns:
+            (direction, numbers): (p,) float64, the weights one behind the other; what `optimizer.logged` names.
+            Not-a-number comes out where it went in, so that a diverged run is seen in its loss rather than stopped here.
+        """
+        n, p = jacobian.shape
+        with blas_threads(min(n, p)):
+            matrix, vector = small_side(jacobian, gradient)
+            if not (np.isfinite(matrix.diagonal()).all() and np.isfinite(vector).all()):     # |K_ij|² ≤ K_ii K_jj
+                return np.full(p, np.nan), (0.0, np.nan, np.nan)[:len(self.optimizer.logged)]
+            coefficients, numbers = self.solve(matrix, vector, samples)
+            direction = flatten(jacobian.pullback(coefficients)) if n <= p else coefficients
+        return direction, numbers
+
+    def solve(self, matrix, vector, samples, loss=None):
+        """What `optimizer.coefficients` gives, of the same arguments; Ctrl-C ends it whatever it takes."""
+        solve = partial(self.optimizer.coefficients, matrix, vector, samples, loss)
+        return solve() if len(vector) < LONG else interruptible(solve, lambda: self.stop_requested)
+
+    def _trace_update(self, direction, loss, x, y_true, outcome, sample_weight):
+        """Moves the weights along a direction (p,), unless they have moved, and updates Keras' metrics; returns their results."""
+        if direction is not None:
+            self.move(direction)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(outcome)[0])[0])
+        return self.compute_metrics(x, y_true, outcome, sample_weight)
+
+    def move(self, direction):
+        """Moves the weights by −η · direction, (p,), the weights one behind the other; within a tf.function."""
+        weights = self.trainable_variables
+        shares = tf.split(direction, [w.shape.num_elements() for w in weights])
+        self.optimizer.apply_directions([tf.cast(tf.reshape(share, w.shape), w.dtype) for share, w in zip(shares, weights)], weights)
+
+    # -------------------------------------------------------------------------------------------- what fit logs
+
+    def reset_metrics(self):
+        """Keras' reset of the metrics at the start of an epoch, and of the means of rank, σ_max and σ_min."""
+        super().reset_metrics()
+        self.reset_spectrum()
+
+    def reset_spectrum(self):
+        """Starts the means of the spectrum again."""
+        self._spectrum_sum, self._spectrum_count = 0.0, 0
+
+    def _count_spectrum(self, spectrum):
+        self._spectrum_sum, self._spectrum_count = self._spectrum_sum + np.array(spectrum, float), self._spectrum_count + 1
+
+    def mean_spectrum(self):
+        """What `optimizer.logged` names, "rank" for instance: means over the updates since the last reset."""
+        return dict(zip(self.optimizer.logged, (self._spectrum_sum / self._spectrum_count).tolist()))
+
+
+def _same(x):
+    """What the network sees by default: all there is."""
+    return x

@@ -1,0 +1,255 @@
+"""Powers J^κ of a Jacobian: the linear algebra of half-inverse gradients, on plain NumPy arrays.
+
+Notation (Schnell, Holl, Thuerey: Half-Inverse Gradients for Physical Deep Learning, ICLR 2022)
+
+    J  (n, p)   Jacobian ∂y/∂θ of a mini-batch: n = samples × outputs rows, p parameters
+    g  (n,)     gradient ∂L/∂y of the loss with respect to the outputs
+    κ           exponent in [−1, 1]: 1 gradient descent, −1/2 half-inverse gradient, −1 Gauss-Newton
+    τ           truncation: a singular value σ takes part only if σ > τ σ_max
+    μ           damping: every eigenvalue σ² that takes part is raised by μ; 0 in the paper
+    K  (n, n)   Gram matrix J Jᵀ
+
+With the singular value decomposition J = U Σ Vᵀ the power is J^κ = V Σ^κ Uᵀ, the update −η J^κ g.
+`jacobian_power` computes exactly that and is the reference for everything else.
+
+A network has far more parameters than a mini-batch has outputs, so J is better never formed. From
+K = U Σ² Uᵀ and V = Jᵀ U Σ⁻¹,
+
+    J^κ g = V Σ^κ Uᵀ g = Jᵀ U Σ^(κ−1) Uᵀ g = Jᵀ v ,   v = f(K) g ,   f(λ) = λ^(−a) ,   a = (1 − κ)/2 ∈ [0, 1]
+
+with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v. One vector f(K) g is much
+less than an eigendecomposition, and from n = 120 on (with truncation 240) `hig.tridiagonal` computes it faster, by a
+Householder reduction and a rational approximation of f. Where no gap above rounding separates the kept eigenvalues
+from the truncated ones, the eigendecomposition decides.
+
+With damping f(λ) = (λ + μ)^(−a), which bounds the step where σ is small: J^κ becomes Jᵀ (K + μ)^(−a). For κ = −1 and
+without truncation that is the step of Levenberg and Marquardt, and a Cholesky decomposition is enough:
+`levenberg_marquardt_coefficients`.
+
+Precision: everything here is float64, whatever comes in. An eigenvalue of K carries an absolute error of
+about ε λ_max (ε = 2e-16), so singular values below 1e-8 σ_max drown in rounding, and so does what τ < 1e-8
+would keep.
+"""
+from contextlib import nullcontext
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+import threadpoolctl
+
+from hig.interrupts import LONG
+from hig.tridiagonal import power_by_tridiagonal
+
+METHODS = ("auto", "eigh", "tridiagonal")
+SMALLEST_TRIDIAGONAL = 180      # n from which this beats `eigh`: 120 without truncation, 240 with (benchmarks/powers.py)
+SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (likewise)
+
+
+class Spectrum(NamedTuple):
+    """What the truncation left of J: the numbers to log at each step.
+
+    Attributes:
+        rank: int, number of singular values kept.
+        size: int, number of singular values there were: n for K (n, n), min(n, p) for J.
+        sigma_max: float, the largest singular value of J.
+        sigma_min: float, the smallest one kept; 0.0 if none is.
+    """
+
+    rank: int
+    size: int
+    sigma_max: float
+    sigma_min: float
+
+
+def jacobian_power(J, kappa, truncation, damping=0.0):
+    """J^κ = V Σ^κ Uᵀ, the paper's definition, by an explicit singular value decomposition: the reference.
+
+    With damping μ it is V Σ (Σ² + μ)^((κ−1)/2) Uᵀ; for κ = −1 that is Jᵀ (J Jᵀ + μ)⁻¹.
+
+    Args:
+        J: array (n, p) of any real dtype, any n and p.
+        kappa: exponent κ in [−1, 1].
+        truncation: τ in [0, 1); singular values σ ≤ τ σ_max are dropped. Zeros are dropped whatever τ is.
+        damping: μ ≥ 0, in units of σ²; truncation looks at the undamped σ.
+
+    Returns:
+        (P, spectrum): P = J^κ, float64 (p, n), and its `Spectrum` of size min(n, p).
+
+    Raises:
+        ValueError: J is not a matrix or not finite; κ, τ or μ out of range.
+        TypeError: J is not real.
+        numpy.linalg.LinAlgError: LAPACK did not converge.
+    """
+    (kappa, truncation), damping = check_settings(kappa, truncation), check_damping(damping)
+    J = _check_array("J", J, ("n", "p"))
+    try:
+        U, sigma, Vt = scipy.linalg.svd(J, full_matrices=False, check_finite=False)
+    except np.linalg.LinAlgError:   # divide and conquer failed; the QR iteration is slower and sturdier
+        U, sigma, Vt = scipy.linalg.svd(J, full_matrices=False, check_finite=False, lapack_driver="gesvd")
+    sigma_max = sigma.max(initial=0.0)
+    rank = np.count_nonzero(sigma > truncation * sigma_max)   # σ descends
+    sigma_kept = sigma[:rank]
+    to_kappa = sigma_kept * (sigma_kept**2 + damping)**((kappa - 1) / 2) if damping else sigma_kept**kappa
+    power = (Vt[:rank].T * to_kappa) @ U[:, :rank].T   # (p, rank)·(rank, n)
+    return power, Spectrum(rank, len(sigma), float(sigma_max), float(sigma_kept.min(initial=sigma_max)))
+
+
+def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overwrite=False):
+    """The coefficients v with J^κ g = Jᵀ v, from the Gram matrix K = J Jᵀ alone: v = f(K) g.
+
+    The same function applied to JᵀJ (p, p) and Jᵀg (p,) returns J^κ g itself, the small side when p < n:
+    V Σ^(κ−1) Vᵀ Jᵀ g = V Σ^(κ−1) Σ Uᵀ g = J^κ g.
+
+    Args:
+        K: symmetric array (n, n) of any real dtype. It should be formed in float64 (see the module's note on precision).
+        g: array (n,) of any real dtype.
+        kappa: exponent κ in [−1, 1].
+        truncation: τ in [0, 1), relative to singular values of J: eigenvalues λ ≤ τ² λ_max of K are dropped.
+            Zero and negative ones (rounding) are dropped whatever τ is.
+        method: "eigh", a full eigendecomposition; "tridiagonal", that of `hig.tridiagonal`; or "auto", the faster of
+            them for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is larger.
+        damping: μ ≥ 0, in units of the eigenvalues of K; f(λ) = (λ + μ)^((κ−1)/2), truncation looks at λ.
+        overwrite: whether K may be lost, which saves a copy of it; otherwise it is left unchanged.
+
+    Returns:
+        (v, spectrum): v float64 (n,) and the `Spectrum` of J, of size n.
+
+    Raises:
+        ValueError: arrays not finite or of the wrong shape; κ, τ or μ out of range; unknown method.
+        TypeError: K or g not real.
+        numpy.linalg.LinAlgError: none of three LAPACK drivers converged.
+
+    BLAS runs on one thread for n < 1200 (see `blas_threads`) and on as many as it is set to above. The setting is the
+    process's, not the thread's: do not call this from two Python threads at once.
+    """
+    (kappa, truncation), damping = check_settings(kappa, truncation), check_damping(damping)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    K, g = _check_system(K, g)
+    n = len(g)
+    exponent = (1 - kappa) / 2   # a
+    if method == "auto":
+        method = "tridiagonal" if n >= SMALLEST_TRIDIAGONAL else "eigh"
+    with blas_threads(n):
+        if method == "tridiagonal" and n > 2:   # 1 × 1 and 2 × 2 are tridiagonal, with nothing to reduce
+            diagonal = K.diagonal().copy()
+            try:
+                v, *spectrum = power_by_tridiagonal(K, g, exponent, truncation**2, damping, overwrite)
+                return v, _spectrum_of_gram(n, *spectrum)
+            except np.linalg.LinAlgError:
+                if overwrite:                   # the triangle below the diagonal, of which `eigh` makes use, is as it was
+                    np.fill_diagonal(K, diagonal)
+        return _power_by_eigh(K, g, exponent, truncation**2, damping)
+
+
+def levenberg_marquardt_coefficients(K, g, damping):
+    """v = (K + μ)⁻¹ g, by a Cholesky decomposition: the damped power with κ = −1 and without truncation.
+
+    s = −Jᵀ v then minimises ‖J s + g‖² + μ ‖s‖², the linear least-squares problem of Levenberg (1944) and Marquardt
+    (1963), because Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ. On the small side when p < n, JᵀJ (p, p) and Jᵀg (p,) in the
+    place of K and g, v is −s itself.
+
+    Args:
+        K: symmetric array (n, n) of any real dtype; only one of its triangles is used. Left unchanged.
+        g: array (n,) of any real dtype.
+        damping: μ ≥ 0, in units of the eigenvalues of K.
+
+    Returns:
+        v float64 (n,). Where rounding leaves K + μ not positive definite, eigenvalues λ ≤ 0 of K are dropped.
+
+    Raises:
+        ValueError: arrays not finite or of the wrong shape; μ out of range.
+        TypeError: K or g not real.
+        numpy.linalg.LinAlgError: neither Cholesky nor, without it, an eigendecomposition succeeded.
+
+    On BLAS' threads see `gram_coefficients`.
+    """
+    damping = check_damping(damping)
+    K, g = _check_system(K, g)
+    damped = np.array(K.T if K.flags.c_contiguous else K, order="F")   # symmetric: a copy, not a transposition
+    damped.flat[::len(g) + 1] += damping
+    with blas_threads(len(g)):
+        try:
+            factor = scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
+            v = scipy.linalg.cho_solve(factor, g, check_finite=False)
+            if np.isfinite(v).all():
+                return v
+        except np.linalg.LinAlgError:
+            pass
+        return _power_by_eigh(K, g, 1.0, 0.0, damping)[0]
+
+
+def blas_threads(n):
+    """Context in which BLAS has the number of threads that suits n × n matrices: one below SMALLEST_THREADED.
+
+    A second thread gains at most a quarter there on an idle machine; on a busy one the threads wait for each other,
+    and next to TensorFlow's own a product of milliseconds has been seen to take seconds. The setting is the process's.
+    """
+    return _blas_controller().limit(limits=1, user_api="blas") if n < SMALLEST_THREADED else nullcontext()
+
+
+def _power_by_eigh(K, g, exponent, cut, damping):
+    """(K + μ)^(−a) g on the eigenvalues λ of K above cut·λ_max, by all eigenvectors."""
+    for driver in ("evd", "evr"):   # divide and conquer; relatively robust representations should that fail
+        try:
+            if driver == "evd" and len(g) >= LONG:   # the same routine, but Ctrl-C is answered
+                lam, Q = np.linalg.eigh(K)
+            else:
+                lam, Q = scipy.linalg.eigh(K, driver=driver, check_finite=False)
+            break
+        except np.linalg.LinAlgError:
+            continue
+    else:
+        raise np.linalg.LinAlgError(f"K {K.shape}: no LAPACK eigendecomposition (evd, evr) converged")
+    lam_max = max(lam[-1], 0.0)   # λ ascends
+    rank = np.count_nonzero(lam > cut * lam_max)
+    lam, Q = lam[len(g) - rank:], Q[:, len(g) - rank:]
+    v = Q @ ((lam + damping)**-exponent * (Q.T @ g))
+    return v, _spectrum_of_gram(len(g), rank, lam_max, lam.min(initial=lam_max))
+
+
+@cache
+def _blas_controller():
+    """Handle on the BLAS thread pools (NumPy and SciPy each bring one). Finding them takes 7 ms, hence once."""
+    return threadpoolctl.ThreadpoolController()
+
+
+def _spectrum_of_gram(size, rank, lam_max, lam_min):
+    return Spectrum(rank, size, float(np.sqrt(lam_max)), float(np.sqrt(lam_min)) if rank else 0.0)
+
+
+def check_settings(kappa, truncation):
+    """κ and τ as floats. Raises ValueError naming the one that is out of range: κ in [−1, 1], τ in [0, 1)."""
+    kappa, truncation = float(kappa), float(truncation)
+    if not -1 <= kappa <= 1:
+        raise ValueError(f"kappa must lie in [-1, 1], got {kappa}")
+    if not 0 <= truncation < 1:
+        raise ValueError(f"truncation must lie in [0, 1), got {truncation}")
+    return kappa, truncation
+
+
+def check_damping(damping):
+    """μ as a float. Raises ValueError if it is negative or not finite."""
+    damping = float(damping)
+    if not 0 <= damping < np.inf:
+        raise ValueError(f"damping must be at least 0 and finite, got {damping}")
+    return damping
+
+
+def _check_system(K, g):
+    K, g = _check_array("K", K, ("n", "n")), _check_array("g", g, ("n",))
+    if K.shape != (len(g), len(g)):
+        raise ValueError(f"K must be square with one row per entry of g: got shapes {K.shape} and {g.shape}")
+    return K, g
+
+
+def _check_array(name, array, shape):
+    if np.iscomplexobj(array):
+        raise TypeError(f"{name} must be real, got a complex array")
+    array = np.asarray(array, dtype=np.float64)
+    if array.ndim != len(shape):
+        raise ValueError(f"{name} must have {len(shape)} axes ({', '.join(shape)}), got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} is not finite: it contains inf or NaN")
+    return array

@@ -1,0 +1,56 @@
+"""Where a result comes from: versions, commit, hardware, threads."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from threadpoolctl import threadpool_info
+
+PACKAGES = ("numpy", "scipy", "tensorflow", "keras", "phiflow")
+
+
+def provenance():
+    """What a number depends on besides its settings, as a dict of builtins.
+
+    Keys: "python" and one key per package of PACKAGES (version, "unknown" if not found), "commit" (of this checkout, with "+" if files differ
+    from it; None outside a checkout of hig), "cpu" (model), "cores", "blas_threads" (library → threads).
+    """
+    return {
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+        "commit": _commit(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "blas_threads": {f"{library['internal_api']} {library.get('version')}": library["num_threads"]
+                         for library in threadpool_info()},
+    }
+
+
+def _version(package):
+    """Of the distribution of that name, or of the module where it comes from another (tensorflow-cpu, for instance)."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return getattr(sys.modules.get(package), "__version__", "unknown")
+
+
+def _commit():
+    def git(*arguments):
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)         # installed within somebody else's checkout it is not
+        return git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

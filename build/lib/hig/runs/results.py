@@ -1,0 +1,183 @@
+"""Results of a training run: the pickle of its curve, written atomically and read without executing anything.
+
+The layout is that of the published code (`NLO_<X>_RESULTS.pickle`, `QMC_<X>_RESULTS.pickle`), a dict with
+
+    epochs            (N,)    number of the epoch (Poisson: of the update); entry 0 is the untrained network
+    train_loss        (N,)    loss on the training set; may be inf or NaN where a run died
+    test_loss         (N,)    loss on the test set; NaN where it was not evaluated
+    simulation_time   (N,)    seconds of training so far, without evaluation; entry 0 is 0
+    epoch_time        (N-1,)  seconds of training of every single epoch
+    sim_par           dict    settings: builtins only
+
+to which this project adds `provenance` (a dict: versions, hardware, state of the run, singular values kept) and,
+where an experiment measures more, further numeric arrays with one or two axes. All keys of dicts are strings.
+
+Example:
+    >>> save_results("NLO_HIG_RESULTS.pickle", results)         # doctest: +SKIP
+    >>> load_results("NLO_HIG_RESULTS.pickle")["test_loss"][-1]  # doctest: +SKIP
+"""
+
+import itertools
+import os
+import pickle
+import pickletools
+import stat
+
+import numpy as np
+
+from hig.runs.files import write_atomically
+from hig.runs.unpickling import MAX_INSTRUCTIONS, Made, expect, unpickle
+
+STATES = ("running", "finished", "interrupted", "diverged")
+MAX_BYTES = 16 * 2**20       # of a file; an hour of Adam on the oscillators takes 0.5 MB
+MAX_DEPTH = 16               # of dicts, lists and tuples within each other
+CURVES = ("epochs", "train_loss", "test_loss", "simulation_time")
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+def save_results(path, results):
+    """Write a curve atomically, in the published layout (module docstring).
+
+    The file is pickle protocol 3 with numpy's names of before version 2, so that plain `pickle.load` of Python 3.8
+    with numpy 1.19 (the published code's stack) reads it. Arrays are written as float64 or int64, numpy scalars as
+    builtins.
+
+    Args:
+        path: file name (str or Path).
+        results: dict as in the module docstring; it is not changed.
+
+    Raises:
+        ValueError: `results` is not of that layout; nothing is written.
+        OSError: the file cannot be written; an earlier file is untouched.
+    """
+    try:
+        plain = _plain(results)
+        _check_schema(plain)
+        data = _old_numpy_names(pickle.dumps(plain, protocol=3))
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"it takes {len(data)} bytes, more than the {MAX_BYTES} allowed")
+    except ValueError as error:
+        raise ValueError(f"results for {path} cannot be saved: {error}") from None
+    write_atomically(path, data)
+
+
+def _old_numpy_names(data):
+    """Write `numpy.core` for `numpy._core` in a pickle of protocol 3, which says nowhere how long its names are."""
+    pieces, copied = [], 0
+    for opcode, argument, position in pickletools.genops(data):
+        if opcode.name == "GLOBAL" and argument.startswith("numpy._core."):
+            pieces += data[copied:position], b"cnumpy.core."
+            copied = position + len(b"cnumpy._core.")
+    return b"".join([*pieces, data[copied:]])
+
+
+def write_parameters(path, sim_par):
+    """Write settings as `key: value` lines, atomically (the published `<name>_PARAMETERS.txt`).
+
+    Args:
+        path: file name (str or Path).
+        sim_par: dict of settings, written in its order.
+
+    Raises:
+        OSError: the file cannot be written; an earlier file is untouched.
+    """
+    lines = (" ".join(f"{key}: {value}".splitlines()) + "\n" for key, value in sim_par.items())
+    write_atomically(path, "".join(lines).encode())
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+def load_results(path):
+    """Read a curve of `save_results` or of the published code, without executing anything in the file.
+
+    Pickle protocols 2 to 5 with numpy's names of version 1 or 2 are understood. At most `MAX_BYTES` are read, and
+    a file cannot make arrays of more bytes than it holds.
+
+    Args:
+        path: file name (str or Path).
+
+    Returns:
+        dict as in the module docstring; arrays keep the dtype of the file (float16 to float64, integers, bool) in
+        native byte order, numpy scalars come as builtins.
+
+    Raises:
+        ValueError: the file is missing, unreadable, truncated, of another layout, or contains anything but arrays
+            and builtins; one sentence that names it and the reason. Nothing else is raised, whatever the file holds.
+    """
+    try:
+        results = _plain(unpickle(_read(path)))
+        _check_schema(results)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used as a curve: {error}") from None
+    return results
+
+
+def _read(path):
+    """Content of a regular file of at most MAX_BYTES."""
+    def opener(name, flags):
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its other end
+    try:
+        with open(path, "rb", opener=opener) as file:
+            expect(stat.S_ISREG(os.fstat(file.fileno()).st_mode), "it is not a regular file")
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ValueError("there is no such file") from None
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror})") from None
+    expect(len(data) <= MAX_BYTES, f"it is larger than the {MAX_BYTES} bytes allowed")
+    expect(data, "it is empty")
+    return data
+
+
+# ----------------------------------------------------------------------------------------------------- layout
+
+def _plain(value, name="results", count=None, depth=0):
+    """A copy made of builtins and arrays: what `unpickle` has made, or what `save_results` was given, as 64 bit."""
+    count = count or itertools.count(1)
+    expect(next(count) <= MAX_INSTRUCTIONS, f"it has more than the {MAX_INSTRUCTIONS} values allowed")
+    expect(depth <= MAX_DEPTH, f"it is nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item, name, count, depth + 1) for item in value)
+    if type(value) is dict:
+        expect(all(type(key) is str for key in value), f"{name[:80]!r} has a key that is not a string")
+        return {key: _plain(item, name if depth else key, count, depth + 1) for key, item in value.items()}
+    if type(value) is Made and isinstance(value.value, np.ndarray):
+        return value.value
+    if isinstance(value, np.ndarray):
+        wide = np.float64 if value.dtype.kind == "f" else np.int64
+        expect(value.dtype.kind in "biuf" and np.can_cast(value.dtype, wide) and value.ndim <= 2,
+               f"{name[:80]!r} holds an array of dtype {value.dtype} with {value.ndim} axes,"
+               " allowed are integers, float16 to float64 and up to two axes")
+        return np.array(value, dtype=wide, order="C", subok=False)
+    kind = type(value).__name__
+    raise ValueError(f"{name[:80]!r} holds a value of type {kind}, which is neither a numeric array nor a builtin")
+
+
+def _check_schema(results):
+    """Raise ValueError if `results` is not a curve as the module docstring describes it."""
+    expect(type(results) is dict, "it is not a dict of arrays")
+    for key in (*CURVES, "epoch_time", "sim_par"):
+        expect(key in results, f"it has no entry {key!r}")
+    for key, value in results.items():
+        if key in ("sim_par", "provenance"):
+            expect(type(value) is dict, f"{key!r} is not a dict")
+        else:
+            axes = (1,) if key in CURVES or key == "epoch_time" else (1, 2)
+            expect(isinstance(value, np.ndarray) and value.ndim in axes,
+                   f"{key[:80]!r} is not a numeric array of {' or '.join(map(str, axes))} axes")
+    length = len(results["epochs"])
+    expect(length >= 1, "its curve is empty")
+    for key, expected in [*((key, length) for key in CURVES), ("epoch_time", length - 1)]:
+        found = len(results[key])
+        expect(found == expected, f"'epochs' has {length} entries and {key!r} {found} where {expected} are expected")
+    provenance = results.get("provenance", {})
+    state, updates = provenance.get("state", "finished"), provenance.get("updates_per_epoch", 1)
+    expect(type(state) is str and state in STATES,
+           f"the state of the run is {str(state)[:80]!r}, allowed are {', '.join(STATES)}")
+    expect(type(updates) in (int, float) and 0 < updates < 1e15,
+           f"'updates_per_epoch' is {str(updates)[:80]}, allowed are positive numbers")

@@ -1,0 +1,387 @@
+"""One training run of one experiment: time budget, evaluation, curve, checkpoint, resume.
+
+`train` is Keras' `fit` with one callback that
+
+- keeps the clock: `simulation_time` is the time spent in training steps, compiling in the first epoch included and
+  evaluation excluded, as in the published curves;
+- evaluates after every epoch and appends to the curve, of which entry 0 is the untrained network, and which is
+  thinned when it has become too long;
+- writes curve and checkpoint, so that a run can be interrupted at any moment and continued with `--resume`.
+
+The files of a run, in `settings.output`, for instance for the prefix NLO and the optimizer HIG:
+
+    NLO_HIG_RESULTS.pickle      the curve (hig.runs.results)
+    NLO_HIG_PARAMETERS.txt      its settings
+    NLO_HIG_CHECKPOINT.npz      weights, optimizer state and curve after the last epoch saved
+    .NLO_HIG.lock               while the run lasts (hig.runs.locks)
+
+A new run moves the curve of an earlier one, and its checkpoint unless it had finished, to dated names. Each file is replaced as a whole. The
+checkpoint holds the curve too and is written first, so that a process killed at any moment leaves a checkpoint that
+continues whatever curve was seen.
+"""
+
+import io
+import math
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from bisect import bisect_left
+from contextlib import closing, contextmanager
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hig.optimizers import JacobianPower
+from hig.runs.cli import SettingsError, writing_to
+from hig.runs.locks import locked
+from hig.runs.progress import Progress, last_known
+from hig.runs.provenance import provenance
+from hig.runs.files import keep_earlier, write_atomically
+from hig.runs.results import STATES, load_results, save_results, write_parameters
+from hig.runs.weights import load_weights, name_and_hash, save_weights
+
+SAVING_SHARE = 0.02        # of the training time may go into writing; very short epochs are not all written
+MAX_ENTRIES = 200_000      # of a curve in memory and on disk; Adam on the Poisson problem makes them in five minutes
+
+
+def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par, *,
+          pretraining=None, snapshot=None, callbacks=(), label=None):
+    """Trains until `settings.max_time` seconds or `settings.epochs` epochs are over, whichever comes first.
+
+    Args:
+        model: compiled PhysicsModel.
+        batches: function of the number of epochs done → endless tf.data.Dataset with one (x, y) per update.
+        updates_per_epoch: int; the curve has one entry per epoch.
+        evaluate: function of the epoch (0 is the untrained network) and its Keras logs (None for that) → dict of
+            floats with "train_loss" and "test_loss" (NaN where not evaluated); further entries become further curves.
+        settings: as `hig.runs.cli.parse` returns them; used: optimizer, max_time, epochs, output, quiet, resume,
+            load_weights, save_weights.
+        prefix: of the file names, "NLO" for instance.
+        sim_par: dict of builtins, the settings as they go into the pickle and the PARAMETERS file.
+        pretraining: (another compiled PhysicsModel with the same network, seconds): it trains for the first seconds
+            of the curve. The entry of the first epoch after that is stored as "switch_epoch" in the provenance.
+        snapshot: function of nothing → dict of arrays with two axes, which go into the pickle as they are at each saving.
+        callbacks: further Keras callbacks, run after the clock has been read.
+        label: str, what progress and messages call the run; the optimizer's name if None.
+
+    Returns:
+        "finished", "interrupted" (Ctrl-C), "terminated" (SIGTERM), "diverged" (loss inf or NaN) or "failed" (LAPACK
+        did not converge or memory did not suffice; the reason is on stderr).
+
+    Raises:
+        SettingsError: if there is nothing to resume, or it belongs to other settings or other weights to start from;
+            if `load_weights` cannot be used.
+        BlockingIOError: if another process is writing these results.
+        OSError: if the results cannot be written; what was written before stays as it is.
+    """
+    name = settings.output / f"{prefix}_{settings.optimizer}"
+    stages = [(model, math.inf)] if pretraining is None else [pretraining, (model, math.inf)]
+    if settings.load_weights:
+        sim_par = {**sim_par, "load_weights": name_and_hash(settings.load_weights)}
+    run = TrainingRun(name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages, label)
+    for stage_model, _ in stages:
+        stage_model.optimizer.build(stage_model.trainable_variables)
+    with locked(name), closing(run.progress), _stop_on_signals(run):
+        run.clean()
+        if settings.resume:
+            run.resume()
+        elif settings.load_weights:
+            load_weights(model.network, settings.load_weights)
+        epochs = sys.maxsize if settings.epochs is None else settings.epochs
+        try:
+            while not run.over():
+                run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, initial_epoch=run.epoch,
+                                    epochs=epochs, verbose=0, shuffle=False, callbacks=[run, *callbacks])
+        except (tf.errors.OpError, np.linalg.LinAlgError, MemoryError) as error:
+            run.fail(error)
+        except KeyboardInterrupt:                                       # in the middle of an epoch
+            run.abandon()
+        run.close()
+    if settings.save_weights:
+        save_weights(model.network, settings.save_weights)
+    return run.state
+
+
+class TrainingRun(keras.callbacks.Callback):
+    """The state of a run between two epochs, and what happens there. Arguments as in `train`."""
+
+    def __init__(self, name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages, label=None):
+        super().__init__()
+        self.results = name.with_name(f"{name.name}_RESULTS.pickle")
+        self.parameters = name.with_name(f"{name.name}_PARAMETERS.txt")
+        self.checkpoint = name.with_name(f"{name.name}_CHECKPOINT.npz")
+        self.evaluate, self.snapshot, self.settings, self.sim_par = evaluate, snapshot, settings, dict(sim_par)
+        self.stages = stages                                            # [(model, seconds at which the next takes over)]
+        self.curve = {"epochs": [], "simulation_time": []}              # one entry per epoch, the untrained one first
+        self.spectrum = {}                                              # one entry per epoch, of Jacobian powers only
+        if isinstance(stages[-1][0].optimizer, JacobianPower):
+            self.spectrum = {name: [] for name in stages[-1][0].optimizer.logged}
+        self.provenance = {**provenance(), "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads()
+                           or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0),
+                           "dtype": keras.config.floatx(), "updates_per_epoch": updates_per_epoch}
+        self.state = "running"
+        self.stop_signal = None                                         # set by a signal handler
+        self.updates, self.between_epochs = 0, True                     # of the optimizer before this epoch; whether none is half done
+        self.saved_at, self.saving_took = -math.inf, 0.0
+        self.label = label or settings.optimizer
+        self.progress = Progress(self.label, settings.max_time, settings.epochs, settings.quiet)
+
+    @property
+    def epoch(self):
+        """Number of epochs done."""
+        return self.curve["epochs"][-1] if self.curve["epochs"] else 0
+
+    @property
+    def time(self):
+        """Seconds of training so far."""
+        return self.curve["simulation_time"][-1] if self.curve["epochs"] else 0.0
+
+    @property
+    def stage(self):
+        """Number of the stage whose turn it is."""
+        return next(i for i, (_, until) in enumerate(self.stages) if self.time < until)
+
+    @property
+    def stage_model(self):
+        """The model whose turn it is."""
+        return self.stages[self.stage][0]
+
+    def over(self):
+        """Whether the run has reached its end, one way or another."""
+        limits = self.settings
+        return (self.state != "running" or self.time >= limits.max_time
+                or (limits.epochs is not None and self.epoch >= limits.epochs))
+
+    # ---------------------------------------------------------------------------------------- what Keras calls
+
+    def on_train_begin(self, logs=None):
+        self.progress.message("compiling")
+        if not self.curve["epochs"]:
+            self._append(0.0, None)
+            with writing_to(self.results.parent):
+                self._move_earlier()
+                write_parameters(self.parameters, self.sim_par)
+            self._save()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.updates = int(self.model.optimizer.iterations)
+        self.epoch_began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        elapsed = time.perf_counter() - self.epoch_began
+        self._append(self.time + elapsed, logs)
+        if self.state == "running" and self.stop_signal:
+            self.state = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[self.stop_signal]
+        if self.over() or self.stage_model is not self.model:
+            self.model.stop_training = True
+        elif self.time - self.saved_at > self.saving_took / SAVING_SHARE:
+            self._save()
+        self.progress.update(self.epoch, self.time, self.curve)
+
+    def _append(self, seconds, logs):
+        epoch = 0 if logs is None else self.epoch + 1
+        quantities = {"epochs": epoch, "simulation_time": seconds, **self.evaluate(epoch, logs)}
+        for key, value in quantities.items():
+            self.curve.setdefault(key, []).append(value)
+        for key, values in self.spectrum.items() if logs else ():
+            values.append(float(logs.get(key, math.nan)))               # NaN while pretraining by gradients
+        if len(self.curve["epochs"]) > MAX_ENTRIES:
+            self._thin()
+        if not math.isfinite(quantities["train_loss"]):
+            self.state = "diverged"
+
+    def _thin(self):
+        """Halves the curve, where its entries are closest in time."""
+        measured = np.isfinite(self.curve["test_loss"])
+        kept = entries_to_keep(np.array(self.curve["simulation_time"]), measured, MAX_ENTRIES // 2)
+        self.curve = {key: [values[i] for i in kept] for key, values in self.curve.items()}
+        self.spectrum = {key: [values[i - 1] for i in kept[1:]] for key, values in self.spectrum.items()}
+
+    # ---------------------------------------------------------------------------------------- files
+
+    def _move_earlier(self):
+        """Gives earlier results a dated name; of a run that had finished, the checkpoint has no use any more."""
+        try:
+            finished = load_results(self.results)["provenance"]["state"] == "finished"
+        except (ValueError, KeyError):                                  # none, damaged, or the published code's
+            finished = False
+        moved = [keep_earlier(self.results)]
+        if finished:
+            self.checkpoint.unlink(missing_ok=True)
+        else:
+            moved.append(keep_earlier(self.checkpoint))
+        if any(moved):
+            self.progress.message(f"earlier results moved to {' and '.join(path.name for path in moved if path)}")
+
+    def _save(self):
+        """Writes the checkpoint, then the curve."""
+        began = time.perf_counter()
+        results = {
+            **{key: np.array(values) for key, values in self.curve.items()},
+            "epoch_time": np.diff(self.curve["simulation_time"]),
+            **(self.snapshot() if self.snapshot else {}),
+            "sim_par": self.sim_par,
+            "provenance": {**self.provenance, "state": self.state if self.state in STATES else "interrupted",
+                           **self._switch(), **{key: np.array(values) for key, values in self.spectrum.items()}}}
+        with writing_to(self.results.parent):
+            if self.state not in ("diverged", "failed") and self.between_epochs:   # otherwise the weights are of no use
+                self._save_checkpoint()
+            save_results(self.results, results)
+        self.saved_at, self.saving_took = self.time, time.perf_counter() - began
+
+    def _switch(self):
+        """The provenance of a pretrained run: after which epoch the second optimizer took over, once it has."""
+        last = bisect_left(self.curve["simulation_time"], self.stages[0][1])               # of the first stage
+        return {"switch_epoch": self.curve["epochs"][last]} if self.stage else {}
+
+    def _save_checkpoint(self):
+        content = io.BytesIO()
+        np.savez(content, **{f"curve_{key}": values for key, values in self.curve.items()},
+                 **{f"spectrum_{key}": values for key, values in self.spectrum.items()},
+                 **{f"state_{i}": v.numpy() for i, v in enumerate(_state(self.stage_model))})
+        write_atomically(self.checkpoint, content.getvalue())
+
+    def resume(self):
+        """Takes curve, weights and optimizer state from the files of an interrupted run.
+
+        Raises:
+            SettingsError: if a file is missing or damaged, or belongs to a run with other settings.
+        """
+        if not (self.results.exists() and self.checkpoint.exists()):
+            raise SettingsError(f"there is no interrupted run to resume in {self.results.parent}: "
+                                f"it takes {self.results.name} and {self.checkpoint.name}")
+        try:
+            results = load_results(self.results)
+        except ValueError as error:
+            raise SettingsError(f"cannot resume: {error}") from None
+        try:
+            with np.load(self.checkpoint, allow_pickle=False) as file:
+                curve = {key[6:]: file[key].tolist() for key in file.files if key.startswith("curve_")}
+                spectrum = {key: file[f"spectrum_{key}"].tolist() for key in self.spectrum}
+                values = [file[key] for key in file.files if key.startswith("state_")]
+            length = len(curve["epochs"])
+        except Exception as error:                                      # zipfile and numpy raise a dozen kinds
+            raise SettingsError(f"cannot resume: {self.checkpoint} is damaged "
+                                f"({' '.join(str(error).split())[:200] or type(error).__name__})") from None
+        if "load_weights" in results["sim_par"]:                        # where it began stays on record
+            self.sim_par.setdefault("load_weights", results["sim_par"]["load_weights"])
+        unequal = [key for key in self.sim_par
+                   if key not in ("max_time", "epochs") and results["sim_par"].get(key) != self.sim_par[key]]
+        if unequal:
+            raise SettingsError("cannot resume with other settings: " + ", ".join(
+                f"{key} is {self.sim_par[key]} but was {results['sim_par'].get(key)}" for key in unequal))
+        _, ours, theirs = np.intersect1d(curve["epochs"], results["epochs"], return_indices=True)
+        expected = {key for key, values in results.items() if np.ndim(values) == 1} - {"epoch_time"}
+        if set(curve) != expected or any(len(entries) != length or len(results.get(key, ())) != len(results["epochs"])
+               or not np.array_equal(np.array(entries)[ours], results[key][theirs], equal_nan=True)
+               for key, entries in curve.items()):
+            raise SettingsError(f"cannot resume: the curves in {self.checkpoint} and in {self.results.name} differ")
+        self.curve, self.spectrum = curve, spectrum
+        variables = _state(self.stage_model)                            # the one whose turn it is at the end of that curve
+        if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
+            raise SettingsError(f"cannot resume: {self.checkpoint} holds other weights than the experiment has")
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+        self.saved_at = self.time
+
+    def close(self):
+        """The last word: writes the final state and tells the user how the run ended and where the curve is."""
+        if self.state == "running":
+            self.state = "finished"
+        self._save()
+        self.progress.close()
+        self.progress.message(f"{self.state} after {self.epoch} epochs and {self.time:.1f} s of training: "
+                            f"train loss {self.curve['train_loss'][-1]:.4g}, test loss {last_known(self.curve['test_loss']):.4g}")
+        self.progress.message(f"curve in {self.results}")
+        if self.state in ("interrupted", "terminated"):
+            self.progress.message("continue with --resume")
+        if self.state == "diverged":
+            print(f"{self.label} diverged: the loss is not finite after epoch {self.epoch} "
+                  f"({self.time:.1f} s of training); the curve up to there is in {self.results}", file=sys.stderr)
+        if self.state == "failed":
+            print(f"{self.label} stopped in epoch {self.epoch + 1}: {self.reason}; "
+                  f"the curve up to there is in {self.results}", file=sys.stderr)
+
+    def fail(self, error):
+        """Ends the run after an update that gave up.
+
+        What the host call of a compiled step raised arrives as a TensorFlow error with its name in the text.
+
+        Raises:
+            KeyboardInterrupt: if it was that.
+            tensorflow.errors.OpError: the error itself, if it is none of LAPACK or memory: then it is a bug.
+        """
+        text = f"\n{type(error).__name__}: {error}"
+        if "\nKeyboardInterrupt: " in text:
+            raise KeyboardInterrupt from None
+        linear_algebra = re.search(r"\nLinAlgError: (.*)", text)
+        if not (linear_algebra or isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))):
+            raise error
+        self.state = "failed"
+        self.reason = linear_algebra[1] if linear_algebra else "the memory does not suffice for an update"
+
+    def abandon(self):
+        """Ends the run within an epoch, after Ctrl-C in a long decomposition or a second Ctrl-C: that epoch is given up.
+
+        Raises:
+            KeyboardInterrupt: if the run had not begun.
+        """
+        if not self.curve["epochs"]:
+            raise KeyboardInterrupt from None
+        self.state = "terminated" if self.stop_signal == signal.SIGTERM else "interrupted"
+        self.between_epochs = self.updates == int(self.stage_model.optimizer.iterations)
+
+    def clean(self):
+        """Removes what a killed process left half-written; the lock says that no living one is at it."""
+        for path in (self.results, self.parameters, self.checkpoint):
+            for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+                leftover.unlink()
+            for kept in path.parent.glob(f"{path.stem}_*{path.suffix}"):
+                if kept.stat().st_size == 0:                            # a name reserved by keep_earlier
+                    kept.unlink()
+
+
+def entries_to_keep(times, measured, intervals):
+    """Ascending indices of a thinned curve: both ends, and of each interval of time the last entry that was measured.
+
+    Args:
+        times: (N,) float, ascending seconds.
+        measured: (N,) bool, whether an entry has a test loss; the last entry of all stays where an interval has no such.
+        intervals: int, number of equal intervals from 0 to times[-1], which must be positive.
+
+    Returns:
+        int array; at most intervals + 2 entries, whatever N is.
+    """
+    interval = times // (times[-1] / intervals)
+    order = np.lexsort((measured, interval))                            # stable: within an interval the measured ones last
+    last = order[np.flatnonzero(np.diff(interval[order], append=np.inf))]
+    return np.union1d([0, len(times) - 1], last)
+
+
+def _state(model):
+    """All variables that a checkpoint holds."""
+    return [*model.weights, *model.optimizer.variables]
+
+
+@contextmanager
+def _stop_on_signals(run):
+    """Ctrl-C and SIGTERM end the run after the epoch that is under way; a second Ctrl-C interrupts Python at once."""
+    def stop(number, frame):
+        run.stop_signal = number
+        run.stage_model.stop_requested = True                           # gives up a decomposition that takes long
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run.progress.message("stopping after this epoch" + "; Ctrl-C again stops at once" * (number == signal.SIGINT))
+
+    handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    earlier = {number: signal.signal(number, stop) for number in handled}       # only the main thread may set them
+    try:
+        yield
+    finally:
+        for model, _ in run.stages:
+            model.stop_requested = False
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
