@@ -137,6 +137,7 @@ def powell(u, m=tf):
                     10**0.5 * (u[..., 0] - u[..., 3])**2], axis=-1)
 
 
+@pytest.mark.filterwarnings("ignore:The Jacobian takes the route")           # said on purpose: no network has weights
 @pytest.mark.parametrize("residuals, start, updates, close", [
     (rosenbrock, [-1.2, 1.0], 60, 1e-6), (powell, [3.0, -1.0, 0.0, 1.0], 60, 1e-2)], ids=["Rosenbrock", "Powell"])
 @pytest.mark.parametrize("optimizer", [lambda: hig.LevenbergMarquardt(damping=0.1),

@@ -189,7 +189,7 @@ def test_without_submitit_it_says_which_extra_to_install(system, tmp_path, monke
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_studies_name_their_claim_and_their_flags_are_those_of_the_submit_scripts(script, tmp_path):
-    assert script.read_text().startswith('"""Claim: ') and len(script.read_text().splitlines()) < 40
+    assert script.read_text().startswith(('"""Claim: ', '"""Question: ')) and len(script.read_text().splitlines()) < 40
     listed = subprocess.run([sys.executable, script, "--list", "--seeds", "7", "--output", tmp_path / "s"], capture_output=True, text=True)
     assert listed.returncode == 0 and not listed.stderr and not list(tmp_path.iterdir())
     *lines, total = listed.stdout.splitlines()
