@@ -68,13 +68,13 @@ class Control:
             self._move(tf.constant(np.full(jacobian.shape[1], np.nan)))        # seen in the loss, not stopped here
             return [np.nan] * len(optimizer.logged)
         optimizer.meet(loss)
-        stiffness, before, direction = self._stiffness(batch, outcome, gradient), self._values(), None
+        stiffness, direction = self._stiffness(batch, outcome, gradient), None
         for _ in range(TRIALS):
             if direction is None or optimizer.damping_adapts:
                 direction, slope, square, numbers = self._direction(jacobian, matrix, vector, loss, penalty)
             rate, bounded = optimizer.rate(slope, stiffness * square)
             share = rate / float(optimizer.learning_rate)               # the optimizer multiplies by η
-            self._move(tf.constant(share * direction))
+            before = self._move(tf.constant(share * direction))
             after = self._loss(*batch)
             predicted = rate * slope - rate**2 * stiffness * square / 2
             ratio = (loss - after) / predicted if predicted > 0 and np.isfinite(after) else -1.0
@@ -109,16 +109,16 @@ class Control:
         controls = {id(variable) for variable in optimizer.controls}
         return [*self.model.trainable_variables, *(v for v in optimizer.variables if id(v) not in controls)]
 
-    def _values(self):
-        return [tf.identity(variable.value) for variable in self._variables()]
-
     def _loss(self, x, y_true, sample_weight):
         """The loss of the batch with the present weights, penalties included."""
         penalty = self.derivatives.penalty(x)
         return float(self.derivatives.plain(x, y_true, sample_weight)[0]) + (float(penalty[0]) if penalty else 0.0)
 
     def _trace_move(self, direction):
+        """Moves the weights; returns the values of `_variables` before that."""
+        before = [tf.identity(variable.value) for variable in self._variables()]
         self.model.move(direction)
+        return before
 
     def _trace_restore(self, values):
         for variable, value in zip(self._variables(), values):
