@@ -2,8 +2,8 @@
 
     python plot.py                        every system: <folder>/plot.png; figures/overview.png if several have curves
     python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in the first; of a
-                                          folder of several systems' folders, like results, also one in each of these;
-                                          of a folder named studies, one in each study
+                                          folder of several systems' folders, like results, also one in each of these
+                                          and in each study in its folder studies; of a folder named studies, one in each
     python plot.py FILE [FILE ...]        these pickles in one figure, plot.png beside the first
     python plot.py trajectories ...       what a trained network does (--help lists the flags; loads TensorFlow)
 
@@ -81,8 +81,8 @@ def add_looks(parser):
                         help="safe: for colour-blind readers (default: %(default)s)")
 
 
-def figures_of(folder, runs):
-    """[(runs, figure)] of a folder: plot.png of all, after those of its own folders if they are of several systems.
+def figures_of(folder, runs, axis):
+    """[(runs, figure)] of a folder: plot.png of all, after those of its own folders and studies if they are of several systems.
 
     Of a folder named `studies`, one for each study.
     """
@@ -91,7 +91,11 @@ def figures_of(folder, runs):
         parts.setdefault(folder / run.path.relative_to(folder).parts[0], []).append(run)
     several = len({run.system for run in runs}) > 1 and all(part.is_dir() for part in parts)
     own = [(own, part / "plot.png") for part, own in parts.items() if several or folder.name == "studies"]
-    return own if folder.name == "studies" else [*own, (runs, folder / "plot.png")]     # which have nothing in common
+    if folder.name == "studies":
+        return own                                                      # which have nothing in common
+    studies = folder / "studies"
+    own += figures_of(studies, collect([studies], axis), axis) if several and studies.is_dir() else []
+    return [*own, (runs, folder / "plot.png")]
 
 
 def figures_asked_for(options, root):
@@ -103,7 +107,7 @@ def figures_asked_for(options, root):
     if options.paths:
         runs, first = collect(options.paths, options.x), Path(options.paths[0])
         if len(options.paths) == 1 and first.is_dir():
-            figures = figures_of(first, runs)
+            figures = figures_of(first, runs, options.x)
         else:
             figures = [(runs, (first if first.is_dir() else first.parent) / "plot.png")]
     else:
@@ -134,7 +138,10 @@ def main(arguments=None, root=ROOT):
     except ValueError as error:
         print(f"plot.py: {error}", file=sys.stderr)
         return 2
-    print(table(list({id(run): run for runs, _ in figures for run in runs}.values())))
+    studies = [figure for figure in figures if len(figures) > 1 and figure[1].parent.parent.name == "studies"]
+    others = {id(run): run for figure in figures if figure not in studies for run in figure[0]}
+    print("\n\n".join([table(list(others.values()))] * bool(others)
+                      + [f"study {output.parent.name}\n{table(runs)}" for runs, output in studies]))
     return 0
 
 

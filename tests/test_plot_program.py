@@ -62,6 +62,9 @@ def test_a_folder_of_several_systems_gets_a_figure_for_each_of_its_folders(tmp_p
     assert plot.main([str(tmp_path)]) == 0
     assert drawn == {"Poisson/plot.png": ["Poisson"], "Poisson_seeds/plot.png": ["seed_1"],
                      "Oscillators/plot.png": ["Oscillators"], "plot.png": ["Oscillators", "Poisson", "seed_1"]}
+    save(tmp_path / "studies" / "many" / "seed_2" / "POISSON_HIG_RESULTS.pickle", falling())
+    assert plot.main([str(tmp_path)]) == 0
+    assert drawn["studies/many/plot.png"] == ["seed_2"] and drawn["plot.png"] == ["Oscillators", "Poisson", "seed_1"]
     drawn.clear()
     assert plot.main([str(tmp_path / "Poisson_seeds")]) == 0 and drawn == {"Poisson_seeds/plot.png": ["seed_1"]}
 
@@ -79,7 +82,8 @@ def test_studies_have_figures_of_their_own(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert plot.main([str(folder / "studies")]) == 0
     assert drawn == {"studies/batch_size/plot.png": 1, "studies/kappa/plot.png": 1}
-    assert len(capsys.readouterr().out.splitlines()) == 2 + 3           # two figures, a head and two runs
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line] == [
+        *(str(folder / "studies" / study / "plot.png") for study in ("batch_size", "kappa")), *["study", "system", "Nonlinear"] * 2]
     drawn.clear()
     assert plot.main([str(folder / "studies" / "kappa")]) == 0 and drawn == {"studies/kappa/plot.png": 1}
 

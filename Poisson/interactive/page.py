@@ -190,7 +190,7 @@ def changed_losses(state, x_axis):
         own[:-1] |= own[1:]                                             # each piece begins where the one before ends
         patch["data"][number]["x"] = packed(curve[x_axis])
         patch["data"][number]["y"] = packed(np.where(own, curve["train_loss"], np.nan))
-        patch["data"][number]["showlegend"] = bool(own.any())
+        patch["data"][number]["showlegend"] = bool((curve["method"][1:] == number).any())      # the start is no update of it
     patch["data"][len(METHODS) + 1]["x"] = packed(tested[x_axis])
     patch["data"][len(METHODS) + 1]["y"] = packed(tested["test_loss"])
     patch["data"][len(METHODS) + 1]["mode"] = "lines+markers" if len(tested["epochs"]) <= 50 else "lines"

@@ -20,12 +20,11 @@ OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP
 def find_files(folder):
     """Pickles and PhiFlow scenes below a folder, sorted; without hidden folders and curves kept under a date.
 
-    The folder `studies` of a system's folder is left out, too: its many settings are figures of their own.
+    A folder `studies` in it is left out, too: its many settings are figures of their own.
     """
     found = []
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".")
-                            and not (name == "studies" and Path(place).resolve().name in SYSTEMS.values()))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "studies")
         found += [Path(place, name) for name in sorted(files) if name.endswith("_RESULTS.pickle") and name[0] != "."]
         found += [Path(place)] if "log_step_time.txt" in files else []
     return found
