@@ -234,7 +234,7 @@ def test_dead_seeds_are_counted(tmp_path):
     losses[:] = np.nan
     save(tmp_path / "3" / "NLO_GN_RESULTS.pickle", losses)
     save(tmp_path / "4" / "NLO_GN_RESULTS.pickle", losses)
-    assert lines(draw([tmp_path])[0])["GN"].get_label() == "GN: 3 of 5 runs died"
+    assert lines(draw([tmp_path])[0])["GN"].get_label() == "GN: 3 of 5 died"
 
 
 def test_a_folder_of_dead_runs_only(tmp_path, capsys):
@@ -242,7 +242,7 @@ def test_a_folder_of_dead_runs_only(tmp_path, capsys):
         save(tmp_path / str(seed) / "NLO_GN_RESULTS.pickle", np.r_[falling(lived), np.nan], settings={"seed": seed}, state="diverged")
     ax, *_ = draw([tmp_path])
     assert sorted(cross.get_xdata()[0] for cross in crosses(ax)) == [2, 6, 16]
-    assert lines(ax)["GN"].get_label() == "GN: 3 of 3 runs died"
+    assert lines(ax)["GN"].get_label() == "GN: 3 of 3 died"
     save(tmp_path / "NLO_HIG_RESULTS.pickle", [np.nan], state="diverged")
     assert plot.main([str(tmp_path)]) == 0 and plot.main([str(tmp_path / "NLO_HIG_RESULTS.pickle")]) == 0
     assert "of 3, 3 died" in capsys.readouterr().out

@@ -97,3 +97,15 @@ def test_the_table_of_README():
     texts = re.fullmatch(r"(\S+) against (\S+) after 20 s", written["Toy_Problem"][2]).groups()
     for text, name in zip(texts, ("HIG", "Adam")):
         assert agree(text, medians([run for run in runs if run.label == name])[2])
+
+
+def test_the_study_of_optimizers():
+    """Five seeds of each optimizer: median, range and deaths."""
+    written, runs = rows(RESULTS, "`study_optimizers.py`"), of("studies/oscillators_optimizers")
+    assert set(written) == set(runs)
+    for name, cells in written.items():
+        assert [run.results["sim_par"]["seed"] for run in runs[name]] == [1, 2, 3, 4, 5]
+        finals = [numbers(run, THRESHOLDS)[2] for run in runs[name]]
+        low, _, high = cells[2].partition(" to ")
+        assert agree(cells[1], np.median(finals)) and agree(low, min(finals)) and agree(high or low, max(finals)), name
+        assert cells[3] == f"{np.isinf(finals).sum()} of 5"

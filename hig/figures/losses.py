@@ -195,7 +195,7 @@ def legend_text(label, members, wanted, curves):
     if len(members) == 1:
         final = final_loss(members[0], loss_kind(members[0], wanted))
         return f"{label}: {deaths[0] if deaths else format(final, '.1e')}"
-    died = f"{len(deaths)} of {len(members)} runs died"
+    died = f"{len(deaths)} of {len(members)} died"
     middle, count = [], 0
     if any(len(curve.x) for curve in curves):
         _, middle, _, _, count = median_band(curves)
@@ -220,7 +220,7 @@ def add_legend(ax, title, width):
     handles, texts = ax.get_legend_handles_labels()
     if not texts or ax.get_legend():
         return 0.0, 0.0
-    tails = {text.partition(", median")[2] for text in texts if not text.endswith(" runs died")}
+    tails = {text.partition(", median")[2] for text in texts if ", median" in text or not text.endswith(" died")}
     if title and len(tails) == 1 and (tail := tails.pop()):
         title, texts = f"{title}\nmedian{tail}", [text.partition(", median")[0] for text in texts]
     if len(texts) > 3 * MANY:                                           # of a study over two settings: see its heat maps
