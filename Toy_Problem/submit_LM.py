@@ -1,6 +1,6 @@
 """Levenberg-Marquardt on the toy problem, its damping controlled, well (λ = 1) and badly (λ = 0.01) conditioned.
 
-Seed as HIG's; the batch is the whole training set.
+Seed as HIG's; the batch is the whole training set, the damping at the start the default.
 """
 
 from hig.runs.cli import submit
