@@ -77,7 +77,7 @@ def test_the_commands_run_as_printed(copy):
         process = shell(short, copy, activated)
         if command.startswith("python dashboard.py"):
             assert serves(process) < 10
-        output, errors = process.communicate(timeout=PATIENCE)
+        output, errors = process.communicate(timeout=5 * PATIENCE)
         assert process.returncode == 0, f"{short}: {errors}"
         assert "Traceback" not in errors
         ran.append(command)
