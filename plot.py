@@ -3,7 +3,7 @@
     python plot.py                        every system: <folder>/plot.png; figures/overview.png if several have curves
     python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in the first; of a
                                           folder of several systems' folders, like results, also one in each of these
-                                          and in each study in its folder studies; of a folder named studies, one in each
+                                          and in each study in its folders studies and Peers; of such a folder, one in each
     python plot.py FILE [FILE ...]        these pickles in one figure, plot.png beside the first
     python plot.py trajectories ...       what a trained network does (--help lists the flags; loads TensorFlow)
 
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from hig.figures.curves import AXES, LOSSES, SYSTEMS
 from hig.figures.losses import make_figure
-from hig.figures.reading import collect
+from hig.figures.reading import APART, collect
 from hig.figures.style import COLORS, write_figure
 from hig.figures.table import table
 from hig.runs.cli import make_parser, positive, standard_streams
@@ -84,17 +84,17 @@ def add_looks(parser):
 def figures_of(folder, runs, axis):
     """[(runs, figure)] of a folder: plot.png of all, after those of its own folders and studies if they are of several systems.
 
-    Of a folder named `studies`, one for each study.
+    Of a folder named `studies` or `Peers`, one for each study.
     """
     parts = {}
     for run in runs:
         parts.setdefault(folder / run.path.relative_to(folder).parts[0], []).append(run)
     several = len({run.system for run in runs}) > 1 and all(part.is_dir() for part in parts)
-    own = [(own, part / "plot.png") for part, own in parts.items() if several or folder.name == "studies"]
-    if folder.name == "studies":
+    own = [(own, part / "plot.png") for part, own in parts.items() if several or folder.name in APART]
+    if folder.name in APART:
         return own                                                      # which have nothing in common
-    studies = folder / "studies"
-    own += figures_of(studies, collect([studies], axis), axis) if several and studies.is_dir() else []
+    for studies in (folder / name for name in APART if several and (folder / name).is_dir()):
+        own += figures_of(studies, collect([studies], axis), axis)
     return [*own, (runs, folder / "plot.png")]
 
 
@@ -138,7 +138,7 @@ def main(arguments=None, root=ROOT):
     except ValueError as error:
         print(f"plot.py: {error}", file=sys.stderr)
         return 2
-    studies = [figure for figure in figures if len(figures) > 1 and figure[1].parent.parent.name == "studies"]
+    studies = [figure for figure in figures if len(figures) > 1 and figure[1].parent.parent.name in APART]
     others = {id(run): run for figure in figures if figure not in studies for run in figure[0]}
     print("\n\n".join([table(list(others.values()))] * bool(others)
                       + [f"study {output.parent.name}\n{table(runs)}" for runs, output in studies]))

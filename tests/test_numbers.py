@@ -16,7 +16,7 @@ THRESHOLDS = (1e-2, 1e-3, 1e-4)
 
 def rows(text, first):
     """{script or name in the first column: further cells} of the table whose header begins with these words."""
-    lines = text[text.index(f"| {first} |"):].split("\n\n")[0].splitlines()
+    lines = text[re.search(rf"\| ?{re.escape(first)} ?\|", text).start():].split("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     return {re.sub(r"`(?:submit_)?(\w+?)(?:\.py.*)?`", r"\1", row[0]): row[1:] for row in cells}
 
@@ -109,3 +109,19 @@ def test_the_study_of_optimizers():
         low, _, high = cells[2].partition(" to ")
         assert agree(cells[1], np.median(finals)) and agree(low, min(finals)) and agree(high or low, max(finals)), name
         assert cells[3] == f"{np.isinf(finals).sum()} of 5"
+
+
+@pytest.mark.parametrize("folder, title", [("oscillators", "`Nonlinear_Oscillators/study_peers.py`"),
+                                           ("dipole", "`Schroedinger/study_peers.py`")])
+def test_what_one_would_use_today(folder, title):
+    """Three seeds of each method: median, range, deaths, and the median of the times to 1e-4; README's is without compiling."""
+    written, runs = rows(RESULTS, title), of(f"Peers/{folder}")
+    assert set(written) == {name.replace("_", " ") for name in runs}
+    for name, own in runs.items():
+        cells = written[name.replace("_", " ")]
+        assert [run.results["sim_par"]["seed"] for run in own] == [1, 2, 3]
+        finals, times = [numbers(run, THRESHOLDS)[2] for run in own], np.array([numbers(run, (1e-4,))[-1] for run in own])
+        low, _, high = cells[2].partition(" to ")
+        assert agree(cells[1], np.median(finals)) and agree(low, min(finals)) and agree(high or low, max(finals)), name
+        assert cells[3] == f"{np.isinf(finals).sum()} of 3"
+        assert agree(cells[4], np.median(np.where(np.isnan(times), np.inf, times))), name

@@ -15,16 +15,17 @@ from hig.figures.curves import SYSTEMS, Run, system, x_values
 from hig.runs.results import load_results
 
 OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP", "Muon", "L-BFGS", "HIG_adaptive", "LM")  # in the order of legends
+APART = ("studies", "Peers")            # folders of which each folder is a figure of its own, and none of others
 
 
 def find_files(folder):
     """Pickles and PhiFlow scenes below a folder, sorted; without hidden folders and curves kept under a date.
 
-    A folder `studies` in it is left out, too: its many settings are figures of their own.
+    Those of APART in it are left out, too.
     """
     found = []
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "studies")
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in APART)
         found += [Path(place, name) for name in sorted(files) if name.endswith("_RESULTS.pickle") and name[0] != "."]
         found += [Path(place)] if "log_step_time.txt" in files else []
     return found
