@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,8 +267,8 @@ def children(process):
     for folder in os.listdir("/proc"):
         if folder.isdigit():
             try:
-                status = open(f"/proc/{folder}/stat").read().rsplit(")", 1)[1].split()
-                line = open(f"/proc/{folder}/cmdline").read()
+                status = Path(f"/proc/{folder}/stat").read_text().rsplit(")", 1)[1].split()
+                line = Path(f"/proc/{folder}/cmdline").read_text()
             except OSError:
                 continue
             if int(status[1]) == process.pid and "spawn_main" in line:

@@ -38,7 +38,7 @@ with open(folder / "starts", "a") as file:
 with locked(folder / "NLO_Fake"):
     (folder / "NLO_Fake_CHECKPOINT.npz").touch()
     (folder / "begun").touch()
-    for _ in range(50 if options.outcome == "slow" and not options.resume else 0):
+    for _ in range(120 if options.outcome == "slow" and not options.resume else 0):
         time.sleep(0.1 * (not stopped))
     loss = np.array([1.0, np.inf if options.outcome == "diverged" else 0.1 * int(options.seed)])
     state = "interrupted" if stopped or options.outcome == "broken" else "diverged" if options.outcome == "diverged" else "finished"
