@@ -94,3 +94,10 @@ def test_a_new_optimizer_is_a_copy_of_a_script(tmp_path):
         assert done.returncode == 0 and not done.stderr, done.stderr
     assert "Nadam" in done.stdout and (tmp_path / "Nonlinear_Oscillators/plot.png").is_file()
     assert (tmp_path / "Nonlinear_Oscillators/NLO_Nadam_RESULTS.pickle").is_file()
+
+
+def test_no_file_is_longer_than_a_reader_reads():
+    """One subject each: 400 lines at most; the command lines, of which everything else is kept out, 150."""
+    for path in (path for path in ROOT.glob("**/*.py") if not {".venv", "build"} & set(path.parts)):
+        lines = len(path.read_text().splitlines())
+        assert lines <= (150 if path.parent == ROOT else 400), f"{path}: {lines}"

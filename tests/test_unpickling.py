@@ -1,0 +1,338 @@
+"""The reader of curves: nothing in a file can lead it astray, and every damage is noticed."""
+
+import contextlib
+import os
+import pickle
+import pickletools
+import random
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings, strategies as st
+
+from hig.runs import results as reader
+from hig.runs.results import load_results, save_results
+from tests.pickles import curve, text, number, content, entries, dtype, array, program, file, read  # noqa: F401
+
+
+# ---------------------------------------------------------------------------------------- reading what is not a curve
+
+def test_missing_and_special_files_are_refused(tmp_path):
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    with open(large, "wb") as file:
+        file.truncate(reader.MAX_BYTES + 1)  # sparse
+    for path, reason in [(tmp_path / "none", "no such file"), (tmp_path, "cannot be read"),
+                         (pipe, "not a regular file"), (large, "larger than"), (tmp_path / "nul\0", "null")]:
+        with pytest.raises(ValueError, match=reason) as error:
+            load_results(path)
+        assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def call(name, *arguments):
+    """Instructions that call "module\\nname\\n" with arguments given as instructions."""
+    return b"c" + name + b"(" + b"".join(arguments) + b"tR"
+
+
+def dangerous(marker):
+    """Programs that plain pickle.load executes: each creates the file `marker`."""
+    command = text(f"open({str(marker)!r}, 'w').close()")
+    evaluate = call(b"builtins\neval\n", command)
+    return {
+        "REDUCE": program(extra=evaluate),
+        "INST": program(extra=b"(" + command + b"ibuiltins\neval\n"),
+        "OBJ": program(extra=b"(cbuiltins\neval\n" + command + b"o"),
+        "STACK_GLOBAL": program(extra=text("builtins") + text("eval") + b"\x93(" + command + b"tR", protocol=4),
+        "dotted name": program(extra=text("numpy.ctypeslib") + text("os.system") + b"\x93("
+                               + text(f"touch '{marker}'") + b"tR", protocol=4),
+        "within an array": program(extra=array(b"", [], kind=evaluate + b"0" + dtype())),
+        "before the curve": b"\x80\x03" + evaluate + b"0" + program()[2:],
+        "in the settings": program(sim_par=entries([("lr", evaluate)])),
+        "as a key": b"\x80\x03}" + evaluate + b"K\x01s.",
+        "numpy's own way": program(extra=call(b"numpy.testing._private.utils\nrunstring\n", command, b"}")),
+        "thrown away": program(extra=evaluate + b"0N"),
+        "state of a module's object": program(extra=b"cos\n_Environ\n)\x81" + evaluate + b"b"),
+    }
+
+
+@pytest.mark.parametrize("name", dangerous("marker"))
+def test_no_program_is_executed(tmp_path, file, name):
+    marker = tmp_path / "marker"
+    data = dangerous(marker)[name]
+    with pytest.raises(ValueError, match="cannot be used as a curve: it "):
+        read(file, data)
+    assert not marker.exists()
+    with contextlib.suppress(Exception):  # negative control: it is dangerous indeed, whatever comes after that
+        pickle.loads(data)
+    assert marker.exists()
+
+
+def test_no_module_is_imported(file):
+    for name in (b"this\nd\n", b"numpy.distutils\ncore\n", b"antigravity\nwebbrowser\n"):
+        before = set(sys.modules)
+        with pytest.raises(ValueError, match="it refers to"):
+            read(file, program(extra=b"c" + name))
+        assert set(sys.modules) == before
+
+
+ENCODE, FROMBUFFER = b"_codecs\nencode\n", b"numpy.core.numeric\n_frombuffer\n"
+RECONSTRUCT, SCALAR = b"numpy.core.multiarray\n_reconstruct\n", b"numpy.core.multiarray\nscalar\n"
+EMPTY = b"c" + RECONSTRUCT + b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+FLAGS = b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00"
+UNUSUAL = {
+    "object array": array(b"\0" * 8, [1], dtype("O8", "|", b"NNN" + FLAGS[:10] + b"K\x3f")),
+    "object array of a list": array(b"", [1], dtype("O8", "|")).replace(b"\x89B\0\0\0\0", b"\x89](K\x01e"),
+    "object scalar": call(SCALAR, dtype("O8", "|"), content(b"\0" * 8)),
+    "scalar of eight pointers": call(SCALAR, dtype(), content(b"")),
+    "structured dtype": array(b"\0" * 8, [1], dtype("V8", "|", b"N" + text("a") + b"\x85}" + FLAGS)),
+    "subarray dtype": array(b"\0" * 8, [1], dtype("f8", "<", dtype() + b"K\x02\x85\x86NN" + FLAGS)),
+    "dtype with metadata": array(b"\0" * 8, [1], dtype("f8", "<", b"NNN" + FLAGS + b"}")),
+    "dtype with fields": array(b"\0" * 8, [1], dtype("f8", "<", b"N" + text("a") + b"\x85}" + FLAGS)),
+    "dtype with item size": array(b"\0" * 8, [1], dtype("f8", "<", b"NNNJ\0\0\1\0J\1\0\0\0K\x00")),
+    "dtype with object flag": array(b"\0" * 8, [1], dtype("f8", "<", b"NNN" + FLAGS[:10] + b"K\x3f")),
+    "dtype of two bytes orders": array(b"\0" * 8, [1], dtype("f8", "<>")),
+    "date": array(b"\0" * 8, [1], dtype("M8")),
+    "text array": array(b"\0" * 8, [1], dtype("U2")),
+    "dtype by a list": array(b"\0" * 8, [1], b"cnumpy\ndtype\n]K\x00K\x01\x87R"),
+    "array without dtype": array(b"\0" * 8, [1], b"N"),
+    "shape too large": array(b"\0" * 8, [2]),
+    "shape too small": array(b"\0" * 16, [1]),
+    "negative shape": array(b"\0" * 8, [-1]),
+    "negative shapes": array(b"\0" * 8, [-1, -1]),
+    "giant shape": array(b"", [2**31 - 1, 2**31 - 1]),
+    "giant empty shape": array(b"", [0, 2**31 - 1]),
+    "overflowing shape": array(b"", [0]).replace(number(0), b"\x8a\x09" + b"\0" * 8 + b"\1", 1),
+    "many axes": array(b"\0" * 8, [1] * 100),
+    "bool in the shape": array(b"\0" * 8, [1]).replace(number(1), b"\x88", 1),
+    "array without content": EMPTY,
+    "array filled twice": EMPTY + (b"(K\x01K\x00\x85" + dtype() + b"\x89C\x00tb") * 2,
+    "array that holds itself": b"(" + EMPTY + b"q\x01(K\x01K\x01\x85" + dtype() + b"\x89h\x01tbe",
+    "other start": array(b"\0" * 8, [1], start=b"K\x01\x85C\x01b"),
+    "huge start": array(b"\0" * 8, [1], start=b"J\xff\xff\xff\x7f\x85C\x01b"),
+    "object start": array(b"\0" * 8, [1], start=b"K\x00\x85C\x01O"),
+    "array subclass": array(b"\0" * 8, [1]).replace(b"cnumpy\nndarray\n", b"cnumpy\nmatrix\n"),
+    "ndarray itself": b"cnumpy\nndarray\n",
+    "dtype itself": dtype(),
+    "call of ndarray": call(b"numpy\nndarray\n", b"J\xff\xff\xff\x7f\x85"),
+    "frombuffer of text": call(FROMBUFFER, text("12345678"), dtype(), b"K\x01\x85", text("C")),
+    "frombuffer of object": call(FROMBUFFER, content(b"\0" * 8), dtype("O8"), b"K\x01\x85", text("C")),
+    "frombuffer of too much": call(FROMBUFFER, content(b""), dtype(), b"J\xff\xff\xff\x7f\x85", text("C")),
+    "frombuffer in other order": call(FROMBUFFER, content(b"\0" * 8), dtype(), b"K\x01\x85", text("K")),
+    "other encoding": call(ENCODE, text("3"), text("zlib_codec")),
+    "decoding": call(b"_codecs\ndecode\n", text("3"), text("latin1")),
+    "wildcard": call(b"numpy\nfromfile\n", text("/etc/passwd")),
+    "numpy load": call(b"numpy\nload\n", text("a.npy"), b"N\x88"),
+    "import under another name": b"cnumpy.core.multiarray\nos.system\n",
+    "core of core": b"cnumpy._core._core.multiarray\n_reconstruct\n",
+    "builtin type": b"cbuiltins\ndict\n",
+    "state of a dict": b"}}" + text("a") + b"K\x01sb",
+    "state of a global": b"cnumpy\nndarray\n}" + text("__doc__") + b"K\x01sb",
+    "state of a number": b"K\x01}b",
+    "new object": b"cnumpy\nndarray\nK\x01\x85\x81",
+    "new object with names": b"cnumpy\nndarray\n)}\x92",
+    "persistent number": b"K\x01Q",
+    "persistent text": b"Pabc\n",
+    "extension 1": b"\x82\x01",
+    "extension 2": b"\x83\x01\x00",
+    "extension 4": b"\x84\x01\x00\x00\x00",
+    "next buffer": b"\x97",
+    "readonly buffer": b"\x97\x98",
+    "set": b"\x8f",
+    "frozen set": b"(\x91",
+    "long number in digits": b"L" + b"9" * 100_000 + b"L\n",
+    "long number": b"\x8b\xff\xff\xff\x7f",
+    "giant bytes": b"\x8e" + b"\xff" * 7 + b"\x7f",
+    "giant byte array": b"\x96" + b"\xff" * 7 + b"\x7f",
+    "negative bytes": b"\x8e" + b"\xff" * 8,
+    "giant text": b"\x8d" + b"\xff" * 7 + b"\x7f",
+    "not UTF-8": b"X\x01\0\0\0\xff",
+    "bytes": content(b"abc"),
+    "text of quotes": b"S'abc'\n",
+    "unknown instruction": b"\xff",
+    "another protocol within": b"\x80\x03N",
+    "number as a key": b"}K\x01K\x01s",
+    "tuple as a key": b"}K\x01\x85K\x01s",
+    "key without value": b"}(" + text("a") + b"u",
+    "entry of a list": b"]" + text("a") + b"K\x01s",
+    "item of a dict": b"}K\x01a",
+    "too few values": b"\x87",
+    "too few marks": b"t",
+    "a mark too many": b"(N",
+    "unknown memo": b"h\xff",
+    "unknown long memo": b"j\xff\xff\xff\xff",
+    "list of itself": b"]q\x01h\x01a",
+    "dict of itself": b"}q\x01" + text("a") + b"h\x01s",
+    "nested lists": b"]" * 100_000 + b"a" * 99_999,
+    "nested tuples": b")" + b"\x85" * 100_000,
+    "billion laughs": b"](]q\x01" + b"".join(
+        b"](" + (b"h" + bytes([i])) * 10 + b"eq" + bytes([i + 1]) for i in range(1, 12)) + b"e",
+    "too many values": b"](" + b"K\x01" * 199_900 + b"e",
+    "too many instructions": b"(" + b"N" * 300_000 + b"t",
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+@pytest.mark.parametrize("place", ["extra", "sim_par"])
+def test_unusual_pickles_are_refused(file, name, place):
+    part = UNUSUAL[name] if place == "extra" else entries([("lr", UNUSUAL[name])])
+    with pytest.raises(ValueError) as error:
+        read(file, program(**{place: part}))
+    message = str(error.value)
+    assert message.startswith(f"{file} cannot be used as a curve: ") and "\n" not in message and len(message) < 500
+
+
+@pytest.mark.parametrize("part,expected", [
+    (array(b"\0" * 16), [0.0, 0.0]),
+    (array(b"\0\1", [2], dtype("b1", "|")), [False, True]),
+    (array(b"12345678").replace(content(b"12345678"), call(ENCODE, text("12345678"), text("latin1"))),
+     np.frombuffer(b"12345678")),
+    (call(FROMBUFFER, content(b"\0" * 8), dtype(), b"K\x01\x85", text("C")), [0.0]),
+    (call(SCALAR, dtype("i4"), content(b"\2\0\0\0")), 2),
+])
+def test_the_parts_by_hand_are_valid_without_what_is_unusual(file, part, expected):
+    np.testing.assert_array_equal(read(file, program(sim_par=entries([("lr", part)])))["sim_par"]["lr"], expected)
+
+
+def test_pickles_of_protocol_0_and_1_are_refused_as_such(file):
+    for protocol in (0, 1):
+        with pytest.raises(ValueError, match="protocol 2 to 5"):
+            read(file, pickle.dumps(curve(), protocol))
+
+
+def test_nothing_may_follow_the_end(file):
+    with pytest.raises(ValueError, match="damaged"):
+        read(file, program() + b"N")
+
+
+def bomb(name):
+    """Files that could grow to many times their size."""
+    room = reader.MAX_BYTES - 100
+    return {
+        "many arrays of one content": lambda: b"\x80\x03](" + content(bytes(2**20)) + b"q\x01" + (
+            EMPTY + b"(K\x01" + number(2**17) + b"\x85" + dtype() + b"\x89h\x01tb") * 1000 + b"e.",
+        "many contents of one text": lambda: b"\x80\x03](" + text("a" * 2**20) + b"q\x01" + (
+            call(ENCODE, b"h\x01", text("latin1"))) * 1000 + b"e.",
+        "four bytes per letter": lambda: b"\x80\x03" + text("a" * (room - 4) + "\U0001f600") + b".",
+        "one large content": lambda: b"\x80\x03" + content(bytes(room)) + b".",
+        "an array as large as the file": lambda: program(extra=array(bytes(8 * (room // 8 - 1000)))),
+        "numbers that collide in a dict": lambda: b"\x80\x03}(" + b"".join(
+            b"\x8a\x0c" + (i * (2**61 - 1)).to_bytes(12, "little") + b"N" for i in range(60_000)) + b"u.",
+    }[name]()
+
+
+@pytest.mark.parametrize("name,valid", [
+    ("many arrays of one content", False), ("many contents of one text", False), ("four bytes per letter", False),
+    ("one large content", False), ("an array as large as the file", True), ("numbers that collide in a dict", False)])
+def test_memory_is_bounded(file, name, valid):
+    file.write_bytes(bomb(name))
+    tracemalloc.start()
+    try:
+        load_results(file)
+    except ValueError:
+        assert not valid
+    else:
+        assert valid
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 170e6  # which leaves 30 MB of the 200 MB for Python and numpy
+
+
+# ---------------------------------------------------------------------------------------- damaged files
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """Valid files: ours, the published one by hand, and plain pickles of every protocol."""
+    file = tmp_path_factory.mktemp("samples") / "curve.pickle"
+    whole = curve(3, provenance={"state": "finished", "rank": np.arange(2), "threads": [1, 2]})
+    save_results(file, whole)
+    return [file.read_bytes(), program(), *(pickle.dumps(whole, protocol) for protocol in (2, 3, 4, 5))]
+
+
+def check_damaged(file, data):
+    """Only ValueError may come out, or a curve; True if it was one."""
+    try:
+        found = read(file, data)
+    except ValueError as error:
+        assert str(error).startswith(f"{file} cannot be used as a curve: ")
+        return False
+    assert type(found) is dict and type(found["sim_par"]) is dict
+    for key in ("train_loss", "test_loss", "epochs", "simulation_time"):
+        assert type(found[key]) is np.ndarray and found[key].dtype.kind in "biuf"
+        assert found[key].shape == found["epochs"].shape
+    return True
+
+
+def test_truncation_anywhere_is_noticed(file, samples):
+    for data in samples:
+        assert check_damaged(file, data)
+        for length in range(len(data)):
+            assert not check_damaged(file, data[:length])
+
+
+def mutate(data, random):
+    """A few random changes of bytes: other values, gaps, repetitions, pieces moved, opcodes put in."""
+    data = bytearray(data)
+    for _ in range(random.choice((1, 1, 2, 5))):
+        i, j = sorted(random.randrange(len(data) + 1) for _ in range(2))
+        j = min(j, i + random.choice((1, 4, 40)))
+        change = random.randrange(6)
+        if change == 0:
+            data[i:i + 1] = bytes([random.randrange(256)])
+        elif change == 1:
+            data[i:i + 1] = bytes([data[i % len(data)] ^ 1 << random.randrange(8)])
+        elif change == 2:
+            del data[i:j]
+        elif change == 3:
+            data[i:i] = data[i:j]
+        elif change == 4:
+            data[i:i] = random.choice(pickletools.opcodes).code.encode("latin-1")
+        else:
+            k = random.randrange(len(data) + 1)
+            data[i:i] = data[k:k + 40]
+        data = data or bytearray(b"\x80")
+    return bytes(data)
+
+
+def test_ten_thousand_mutations(file, samples):
+    source = random.Random(0)
+    kept = sum(check_damaged(file, mutate(source.choice(samples), source)) for _ in range(10_000))
+    assert 100 < kept < 5000  # some changes only touch numbers or names: the mutations reach deep into the reader
+
+
+PIECES = [part for part in UNUSUAL.values() if len(part) < 1000] + [
+    b"(", b".", b"0", b"t", b"\x85", b"\x86", b"\x87", b"]", b"}", b")", b"a", b"e", b"s", b"u", b"R", b"b", b"N",
+    b"\x88", b"K\x00", b"K\x01", b"q\x00", b"h\x00", b"q\x01", b"h\x01", b"\x94", text("f8"), text("lr"), dtype(),
+    EMPTY, array(b"\0" * 40), array(b"\0" * 32), text("epochs"), text("sim_par"), b"cnumpy\nndarray\n", b"cnumpy\ndtype\n",
+    b"c" + RECONSTRUCT, b"c" + SCALAR, b"c" + FROMBUFFER, b"c" + ENCODE]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(pieces=st.lists(st.sampled_from(PIECES) | st.binary(max_size=8), max_size=40), place=st.integers(0, 2))
+@example(pieces=[array(b"\0" * 40)], place=1)
+def test_random_programs(tmp_path_factory, pieces, place):
+    file = tmp_path_factory.getbasetemp() / "random_RESULTS.pickle"
+    part = b"".join(pieces)
+    check_damaged(file, [b"\x80\x03" + part, program(extra=part), program(sim_par=part)][place])
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=200), protocol=st.integers(0, 5))
+def test_random_bytes(tmp_path_factory, data, protocol):
+    file = tmp_path_factory.getbasetemp() / "bytes_RESULTS.pickle"
+    assert not check_damaged(file, data)
+    assert not check_damaged(file, bytes([0x80, protocol]) + data)
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=10)
+
+
+@settings(max_examples=100, deadline=None)
+@given(sim_par=st.dictionaries(st.text(), plain, max_size=4))
+def test_settings_of_any_builtins_come_back(tmp_path_factory, sim_par):
+    file = tmp_path_factory.getbasetemp() / "settings_RESULTS.pickle"
+    save_results(file, curve(sim_par=sim_par))
+    assert load_results(file)["sim_par"] == sim_par
