@@ -136,7 +136,7 @@ def test_readme_snippets_run(tmp_path):
     assert process.returncode == 0, process.stderr
     error = float(process.stdout.splitlines()[-2].split()[-1])          # of the physics-informed network
     assert error < 0.1                                                  # of exp(−t)
-    assert process.stderr.count("The Jacobian takes the route") == 3
+    assert process.stderr.count("UserWarning: The Jacobian takes the route") == 3
 
 
 def test_readme_commands_exist():
