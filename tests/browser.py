@@ -65,7 +65,7 @@ def page(browser, tmp_path):
     for process in processes:
         stop(process)
     assert not errors
-    own = "http://127.0.0.1:", "data:", "blob:", "chrome:"                # the last are Chromium's own pages
+    own = "http://127.0.0.1:", "data:", "blob:", "chrome"                 # the last are Chromium's own pages
     foreign = [url for url in requests if not url.startswith(own)]
     assert requests and not foreign, foreign
 
