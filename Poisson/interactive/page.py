@@ -4,7 +4,6 @@ TensorFlow is in a process of its own (`Poisson.interactive.trainer`). The page 
 saved under a name that the process chooses and loaded from a list of those in the output folder: no path is typed.
 """
 
-
 import numpy as np
 from dash import Input, Output, Patch, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
