@@ -31,8 +31,10 @@ class Session:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=train, args=(theirs, output, settings))
         earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)          # inherited: Ctrl-C is for the server, which ends it
-        self.process.start()
-        signal.signal(signal.SIGINT, earlier)
+        try:
+            self.process.start()
+        finally:
+            signal.signal(signal.SIGINT, earlier)
         theirs.close()                                                  # so that the end of the process is seen
         self.state = {"busy": "TensorFlow is loading", "error": "", "version": int(1000 * time.time())}   # newer than any before
         self.sending, self.ending = threading.Lock(), threading.Event()
