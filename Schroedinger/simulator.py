@@ -54,6 +54,9 @@ def solve_tridiagonal(diagonal, coupling, vectors):
         diagonal: A_jj, (m, 1, B) complex128.
         coupling: A_{j,j+1}, (m − 1, 1, B) or (m − 1, 1, 1).
         vectors: v, (m, k, B), k for each of the B matrices.
+
+    Returns:
+        (m, k, B), of the dtype of `vectors`.
     """
     m = diagonal.shape[0]
     real, imaginary = tf.math.real(diagonal[::2]), tf.math.imag(diagonal[::2])

@@ -143,7 +143,7 @@ def test_settings_that_make_no_sense(name, value):
                                   *({"n_points": n, "dt": dt} for n in range(5, 20) for dt in (1e-3, 10.0))])
 def test_solve_against_dense_solves(grid):
     """A⁻¹v of two vectors a sample in float64; the first control makes a diagonal entry of H vanish. Any number of points:
-    a reduction halves odd and even ones differently. Steps of 10 make the condition number of A 1e3 to 1e4."""
+    a reduction halves odd and even ones differently. Steps of 10 make the condition number of A up to 1.4e3."""
     dipole = Dipole(**grid)
     controls = random_controls(dipole, 3)[:, 0]
     controls[0] = -2 / dipole.dx**2 / dipole.x[-1]
