@@ -8,7 +8,7 @@
     python plot.py trajectories ...       what a trained network does (--help lists the flags; loads TensorFlow)
 
 Curves are read from the pickles of the submit scripts, from those of the published code, and from PhiFlow's scene
-folders (`log_step_time.txt`, `log_loss_<X>_0.txt`). A pickle is named `<NLO|QMC|POISSON|TOY>_<X>_RESULTS.pickle`, and
+folders (`log_step_time.txt`, `log_loss_<X>_0.txt`). A pickle is named `<NLO|QMC|POISSON|TOY|CHAIN>_<X>_RESULTS.pickle`, and
 X is the name in the legend; those of the toy problem also tell λ, `TOY_lambda_1_<X>_RESULTS.pickle`, and each λ has its
 own panels. Runs of one optimizer that differ only in their seed become the median with a band from minimum to maximum,
 over those that have come so far; a run that died at inf or NaN ends in a cross, when and where it died. Runs over one or

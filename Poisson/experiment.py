@@ -20,6 +20,7 @@ from hig.runs.cli import SettingsError, check_writable
 from hig.runs.experiments import common_settings, make_optimizer
 from hig.runs.initialization import draw_published_weights
 from hig.runs.training import train
+from hig.runs.weights import name_and_hash
 from Poisson.fields import held_out_fields, training_fields
 from Poisson.network import HIDDEN, build_network
 from Poisson.simulator import Laplace
@@ -184,6 +185,7 @@ def run(settings):
                     "pretrain_learning_rate": settings.pretrain_learning_rate}
     callbacks = []
     if settings.scene:
-        callbacks.append(SceneLogs(settings.scene, settings.optimizer, settings.batch_size, sim_par))
+        loaded = {"load_weights": name_and_hash(settings.load_weights)} if settings.load_weights else {}
+        callbacks.append(SceneLogs(settings.scene, settings.optimizer, settings.batch_size, {**sim_par, **loaded}))
     return train(model, batches, 1, evaluation, settings, "POISSON", sim_par,
                  pretraining=pretraining, snapshot=evaluation.snapshot, callbacks=callbacks)

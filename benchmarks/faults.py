@@ -36,6 +36,9 @@ RUNS = {                                                # script → flags of a 
     "Toy_Problem/submit_Adam.py": ["--epochs", "300", "--lambda", "0.01"],
     "Toy_Problem/submit_GN.py": ["--epochs", "300", "--lambda", "0.01"],
     "Toy_Problem/submit_HIG.py": ["--epochs", "300", "--lambda", "0.01"],
+    "Linear_Chain/submit_Adam.py": ["--epochs", "300"],
+    "Linear_Chain/submit_SIP.py": ["--epochs", "300"],
+    "Linear_Chain/submit_HIG.py": ["--epochs", "30"],
 }
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -264,8 +265,11 @@ def test_saved_weights_are_where_another_run_starts(tmp_path):
     weights = str(tmp_path / "w.weights.h5")
     experiment.run(settings("Adam", tmp_path, "--steps", "10", "--save-weights", weights))
     last = curve(tmp_path, "Adam")["test_loss"][10]
-    experiment.run(settings("HIG", tmp_path, "--steps", "1", "--load-weights", weights))
-    np.testing.assert_allclose(curve(tmp_path, "HIG")["test_loss"][0], last, rtol=1e-6)
+    experiment.run(settings("HIG", tmp_path, "--steps", "1", "--load-weights", weights, "--scene", str(tmp_path / "scenes")))
+    results = curve(tmp_path, "HIG")
+    np.testing.assert_allclose(results["test_loss"][0], last, rtol=1e-6)
+    described = json.loads((tmp_path / "scenes" / "sim_000000" / "description.json").read_text())
+    assert described["load_weights"] == results["sim_par"]["load_weights"]
 
 
 def test_scene(tmp_path):

@@ -180,6 +180,21 @@ def test_bad_input(tmp_path, flags, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_flags_of_slurm_reach_the_job_file(tmp_path):
+    """With an sbatch that keeps what it gets; the jobs end at once, so that the study says which failed. Slurm wants a number of
+    tasks beside --gpus-per-task (man sbatch)."""
+    for name, text in (("sbatch", f'cat "$1" >{tmp_path}/job; echo Submitted batch job 17'), ("squeue", "exit 0")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    flags = "--cluster slurm --partition gpu --account me --time 7 --gpus-per-task 2 --mem 1.5 --seeds 1 --output"
+    study_size = ROOT / "Nonlinear_Oscillators" / "study_network_size.py"
+    process = subprocess.run([sys.executable, study_size, *flags.split(), tmp_path / "s"], capture_output=True, text=True,
+                             env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert process.returncode == 1 and process.stderr.count("failed: ") == 10, process.stderr
+    asked = {line.removeprefix("#SBATCH --") for line in (tmp_path / "job").read_text().splitlines() if line.startswith("#SBATCH")}
+    assert {"partition=gpu", "account=me", "time=7", "gpus-per-task=2", "ntasks-per-node=1", "mem=1536M", "requeue"} <= asked
+
+
 def test_without_submitit_it_says_which_extra_to_install(system, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(SystemExit, match="2"):

@@ -28,8 +28,8 @@ parser.add_argument("--output", type=Path)
 parser.add_argument("--resume", action="store_true")
 options, _ = parser.parse_known_args()
 
-def simulator(x, u):
-    time.sleep(0.05)
+def simulator(x, u):                                   # slow while the test has something in mind with the run
+    time.sleep(0.5 * (options.output / "hold").exists())
     return x + u * [1.0, 0.1]
 
 sys.exit(EXIT_CODES[tiny.run(options.output, options.seed, {EPOCHS}, simulator=simulator, resume=options.resume)])
@@ -71,13 +71,16 @@ def test_four_runs_of_which_one_is_preempted_and_one_cancelled(tmp_path_factory)
         def ask(*command):
             return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
+        for run in runs[:2]:
+            run.folder.mkdir(parents=True)
+            (run.folder / "hold").touch()
         process = go()
-        for run, flags in ((runs[0], ["--signal=TERM"]), (runs[1], [])):
-            slurm.wait_for(lambda: 2 <= epochs(run) < EPOCHS)
+        for run, flags, seen in ((runs[0], ["--signal=TERM"], "Restarts=1"), (runs[1], [], "JobState=CANCELLED")):
+            slurm.wait_for(lambda: 2 <= epochs(run))
             number = (run.folder / "slurm_job.txt").read_text()
             ask("scancel", *flags, number)
-            if flags:
-                slurm.wait_for(lambda: "Restarts=1" in ask("scontrol", "show", "job", number))
+            slurm.wait_for(lambda: seen in ask("scontrol", "show", "job", number))
+            (run.folder / "hold").unlink()
         output = process.communicate(timeout=240)[1]
         assert process.returncode == 1, output                           # one run failed: that which was cancelled
         assert [run.state() for run in runs] == ["finished", "interrupted", "finished", "finished"]

@@ -296,7 +296,7 @@ def make_executor(options):
     executor = submitit.SlurmExecutor(folder, max_num_timeout=100)
     given = {"partition": options.partition, "account": options.account, "gpus_per_task": options.gpus_per_task,
              "mem": options.mem and f"{round(1024 * options.mem)}M"}
-    executor.update_parameters(job_name=options.output.name[:40], time=options.time or minutes, cpus_per_task=1,
+    executor.update_parameters(job_name=options.output.name[:40], time=options.time or minutes, cpus_per_task=1, ntasks_per_node=1,
                                additional_parameters={"requeue": True},
                                **{key: value for key, value in given.items() if value is not None})
     return executor
