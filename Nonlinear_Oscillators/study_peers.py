@@ -8,7 +8,7 @@ from hig.runs.study import study
 
 OPTIMIZERS = ("Adam", "Muon", "LBFGS", "GN", "HIG", "HIG_adaptive", "LM")
 SEEDS = (1, 2, 3, 4, 5)
-MAX_TIME = 60.0          # seconds of training of each run
+MAX_TIME = 30.0          # seconds of training of each run
 
 if __name__ == "__main__":
     study("Nonlinear_Oscillators", "peers", __doc__, [(optimizer, {}) for optimizer in OPTIMIZERS],

@@ -72,8 +72,8 @@ def draw_over_setting(key, ax, groups, colors, options):
         ax.plot(x, np.where(np.isfinite(y), y, np.nan), "o-", color=color, label=legible(label.replace("_", " ")), markersize=5)
     for x, color, dead, count in died:
         ax.plot([x], [1], "x", color=color, transform=ax.get_xaxis_transform(), markersize=8, markeredgewidth=2, clip_on=False)
-        ax.annotate(f"{dead}/{count}", (x, 1), (0, 6), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center",
-                    fontsize=8, color=color)
+        ax.annotate(f"{dead}/{count}", (x, 1), (0, -8), xycoords=("data", "axes fraction"), textcoords="offset points",
+                    ha="center", va="top", fontsize=8, color=color)
     show_values(ax, "x", positions)
 
 
