@@ -22,8 +22,8 @@ from timing import ROOT, seconds
 
 LEVELS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 METHODS = {"HIG as published": ("HIG", {}), "HIG adaptive": ("HIG_adaptive", {}),
-           "κ = −3/4 adaptive": ("HIG_adaptive", {"optimizer": "Power_adaptive", "kappa": -0.75}), "LM": ("LM", {}),
-           "GN": ("GN", {}), "Adam": ("Adam", {})}
+           "κ = −3/4 adaptive": ("HIG_adaptive", {"optimizer": "Power_adaptive", "kappa": -0.75, "damping": 0.1}),
+           "LM": ("LM", {}), "GN": ("GN", {}), "Adam": ("Adam", {})}
 SYSTEMS = {"Nonlinear_Oscillators": ([1, 2, 3, 4, 5, 22], 30.0), "Schroedinger": ([1, 2, 3, 4, 5], 120.0)}  # seeds, seconds
 SLICE = 1.0                # seconds of one turn
 

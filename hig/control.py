@@ -14,7 +14,8 @@ Optimization, algorithm 4.1; Moré 1978). A step with ρ ≤ 1e-4, or to a loss 
 again smaller, up to TRIALS times per update. What adapts is a variable of the optimizer:
 
     powers                 η, which is also never larger than the minimum of the model along d, η* = a/c. ρ < 1/4: η is a
-                           quarter of what was tried; ρ > 3/4 and η was tried, not η*: twice as large.
+                           quarter of what was tried; ρ > 3/4 and η was tried, not η*: twice as large. A damping μ falls with
+                           the loss, μ = damping · (L/L₀) · tr K/n.
     Levenberg-Marquardt    the damping μ = q · (L/L₀) · tr K/n; L₀ is the loss of the very first batch. ρ < 1/4: q is four
                            times as large; ρ > 3/4: divided by 1.5.
 

@@ -26,7 +26,7 @@ class JacobianPower(keras.optimizers.Optimizer):
         kappa: κ in [−1, 1]: 1 is gradient descent, −1/2 the half-inverse gradient, −1 Gauss-Newton.
         truncation: τ in [0, 1), relative: only singular values above τ·σ_max take part, the others are dropped.
         damping: μ ≥ 0 in units of the mean eigenvalue of K = J Jᵀ, tr K/n (of JᵀJ, tr K/p, where p < n): raises every σ²
-            that takes part, see `hig.powers`.
+            that takes part, see `hig.powers`. With `adaptive` it falls with the loss, in proportion to it.
         adaptive: whether η is controlled, from the one given on, for training on fixed data; see `hig.control`.
         **options: those of keras.optimizers.Optimizer, for instance `name`.
 
@@ -56,10 +56,17 @@ class JacobianPower(keras.optimizers.Optimizer):
         self._set_controls()
 
     def _set_controls(self):
-        self.logged = (*SPECTRUM, "learning_rate") if self.adaptive else SPECTRUM
-        self.controls = [self._learning_rate] if self.adaptive else []
-        if self.adaptive and isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-            raise ValueError("learning_rate is a schedule, but adaptive=True sets η itself: give the number to start from")
+        self.logged, self.controls = SPECTRUM, []
+        if self.adaptive:
+            if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+                raise ValueError("learning_rate is a schedule, but adaptive=True sets η itself: give the number to start from")
+            self.logged = (*SPECTRUM, "learning_rate")
+            self.first_loss = self._number("first_loss", 0.0)           # L₀
+            self.controls = [self._learning_rate, self.first_loss]
+
+    def _number(self, name, value):
+        """A variable of the optimizer."""
+        return self.add_variable((), keras.initializers.Constant(value), name=name)
 
     def build(self, variables):
         """Makes the variables that Keras' options (moving averages, accumulation) need for these weights."""
@@ -112,15 +119,26 @@ class JacobianPower(keras.optimizers.Optimizer):
 
         Args:
             matrix, vector: float64 (n, n) and (n,); unless the steps are adaptive the matrix may be overwritten.
-            samples: B, and loss: L before the step, if adaptive; not used here.
+            samples: B, and loss: L before the step, if adaptive.
         """
         mean = np.trace(matrix) / len(matrix) if self.damping else 0.0
-        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=self.damping * mean,
+        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=self._present(loss) * mean,
                                         overwrite=not self.adaptive)
         return v, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
 
+    def _present(self, loss):
+        """The damping of an update, in units of the mean eigenvalue: L/L₀ times the one given if it is adaptive."""
+        return self.damping * self._fallen(loss) if self.adaptive else self.damping
+
+    def _fallen(self, loss):
+        """L/L₀."""
+        first = float(self.first_loss)
+        return max(loss / first if first > 0 else 1.0, 1e-12)
+
     def meet(self, loss):
-        """Called by `hig.control` with L before each update."""
+        """Remembers the first loss, L₀; called by `hig.control` with L before each update."""
+        if float(self.first_loss) == 0:
+            self.first_loss.assign(loss)
 
     def rate(self, slope, curvature):
         """(η of the next step to try, whether the minimum of the model keeps it below the η wanted), see `hig.control`."""
@@ -218,24 +236,20 @@ class LevenbergMarquardt(JacobianPower):
         self.logged, self.controls, self.damping_adapts = (), [], self.adaptive
         if self.adaptive:
             self.logged = ("damping",)
-            self.factor, self.first_loss = self.controls = [                                # q and L₀
-                self.add_variable((), keras.initializers.Constant(value), name=name)
-                for name, value in (("damping_factor", self.damping), ("first_loss", 0.0))]
+            self.factor, self.first_loss = self.controls = [            # q and L₀
+                self._number("damping_factor", self.damping), self._number("first_loss", 0.0)]
 
     def coefficients(self, matrix, vector, samples, loss=None):
         """As in JacobianPower, without numbers to log: no singular value is known."""
-        relative = self._relative(loss) if self.adaptive else self.damping
-        damping = relative * np.trace(matrix) / len(matrix)
+        damping = self._present(loss) * np.trace(matrix) / len(matrix)
         return samples / 2 * levenberg_marquardt_coefficients(matrix, vector, damping), ()
 
-    def _relative(self, loss):
-        first = float(self.first_loss)
-        return float(self.factor) * max(loss / first if first > 0 else 1.0, 1e-12)
+    def _present(self, loss):
+        return float(self.factor) * self._fallen(loss) if self.adaptive else self.damping
 
     def meet(self, loss):
-        """Remembers the first loss; called by `hig.control` with L before each update."""
-        if float(self.first_loss) == 0:
-            self.first_loss.assign(loss)
+        """As in JacobianPower."""
+        super().meet(loss)
         self._last = loss
 
     def rate(self, slope, curvature):
@@ -251,7 +265,7 @@ class LevenbergMarquardt(JacobianPower):
 
     def adapted(self):
         """What step control has come to: μ in units of tr K/n."""
-        return self._relative(self._last)
+        return self._present(self._last)
 
     def get_config(self):
         """The arguments of the constructor, for `from_config`."""

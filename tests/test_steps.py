@@ -60,6 +60,21 @@ def test_a_damped_power_takes_the_damping_relative_to_the_mean_eigenvalue(float6
     np.testing.assert_allclose((before - weights_of(model)) / 1e-3, expected, atol=1e-7 * np.abs(expected).max())
 
 
+def test_the_damping_of_an_adaptive_power_falls_with_the_loss(float64):                                  # noqa: F811
+    """A first loss ten times today's leaves a tenth of the damping; a step as small as this is neither cut nor taken back."""
+    x, y = data()
+    model = hig.PhysicsModel(network(), simulator)
+    g, J = gradient_and_jacobian(model, x, y)
+    now, mean = np.mean(np.sum((model(x) - y)**2, axis=1)), np.sum(J**2) / len(J)
+    optimizer, before = hig.JacobianPower(1e-6, -0.75, 1e-4, damping=0.1, adaptive=True), weights_of(model)
+    optimizer.first_loss.assign(10 * now)
+    fit(model, x, y, optimizer)
+    step = (before - weights_of(model)) / 1e-6
+    expected, undiminished = (hig.powers.jacobian_power(J, -0.75, 1e-4, mu * mean)[0] @ g for mu in (0.01, 0.1))
+    np.testing.assert_allclose(step, expected, atol=1e-6 * np.abs(expected).max())
+    assert np.abs(step - undiminished).max() > 0.01 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("loss, weight", [
     (squares, 2.0), (lambda y_true, y: squares(y_true, y) / 2, 1.0), ("mse", 2.0 / 3)], ids=["Σ", "½ Σ", "mse"])
 @pytest.mark.parametrize("rows, hidden", [(6, 8), (40, 1)], ids=["n < p", "n > p"])

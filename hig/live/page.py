@@ -73,7 +73,8 @@ def page():
         html.Header([html.H1("Training runs"), dcc.RadioItems([], id="case", inline=True)]),
         html.Div([
             control("x", dcc.RadioItems(list(AXES), "time", id="x", inline=True)),
-            control("y", dcc.Dropdown([], "test_loss", id="y", clearable=False, searchable=False, className="choice")),
+            control("y", dcc.Dropdown({"test_loss": "test loss"}, "test_loss", id="y", clearable=False, searchable=False,
+                                      className="choice")),
             dcc.Checklist({"log_x": "log x", "log_y": "log y", "bands": "seeds as bands"}, ["log_y", "bands"],
                           id="switches", inline=True),
             control("figure", html.Div([html.Button("PNG", id="png"), " ", html.Button("SVG", id="svg")])),

@@ -78,7 +78,8 @@ def make_optimizer(settings):
     if name == "GN":
         return GaussNewton(settings.learning_rate, settings.truncation, adaptive=adaptive)
     if name == "Power":
-        return JacobianPower(settings.learning_rate, settings.kappa, settings.truncation, adaptive=adaptive)
+        return JacobianPower(settings.learning_rate, settings.kappa, settings.truncation, getattr(settings, "damping", None) or 0.0,
+                             adaptive)
     if name == "LM":
         return LevenbergMarquardt(settings.learning_rate, settings.damping)
     if name == "Muon":
