@@ -5,7 +5,7 @@ from hig.runs.study import study
 BATCH_SIZES = (32, 64, 128, 256)
 ADAM_BATCH_SIZES = (32, 128, 512, 2048)
 SEEDS = (1, 2, 3)
-MAX_TIME = 60.0          # seconds of training of each run
+MAX_TIME = 30.0          # seconds of training of each run
 
 if __name__ == "__main__":
     study("Nonlinear_Oscillators", "batch_size", __doc__,

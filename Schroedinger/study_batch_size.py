@@ -4,7 +4,7 @@ from hig.runs.study import study
 
 BATCH_SIZES = (8, 16, 32, 64, 128, 256)
 SEEDS = (1, 2, 3)
-MAX_TIME = 120.0         # seconds of training of each run
+MAX_TIME = 60.0          # seconds of training of each run
 
 if __name__ == "__main__":
     study("Schroedinger", "batch_size", __doc__,
