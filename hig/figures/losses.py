@@ -14,7 +14,7 @@ from hig.figures.style import choose_colors, legible, style
 # Inches of a panel, without its legend: 10 pt stay readable at half a page's width, also where two are side by side.
 WIDE, NARROW = (4.2, 2.9), (3.4, 2.4)
 LINE = 0.19                 # inches of a line in a legend
-MANY = 8                    # entries of a legend above the axes; more of them stand beside the axes, in smaller letters
+MANY = 8                    # entries of a legend; more of them are in smaller letters, twice as many one for each optimizer
 
 
 def make_figure(runs, options):
@@ -87,7 +87,7 @@ def draw_system(figure, cases, options):
     columns = [case_panels(title, members, options) for title, members in cases.items()]
     rows, size = max(map(len, columns)), WIDE if len(columns) == 1 else NARROW
     axes = figure.subplots(rows, len(columns), squeeze=False)
-    heights, beside = np.zeros((rows, len(columns))), 0.0
+    heights = np.zeros((rows, len(columns)))
     for j, column in enumerate(columns):
         for ax in axes[len(column):, j]:
             ax.remove()
@@ -95,13 +95,12 @@ def draw_system(figure, cases, options):
             ax = axes[i, j]
             prepare(ax, next(iter(groups.values()))[0], options)
             draw(ax, groups, colors, options)
-            heights[i, j], width = add_legend(ax, title if i == 0 else None, size[0])
-            beside = max(beside, width)
+            heights[i, j] = add_legend(ax, title if i == 0 else None, size[0])
             if i and (ax.get_xlabel(), ax.get_xscale()) == (axes[0, j].get_xlabel(), axes[0, j].get_xscale()):
                 ax.set_xlim(axes[0, j].get_xlim())
             if j:
                 ax.set_ylabel("")                                       # the same as at the left
-    return (size[0] + beside) * len(columns), size[1] * rows + heights.max(axis=1).sum()
+    return size[0] * len(columns), size[1] * rows + heights.max(axis=1).sum()
 
 
 def prepare(ax, run, options):
@@ -208,33 +207,29 @@ def legend_text(label, members, wanted, curves):
 def add_legend(ax, title, width):
     """A legend above the axes, where no curve can run through it, with the title of the panel; none where there is one.
 
-    What all entries say of their runs, like "median of 10 runs", moves into the title. More than MANY entries stand at
-    the right of the axes.
+    What all entries say of their runs, like "median of 10 runs", moves into the title.
 
     Args:
         width: inches of the panel.
 
     Returns:
-        inches that it takes above and beside the axes.
+        inches that it takes.
     """
     handles, texts = ax.get_legend_handles_labels()
     if not texts or ax.get_legend():
-        return 0.0, 0.0
+        return 0.0
     tails = {text.partition(", median")[2] for text in texts if ", median" in text or not text.endswith(" died")}
     if title and len(tails) == 1 and (tail := tails.pop()):
         title, texts = f"{title}\nmedian{tail}", [text.partition(", median")[0] for text in texts]
-    if len(texts) > 3 * MANY:                                           # of a study over two settings: see its heat maps
+    if len(texts) > 2 * MANY:                                           # of a study over two settings: see its heat maps
         counts, first = Counter(text.split(" (")[0] for text in texts), {}
         for handle, text in zip(handles, texts):
             first.setdefault(text.split(" (")[0], handle)
         handles, texts = list(first.values()), [f"{name}, {counts[name]} settings" for name in first]
+    scale = 0.85 if len(texts) > MANY else 1.0
     longest, above = max(map(len, texts)), LINE * (title.count("\n") + 1) if title else 0.0
-    if len(texts) > MANY:
-        ax.legend(handles, texts, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, alignment="left", title=title,
-                  fontsize=8)
-        return 0.0, 0.5 + 0.064 * longest
-    columns = int(np.clip((width - 0.6) // (0.55 + 0.066 * longest), 1, 4))
+    columns = int(np.clip((width - 0.6) // (scale * (0.55 + 0.066 * longest)), 1, 4))
     columns = min(columns, len(texts)) if len(texts) > 2 else 1
     ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(-0.02, 1), borderaxespad=0.5, ncols=columns,
-              alignment="left", title=title)
-    return LINE * -(-len(texts) // columns) + above, 0.0
+              alignment="left", title=title, fontsize=9 * scale)
+    return scale * LINE * -(-len(texts) // columns) + above

@@ -85,9 +85,14 @@ def show_values(ax, which, positions):
 
 
 def draw_heat_map(label, first, second, ax, groups, colors, options):
-    """Panel: the median of the final losses of one optimizer over two settings, and how many of its runs died."""
+    """Panel: the median of the final losses of one optimizer over two settings, and how many of its runs died.
+
+    The colours of all optimizers mean the same.
+    """
     from matplotlib.colors import LogNorm
 
+    everywhere = [np.median(finals_of(members, options.y)) for members in groups.values()]
+    everywhere = [loss for loss in everywhere if np.isfinite(loss)] or [1.0]
     runs = [run for members in groups.values() for run in members if run.label == label]
     rows, columns = (list(scale_of({settings_of(run).get(key, "–") for run in runs})[0]) for key in (first, second))
     medians, words = np.full((len(rows), len(columns)), np.nan), {}
@@ -101,7 +106,7 @@ def draw_heat_map(label, first, second, ax, groups, colors, options):
                 words[i, j] = (f"{medians[i, j]:.0e}" if np.isfinite(medians[i, j]) else "×") + (
                     f"\n{dead}/{len(here)} died" if dead else "")
     ax.set(xscale="linear", yscale="linear", xlabel=legible(second.replace("_", " ")), ylabel=legible(first.replace("_", " ")))
-    image = ax.pcolormesh(np.ma.masked_invalid(medians), norm=LogNorm(), cmap="viridis_r")
+    image = ax.pcolormesh(np.ma.masked_invalid(medians), norm=LogNorm(min(everywhere), max(everywhere)), cmap="viridis_r")
     ax.grid(False)
     for (i, j), text in words.items():
         red, green, blue, _ = image.cmap(image.norm(medians[i, j])) if np.isfinite(medians[i, j]) else (1, 1, 1, 0)
