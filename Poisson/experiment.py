@@ -129,18 +129,22 @@ class SceneLogs(keras.callbacks.Callback):
     def __init__(self, folder, optimizer, batch_size, sim_par):
         super().__init__()
         self.folder, self.optimizer, self.batch_size, self.sim_par = folder, optimizer, batch_size, sim_par
-        self.times = self.losses = None
+        self.scene = None
         check_writable(next(path for path in (folder, *folder.absolute().parents) if path.exists()))
         odd = [path.name for path in folder.glob("sim_*") if not path.name[4:].isdigit()]
         if odd:                                                         # PhiFlow takes what follows for a number
             raise SettingsError(f"no PhiFlow scene can be added to the folder {folder}, which holds {odd[0]}")
 
     def on_train_begin(self, logs=None):                                # not before: the run may be refused
-        if self.times is None:                                          # after pretraining it goes on
-            scene = Scene.create(str(self.folder), copy_calling_script=False)
-            scene.put_properties(self.sim_par)
-            self.times, self.losses = (open(scene.subpath(f"log_{name}.txt"), "w", buffering=1)     # line by line
-                                       for name in ("step_time", f"loss_{self.optimizer}_0"))
+        if self.scene is None:                                          # after pretraining it goes on
+            self.scene = Scene.create(str(self.folder), copy_calling_script=False)
+            self.scene.put_properties(self.sim_par)
+        self.times, self.losses = (open(self.scene.subpath(f"log_{name}.txt"), "a", buffering=1)    # line by line
+                                   for name in ("step_time", f"loss_{self.optimizer}_0"))
+
+    def on_train_end(self, logs=None):
+        self.times.close()
+        self.losses.close()
 
     def on_train_batch_begin(self, batch, logs=None):
         self.began = time.perf_counter()

@@ -122,8 +122,8 @@ def test_figures_and_animations_are_written(weights, tmp_path, monkeypatch, caps
     assert image.shape[:2] == (1000, 1680) and len(np.unique(image)) > 100          # lines and text: not blank
     np.testing.assert_allclose(image[0, 0, :3], np.array([0x14, 0x17, 0x1c]) / 255, atol=1e-6)       # 8-bit colours
     assert frames.startswith(b"GIF89a") and frames.count(b"\x21\xf9\x04") == 3       # graphic controls, one a frame
-    still = Image.open(animated)
-    shown = [still.seek(frame) or still.info["duration"] for frame in range(3)]
+    with Image.open(animated) as still:
+        shown = [still.seek(frame) or still.info["duration"] for frame in range(3)]
     assert shown[-1] == 2000 and max(shown[:-1]) <= 100                     # 10 frames a second or more, then a pause
     assert plot.main(["trajectories", "--weights", files[0], "--output", str(tmp_path / "a.svg")]) == 0
     assert "<text" in (tmp_path / "a.svg").read_text()
