@@ -6,9 +6,9 @@ Settings are those of the submit scripts, with a shorter pretraining.
 
 from hig.runs.study import study
 
-PRETRAIN_TIME = 60.0     # seconds of training by Adam, the first part of MAX_TIME
+PRETRAIN_TIME = 45.0     # seconds of training by Adam, the first part of MAX_TIME
 SEEDS = (0,)
-MAX_TIME = 120.0         # seconds of training of each run
+MAX_TIME = 90.0          # seconds of training of each run
 
 if __name__ == "__main__":
     study("Poisson", "peers", __doc__,

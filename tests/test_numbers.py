@@ -1,6 +1,7 @@
 """The numbers in README and results/README.md are those that `plot.py results` prints, as far as it prints them."""
 
 import re
+import runpy
 from decimal import Decimal
 
 import numpy as np
@@ -99,16 +100,29 @@ def test_the_table_of_README():
         assert agree(text, medians([run for run in runs if run.label == name])[2])
 
 
-def test_the_study_of_optimizers():
-    """Five seeds of each optimizer: median, range and deaths."""
-    written, runs = rows(RESULTS, "`study_optimizers.py`"), of("studies/oscillators_optimizers")
-    assert set(written) == set(runs)
-    for name, cells in written.items():
-        assert [run.results["sim_par"]["seed"] for run in runs[name]] == [1, 2, 3, 4, 5]
-        finals = [numbers(run, THRESHOLDS)[2] for run in runs[name]]
-        low, _, high = cells[2].partition(" to ")
-        assert agree(cells[1], np.median(finals)) and agree(low, min(finals)) and agree(high or low, max(finals)), name
-        assert cells[3] == f"{np.isinf(finals).sum()} of 5"
+SYSTEMS = {"oscillators": "Nonlinear_Oscillators", "dipole": "Schroedinger", "poisson": "Poisson"}
+STUDIES = sorted(path.name for path in (ROOT / "results" / "studies").iterdir())
+
+
+@pytest.mark.parametrize("folder", STUDIES)
+def test_studies(folder):
+    """Median, range and deaths of each setting, with the seeds and the budget that the study's script has."""
+    system, _, name = folder.partition("_")
+    script = runpy.run_path(str(ROOT / SYSTEMS[system] / f"study_{name}.py"))
+    written, runs = rows(RESULTS, f"`{SYSTEMS[system]}/study_{name}.py`"), {}
+    for run in collect([ROOT / "results" / "studies" / folder], "time"):
+        runs.setdefault(run.path.parents[1].name, []).append(run)
+    assert {setting.strip("`") for setting in written} == set(runs)
+    for setting, cells in written.items():
+        own = runs[setting.strip("`")]
+        finals = np.array([numbers(run, THRESHOLDS)[2] for run in own])
+        assert sorted(run.results["sim_par"]["seed"] for run in own) == list(script["SEEDS"])
+        assert {run.results["sim_par"]["max_time"] for run in own} == {script["MAX_TIME"]}
+        alive = finals[np.isfinite(finals)]
+        low, _, high = cells[-2].partition(" to ")
+        assert agree(cells[-3], np.median(finals)), setting
+        assert cells[-2] == "–" if not len(alive) else agree(low, min(alive)) and agree(high or low, max(alive)), setting
+        assert cells[-1] == f"{np.isinf(finals).sum()} of {len(own)}", setting
 
 
 @pytest.mark.parametrize("folder, title", [("oscillators", "`Nonlinear_Oscillators/study_peers.py`"),
