@@ -4,15 +4,23 @@ from hig.figures.curves import Panel, System, drawable
 from hig.figures.losses import draw_curves
 from hig.figures.style import legible
 
+FEW = 4
+
 
 def draw_populations(ax, groups, colors, options):
-    """Panel: mean absolute error of the populations of the states |2⟩ and |3⟩; of several seeds, medians and bands."""
+    """Panel: mean absolute error of the populations of the states |2⟩ and |3⟩; of several seeds, medians and bands.
+
+    Of more than FEW groups the legend explains the dashes alone: the colours are those of the panel above.
+    """
     ax.set_ylabel("error of the populations")
+    states, few = ((2, "-"), (3, "--")), len(groups) <= FEW
+    for state, dashes in () if few else states:
+        ax.plot([], [], dashes, color="0.5", label=f"|{state}⟩")
     for label, members in groups.items():
-        for state, dashes in ((2, "-"), (3, "--")):
+        for state, dashes in states:
             curves = [drawable(run, run.results[f"population_error_{state}"], options.x, ax.get_xscale() == "log",
                                options.smooth) for run in members]
-            draw_curves(ax, curves, colors[label], legible(f"{label.replace('_', ' ')}, |{state}⟩"), dashes)
+            draw_curves(ax, curves, colors[label], legible(f"{label.replace('_', ' ')}, |{state}⟩") if few else None, dashes)
 
 
 SYSTEM = System(

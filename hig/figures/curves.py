@@ -240,7 +240,7 @@ def median_band(curves, logarithmic=True):
     enough = 2 * there.sum(axis=0) >= len(there)
     grid, there = grid[enough], there[:, enough]
     forth, back = (np.log, np.exp) if logarithmic else (np.asarray, np.asarray)
-    values = np.array([np.interp(grid, curve.x, forth(curve.y)) for curve in curves] + [np.full(len(grid), np.inf)] * lost)
+    values = np.array([back(np.interp(grid, curve.x, forth(curve.y))) for curve in curves] + [np.full(len(grid), np.inf)] * lost)
     for row, curve in zip(values, curves):
         if curve.death:
             row[grid >= curve.death[0]] = np.inf
@@ -248,5 +248,4 @@ def median_band(curves, logarithmic=True):
     high = np.where(np.isinf(values), -np.inf, values)
     high = np.nanmax(high, axis=0)
     high[np.isinf(high)] = np.inf
-    return (grid, back(np.nanmedian(values, axis=0)), back(np.nanmin(values, axis=0)), back(high),
-            int(there[:, -1].sum()) if len(grid) else 0)
+    return grid, np.nanmedian(values, axis=0), np.nanmin(values, axis=0), high, int(there[:, -1].sum()) if len(grid) else 0
