@@ -1,6 +1,6 @@
 """Claim: the cost of an update is linear in the number of parameters (nonlinear oscillators).
 
-The time of an epoch is in the curves; hidden layers of w, w, w neurons have 2 w² + 102 w + 96 weights.
+The time of an epoch is in the curves; hidden layers of w, w, w neurons have 2 w² + 103 w + 96 weights.
 """
 
 from hig.runs.study import study

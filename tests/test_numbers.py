@@ -3,6 +3,7 @@
 import re
 import runpy
 from decimal import Decimal
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hig.figures.reading import collect, sort_into_cases
 from hig.figures.table import numbers
 from tests.browser import ROOT
 
-README, RESULTS = ((ROOT / name).read_text() for name in ("README.md", "results/README.md"))
+README, RESULTS, STUDIES = ((ROOT / name).read_text() for name in ("README.md", "results/README.md", "results/studies/README.md"))
 THRESHOLDS = (1e-2, 1e-3, 1e-4)
 
 
@@ -101,45 +102,59 @@ def test_the_table_of_README():
 
 
 SYSTEMS = {"oscillators": "Nonlinear_Oscillators", "dipole": "Schroedinger", "poisson": "Poisson"}
-STUDIES = sorted(path.name for path in (ROOT / "results" / "studies").iterdir())
+def settings(folder):
+    """{setting: its runs} of a study's folder in results, in the order of the seeds."""
+    found = {}
+    for run in sorted(collect([ROOT / "results" / folder], "time"), key=lambda run: run.results["sim_par"]["seed"]):
+        found.setdefault(run.path.parents[1].name, []).append(run)
+    return found
 
 
-@pytest.mark.parametrize("folder", STUDIES)
-def test_studies(folder):
-    """Median, range and deaths of each setting, with the seeds and the budget that the study's script has."""
-    system, _, name = folder.partition("_")
-    script = runpy.run_path(str(ROOT / SYSTEMS[system] / f"study_{name}.py"))
-    written, runs = rows(RESULTS, f"`{SYSTEMS[system]}/study_{name}.py`"), {}
-    for run in collect([ROOT / "results" / "studies" / folder], "time"):
-        runs.setdefault(run.path.parents[1].name, []).append(run)
+def constants(script, runs):
+    """Seeds and budget of a study's script, which are those of these runs."""
+    found = runpy.run_path(str(ROOT / script))
+    assert [run.results["sim_par"]["seed"] for run in runs] == list(found["SEEDS"])
+    assert {run.results["sim_par"]["max_time"] for run in runs} == {found["MAX_TIME"]}
+
+
+def finals_agree(runs, median, limits, died):
+    """Whether these texts are those of the final losses."""
+    finals = np.array([numbers(run, THRESHOLDS)[2] for run in runs])
+    low, _, high = limits.partition(" to ")
+    alive = finals[np.isfinite(finals)]
+    return (agree(median, np.median(finals)) and died == f"{np.isinf(finals).sum()} of {len(runs)}"
+            and (agree(low, min(alive)) and agree(high or low, max(alive)) if len(alive) else limits == "–"))
+
+
+STUDIED = {f"studies/{path.name}": f"{SYSTEMS[path.name.split('_')[0]]}/study_{path.name.partition('_')[2]}.py"
+           for path in sorted((ROOT / "results" / "studies").iterdir()) if path.is_dir()}
+
+
+@pytest.mark.parametrize("folder, script", [*STUDIED.items(), ("Peers/poisson", "Poisson/study_peers.py")])
+def test_studies(folder, script):
+    """Median, range and deaths of each setting."""
+    written, runs = rows(RESULTS + STUDIES, f"`{script}`"), settings(folder)
     assert {setting.strip("`") for setting in written} == set(runs)
     for setting, cells in written.items():
-        own = runs[setting.strip("`")]
-        finals = np.array([numbers(run, THRESHOLDS)[2] for run in own])
-        assert sorted(run.results["sim_par"]["seed"] for run in own) == list(script["SEEDS"])
-        assert {run.results["sim_par"]["max_time"] for run in own} == {script["MAX_TIME"]}
-        alive = finals[np.isfinite(finals)]
-        low, _, high = cells[-2].partition(" to ")
-        assert agree(cells[-3], np.median(finals)), setting
-        assert cells[-2] == "–" if not len(alive) else agree(low, min(alive)) and agree(high or low, max(alive)), setting
-        assert cells[-1] == f"{np.isinf(finals).sum()} of {len(own)}", setting
+        constants(script, runs[setting.strip("`")])
+        assert finals_agree(runs[setting.strip("`")], *cells[-3:]), setting
 
 
-@pytest.mark.parametrize("folder, title", [("oscillators", "`Nonlinear_Oscillators/study_peers.py`"),
-                                           ("dipole", "`Schroedinger/study_peers.py`")])
-def test_what_one_would_use_today(folder, title):
-    """Three seeds of each method: median, range, deaths, and the median of the times to 1e-4, which is README's, too."""
-    written, runs = rows(RESULTS, title), of(f"Peers/{folder}")
-    assert set(written) == {name.replace("_", " ") for name in runs}
-    for name, own in runs.items():
-        cells = written[name.replace("_", " ")]
-        assert [run.results["sim_par"]["seed"] for run in own] == [1, 2, 3]
-        finals, times = [numbers(run, THRESHOLDS)[2] for run in own], np.array([numbers(run, (1e-4,))[-1] for run in own])
-        low, _, high = cells[2].partition(" to ")
-        assert agree(cells[1], np.median(finals)) and agree(low, min(finals)) and agree(high or low, max(finals)), name
-        assert cells[3] == f"{np.isinf(finals).sum()} of 3"
-        median = np.median(np.where(np.isnan(times), np.inf, times))
+PEERS = {"Adam": "Adam", "Adam, best batch": "Adam_batch_size=*", "Muon": "Muon", "L-BFGS": "LBFGS", "GN": "GN", "HIG": "HIG",
+         "HIG adaptive": "HIG_adaptive", "LM": "LM"}
+
+
+@pytest.mark.parametrize("folder, script", [("oscillators", "Nonlinear_Oscillators/study_peers.py"),
+                                            ("dipole", "Schroedinger/study_peers.py")])
+def test_what_one_would_use_today(folder, script):
+    """Median, range and deaths of each method, and the median of the times to 1e-4, which is README's, too."""
+    written, runs = rows(RESULTS, f"`{script}`"), settings(f"Peers/{folder}")
+    assert set(written) == set(PEERS) and len(runs) == len(PEERS)
+    for short, (name, pattern) in zip(rows(README, "problem")[folder], PEERS.items(), strict=True):
+        own, = [own for setting, own in runs.items() if fnmatch(setting, pattern)]
+        constants(script, own)
+        cells = written[name]
+        assert finals_agree(own, *cells[1:4]), name
+        median = np.median([numbers(run, (1e-4,))[-1] for run in own])
         assert agree(cells[4], median), name
-        column = ["Adam", "Muon", "L-BFGS", "GN", "HIG", "HIG_adaptive", "LM"].index(name)
-        short = rows(README, "problem")[folder][column]
         assert np.isinf(median) if short == "died" or short.startswith("over ") else agree(short, median), name
