@@ -126,6 +126,15 @@ def test_many_settings_are_graded_in_numeric_order(tmp_path):
     assert final.get_xlabel() == "batch size" and final.get_xscale() == "log"
 
 
+def test_widths_of_networks_are_in_the_order_of_their_numbers(tmp_path):
+    for widths in ("160,160,160", "20,20,20", "80,80,80"):
+        save(tmp_path / widths / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 1, "hidden": widths})
+    ax, final, _ = draw([tmp_path])
+    order = ["20,20,20", "80,80,80", "160,160,160"]
+    assert list(lines(ax)) == [f"HIG (hidden={widths})" for widths in order]
+    assert [label.get_text() for label in final.get_xticklabels()] == order
+
+
 def test_one_odd_file_does_not_tear_a_band_apart(tmp_path):
     for seed in range(4):
         save(tmp_path / f"seed_{seed}" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": seed, "a": 1, "b": 2, "c": 3})

@@ -144,7 +144,7 @@ def group_runs(runs):
         names = {name for one in own for name, _ in one}
         keys = sorted(name for name in names if len({dict(one).get(name) for one in own}) > 1)
         folders = {one: own[one][0].path.resolve().parent.name for one in own}
-        order = sorted(own, key=lambda one: folders[one] if len(keys) > 2 else [_numeric(dict(one).get(key, "–")) for key in keys])
+        order = sorted(own, key=lambda one: folders[one] if len(keys) > 2 else [numeric(dict(one).get(key, "–")) for key in keys])
         sizes = sorted(map(len, own.values()))
         for one in order:
             values = [(key, dict(one).get(key, "–")[:20]) for key in keys]
@@ -165,12 +165,12 @@ def settings_of(run):
 def seed_of(run):
     """A key that sorts runs by their seed, as a number, and then by their file."""
     seed = run.results["sim_par"].get("seed")
-    return _numeric(str(seed)), [_numeric(part) for part in re.split(r"(\d+)", str(run.path))]
+    return numeric(str(seed)), numeric(str(run.path))
 
 
-def _numeric(text):
-    """A key that sorts numbers by size, before all other texts."""
+def numeric(text):
+    """A key that sorts numbers by size, before all other texts, and these by the numbers in them."""
     try:
-        return 0, float(text), ""
+        return 0, float(text), []
     except ValueError:
-        return 1, 0.0, text
+        return 1, 0.0, [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from hig.figures.curves import LOSSES, find_death, final_loss, loss_kind
-from hig.figures.reading import settings_of
+from hig.figures.reading import numeric, settings_of
 from hig.figures.style import COLORS, legible, readable
 
 BUDGET = ("max_time", "epochs")         # settings that are no subject of a study
@@ -40,7 +40,7 @@ def scale_of(texts):
     try:
         numbers = {text: float(text) for text in texts}
     except ValueError:
-        return {text: float(i) for i, text in enumerate(sorted(texts))}, "names"
+        return {text: float(i) for i, text in enumerate(sorted(texts, key=numeric))}, "names"
     numbers = dict(sorted(numbers.items(), key=lambda pair: pair[1]))
     low, high = min(numbers.values()), max(numbers.values())
     return numbers, "log" if low > 0 and high > 8 * low else "linear"
@@ -80,7 +80,8 @@ def draw_over_setting(key, ax, groups, colors, options):
 def show_values(ax, which, positions):
     """Ticks at the values of a setting, as they were written; of many, every second or third one."""
     few = list(positions)[::-(-len(positions) // 8)]
-    getattr(ax, f"set_{which}ticks")([positions[text] for text in few], [legible(text) for text in few])
+    small = {"fontsize": 7} if sum(map(len, few)) > 30 else {}
+    getattr(ax, f"set_{which}ticks")([positions[text] for text in few], [legible(text) for text in few], **small)
     getattr(ax, f"set_{which}ticks")([], minor=True)
 
 
