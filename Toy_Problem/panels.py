@@ -57,7 +57,10 @@ def of_one_seed(groups):
 def draw_finals(ax, groups, colors, options):
     """Panel of the toy problem, where there are several seeds: the final loss of each run, and a bar at their median."""
     ax.set(xscale="linear", xlabel="", ylabel=f"final {LOSSES[options.y]}")
-    ax.set_xticks(range(len(groups)), [legible(label) for label in groups])
+    names = [label.replace("_", " ") for label in groups]
+    if max(map(len, names)) > 8:                                        # of several settings: a word in a line, or they would overlap
+        names = [name.replace(" ", "\n") for name in names]
+    ax.set_xticks(range(len(groups)), [legible(name) for name in names])
     ax.set_xlim(-0.6, len(groups) - 0.4)
     ax.grid(False, axis="x")
     for i, (label, members) in enumerate(groups.items()):
