@@ -36,8 +36,8 @@ def repeated(model, batch):
     import tensorflow as tf
     steps = iter(tf.data.Dataset.from_tensors((batch, batch)).repeat())
     model.optimizer.build(model.trainable_variables)
-    step = model.make_train_function() or model.train_function
-    return lambda: float(step(steps)["loss"])
+    model.make_train_function()
+    return lambda: float(model.train_function(steps)["loss"])           # which the first call may have replaced, see PhysicsModel
 
 
 def start_up(code):
