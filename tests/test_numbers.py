@@ -105,7 +105,6 @@ def test_the_table_of_README():
         assert agree(text, medians([run for run in runs if run.label == name])[2])
 
 
-SYSTEMS = {"oscillators": "Nonlinear_Oscillators", "dipole": "Schroedinger", "poisson": "Poisson"}
 def settings(folder):
     """{setting: its runs} of a study's folder in results, in the order of the seeds."""
     found = {}
@@ -130,6 +129,7 @@ def finals_agree(runs, median, limits, died):
             and (agree(low, min(alive)) and agree(high or low, max(alive)) if len(alive) else limits == "–"))
 
 
+SYSTEMS = {"oscillators": "Nonlinear_Oscillators", "dipole": "Schroedinger", "poisson": "Poisson"}
 STUDIED = {f"studies/{path.name}": f"{SYSTEMS[path.name.split('_')[0]]}/study_{path.name.partition('_')[2]}.py"
            for path in sorted((ROOT / "results" / "studies").iterdir()) if path.is_dir()}
 
