@@ -15,7 +15,8 @@ def draw_example(ax, groups, colors, options):
     label, best = min(runs, key=lambda named: final_loss(named[1], loss_kind(named[1], options.y)))
     found, true, target, residual = (best.results[f"example_{key}"] for key in ("x", "x_ground_truth", "target", "residual"))
     share = np.sqrt(np.mean(residual**2) / (np.mean(target**2) or 1))
-    ax.set_title(legible(f"one held-out field, solved after {label.replace('_', ' ')}\n"
+    apart = "\n" if len(label) > 16 else " "                            # a label with settings has a line of its own
+    ax.set_title(legible(f"one held-out field, solved after{apart}{label.replace('_', ' ')}\n"
                          f"the residual is {100 * share:.2g} % of the target"), fontsize=10, pad=12)
     rows = (((("predicted x", found), ("true x", true)), "x", ()),
             ((("target y*", target), ("residual y − y*", residual)), "y", (0.06, 0.55)))
