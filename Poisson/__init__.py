@@ -8,6 +8,7 @@ from pathlib import Path
 from hig.runs.cli import hidden_flag, positive, positive_integer
 
 RESOLUTION = 8              # cells along each axis
+EVALUATE_EVERY = 10         # updates, by the test loss
 METHODS = ("Adam", "GN", "HIG")     # of training by hand; their numbers in its pickle
 
 
@@ -19,7 +20,7 @@ def flags(parser):
         help=f"cells along each axis (default: {RESOLUTION})")
     add("--scene", type=Path, metavar="DIR", help="also write a PhiFlow scene there, as DIR/sim_000000, with the published logs")
     hidden_flag(parser, (64, 128, 64))
-    parser.set_defaults(pretrain_time=None)
+    parser.set_defaults(pretrain_time=None, evaluate_every=EVALUATE_EVERY)
 
 
 def pretraining_flags(pretrain_time, pretrain_learning_rate):

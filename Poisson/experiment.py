@@ -26,7 +26,6 @@ from Poisson.network import HIDDEN, build_network
 from Poisson.simulator import Laplace
 
 HELD_OUT = 256              # fields of the test loss
-EVALUATE_EVERY = 10         # updates
 
 
 class HalfSquaredError(keras.losses.Loss):
@@ -73,10 +72,11 @@ class Evaluation:
         model: compiled model of `compile_model`.
         first_batch: (x_gt, y*), the fields of the first update.
         batch_size: B, the number of fields in the training loss.
+        every: int, updates from one test loss to the next.
     """
 
-    def __init__(self, model, first_batch, batch_size):
-        self.model, self.first_batch, self.batch_size = model, first_batch, batch_size
+    def __init__(self, model, first_batch, batch_size, every):
+        self.model, self.first_batch, self.batch_size, self.every = model, first_batch, batch_size, every
         self.resolution = model.simulator.resolution
         self.held_out = held_out_fields(HELD_OUT, self.resolution)
         self._errors = tf.function(self._trace_errors)
@@ -88,7 +88,7 @@ class Evaluation:
                 tf.reduce_mean(tf.abs(solution - x_gt)))
 
     def __call__(self, epoch, logs):
-        """Losses per field, Σ_cells ½ (y − y*)², and mean |x − x_gt|; the test loss every EVALUATE_EVERY updates.
+        """Losses per field, Σ_cells ½ (y − y*)², and mean |x − x_gt|; the test loss every `every` updates.
 
         Like the published logs, those of an update describe the network before it, on the batch of that update.
         Entry 0 is the untrained network on the first batch, and thus equals entry 1.
@@ -97,7 +97,7 @@ class Evaluation:
             loss, distance = (float(value) for value in self._errors(*self.first_batch))
         else:
             loss, distance = float(logs["loss"]) / self.batch_size, float(logs["x_distance_l1"])
-        evaluated = epoch % EVALUATE_EVERY == 0
+        evaluated = epoch % self.every == 0
         return {"train_loss": loss, "x_distance_l1": distance,
                 "test_loss": float(self._errors(*self.held_out)[0]) if evaluated else math.nan}
 
@@ -181,9 +181,9 @@ def run(settings):
         return fields.map(lambda x_gt, target: (target, target))
 
     first_batch = next(iter(training_fields(settings.seed, settings.batch_size, settings.resolution)))
-    evaluation = Evaluation(model, first_batch, settings.batch_size)
+    evaluation = Evaluation(model, first_batch, settings.batch_size, settings.evaluate_every)
     sim_par = {**common_settings(settings), "resolution": settings.resolution, "held_out": HELD_OUT,
-               "evaluate_every": EVALUATE_EVERY}
+               "evaluate_every": settings.evaluate_every}
     if settings.pretrain_time:
         sim_par |= {"pretrain_time": settings.pretrain_time,
                     "pretrain_learning_rate": settings.pretrain_learning_rate}

@@ -153,7 +153,7 @@ def test_loss_and_error_of_the_solution():
 def test_evaluation():
     model = experiment.build_model(4, 0, "adam")
     first = next(iter(training_fields(0, 3, 4)))
-    evaluation = experiment.Evaluation(model, first, 3)
+    evaluation = experiment.Evaluation(model, first, 3, every=10)
     untrained = evaluation(0, None)
     entry_1 = evaluation(1, model.train_on_batch(first[1], first[1], return_dict=True))
     assert np.isnan(entry_1["test_loss"]) and np.isfinite(evaluation(10, {"loss": 0, "x_distance_l1": 0})["test_loss"])

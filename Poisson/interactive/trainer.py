@@ -30,8 +30,8 @@ from hig.runs.provenance import provenance
 from hig.runs.files import keep_earlier
 from hig.runs.results import save_results, write_parameters
 from hig.runs.training import SettingsError, load_weights, save_weights
-from Poisson import METHODS, RESOLUTION
-from Poisson.experiment import EVALUATE_EVERY, HELD_OUT, Evaluation, compile_model
+from Poisson import EVALUATE_EVERY, METHODS, RESOLUTION
+from Poisson.experiment import HELD_OUT, Evaluation, compile_model
 from Poisson.fields import training_fields
 from Poisson.network import build_network
 
@@ -133,7 +133,7 @@ class Trainer:
         self._draw_from_here()
         self.batch = next(self.batches)
         self._draw_from_here()                                          # the first update sees the same
-        self.evaluation = Evaluation(self.models["HIG"], self.batch, self.batch_size)
+        self.evaluation = Evaluation(self.models["HIG"], self.batch, self.batch_size, EVALUATE_EVERY)
         self._append(None)
 
     def _draw_from_here(self):

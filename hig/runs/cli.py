@@ -165,6 +165,9 @@ def parse(system, optimizer, description, *, seed, batch_size, learning_rate, tr
     add("--max-time", type=positive, default=max_time, metavar="SECONDS",
         help=f"seconds of training, compiling included and evaluation excluded (default: {max_time:g})")
     add("--epochs", type=positive_integer, metavar="N", help="stop after N epochs if that is sooner")
+    add("--evaluate-every", type=positive_integer, default=1, metavar="N",
+        help="measure the test loss only every N epochs, where that takes long (default: %(default)s); the training loss is "
+             "then the mean over the epoch's batches, each before its update")
     add("--seed", type=_seed, default=seed, help=f"of data and initial weights (default: {seed})")
     if batch_size is not None:
         add("--batch-size", type=positive_integer, default=batch_size, metavar="B", help=f"default: {batch_size}")

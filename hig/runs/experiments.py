@@ -7,6 +7,7 @@ An experiment of a system states its constants, its data, its loss and its model
         return train_on_fixed_data(settings, "NLO", build_model(settings.seed), loss, train_data, test_data, CONSTANTS)
 """
 
+import math
 from argparse import Namespace
 
 import keras
@@ -49,7 +50,21 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
     evaluate = (measure or mean_losses)(model, train_data, test_data)
     sim_par = {**common_settings(settings), **constants,
                "train_samples": len(train_data[0]), "test_samples": len(test_data[0])}
+    if settings.evaluate_every > 1:
+        evaluate, sim_par["evaluate_every"] = sometimes(evaluate, settings.evaluate_every), settings.evaluate_every
     return train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par, label=label)
+
+
+def sometimes(evaluate, every):
+    """`evaluate` of `hig.runs.training.train`, asked in every `every`-th epoch alone.
+
+    The training loss is known without it, as Keras' mean over the epoch's batches, each before its update. It is taken in
+    all epochs but the untrained 0, so that a curve does not mix two kinds.
+    """
+    def evaluate_or_not(epoch, logs):
+        measured = {} if epoch % every else evaluate(epoch, logs)
+        return {"test_loss": math.nan, **measured, **({"train_loss": float(logs["loss"])} if logs else {})}
+    return evaluate_or_not
 
 
 def common_settings(settings):

@@ -57,7 +57,8 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
         batches: function of the number of epochs done → endless tf.data.Dataset with one (x, y) per update.
         updates_per_epoch: int; the curve has one entry per epoch.
         evaluate: function of the epoch (0 is the untrained network) and its Keras logs (None for that) → dict of
-            floats with "train_loss" and "test_loss" (NaN where not evaluated); further entries become further curves.
+            floats with "train_loss" and "test_loss" (NaN where not evaluated); further entries become further curves,
+            which have NaN where a later dict lacks them.
         settings: as `hig.runs.cli.parse` returns them; used: optimizer, max_time, epochs, output, quiet, resume,
             load_weights, save_weights.
         prefix: of the file names, "NLO" for instance.
@@ -187,8 +188,8 @@ class TrainingRun(keras.callbacks.Callback):
     def _append(self, seconds, logs):
         epoch = 0 if logs is None else self.epoch + 1
         quantities = {"epochs": epoch, "simulation_time": seconds, **self.evaluate(epoch, logs)}
-        for key, value in quantities.items():
-            self.curve.setdefault(key, []).append(value)
+        for key in {**self.curve, **quantities}:
+            self.curve.setdefault(key, []).append(quantities.get(key, math.nan))
         for key, values in self.spectrum.items() if logs else ():
             values.append(float(logs.get(key, math.nan)))               # NaN while pretraining by gradients
         if len(self.curve["epochs"]) > MAX_ENTRIES:
@@ -271,11 +272,11 @@ class TrainingRun(keras.callbacks.Callback):
                                 f"({' '.join(str(error).split())[:200] or type(error).__name__})") from None
         if "load_weights" in results["sim_par"]:                        # where it began stays on record
             self.sim_par.setdefault("load_weights", results["sim_par"]["load_weights"])
-        unequal = [key for key in self.sim_par
-                   if key not in ("max_time", "epochs") and results["sim_par"].get(key) != self.sim_par[key]]
+        now, before = self.sim_par, results["sim_par"]
+        unequal = [key for key in {**before, **now} if key not in ("max_time", "epochs") and now.get(key) != before.get(key)]
         if unequal:
-            raise SettingsError("cannot resume with other settings: " + ", ".join(
-                f"{key} is {self.sim_par[key]} but was {results['sim_par'].get(key)}" for key in unequal))
+            raise SettingsError("cannot resume with other settings: "
+                                + ", ".join(f"{key} is {now.get(key)} but was {before.get(key)}" for key in unequal))
         _, ours, theirs = np.intersect1d(curve["epochs"], results["epochs"], return_indices=True)
         expected = {key for key, values in results.items() if np.ndim(values) == 1} - {"epoch_time"}
         if set(curve) != expected or any(len(entries) != length or len(results.get(key, ())) != len(results["epochs"])
