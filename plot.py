@@ -3,7 +3,7 @@
     python plot.py                        every system: <folder>/plot.png; figures/overview.png if several have curves
     python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in the first; of a
                                           folder of several systems' folders, like results, also one in each of these
-                                          and in each study in its folders studies and Peers; of such a folder, one in each
+                                          and in each folder in studies, Peers and Published_Budgets; of one of these, one in each
     python plot.py FILE [FILE ...]        these pickles in one figure, plot.png beside the first
     python plot.py trajectories ...       what a trained network does (--help lists the flags; loads TensorFlow)
 
@@ -84,7 +84,7 @@ def add_looks(parser):
 def figures_of(folder, runs, axis):
     """[(runs, figure)] of a folder: plot.png of all, after those of its own folders and studies if they are of several systems.
 
-    Of a folder named `studies` or `Peers`, one for each study.
+    Of a folder named in APART, one for each of its folders.
     """
     parts = {}
     for run in runs:

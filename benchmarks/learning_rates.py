@@ -9,7 +9,7 @@ batch 512), and prints the test losses; the submit scripts use the best of each 
 from hig.runs.cli import silent_start, standard_streams
 
 EPOCHS = 300
-RATES = {"SGD": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "Adagrad": (1e-2, 3e-2, 1e-1, 3e-1, 1.0),
+RATES = {"SGD": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1), "Adagrad": (1e-2, 3e-2, 1e-1, 3e-1, 1.0),
          "Adadelta": (1e-2, 1e-1, 1.0, 3.0, 10.0), "RMSprop": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)}
 
 

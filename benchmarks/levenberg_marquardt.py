@@ -50,7 +50,8 @@ def measure():
     model = experiment.build_model(22)
     model.compile(optimizer=hig.LevenbergMarquardt(damping=0.1), loss=experiment.loss)
     model.optimizer.build(model.trainable_variables)
-    step, steps = model.make_train_function() or model.train_function, batches()
+    model.make_train_function()
+    steps = batches()
 
     inputs = keras.Input(states.shape[1:])
     theirs = ModelWrapper(keras.Model(inputs, experiment.build_model(22)(inputs)))         # it calls with arguments of Keras'
@@ -58,7 +59,7 @@ def measure():
     their_steps = batches()
 
     def ours():
-        return float(step(steps)["loss"])
+        return float(model.train_function(steps)["loss"])
 
     def their_update():
         return theirs.train_step(next(their_steps))["loss"]

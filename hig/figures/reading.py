@@ -15,7 +15,7 @@ from hig.figures.curves import SYSTEMS, Run, system, x_values
 from hig.runs.results import load_results
 
 OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP", "Muon", "L-BFGS", "HIG_adaptive", "LM")  # in the order of legends
-APART = ("studies", "Peers")            # folders of which each folder is a figure of its own, and none of others
+APART = ("studies", "Peers", "Published_Budgets")   # folders of which each folder is a figure of its own, and none of others
 
 
 def find_files(folder):

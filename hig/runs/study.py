@@ -383,8 +383,9 @@ def in_words(seconds):
 
 
 def print_table(runs, failures):
-    """For each setting: how many runs finished and died, and median and range of the final test losses."""
-    print(f"{'setting':40} {'runs':>5} {'died':>5} {'failed':>7}   final test loss: median (range)")
+    """For each setting: how many runs there are, died and failed, and median and range of the final test losses."""
+    width = max(20, *(len(run.setting) for run in runs))
+    print(f"{'test loss at the end':{width}} runs died failed  median  lowest highest")
     for setting in dict.fromkeys(run.setting for run in runs):
         own = [run for run in runs if run.setting == setting]
         states = [run.state() for run in own]
@@ -394,7 +395,7 @@ def print_table(runs, failures):
             finals += list(losses[np.isfinite(losses)][-1:])
         died = states.count("diverged")
         middle = np.median(finals + [np.inf] * died) if finals or died else np.nan
-        spread = f" ({min(finals):.2e} to {max(finals):.2e})" if finals else ""
-        print(f"{setting:40} {len(own):5} {died:5} {sum(run in failures for run in own):7}   {middle:.2e}{spread}")
+        spread = f" {min(finals):7.1e} {max(finals):7.1e}" if finals else ""
+        print(f"{setting:{width}} {len(own):4} {died:4} {sum(run in failures for run in own):6} {middle:7.1e}{spread}")
     for run, reason in failures.items():
         print(f"failed: {run.folder}: {reason}", file=sys.stderr)
