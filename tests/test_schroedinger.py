@@ -270,6 +270,17 @@ def test_populations_of_a_superposition():
     np.testing.assert_allclose(found, [0, 0.36, 0.64], atol=1e-6)
 
 
+def test_losses_are_measured_on_normalised_states():
+    """Outcomes that are the targets but for a factor of 1 + 1e-6, more than float32's rounding of the norm: the loss of training
+    is −2e-6 there, the one measured 0 to double precision, and the populations, 0 or more, are off by no more than float32."""
+    data = experiment.draw_data(1)[0]
+    measured = experiment.evaluation(lambda targets, training: targets * (1 + 1e-6), (data, data), (data, data))(0, None)
+    np.testing.assert_allclose(np.mean(experiment.loss(data, data * np.float32(1 + 1e-6))), -2e-6, atol=2e-7)
+    for key in ("train_loss", "test_loss"):
+        assert abs(measured[key]) < 1e-13, key                                             # the product is rounded to float32
+    assert measured["population_error_2"] < 1e-7 and measured["population_error_3"] < 1e-7
+
+
 def test_published_curve_of_adam():
     """Seed 1, from the untrained network on: the published code's losses, float32 in another order of operations."""
     train, test = experiment.draw_data(1)
@@ -296,6 +307,9 @@ def test_a_run_of_hig(tmp_path):
     test = experiment.draw_data(1)[1]
     untrained = experiment.build_model(1).predict(test, batch_size=1024, verbose=0)         # compiled
     outcome = to_complex(tf.constant(untrained["outcome"])).numpy()
+    psi, wanted = (state / np.linalg.norm(state, axis=1, keepdims=True) for state in (outcome, to_complex(test).numpy()))
+    infidelity = 1 - np.abs(np.sum(wanted.conj() * psi, axis=1)) ** 2
+    assert results["test_loss"][0] == pytest.approx(infidelity.mean(), abs=1e-6)            # another float32 program
     for n in (2, 3):
         state = experiment.DIPOLE.eigenstate(n)
         wanted, found = (np.abs(psi @ state) ** 2 for psi in (to_complex(test).numpy(), outcome))
