@@ -108,7 +108,7 @@ class Derivatives:
                     for _ in range(2)]
         if not np.allclose(*outcomes, rtol=self._tolerance(outcomes[0]), atol=0, equal_nan=True):
             raise ValueError("the outcome is another one at every call, so that it has no Jacobian: draw random numbers outside "
-                             "the model and hand them over with x")
+                             "the model and hand them over with x; keep no state from one call to the next")
         raise ValueError(f"the Jacobian of this model cannot be computed reliably in {outcomes[0].dtype}: {reasons[-1]}. "
                          "The simulator may be chaotic (take float64), random, or compiled wrongly (compile(jit_compile=False))")
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import hig
 import hig.jacobian
-from tests.networks import (ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, float64,  # noqa: F401
+from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, float64,  # noqa: F401
                             hig_model, hold_to_the_svd, moved, one_step, rows, simulator, squares, stack, targets)
 from tests.reference import flat, power_by_svd
 from tests.test_networks_physics import SIMULATORS, Linearized
@@ -43,11 +43,30 @@ def always_dropped():
                last=dense(2, 6))
 
 
+def stateful():
+    """A recurrent layer that begins where it was at the end of the last call."""
+    return keras.Sequential([keras.Input((FEATURES,), batch_size=B), keras.layers.Reshape((FEATURES, 1)),
+                             keras.layers.LSTM(3, stateful=True), keras.layers.Dense(2)])
+
+
+class WithMemory(keras.layers.Layer):
+    """A simulator that counts its calls, and depends on the count."""
+
+    def build(self, *shapes):
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x, u):
+        self.calls.assign_add(1)
+        return u * (1 + self.calls)
+
+
 NO_GRADIENTS = "(?i)no gradients provided"      # Keras' words
 REFUSED = {
     "random_simulator": (lambda: stack(4, 2), lambda x, u: u + u * tf.random.normal(tf.shape(u), dtype=u.dtype),
                          ValueError, "random"),
     "random_network": (always_dropped, lambda x, u: u, ValueError, "random"),
+    "stateful_network": (stateful, lambda x, u: u, ValueError, "state"),
+    "simulator_with_memory": (lambda: stack(4, 2), WithMemory(), ValueError, "state"),
     "time_first": (lambda: stack(4, 2), lambda x, u: tf.stack([u[:, 0], u[:, 1]]), ValueError, "sample"),
     "no_row_per_sample": (lambda: stack(4, 2), lambda x, u: tf.reduce_sum(u), ValueError, "sample"),
     "complex_outcome": (lambda: stack(4, 2), lambda x, u: tf.complex(u, u), TypeError, "real"),

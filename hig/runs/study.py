@@ -389,10 +389,8 @@ def print_table(runs, failures):
     for setting in dict.fromkeys(run.setting for run in runs):
         own = [run for run in runs if run.setting == setting]
         states = [run.state() for run in own]
-        finals = []
-        for run, state in zip(own, states):
-            losses = run.results()[1]["test_loss"] if state == "finished" else np.array([])
-            finals += list(losses[np.isfinite(losses)][-1:])
+        losses = [run.results()[1]["test_loss"] for run, state in zip(own, states) if state == "finished"]
+        finals = [loss[np.isfinite(loss)][-1] for loss in losses if np.isfinite(loss).any()]
         died = states.count("diverged")
         middle = np.median(finals + [np.inf] * died) if finals or died else np.nan
         spread = f" {min(finals):7.1e} {max(finals):7.1e}" if finals else ""
