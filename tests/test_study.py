@@ -183,7 +183,7 @@ def test_bad_input(tmp_path, flags, words):
 def test_flags_of_slurm_reach_the_job_file(tmp_path):
     """With an sbatch that keeps what it gets; the jobs end at once, so that the study says which failed. Slurm wants a number of
     tasks beside --gpus-per-task (man sbatch)."""
-    for name, text in (("sbatch", f'cat "$1" >{tmp_path}/job; echo Submitted batch job 17'), ("squeue", "exit 0")):
+    for name, text in (("sbatch", f'cat "$1" >{tmp_path}/job; echo Submitted batch job 17'), ("squeue", "exit 0"), ("srun", "exit 1")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     flags = "--cluster slurm --partition gpu --account me --time 7 --gpus-per-task 2 --mem 1.5 --seeds 1 --output"

@@ -83,8 +83,9 @@ def parse(system, name, description, seeds, max_time, arguments=None):
     for flag in ("partition", "account", "time", "gpus_per_task", "mem"):
         if options.cluster == "local" and getattr(options, flag) is not None:
             cli.fail(f"--{flag.replace('_', '-')} is for --cluster slurm")
-    if options.cluster == "slurm" and not shutil.which("sbatch"):
-        cli.fail("there is no Slurm on this machine: the command sbatch is missing")
+    missing = [command for command in ("sbatch", "srun", "squeue") if not shutil.which(command)]
+    if options.cluster == "slurm" and missing:
+        cli.fail(f"there is no Slurm on this machine: the command {missing[0]} is missing")
     options.output = (options.output or cli.default_output(system) / "studies" / name).absolute()
     options.jobs = options.jobs or (1 if options.cluster == "local" else sys.maxsize)
     return options
