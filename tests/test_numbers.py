@@ -12,7 +12,8 @@ from hig.figures.reading import collect, sort_into_cases
 from hig.figures.table import numbers
 from tests.browser import ROOT
 
-README, RESULTS, STUDIES = ((ROOT / name).read_text() for name in ("README.md", "results/README.md", "results/studies/README.md"))
+README, RESULTS, STUDIES, BUDGETS = ((ROOT / folder / "README.md").read_text() for folder in (
+    "", "results", "results/studies", "results/Published_Budgets"))
 THRESHOLDS = (1e-2, 1e-3, 1e-4)
 
 
@@ -60,6 +61,24 @@ def test_published_seeds(folder):
             assert agree(text, number), (name, text, number)
         settings = run.results["sim_par"]
         assert f"seed {settings['seed']}" in cells[0] and f"batch {settings['batch_size']}" in cells[0]
+
+
+@pytest.mark.parametrize("folder, system, budget, sentence", [
+    ("oscillators", "Nonlinear_Oscillators", 3600, r"hour\]\S* Adam is at (\S+), Gauss-Newton at (\S+), HIG at (\S+)\."),
+    ("dipole", "Schroedinger", 5400, r"After 90 minutes they are at (\S+) and (\S+)\.")])
+def test_published_budgets(folder, system, budget, sentence):
+    """Epochs, last and lowest test loss, seconds to each of four; README's sentence has the last ones in the order of the table."""
+    written, runs = rows(BUDGETS, f"`python {system}/`"), of(f"Published_Budgets/{folder}")
+    assert set(written) == set(runs)
+    for (name, cells), short in zip(written.items(), re.search(sentence, README).groups(), strict=True):
+        (run,) = runs[name]
+        epochs, _, test, seconds, *reached = numbers(run, (1e-4, 1e-5, 1e-6, 1e-7))
+        found = [epochs, test, np.nanmin(run.results["test_loss"]), *reached]
+        for text, number in zip([*cells[1:], short], [*found, test], strict=True):
+            assert agree(text, number), (name, text, number)
+        settings = run.results["sim_par"]
+        assert f"batch {settings['batch_size']}" in cells[0] and cells[0].endswith(f"seed {settings['seed']}")
+        assert run.results["provenance"]["state"] == "finished" and budget == settings["max_time"] <= seconds
 
 
 def test_poisson():
