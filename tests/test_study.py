@@ -195,6 +195,16 @@ def test_flags_of_slurm_reach_the_job_file(tmp_path):
     assert {"partition=gpu", "account=me", "time=7", "gpus-per-task=2", "ntasks-per-node=1", "mem=1536M", "requeue"} <= asked
 
 
+def test_half_a_slurm_is_none(tmp_path):
+    """submitit calls srun and we squeue: without them a sentence, not their traceback."""
+    (tmp_path / "sbatch").write_text("#!/bin/sh\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    process = subprocess.run([sys.executable, SCRIPTS[0], "--cluster", "slurm", "--output", tmp_path / "x"], capture_output=True,
+                             text=True, env={**os.environ, "PATH": str(tmp_path)})
+    assert process.returncode == 2 and process.stderr.endswith("the command srun is missing\n"), process.stderr
+    assert len(process.stderr.splitlines()) == 1 and not (tmp_path / "x").exists()
+
+
 def test_without_submitit_it_says_which_extra_to_install(system, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(SystemExit, match="2"):

@@ -56,10 +56,10 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
 
 
 def sometimes(evaluate, every):
-    """`evaluate` of `hig.runs.training.train`, asked in every `every`-th epoch alone.
+    """The `evaluate` of `hig.runs.training.train` that asks the one given in epochs 0, `every`, 2 · `every` … alone.
 
-    The training loss is known without it, as Keras' mean over the epoch's batches, each before its update. It is taken in
-    all epochs but the untrained 0, so that a curve does not mix two kinds.
+    Between them all but the training loss is NaN. That is known without asking: Keras' mean over the epoch's batches, each
+    before its update (L-BFGS': the whole set after it). It is taken in all epochs but 0, so that no curve mixes two kinds.
     """
     def evaluate_or_not(epoch, logs):
         measured = {} if epoch % every else evaluate(epoch, logs)
