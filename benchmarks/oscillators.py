@@ -58,7 +58,7 @@ def main():
 
     def eigh_of_gram():
         """LAPACK's eigendecomposition of the K that the next update meets."""
-        *_, jacobian = model.derivatives_for(batch, batch, None).take(batch, batch, None)
+        *_, jacobian = model.derivatives_for(batch, batch, None).linearise(batch, batch, None)
         gram = jacobian.gram()
         return lambda: scipy.linalg.eigh(gram, driver="evd")
 

@@ -39,7 +39,7 @@ def measure(model, batch_size):
     """Median milliseconds for each name of COLUMNS, of a model compiled with HIG."""
     batch = next(iter(training_fields(0, batch_size, 8)))[1]
     derivatives = model.derivatives_for(batch, batch, None)
-    *_, gradient, jacobian = derivatives.take(batch, batch, None)
+    *_, gradient, jacobian = derivatives.linearise(batch, batch, None)
     if not isinstance(jacobian, FactoredJacobian):
         sys.exit("the Jacobian is not factored")
     n = batch_size * 64
@@ -50,7 +50,7 @@ def measure(model, batch_size):
     def syevd():
         scipy.linalg.eigh(gram, driver="evd", check_finite=False)
 
-    functions = {"update": repeated(model, batch), "derivatives": lambda: derivatives.take(batch, batch, None),
+    functions = {"update": repeated(model, batch), "derivatives": lambda: derivatives.linearise(batch, batch, None),
                  "gram": one_thread(jacobian.gram),
                  "f(K) g": lambda: gram_coefficients(gram, gradient, -0.5, TRUNCATION),
                  "pullback": one_thread(lambda: jacobian.pullback(v)), "syevd": syevd, "syevd, 1 thread": one_thread(syevd)}

@@ -59,8 +59,8 @@ def main():
 
     def derivatives(model):
         batch = tf.constant(targets[:16])
-        take = model.derivatives_for(batch, batch, None).take
-        return lambda: take(batch, batch, None)
+        linearise = model.derivatives_for(batch, batch, None).linearise
+        return lambda: linearise(batch, batch, None)
 
     # One update against one eigendecomposition
     model, hig_step = ours(hig.HIG(0.5, truncation=1e-5), 16)

@@ -55,7 +55,7 @@ class Control:
 
         Args:
             batch: (x, y_true, sample_weight).
-            outcome, gradient, jacobian: y, g and J of `Derivatives.take` on it.
+            outcome, gradient, jacobian: y, g and J of `Derivatives.linearise` on it.
             loss: L before the step, penalties included.
             penalty: the gradient of the penalties, (p,) float64, or None.
 
@@ -68,7 +68,7 @@ class Control:
         if not (np.isfinite(loss) and np.isfinite(matrix.diagonal()).all() and np.isfinite(vector).all()):
             self._move(tf.constant(np.full(jacobian.shape[1], np.nan)))        # seen in the loss, not stopped here
             return [np.nan] * len(optimizer.logged)
-        optimizer.meet(loss)
+        optimizer.record_first_loss(loss)
         stiffness, direction = self._stiffness(batch, outcome, gradient), None
         for _ in range(TRIALS):
             if direction is None or optimizer.damping_adapts:
@@ -79,7 +79,7 @@ class Control:
             after = self._loss(*batch)
             predicted = rate * slope - rate**2 * stiffness * square / 2
             ratio = (loss - after) / predicted if predicted > 0 and np.isfinite(after) else -1.0
-            optimizer.respond(ratio, rate, bounded)
+            optimizer.adapt(ratio, rate, bounded)
             if ratio > ACCEPTED:
                 break
             self._restore(before)
@@ -113,7 +113,7 @@ class Control:
     def _loss(self, x, y_true, sample_weight):
         """The loss of the batch with the present weights, penalties included."""
         penalty = self.derivatives.penalty(x)
-        return float(self.derivatives.plain(x, y_true, sample_weight)[0]) + (float(penalty[0]) if penalty else 0.0)
+        return float(self.derivatives.loss(x, y_true, sample_weight)[0]) + (float(penalty[0]) if penalty else 0.0)
 
     def _trace_move(self, direction):
         """Moves the weights; returns the values of `_variables` before that."""
@@ -129,7 +129,7 @@ class Control:
         """gᵀ H g of the loss at this outcome."""
         with tf.GradientTape() as tape:
             tape.watch(outcome)
-            gradient = self.derivatives.judge(x, y_true, sample_weight, outcome)[2]
+            gradient = self.derivatives.loss_and_gradient(x, y_true, sample_weight, outcome)[2]
             square = tf.reduce_sum(gradient * tf.stop_gradient(gradient))
         product = tape.gradient(square, outcome, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return tf.reduce_sum(tf.reshape(self.derivatives.flat(product, self.derivatives.batch), [-1]) * gradient)

@@ -192,7 +192,7 @@ class PhysicsModel(keras.Model):
         x, y_true, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)     # as Keras does before `call`
         derivatives = self.derivatives_for(x, y_true, sample_weight)
-        loss, outcome, gradient, jacobian = derivatives.take(x, y_true, sample_weight)
+        loss, outcome, gradient, jacobian = derivatives.linearise(x, y_true, sample_weight)
         penalty = derivatives.penalty(x)
         if penalty:
             loss = loss + tf.cast(penalty[0], loss.dtype)

@@ -135,7 +135,7 @@ class JacobianPower(keras.optimizers.Optimizer):
         first = float(self.first_loss)
         return max(loss / first if first > 0 else 1.0, 1e-12)
 
-    def meet(self, loss):
+    def record_first_loss(self, loss):
         """Remembers the first loss, L₀; called by `hig.control` with L before each update."""
         if float(self.first_loss) == 0:
             self.first_loss.assign(loss)
@@ -145,7 +145,7 @@ class JacobianPower(keras.optimizers.Optimizer):
         best = slope / curvature if curvature > 0 < slope else np.inf
         return min(float(self.learning_rate), best), best < float(self.learning_rate)
 
-    def respond(self, ratio, rate, bounded):
+    def adapt(self, ratio, rate, bounded):
         """Changes η after a step of this size with this ratio of actual to predicted decrease; rule in `hig.control`."""
         if ratio < POOR:
             self.learning_rate = max(rate / SLOWER, 1 / LARGEST)
@@ -247,16 +247,16 @@ class LevenbergMarquardt(JacobianPower):
     def _present(self, loss):
         return float(self.factor) * self._fallen(loss) if self.adaptive else self.damping
 
-    def meet(self, loss):
+    def record_first_loss(self, loss):
         """As in JacobianPower."""
-        super().meet(loss)
+        super().record_first_loss(loss)
         self._last = loss
 
     def rate(self, slope, curvature):
         """(η, False): the damping is what adapts."""
         return float(self.learning_rate), False
 
-    def respond(self, ratio, rate, bounded):
+    def adapt(self, ratio, rate, bounded):
         """Changes q after a step with this ratio of actual to predicted decrease; rule in `hig.control`."""
         if ratio < POOR:
             self.factor.assign(min(float(self.factor) * STIFFER, LARGEST))

@@ -60,7 +60,7 @@ class Derivatives:
             raise ValueError(f"model {model.name!r} has no trainable weights: there is no Jacobian to take")
         self.batch = tf.nest.flatten(x)[0].shape[0]
         self._reference = compiler.function(self._trace_reference, "The plain gradient", xla=False)
-        self.plain = compiler.function(self._trace_loss, "The loss")
+        self.loss = compiler.function(self._trace_loss, "The loss")
         self._vjp = compiler.function(self._trace_vjp, "A vector-Jacobian product")
         reference = self._reference(x)
         self.n, p = int(reference[1].shape[0]), sum(int(np.prod(shape)) for shape in self.shapes)
@@ -71,7 +71,7 @@ class Derivatives:
         require_memory(self.n, model, f"reduce the batch size, {self.batch}, or the outputs per sample, {self.d}")
         keep_freed_memory()
         self._penalty = compiler.function(self._trace_penalty, "The gradient of the penalties") if self.penalized else None
-        self.route, self.take = self._proven(x, y_true, sample_weight, reference)
+        self.route, self.linearise = self._proven(x, y_true, sample_weight, reference)
 
     def penalty(self, x):
         """(Σ of the losses that layers add, its gradient (p,) float64), or None without any."""
@@ -209,9 +209,9 @@ class Derivatives:
 
     def _trace_loss(self, x, y_true, sample_weight):
         """Loss, outcome and g (n,) of a batch."""
-        return self.judge(x, y_true, sample_weight, self.model.call(x, training=False))
+        return self.loss_and_gradient(x, y_true, sample_weight, self.model.call(x, training=False))
 
-    def judge(self, x, y_true, sample_weight, outcome):
+    def loss_and_gradient(self, x, y_true, sample_weight, outcome):
         """Loss of an outcome without the layers' penalties, the outcome, and g = ∂L/∂y, (n,)."""
         with tf.GradientTape() as tape:
             tape.watch(outcome)
@@ -248,11 +248,11 @@ class Derivatives:
         kernels, biases = [places.get(id(layer.kernel)) for layer in layers], [places.get(id(layer.bias)) for layer in layers]
         trace = self.compiler.function(lambda *batch: self._trace_factors(layers, *batch), "The Jacobian by layer factors")
 
-        def take(x, y_true, sample_weight):
+        def linearise(x, y_true, sample_weight):
             loss, outcome, gradient, inputs, cotangents = trace(x, y_true, sample_weight)
             return loss, outcome, gradient.numpy(), FactoredJacobian(
                 [a.numpy() for a in inputs], [delta.numpy() for delta in cotangents], kernels, biases)
-        return take
+        return linearise
 
     def _trace_factors(self, layers, x, y_true, sample_weight):
         """Loss, outcome, g, and A and Δ of each layer."""
@@ -266,7 +266,7 @@ class Derivatives:
         found = {id(layer): (a, z) for layer, a, z in calls}
         inputs, sums = zip(*(found[id(layer)] for layer in layers))
         cotangents = tape.gradient(target, list(sums), seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        loss, outcome, gradient = self.judge(x, y_true, sample_weight, outcome)
+        loss, outcome, gradient = self.loss_and_gradient(x, y_true, sample_weight, outcome)
         return loss, outcome, gradient, [a[::self.d] for a in inputs], cotangents
 
     def _repeated_pass(self, x, tape):
@@ -314,8 +314,8 @@ class Derivatives:
         """
         functions = {}
 
-        def take(x, y_true, sample_weight):
-            loss, outcome, gradient = self.plain(x, y_true, sample_weight)
+        def linearise(x, y_true, sample_weight):
+            loss, outcome, gradient = self.loss(x, y_true, sample_weight)
 
             def chunks(group):
                 size = sum(int(np.prod(self.shapes[index])) for index in group)
@@ -330,7 +330,7 @@ class Derivatives:
             jacobian = RowsJacobian(chunks, self.shapes, self.n, available_memory() // _SHARE,
                                     lambda v: [_wide(gradient) for gradient in self._vjp(x, tf.constant(v))])
             return loss, outcome, gradient.numpy(), jacobian
-        return take
+        return linearise
 
     def _trace_network_rows(self, group, x):
         """Blocks of J where the weights act in the network alone: its rows by the cotangents of the controls."""

@@ -111,7 +111,7 @@ def both(build, dtype):
     x = tf.constant(np.random.default_rng(0).normal(size=(B, FEATURES)), dtype)
     model = compiled(network, simulator, dtype=dtype)
     y = tf.zeros((B, D), dtype)
-    loss, outcome, gradient, jacobian = model.derivatives_for(x, y, None).take(x, y, None)
+    loss, outcome, gradient, jacobian = model.derivatives_for(x, y, None).linearise(x, y, None)
     np.testing.assert_allclose(outcome, simulator(x, network(x)), rtol=1e3 * TOLERANCE[dtype])
     np.testing.assert_allclose(gradient, np.ravel(2 * outcome / B), rtol=1e-5)
     np.testing.assert_allclose(loss, tf.reduce_sum(outcome**2) / B, rtol=1e-5)
@@ -171,7 +171,7 @@ def test_one_backward_pass_through_the_simulator():
     x = tf.ones((B, FEATURES))
     derivatives = compiled(network, lambda x, u: counted(u)[:, :D]).derivatives_for(x, x[:, :D], None)
     assert passes == [(B, CONTROLS), (B * D, CONTROLS)]                 # the first is that of the proof
-    derivatives.take(2 * x, x[:, :D], None)
+    derivatives.linearise(2 * x, x[:, :D], None)
     assert len(passes) == 2
 
 
@@ -189,7 +189,7 @@ def test_structured_input_and_the_choice_of_what_the_network_sees():
     x = {"state": tf.constant(rng.normal(size=(B, 2))), "target": tf.constant(rng.normal(size=(B, FEATURES)))}
     model = compiled(network, lambda x, u: simulator(x["state"], u), network_input=lambda x: x["target"], dtype="float64")
     y = tf.zeros((B, D), "float64")
-    *_, jacobian = model.derivatives_for(x, y, None).take(x, y, None)
+    *_, jacobian = model.derivatives_for(x, y, None).linearise(x, y, None)
     reference = jacobian_by_rows(lambda: simulator(x["state"], network(x["target"])),
                                  [v.value for v in network.trainable_variables])
     np.testing.assert_allclose(jacobian.rows(0, B), reference, atol=1e-13 * np.abs(reference).max())

@@ -226,7 +226,7 @@ def test_jacobian_of_the_weights_by_either_route():
     def gram(simulator):
         other = hig.PhysicsModel(model.network, simulator)
         other.compile(hig.HIG(0.5, truncation=1e-5), experiment.loss)
-        _, outcome, _, jacobian = other.derivatives_for(targets, targets, None).take(targets, targets, None)
+        _, outcome, _, jacobian = other.derivatives_for(targets, targets, None).linearise(targets, targets, None)
         return outcome.numpy(), jacobian.gram()
 
     outcome, K = gram(model.simulator)
