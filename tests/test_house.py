@@ -1,7 +1,8 @@
-"""How the code hangs together: imports run downwards only, and a new system is one line and a folder."""
+"""How the code hangs together: imports run downwards only, and a new system is a folder and one line."""
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from hig.figures.curves import SYSTEMS
-from hig.runs.results import save_results
+from hig.runs.results import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
 WINGS = ("hig.runs", "hig.figures", "hig.live")
@@ -58,46 +59,66 @@ def test_an_import_upwards_is_found(tmp_path, file, line):
     assert len(arrows(tmp_path)) == 1
 
 
-def test_a_new_system_is_one_line_and_a_folder(tmp_path):
-    """In a copy of the figures' code, a pendulum gets its title, its axis, its words and its panel."""
-    shutil.copytree(ROOT / "hig", tmp_path / "hig", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "plot.py", tmp_path)
-    table = tmp_path / "hig/figures/curves.py"
-    table.write_text(table.read_text().replace("SYSTEMS = {", 'SYSTEMS = {"PEN": "Pendulum",', 1))
-    (tmp_path / "Pendulum").mkdir()
-    (tmp_path / "Pendulum/panels.py").write_text(
-        "from hig.figures.curves import Panel, System\n"
-        "def draw(ax, groups, colors, options):\n    print('drawn:', *groups, *colors.values())\n"
-        "SYSTEM = System('Pendulum', thresholds=(0.5,), panels=(Panel(draw, arrays=('angle',)),))\n")
-    losses = np.exp(-np.arange(5.0))
-    save_results(tmp_path / "Pendulum/PEN_HIG_RESULTS.pickle", {
-        "epochs": np.arange(5), "train_loss": losses, "test_loss": losses, "simulation_time": np.arange(5.0),
-        "epoch_time": np.ones(4), "sim_par": {"seed": 1}, "angle": losses})
-    done = subprocess.run([sys.executable, "plot.py"], cwd=tmp_path, capture_output=True, text=True)
-    drawn, figure, head, row = done.stdout.splitlines()[:4]
-    assert drawn == "drawn: HIG darkorchid" and figure.endswith("Pendulum/plot.png") and "to 0.5 [s]" in head
-    assert row.split()[:4] == ["Pendulum", "HIG", "1", "4"] and not done.stderr
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the project, installed as README says into a virtual environment of its own: what its program gives."""
+    root = tmp_path_factory.mktemp("checkout") / "hig"
+    left_out = shutil.ignore_patterns(".*", "results", "build", "*.egg-info", "__pycache__", "*.pickle", "*.npz", "*.png")
+    shutil.copytree(ROOT, root, ignore=left_out)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
+    found = subprocess.run([root / ".venv/bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+                           check=True, capture_output=True, text=True).stdout.strip()
+    Path(found, "packages.pth").write_text(str(Path(np.__file__).parents[1]))      # TensorFlow and the rest, but not hig
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-
-def test_a_new_optimizer_is_a_copy_of_a_script(tmp_path):
-    """As README says it: another name and rate in a copy of submit_Adam.py, which trains, and its curve is drawn."""
-    for folder in ("hig", "Nonlinear_Oscillators"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.pickle", "*.png"))
-    for file in ("plot.py", "pyproject.toml"):
-        shutil.copy(ROOT / file, tmp_path)
-    script = (tmp_path / "Nonlinear_Oscillators/submit_Adam.py").read_text()
-    assert script.count('"Adam"') == 1
-    (tmp_path / "Nonlinear_Oscillators/submit_Nadam.py").write_text(script.replace('"Adam"', '"Nadam"'))
-    for command in (["Nonlinear_Oscillators/submit_Nadam.py", "--epochs", "1", "--quiet"], ["plot.py", "Nonlinear_Oscillators"]):
-        done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True,
-                              env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    def python(*words):
+        done = subprocess.run([root / ".venv/bin/python", *words], cwd=root, capture_output=True, text=True, env=environment)
         assert done.returncode == 0 and not done.stderr, done.stderr
-    assert "Nadam" in done.stdout and (tmp_path / "Nonlinear_Oscillators/plot.png").is_file()
-    assert (tmp_path / "Nonlinear_Oscillators/NLO_Nadam_RESULTS.pickle").is_file()
+        return done.stdout
+    python("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-build-isolation", "--no-deps", "-e", ".")
+    return root, python
 
 
-def test_no_file_is_longer_than_a_reader_reads():
-    """One subject each: 400 lines at most; the command lines, of which everything else is kept out, 150."""
-    for path in (path for path in ROOT.glob("**/*.py") if not {".venv", "build"} & set(path.parts)):
-        lines = len(path.read_text().splitlines())
-        assert lines <= (150 if path.parent == ROOT else 400), f"{path}: {lines}"
+def add_system(root, old, new, old_prefix, new_prefix):
+    """What README tells to do: a copy of a folder with other names in it, and one line."""
+    shutil.copytree(root / old, root / new, ignore=shutil.ignore_patterns("__pycache__", "interactive"))
+    for path in (root / new).glob("*.py"):
+        path.write_text(path.read_text().replace(old, new).replace(f'"{old_prefix}"', f'"{new_prefix}"'))
+    table = root / "hig/figures/curves.py"
+    table.write_text(table.read_text().replace("SYSTEMS = {", f'SYSTEMS = {{"{new_prefix}": "{new}",', 1))
+
+
+def test_a_new_system_with_fixed_data_trains_is_drawn_and_studied_without_installing_again(checkout):
+    root, python = checkout
+    add_system(root, "Nonlinear_Oscillators", "Pendulum", "NLO", "PEN")
+    panels = root / "Pendulum/panels.py"
+    panels.write_text(panels.read_text().replace('"Nonlinear oscillators"', '"Pendulum of mine"'))
+    python("Pendulum/submit_HIG.py", "--epochs", "2", "--quiet")
+    assert load_results(root / "Pendulum/PEN_HIG_RESULTS.pickle")["epochs"].tolist() == [0, 1, 2]
+    figure, _, row = python("plot.py", "Pendulum").splitlines()[:3]
+    assert figure == "Pendulum/plot.png" and (root / figure).is_file() and row.split()[:3] == ["Pendulum", "of", "mine"]
+    study = root / "Pendulum/study_optimizers.py"
+    study.write_text(re.sub("OPTIMIZERS = .*", 'OPTIMIZERS = ("Adam",)', study.read_text()))
+    done = subprocess.run([root / ".venv/bin/python", study, "--seeds", "3", "--max-time", "1"], capture_output=True, text=True,
+                          cwd=root, env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"})
+    assert done.returncode == 0 and "seed_3: finished" in done.stderr
+    run, = (root / "Pendulum/studies/optimizers").glob("*/seed_3/PEN_Adam_RESULTS.pickle")
+    assert load_results(run)["sim_par"]["seed"] == 3
+
+
+def test_a_new_system_with_fresh_data_trains_and_is_drawn_without_installing_again(checkout):
+    root, python = checkout
+    add_system(root, "Poisson", "Heat", "POISSON", "HEAT")
+    python("Heat/submit_Adam.py", "--epochs", "2", "--quiet")
+    assert load_results(root / "Heat/HEAT_Adam_RESULTS.pickle")["epochs"].tolist() == [0, 1, 2]
+    assert python("plot.py", "Heat").startswith("Heat/plot.png\n") and (root / "Heat/plot.png").is_file()
+
+
+def test_a_new_optimizer_is_a_copy_of_a_script(checkout):
+    """As README says it: another name in a copy of submit_Adam.py, which trains, and its curve is drawn."""
+    root, python = checkout
+    script = (root / "Linear_Chain/submit_Adam.py").read_text()
+    assert script.count('"Adam"') == 1
+    (root / "Linear_Chain/submit_Nadam.py").write_text(script.replace('"Adam"', '"Nadam"'))
+    python("Linear_Chain/submit_Nadam.py", "--epochs", "1", "--quiet")
+    assert "Nadam" in python("plot.py", "Linear_Chain") and (root / "Linear_Chain/plot.png").is_file()

@@ -2,9 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
-from fnmatch import fnmatch
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import hig
+from hig.figures.curves import SYSTEMS
 from hig.runs.results import load_results
 
 if sys.version_info >= (3, 11):
@@ -59,11 +61,19 @@ def test_what_is_installed_is_what_is_pinned():
         assert metadata.version(name) == version
 
 
-def test_every_folder_with_code_is_installed():
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
-    for path in ROOT.glob("[!.]*/**/__init__.py"):
-        package = ".".join(path.parent.relative_to(ROOT).parts)
-        assert package.split(".")[0] in ("tests", "build") or any(fnmatch(package, pattern) for pattern in patterns), package
+def test_every_folder_with_code_is_installed(tmp_path):
+    """As a wheel: all packages and the pages' style sheet, and no test."""
+    for path in (ROOT / "hig", *(ROOT / folder for folder in SYSTEMS.values())):
+        shutil.copytree(path, tmp_path / path.name, ignore=shutil.ignore_patterns("*.pickle", "__pycache__", "studies"))
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir",
+                    tmp_path / "wheel", tmp_path], check=True)
+    wheel, = (tmp_path / "wheel").glob("*.whl")
+    installed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert installed == {str(path.relative_to(tmp_path)) for folder in ("hig", *SYSTEMS.values())
+                         for path in (tmp_path / folder).rglob("*") if path.suffix in (".py", ".css")}
 
 
 def test_importing_hig_and_reading_results_does_not_load_tensorflow():
