@@ -8,12 +8,13 @@
     python plot.py trajectories ...       what a trained network does (--help lists the flags; loads TensorFlow)
 
 Curves are read from the pickles of the submit scripts, from those of the published code, and from PhiFlow's scene
-folders (`log_step_time.txt`, `log_loss_<X>_0.txt`). A pickle is named `<NLO|QMC|POISSON|TOY|CHAIN>_<X>_RESULTS.pickle`, and
-X is the name in the legend; those of the toy problem also tell λ, `TOY_lambda_1_<X>_RESULTS.pickle`, and each λ has its
-own panels. Runs of one optimizer that differ only in their seed become the median with a band from minimum to maximum,
-over those that have come so far; a run that died at inf or NaN ends in a cross, when and where it died. Runs over one or
-two varied settings also show their final losses over these. Losses are those of the test set
-where a run has measured them, otherwise those of training. A table of the runs is printed.
+folders (`log_step_time.txt`, `log_loss_<X>_0.txt`). A pickle is named `<prefix>_<X>_RESULTS.pickle`, for instance
+`NLO_HIG_RESULTS.pickle`, and X is the name in the legend; those of a system with several tasks also tell which, as in
+`TOY_lambda_1_HIG_RESULTS.pickle`, and each task has panels of its own. Runs of one optimizer that differ only in
+their seed become the median with a band from minimum to maximum, over those that have come so far; a run that died at
+inf or NaN ends in a cross, when and where it died. Runs over one or two varied settings also show their final losses
+over these. Losses are those of the test set where a run has measured them, otherwise those of training. A table of
+the runs is printed.
 
 Exit status: 0, or 2 with a sentence on stderr if a pickle named on the command line cannot be read, if no curve is
 found, or if a figure cannot be written. Unreadable pickles in a folder are reported, and the other curves are drawn.

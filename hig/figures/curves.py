@@ -18,6 +18,7 @@ SYSTEMS = {  # prefix of the pickles: folder of the system. A new system is one 
     "POISSON": "Poisson",
     "TOY": "Toy_Problem",
     "CHAIN": "Linear_Chain",
+    "REGRESSION": "Regression",
 }
 AXES = {"time": "training time in seconds", "epochs": "epochs", "updates": "updates"}
 LOSSES = {"test": "test loss", "train": "training loss"}

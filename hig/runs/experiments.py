@@ -20,8 +20,8 @@ from hig.runs.training import train
 
 
 def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, constants, *, measure=None, label=None,
-                        optimizer=None):
-    """Compiles and trains a model on a data set drawn once; an epoch is one pass over it, in its order.
+                        optimizer=None, validation_data=None, shuffle=False):
+    """Compiles and trains a model on a data set drawn once; an epoch is one pass over it, in its order or shuffled.
 
     Args:
         settings: as `hig.runs.cli.parse` returns them; "LBFGS" has the whole set as its batch, see `hig.runs.lbfgs`.
@@ -34,6 +34,9 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
             `mean_losses` if None.
         label: see `hig.runs.training.train`.
         optimizer: of Keras; the one that the settings name if None.
+        validation_data: (x, y*) for a further curve, "validation_loss", by which settings are chosen; or None.
+        shuffle: whether each epoch takes the samples in an order of its own and drops the last incomplete batch,
+            see `shuffled_batches`.
 
     Returns:
         how the run ended, see `hig.runs.training.train`.
@@ -45,9 +48,13 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
     if settings.optimizer == "LBFGS":
         settings = Namespace(**{**vars(settings), "batch_size": len(train_data[0])})
         model, optimizer = ByLBFGS(model, settings.memory), keras.optimizers.SGD()
-    batches, updates_per_epoch = fixed_batches(train_data, settings.batch_size)
+    if shuffle:
+        batches, updates_per_epoch = shuffled_batches(train_data, settings.batch_size, settings.seed)
+    else:
+        batches, updates_per_epoch = fixed_batches(train_data, settings.batch_size)
     model.compile(optimizer=optimizer or make_optimizer(settings), loss=loss, steps_per_execution=updates_per_epoch)
-    evaluate = (measure or mean_losses)(model, train_data, test_data)
+    evaluate = (measure(model, train_data, test_data) if measure
+                else mean_losses(model, train_data, test_data, validation_data))
     sim_par = {**common_settings(settings), **constants,
                "train_samples": len(train_data[0]), "test_samples": len(test_data[0])}
     if settings.evaluate_every > 1:
@@ -136,15 +143,51 @@ def fixed_batches(data, batch_size):
     return lambda epochs_done: dataset, rows // batch_size            # every epoch begins with the first sample
 
 
-def mean_losses(model, train_data, test_data):
+def shuffled_batches(data, batch_size, seed):
+    """Mini-batches of a fixed data set in an order that is another one in each epoch.
+
+    The order of an epoch follows from the seed and the number of the epoch alone, so that a run can be resumed at any.
+
+    Args:
+        data: (x, y), arrays with the same number of rows.
+        batch_size: int; the rows that are left over in an epoch's order are dropped.
+        seed: int.
+
+    Returns:
+        (batches, updates per epoch), with batches as `hig.runs.training.train` wants it.
+
+    Raises:
+        SettingsError: if there are not as many rows as a batch has.
+    """
+    rows, data = len(data[0]), tuple(map(tf.constant, data))
+    updates = rows // batch_size
+    if not updates:
+        raise SettingsError(f"the batch size must not exceed the {rows} training samples, but is {batch_size}")
+
+    def order(epoch):
+        shuffled = tf.random.experimental.stateless_shuffle(tf.range(rows), (seed, epoch))
+        chosen = shuffled[:updates * batch_size]
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(chosen, (updates, batch_size)))
+
+    def batches(epochs_done):
+        chosen = tf.data.Dataset.counter(epochs_done).flat_map(order)
+        return chosen.map(lambda rows: tuple(tf.gather(array, rows) for array in data)).prefetch(2)
+    return batches, updates
+
+
+def mean_losses(model, train_data, test_data, validation_data=None):
     """The `evaluate` of `hig.runs.training.train` for fixed data sets: mean losses over all their samples.
 
     Args:
         model: compiled PhysicsModel.
         train_data, test_data: (x, y*) each, of the same shapes (so that one compiled function serves both).
+        validation_data: (x, y*) for a "validation_loss", or None.
     """
     @tf.function(jit_compile=True)
     def loss(x, y):
         return model.compute_loss(x, y, model(x, training=False), training=False)
 
-    return lambda epoch, logs: {"train_loss": float(loss(*train_data)), "test_loss": float(loss(*test_data))}
+    sets = {"train_loss": train_data, "test_loss": test_data}
+    if validation_data:
+        sets["validation_loss"] = validation_data
+    return lambda epoch, logs: {name: float(loss(*data)) for name, data in sets.items()}
