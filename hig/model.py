@@ -1,14 +1,11 @@
 """A network that controls a differentiable simulator, as one Keras model: y = P(x, u), u = network(input)."""
 
-from functools import partial
-
 import numpy as np
 import tensorflow as tf
 
 from hig.backend import keras
 from hig.compiled import Compiler
 from hig.control import Control
-from hig.interrupts import LONG, interruptible
 from hig.jacobian import flatten, small_side
 from hig.optimizers import JacobianPower
 from hig.powers import blas_threads
@@ -42,8 +39,6 @@ class PhysicsModel(keras.Model):
     Attributes:
         route: how the Jacobian of the last update was obtained, see `hig.routes`: "factored", "per sample" or "whole
             batch"; None before the first.
-        stop_requested: may be set to True, by a signal handler for instance: an eigendecomposition that then takes another
-            second is given up by KeyboardInterrupt, before any weight has moved.
 
     Source: the paper's update of network and physics together, Δθ = −η · J^κ · g.
     """
@@ -53,7 +48,7 @@ class PhysicsModel(keras.Model):
         self.network = network
         self.simulator = simulator
         self.network_input = network_input or _same
-        self.route, self.stop_requested = None, False
+        self.route = None
         self.reset_spectrum()
         self.built = all(part.built for part in (network, simulator, network_input) if isinstance(part, keras.layers.Layer))
 
@@ -244,9 +239,8 @@ class PhysicsModel(keras.Model):
         return direction, numbers
 
     def solve(self, matrix, vector, samples, loss=None):
-        """What `optimizer.coefficients` gives, of the same arguments; Ctrl-C ends it whatever it takes."""
-        solve = partial(self.optimizer.coefficients, matrix, vector, samples, loss)
-        return solve() if len(vector) < LONG else interruptible(solve, lambda: self.stop_requested)
+        """What `optimizer.coefficients` gives, of the same arguments."""
+        return self.optimizer.coefficients(matrix, vector, samples, loss)
 
     def _trace_update(self, direction, loss, x, y_true, outcome, sample_weight):
         """Moves the weights along a direction (p,), unless they have moved, and updates Keras' metrics; returns their results."""

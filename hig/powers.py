@@ -26,6 +26,12 @@ With damping f(λ) = (λ + μ)^(−a), which bounds the step where σ is small: 
 without truncation that is the step of Levenberg and Marquardt, and a Cholesky decomposition is enough:
 `levenberg_marquardt_coefficients`.
 
+Truncation is a filter on the spectrum: the weight of σ is 1 above τ σ_max and 0 below. `spectral_filter` puts another one
+in its place, see `spectral_weights`.
+
+Where even K is too large, k products with J and k with Jᵀ are enough: `operator_power` takes J^κ g from the Krylov space
+that they span.
+
 Precision: everything here is float64, whatever comes in. An eigenvalue of K carries an absolute error of
 about ε λ_max (ε = 2e-16), so singular values below 1e-8 σ_max drown in rounding, and so does what τ < 1e-8
 would keep.
@@ -36,14 +42,47 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse.linalg
 import threadpoolctl
 
-from hig.interrupts import LONG
 from hig.tridiagonal import power_by_tridiagonal
 
 METHODS = ("auto", "eigh", "tridiagonal")
 SMALLEST_TRIDIAGONAL = 180      # n from which this beats `eigh`: 120 without truncation, 240 with (benchmarks/powers.py)
 SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (likewise)
+
+
+def spectral_weights(values, cut, spectral_filter=None):
+    """The weight with which each singular value takes part in a power: truncation, or what users put in its place.
+
+    The paper's rule is a hard cut, the weight 1 where σ > τ σ_max and 0 elsewhere. It makes J^κ g jump when a singular
+    value passes the cut. A spectral filter f multiplies the weight of what the cut has kept, usually all (τ = 0), by
+    f(σ/σ_max). Two that do not jump:
+
+        smooth      lambda s: 1 / (1 + (tau / s) ** 6)
+        Tikhonov    lambda s: s ** 2 / (s ** 2 + tau ** 2)
+
+    Args:
+        values: float64 (k,), singular values σ, in any order.
+        cut: τ in [0, 1). Values that are zero or negative have weight 0 whatever τ is.
+        spectral_filter: function of an array of s = σ/σ_max in (0, 1] → the weights, an array of the same shape.
+
+    Returns:
+        float64 (k,).
+
+    Raises:
+        ValueError: the filter gives another shape, or weights that are not finite.
+    """
+    largest = max(values.max(initial=0.0), 0.0)
+    weights = (values > cut * largest).astype(np.float64)
+    if spectral_filter is not None and weights.any():
+        kept = weights > 0
+        given = np.asarray(spectral_filter(values[kept] / largest), np.float64)
+        if given.shape != (np.count_nonzero(kept),) or not np.isfinite(given).all():
+            raise ValueError("spectral_filter must give one finite weight for each of "
+                             f"{np.count_nonzero(kept)} singular values, got {given}")
+        weights[kept] = given
+    return weights
 
 
 class Spectrum(NamedTuple):
@@ -62,7 +101,7 @@ class Spectrum(NamedTuple):
     sigma_min: float
 
 
-def jacobian_power(J, kappa, truncation, damping=0.0):
+def jacobian_power(J, kappa, truncation, damping=0.0, spectral_filter=None):
     """J^κ = V Σ^κ Uᵀ, the paper's definition, by an explicit singular value decomposition: the reference.
 
     With damping μ it is V Σ (Σ² + μ)^((κ−1)/2) Uᵀ; for κ = −1 that is Jᵀ (J Jᵀ + μ)⁻¹.
@@ -72,6 +111,7 @@ def jacobian_power(J, kappa, truncation, damping=0.0):
         kappa: exponent κ in [−1, 1].
         truncation: τ in [0, 1); singular values σ ≤ τ σ_max are dropped. Zeros are dropped whatever τ is.
         damping: μ ≥ 0, in units of σ²; truncation looks at the undamped σ.
+        spectral_filter: see `spectral_weights`.
 
     Returns:
         (P, spectrum): P = J^κ, float64 (p, n), and its `Spectrum` of size min(n, p).
@@ -88,14 +128,15 @@ def jacobian_power(J, kappa, truncation, damping=0.0):
     except np.linalg.LinAlgError:   # divide and conquer failed; the QR iteration is slower and sturdier
         U, sigma, Vt = scipy.linalg.svd(J, full_matrices=False, check_finite=False, lapack_driver="gesvd")
     sigma_max = sigma.max(initial=0.0)
-    rank = np.count_nonzero(sigma > truncation * sigma_max)   # σ descends
-    sigma_kept = sigma[:rank]
+    weights = spectral_weights(sigma, truncation, spectral_filter)
+    kept = _kept(weights)
+    sigma_kept = sigma[kept]
     to_kappa = sigma_kept * (sigma_kept**2 + damping)**((kappa - 1) / 2) if damping else sigma_kept**kappa
-    power = (Vt[:rank].T * to_kappa) @ U[:, :rank].T   # (p, rank)·(rank, n)
-    return power, Spectrum(rank, len(sigma), float(sigma_max), float(sigma_kept.min(initial=sigma_max)))
+    power = (Vt[kept].T * (weights[kept] * to_kappa)) @ U[:, kept].T   # (p, rank)·(rank, n)
+    return power, Spectrum(np.count_nonzero(weights), len(sigma), float(sigma_max), float(sigma_kept.min(initial=sigma_max)))
 
 
-def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overwrite=False):
+def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overwrite=False, spectral_filter=None):
     """The coefficients v with J^κ g = Jᵀ v, from the Gram matrix K = J Jᵀ alone: v = f(K) g.
 
     The same function applied to JᵀJ (p, p) and Jᵀg (p,) returns J^κ g itself, the small side when p < n:
@@ -108,15 +149,18 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
         truncation: τ in [0, 1), relative to singular values of J: eigenvalues λ ≤ τ² λ_max of K are dropped.
             Zero and negative ones (rounding) are dropped whatever τ is.
         method: "eigh", a full eigendecomposition; "tridiagonal", that of `hig.tridiagonal`; or "auto", the faster of
-            them for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is larger.
+            them for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is larger. A spectral
+            filter takes "eigh".
         damping: μ ≥ 0, in units of the eigenvalues of K; f(λ) = (λ + μ)^((κ−1)/2), truncation looks at λ.
         overwrite: whether K may be lost, which saves a copy of it; otherwise it is left unchanged.
+        spectral_filter: see `spectral_weights`.
 
     Returns:
         (v, spectrum): v float64 (n,) and the `Spectrum` of J, of size n.
 
     Raises:
-        ValueError: arrays not finite or of the wrong shape; κ, τ or μ out of range; unknown method.
+        ValueError: arrays not finite or of the wrong shape; κ, τ or μ out of range; unknown method, or one that the
+            spectral filter cannot take.
         TypeError: K or g not real.
         numpy.linalg.LinAlgError: none of three LAPACK drivers converged.
 
@@ -129,8 +173,10 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
     K, g = _check_system(K, g)
     n = len(g)
     exponent = (1 - kappa) / 2   # a
+    if method == "tridiagonal" and spectral_filter is not None:
+        raise ValueError('method "tridiagonal" knows the hard cut alone: a spectral_filter takes "eigh"')
     if method == "auto":
-        method = "tridiagonal" if n >= SMALLEST_TRIDIAGONAL else "eigh"
+        method = "tridiagonal" if n >= SMALLEST_TRIDIAGONAL and spectral_filter is None else "eigh"
     with blas_threads(n):
         if method == "tridiagonal" and n > 2:   # 1 × 1 and 2 × 2 are tridiagonal, with nothing to reduce
             diagonal = K.diagonal().copy()
@@ -140,7 +186,7 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
             except np.linalg.LinAlgError:
                 if overwrite:                   # the triangle below the diagonal, of which `eigh` makes use, is as it was
                     np.fill_diagonal(K, diagonal)
-        return _power_by_eigh(K, g, exponent, truncation**2, damping)
+        return _power_by_eigh(K, g, exponent, truncation**2, damping, spectral_filter)
 
 
 def levenberg_marquardt_coefficients(K, g, damping):
@@ -189,11 +235,11 @@ def blas_threads(n):
     return _blas_controller().limit(limits=1, user_api="blas") if n < SMALLEST_THREADED else nullcontext()
 
 
-def _power_by_eigh(K, g, exponent, cut, damping):
+def _power_by_eigh(K, g, exponent, cut, damping, spectral_filter=None):
     """(K + μ)^(−a) g on the eigenvalues λ of K above cut·λ_max, by all eigenvectors."""
     for driver in ("evd", "evr"):   # divide and conquer; relatively robust representations should that fail
         try:
-            if driver == "evd" and len(g) >= LONG:   # the same routine, but Ctrl-C is answered
+            if driver == "evd" and len(g) >= SMALLEST_THREADED:   # the same routine, which here lets other threads run
                 lam, Q = np.linalg.eigh(K)
             else:
                 lam, Q = scipy.linalg.eigh(K, driver=driver, check_finite=False)
@@ -203,10 +249,17 @@ def _power_by_eigh(K, g, exponent, cut, damping):
     else:
         raise np.linalg.LinAlgError(f"K {K.shape}: no LAPACK eigendecomposition (evd, evr) converged")
     lam_max = max(lam[-1], 0.0)   # λ ascends
-    rank = np.count_nonzero(lam > cut * lam_max)
-    lam, Q = lam[len(g) - rank:], Q[:, len(g) - rank:]
-    v = Q @ ((lam + damping)**-exponent * (Q.T @ g))
-    return v, _spectrum_of_gram(len(g), rank, lam_max, lam.min(initial=lam_max))
+    weights = spectral_weights(lam, cut, spectral_filter and (lambda share: spectral_filter(np.sqrt(share))))
+    kept = _kept(weights)
+    lam, Q = lam[kept], Q[:, kept]
+    v = Q @ (weights[kept] * (lam + damping)**-exponent * (Q.T @ g))
+    return v, _spectrum_of_gram(len(g), np.count_nonzero(weights), lam_max, lam.min(initial=lam_max))
+
+
+def _kept(weights):
+    """The slice of a sorted spectrum from the first to the last value of which the weight is not 0."""
+    places = np.flatnonzero(weights)
+    return slice(places[0], places[-1] + 1) if len(places) else slice(0, 0)
 
 
 @cache

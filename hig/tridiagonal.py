@@ -17,8 +17,6 @@ import numpy as np
 import scipy.special
 from scipy.linalg import lapack
 
-from hig.interrupts import LONG, dsytrd
-
 SMALLEST_WIDE_PANEL = 1200      # n from which 32 columns are reduced at a time; below, 16 are faster
 QUADRATURE_ERROR = 1e-10        # aimed at for the partial fractions, relative, at every kept eigenvalue
 SMALLEST_GAP = 8 * np.finfo(np.float64).eps   # of T, of norm about 1: narrower ones are rounding
@@ -46,10 +44,7 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
     if not (overwrite and K.flags.c_contiguous):
         A = np.array(A, order="F")
     panel = 16 if n < SMALLEST_WIDE_PANEL else 32   # columns reduced at a time; by default 1, four times slower
-    if n < LONG:
-        A, d, e, tau, info = lapack.dsytrd(A, lower=1, lwork=panel * n, overwrite_a=1)
-    else:
-        A, d, e, tau, info = dsytrd(A, panel)
+    A, d, e, tau, info = lapack.dsytrd(A, lower=1, lwork=panel * n, overwrite_a=1)
     _check_info("dsytrd", info)
     scale = max(np.abs(d).max(), np.abs(e).max())
     if not np.isfinite(scale):

@@ -257,6 +257,67 @@ def test_any_number_of_truncated_eigenvalues(truncated):
     assert relative_error(v, expected) < 1e-9                # the quadrature's 1e-10, and ε λ_max/λ_min = 2e-11
 
 
+# --- filters in the place of the hard cut ---
+
+def smooth(s):
+    return 1 / (1 + (1e-2 / s) ** 6)
+
+
+def tikhonov(s):
+    return s**2 / (s**2 + 1e-4)
+
+
+@pytest.mark.parametrize("spectral_filter", [smooth, tikhonov])
+@pytest.mark.parametrize("damping", [0.0, 1e-3])
+@pytest.mark.parametrize("kappa", KAPPAS)
+@pytest.mark.parametrize("n, p", [(20, 35), (35, 20)])
+def test_a_filter_weighs_each_singular_value(n, p, kappa, damping, spectral_filter):
+    """Against V f(Σ/σ_max) Σ (Σ² + μ)^((κ−1)/2) Uᵀ of a spectrum from 4 to 4e-4 that J is made of."""
+    rng = np.random.default_rng(16)
+    U, V, sigma = random_orthogonal(rng, n)[:, :20], random_orthogonal(rng, p)[:, :20], np.geomspace(4e-4, 4.0, 20)
+    J, g = (U * sigma) @ V.T, rng.standard_normal(n)
+    values = np.array([spectral_filter(s / 4.0) * s * (s**2 + damping) ** ((kappa - 1) / 2) for s in sigma])
+    expected = (V * values) @ U.T
+    power, spectrum = jacobian_power(J, kappa, 1e-9, damping, spectral_filter)
+    assert relative_error(power, expected) < 1e-10                       # σ_min is known to ε·1e4
+    assert spectrum == (20, 20, pytest.approx(4.0), pytest.approx(4e-4))
+    v, _ = gram_coefficients(J @ J.T, g, kappa, 1e-6, damping=damping, spectral_filter=spectral_filter)
+    direct, _ = gram_coefficients(J.T @ J, J.T @ g, kappa, 1e-6, damping=damping, spectral_filter=spectral_filter)
+    # 1e-7: eigenvalues of K to ε·1e8; a cut in their place would be off by more than 1e-3
+    assert max(relative_error(J.T @ v, expected @ g), relative_error(direct, expected @ g)) < 1e-7
+
+
+def test_a_tikhonov_filter_of_the_inverse_is_damping():
+    """σ⁻¹ · σ²/(σ² + τ² σ_max²) = σ (σ² + μ)⁻¹ with μ = τ² σ_max²; a hard cut as a filter is the hard cut."""
+    rng = np.random.default_rng(17)
+    J = rng.standard_normal((12, 20))
+    sigma_max = np.linalg.norm(J, 2)
+    np.testing.assert_allclose(jacobian_power(J, -1.0, 0.0, 0.0, tikhonov)[0],
+                               jacobian_power(J, -1.0, 0.0, 1e-4 * sigma_max**2)[0], rtol=1e-10)
+    for kappa in KAPPAS:
+        by_filter, by_cut = jacobian_power(J, kappa, 0.0, 0.0, lambda s: s > 0.5), jacobian_power(J, kappa, 0.5)
+        np.testing.assert_allclose(by_filter[0], by_cut[0], atol=ROUNDING)
+        assert by_filter[1] == by_cut[1] and by_cut[1].rank < 12
+
+
+def test_a_large_matrix_with_a_filter_takes_the_eigendecomposition():
+    """Where the tridiagonal form would be faster for the hard cut, which alone it knows."""
+    rng = np.random.default_rng(18)
+    K, Q = gram_of_spectrum(rng, np.geomspace(1e-4, 1.0, powers.SMALLEST_TRIDIAGONAL))
+    g, lam = rng.standard_normal(len(K)), np.geomspace(1e-4, 1.0, len(K))
+    v, _ = gram_coefficients(K, g, -0.5, 0.0, spectral_filter=smooth)
+    assert relative_error(v, Q @ (smooth(np.sqrt(lam)) * lam**-0.75 * (Q.T @ g))) < 1e-10
+    with pytest.raises(ValueError, match='"tridiagonal" knows the hard cut alone'):
+        gram_coefficients(K, g, -0.5, 0.0, "tridiagonal", spectral_filter=smooth)
+
+
+@pytest.mark.parametrize("spectral_filter", [lambda s: 1.0, lambda s: s[:-1], lambda s: s / 0.0, lambda s: s[:, None]])
+def test_a_filter_that_gives_no_weights_is_refused(spectral_filter):
+    with pytest.raises(ValueError, match="spectral_filter must give one finite weight for each of 3 singular values"), \
+            np.errstate(divide="ignore"):
+        jacobian_power(np.diag([3.0, 2.0, 1.0, 0.0]), -0.5, 0.0, 0.0, spectral_filter)
+
+
 # --- inputs ---
 
 @pytest.mark.parametrize("method", ("auto",) + METHODS)

@@ -328,7 +328,7 @@ class TrainingRun(keras.callbacks.Callback):
         self.reason = linear_algebra[1] if linear_algebra else "the memory does not suffice for an update"
 
     def abandon(self):
-        """Ends the run within an epoch, after Ctrl-C in a long decomposition or a second Ctrl-C: that epoch is given up.
+        """Ends the run within an epoch, after a second Ctrl-C: that epoch is given up.
 
         Raises:
             KeyboardInterrupt: if the run had not begun.
@@ -375,7 +375,6 @@ def _stop_on_signals(run):
     """Ctrl-C and SIGTERM end the run after the epoch that is under way; a second Ctrl-C interrupts Python at once."""
     def stop(number, frame):
         run.stop_signal = number
-        run.stage_model.stop_requested = True                           # gives up a decomposition that takes long
         signal.signal(signal.SIGINT, signal.default_int_handler)
         run.progress.message("stopping after this epoch" + "; Ctrl-C again stops at once" * (number == signal.SIGINT))
 
@@ -384,7 +383,5 @@ def _stop_on_signals(run):
     try:
         yield
     finally:
-        for model, _ in run.stages:
-            model.stop_requested = False
         for number, handler in earlier.items():
             signal.signal(number, handler)
