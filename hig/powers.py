@@ -29,8 +29,19 @@ without truncation that is the step of Levenberg and Marquardt, and a Cholesky d
 Truncation is a filter on the spectrum: the weight of σ is 1 above τ σ_max and 0 below. `spectral_filter` puts another one
 in its place, see `spectral_weights`.
 
-Where even K is too large, k products with J and k with Jᵀ are enough: `operator_power` takes J^κ g from the Krylov space
-that they span.
+Where even K is too large, k products with J and k + 1 with Jᵀ give the best that their Krylov space holds. From u₁ = g/‖g‖
+Golub and Kahan's recurrence makes orthonormal u_i and v_i,
+
+    α_i v_i = Jᵀ u_i − β_i v_{i−1} ,     β_{i+1} u_{i+1} = J v_i − α_i u_i          (β₁ v₀ = 0)
+
+so that J V_k = U_{k+1} B with B (k + 1, k) lower bidiagonal, the α on its diagonal and the β_{i+1} below. The power of B
+takes the place of that of J: with B = Q S Pᵀ, and e₁ because g = ‖g‖ u₁,
+
+    J^κ g ≈ V_k B^κ U_{k+1}ᵀ g = V_k P S^κ Qᵀ e₁ ‖g‖
+
+which is exact when k has reached the rank of J, for κ = 1 after one step, and for κ = −1 the iterate of LSQR (with damping
+too). Large singular values are found first, so that few steps are a filter by themselves. `operator_power` does this for
+any linear operator, and `hig.krylov` in TensorFlow for a model.
 
 Precision: everything here is float64, whatever comes in. An eigenvalue of K carries an absolute error of
 about ε λ_max (ε = 2e-16), so singular values below 1e-8 σ_max drown in rounding, and so does what τ < 1e-8
@@ -49,6 +60,8 @@ from hig.tridiagonal import power_by_tridiagonal
 
 METHODS = ("auto", "eigh", "tridiagonal")
 SMALLEST_TRIDIAGONAL = 180      # n from which this beats `eigh`: 120 without truncation, 240 with (benchmarks/powers.py)
+EPSILON = np.finfo(np.float64).eps
+EXHAUSTED = 100                 # times ε σ_max: a step that finds less than this finds rounding errors
 SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (likewise)
 
 
@@ -226,6 +239,132 @@ def levenberg_marquardt_coefficients(K, g, damping):
         return _power_by_eigh(K, g, 1.0, 0.0, damping)[0]
 
 
+class KrylovSpectrum(NamedTuple):
+    """What k steps of Golub and Kahan's recurrence have seen of J.
+
+    Attributes:
+        rank: int, number of singular values of B (Ritz values) kept.
+        sigma_max: float, the largest Ritz value, which is at most the largest singular value of J.
+        sigma_min: float, the smallest one kept; 0.0 if none is.
+        steps: int, k; less than asked for where the Krylov space was exhausted before.
+        change: float, by how much the last step changed J^κ g, relative to its norm: an estimate of what further steps would
+            change. 1.0 after the first step; 0.0 where the Krylov space is exhausted, so that the result is exact.
+    """
+
+    rank: int
+    sigma_max: float
+    sigma_min: float
+    steps: int
+    change: float
+
+
+def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_filter=None):
+    """J^κ g from products with J and Jᵀ alone, by the recurrence of the module's docstring.
+
+    The vectors of the smaller side are kept and made orthogonal to each other twice in each step: U where n ≤ p, V
+    otherwise. Memory: steps · min(n, p) float64.
+
+    Args:
+        J: scipy.sparse.linalg.LinearOperator (n, p) of any real dtype, or what `aslinearoperator` makes one of: a matrix,
+            dense or sparse. From automatic differentiation its `matvec` is a Jacobian-vector product, its `rmatvec` a
+            vector-Jacobian product.
+        g: array (n,) of any real dtype.
+        kappa, truncation, damping, spectral_filter: κ, τ, μ (in units of σ²) and f as in `jacobian_power`; τ and f look at
+            the Ritz values.
+        steps: k ≥ 1, the number of steps; min(n, p), with which the result is exact, if it is larger or None.
+
+    Returns:
+        (direction, spectrum): float64 (p,) and its `KrylovSpectrum`.
+
+    Raises:
+        ValueError: g not finite or not of J's shape; κ, τ or μ out of range; steps below 1.
+        TypeError: g is not real.
+
+    Source: Golub and Kahan, SIAM J. Numer. Anal. B 2 (1965) 205; Arrigo, Benzi and Fenu, SIAM J. Matrix Anal. Appl. 37
+    (2016) 836, for functions of singular values; Simon and Zha, SIAM J. Sci. Comput. 21 (2000) 2257, for keeping one side.
+    """
+    (kappa, truncation), damping = check_settings(kappa, truncation), check_damping(damping)
+    J, g = scipy.sparse.linalg.aslinearoperator(J), _check_array("g", g, ("n",))
+    n, p = J.shape
+    if len(g) != n:
+        raise ValueError(f"g must have one entry per row of J: got shapes {g.shape} and {J.shape}")
+    steps = min(n, p) if steps is None else min(check_steps(steps), n, p)
+    norm = np.linalg.norm(g)
+    u = g / norm if norm > 0 else g
+    w = np.asarray(J.rmatvec(u), np.float64)
+    alpha = np.linalg.norm(w)
+    if alpha == 0:
+        return np.zeros(p), KrylovSpectrum(0, 0.0, 0.0, 0, 0.0)
+    kept, alphas, betas, exhausted = np.empty((steps, min(n, p))), [], [], False    # rows of the first: u_i or v_i
+    for i in range(steps):
+        v = w / alpha
+        alphas.append(alpha)
+        kept[i] = u if n <= p else v
+        u = np.asarray(J.matvec(v), np.float64) - alpha * u
+        u = _orthogonal(u, kept[:i + 1]) if n <= p else u
+        beta, negligible = np.linalg.norm(u), EXHAUSTED * EPSILON * max(alphas + betas)
+        exhausted = beta <= negligible
+        betas.append(0.0 if exhausted else beta)
+        if exhausted or i + 1 == steps:
+            break
+        u = u / beta
+        w = np.asarray(J.rmatvec(u), np.float64) - beta * v
+        w = w if n <= p else _orthogonal(w, kept[:i + 1])
+        alpha = np.linalg.norm(w)
+        exhausted = alpha <= negligible
+        if exhausted:
+            break
+    by_u, by_v, spectrum = bidiagonal_power(alphas, betas, norm, exhausted, kappa, truncation, damping, spectral_filter)
+    kept = kept[:spectrum.steps]
+    if n > p:
+        return by_v @ kept, spectrum
+    return np.asarray(J.rmatvec(by_u[:-1] @ kept), np.float64) + by_u[-1] * betas[-1] * v, spectrum
+
+
+def bidiagonal_power(alphas, betas, norm, exhausted, kappa, truncation, damping=0.0, spectral_filter=None):
+    """The coefficients of J^κ g in the Krylov space, from the numbers of the recurrence.
+
+    With B = Q S Pᵀ and f(S) the filtered S^(κ−1), damped if μ > 0, they are by_v = P S f(S) Qᵀ e₁ ‖g‖ for the v_i, and
+    by_u = Q f(S) Qᵀ e₁ ‖g‖ for the u_i: Bᵀ by_u = by_v. Since Jᵀ u_i = α_i v_i + β_i v_{i−1},
+
+        J^κ g ≈ V_k by_v = Jᵀ (U_k by_u[:k]) + by_u[k] β_{k+1} v_k
+
+    Args:
+        alphas, betas: α_1 … α_k and β_2 … β_{k+1}, k ≥ 1 each.
+        norm: ‖g‖.
+        exhausted: whether β_{k+1} or α_{k+1} is 0, so that there is no further step.
+        kappa, truncation, damping, spectral_filter: as in `operator_power`.
+
+    Returns:
+        (by_u, by_v, spectrum): float64 (k + 1,) and (k,), and the `KrylovSpectrum`.
+    """
+    k = len(alphas)
+    B = np.zeros((k + 1, k))
+    np.fill_diagonal(B, alphas)
+    np.fill_diagonal(B[1:], betas)
+
+    def power(B):
+        Q, sigma, _ = scipy.linalg.svd(B, full_matrices=False, check_finite=False)
+        weights = spectral_weights(sigma, truncation, spectral_filter)
+        kept = _kept(weights)
+        values = weights[kept] * (sigma[kept]**2 + damping)**((kappa - 1) / 2)
+        by_u = norm * (Q[:, kept] @ (values * Q[0, kept]))
+        return by_u, B.T @ by_u, (np.count_nonzero(weights), sigma[0], sigma[kept].min(initial=sigma[0]))
+
+    by_u, by_v, (rank, sigma_max, sigma_min) = power(B)
+    before = np.append(power(B[:k, :k - 1])[1], 0.0) if k > 1 else np.zeros(1)
+    size = np.linalg.norm(by_v)
+    change = 0.0 if exhausted or size == 0 else float(np.linalg.norm(by_v - before) / size)
+    return by_u, by_v, KrylovSpectrum(rank, float(sigma_max), float(sigma_min) if rank else 0.0, k, change)
+
+
+def _orthogonal(vector, others):
+    """A vector (n,) without its components along orthonormal others (k, n), taken off twice: once leaves rounding errors."""
+    for _ in range(2):
+        vector = vector - (others @ vector) @ others
+    return vector
+
+
 def blas_threads(n):
     """Context in which BLAS has the number of threads that suits n × n matrices: one below SMALLEST_THREADED.
 
@@ -280,6 +419,13 @@ def check_settings(kappa, truncation):
     if not 0 <= truncation < 1:
         raise ValueError(f"truncation must lie in [0, 1), got {truncation}")
     return kappa, truncation
+
+
+def check_steps(steps):
+    """k as an int. Raises ValueError if it is not a whole number of at least 1."""
+    if not steps >= 1 or steps != int(steps):
+        raise ValueError(f"the number of steps must be a whole number of at least 1, got {steps}")
+    return int(steps)
 
 
 def check_damping(damping):
