@@ -16,6 +16,8 @@ inf or NaN ends in a cross, when and where it died. Runs over one or two varied 
 over these. Losses are those of the test set where a run has measured them, otherwise those of training. A table of
 the runs is printed.
 
+With --csv the table and the curves that are drawn are written, too, in long form for pandas: one number in each row.
+
 Exit status: 0, or 2 with a sentence on stderr if a pickle named on the command line cannot be read, if no curve is
 found, or if a figure cannot be written. Unreadable pickles in a folder are reported, and the other curves are drawn.
 """
@@ -27,8 +29,8 @@ from pathlib import Path
 from hig.figures.curves import AXES, LOSSES, SYSTEMS
 from hig.figures.losses import make_figure
 from hig.figures.reading import APART, collect
-from hig.figures.style import COLORS, write_figure
-from hig.figures.table import table
+from hig.figures.style import COLORS, write_figure, write_file
+from hig.figures.table import table, tidy
 from hig.runs.cli import make_parser, positive, standard_streams
 
 ROOT = Path(__file__).resolve().parent
@@ -52,6 +54,10 @@ def parse(arguments):
     add("--output", type=named(*FIGURES), metavar="FILE", help="draw all curves into this figure (png, pdf or svg)")
     add("--x", choices=AXES, default="time", help="horizontal axis (default: %(default)s)")
     add("--y", choices=LOSSES, default="test", help="loss to draw (default: %(default)s)")
+    add("--size", choices=("column", "wide"), default="column",
+        help="column: of a paper; wide: panels side by side, for slides and web pages (default: %(default)s)")
+    add("--csv", type=named(".csv"), nargs="?", const=True, metavar="FILE",
+        help="write the table and the curves that are drawn, too; without FILE beside each figure, under its name")
     add("--smooth", type=positive, metavar="SECONDS", help="geometric mean over so many seconds of training around each entry")
     add_looks(parser)
     return parser.parse_args(arguments)
@@ -122,6 +128,20 @@ def figures_asked_for(options, root):
     return [(runs, options.output)] if options.output else figures
 
 
+def write_tables(figures, options):
+    """Writes what --csv asks for: a file beside each figure, or one for all, which tells the figures apart if there are several."""
+    tables = {output: tidy(runs, options) for runs, output in figures}
+    if options.csv is True:
+        files = {output.with_suffix(".csv"): rows for output, rows in tables.items()}
+    else:
+        import pandas
+        every = pandas.concat(tables, names=["figure"]) if len(tables) > 1 else tables[figures[0][1]]
+        files = {options.csv: every.reset_index("figure") if len(tables) > 1 else every}
+    for file, rows in files.items():
+        write_file(file, rows.to_csv(index=False, float_format="%.6g").encode())
+        print(file)
+
+
 def main(arguments=None, root=ROOT):
     """Draws what the command line asks for; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -136,6 +156,8 @@ def main(arguments=None, root=ROOT):
         for runs, output in figures:
             write_figure(make_figure(runs, options), output, options.style)
             print(output)
+        if options.csv:
+            write_tables(figures, options)
     except ValueError as error:
         print(f"plot.py: {error}", file=sys.stderr)
         return 2

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hig.figures.curves import Panel, System, final_loss, find_death, loss_kind
+from hig.figures.curves import Panel, System, end_loss, find_death
 from hig.figures.style import legible
 
 
@@ -12,7 +12,7 @@ def draw_example(ax, groups, colors, options):
     ax.axis("off")
     if not runs:
         return
-    label, best = min(runs, key=lambda named: final_loss(named[1], loss_kind(named[1], options.y)))
+    label, best = min(runs, key=lambda named: end_loss(named[1], options.y))
     found, true, target, residual = (best.results[f"example_{key}"] for key in ("x", "x_ground_truth", "target", "residual"))
     share = np.sqrt(np.mean(residual**2) / (np.mean(target**2) or 1))
     apart = "\n" if len(label) > 16 else " "                            # a label with settings has a line of its own

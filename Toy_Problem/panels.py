@@ -4,19 +4,20 @@ import math
 
 import numpy as np
 
-from hig.figures.curves import LOSSES, Panel, System, drawable, final_loss, find_death, loss_kind, thin, x_values
-from hig.figures.style import legible
+from hig.figures.curves import LOSSES, Panel, System, drawable, end_loss, find_death, thin, x_values
+from hig.figures.style import choose_dashes, legible
 
 
 def draw_activations(ax, groups, colors, options):
     """Panel: mean of the hidden activations |tanh|, with their standard deviation as a band; of one seed."""
     ax.set(yscale="linear", ylim=(0, 1.05), ylabel="hidden activations")
+    dashes = choose_dashes(groups)
     for label, members in groups.items():
         x, mean, *_ = drawable(members[0], members[0].results["activation_mean"], options.x, False, options.smooth)
         std = np.interp(x, x_values(members[0], options.x), members[0].results["activation_std"])
         index = thin(x, mean, False)
         ax.fill_between(x[index], (mean - std)[index], (mean + std)[index], color=colors[label], alpha=0.15, linewidth=0)
-        ax.plot(x[index], mean[index], color=colors[label])
+        ax.plot(x[index], mean[index], dashes[label], color=colors[label])
     ax.set_title(f"mean and spread of |tanh|{of_one_seed(groups)}", fontsize=9, loc="left")
 
 
@@ -26,11 +27,11 @@ def draw_paths(ax, groups, colors, options):
     The view is that of start and target; a path may leave it and come back.
     """
     ax.set(xscale="linear", yscale="linear", xlabel="$y_1$", ylabel="$y_2$")
-    shown, ink = [], ax.xaxis.label.get_color()
+    shown, dashes, ink = [], choose_dashes(groups), ax.xaxis.label.get_color()
     for label, members in groups.items():
         results, death = members[0].results, find_death(members[0])
         path = np.array([results["path_y1"], results["path_y2"]])[:, :death.index if death else None]
-        ax.plot(*path, color=colors[label], linewidth=1.2)
+        ax.plot(*path, dashes[label], color=colors[label], linewidth=1.2)
         ax.plot(*path[:, -1:], ".", color=colors[label], markersize=9)
         target = [results["sim_par"].get(f"path_target_{y}", np.nan) for y in ("y1", "y2")]
         first = label == next(iter(groups))
@@ -64,7 +65,7 @@ def draw_finals(ax, groups, colors, options):
     ax.set_xlim(-0.6, len(groups) - 0.4)
     ax.grid(False, axis="x")
     for i, (label, members) in enumerate(groups.items()):
-        finals = np.array([np.inf if find_death(run) else final_loss(run, loss_kind(run, options.y)) for run in members])
+        finals = np.array([end_loss(run, options.y) for run in members])
         alive = finals[np.isfinite(finals)]
         spread = np.linspace(-0.2, 0.2, len(alive)) if len(alive) > 1 else np.zeros(len(alive))
         ax.plot(i + spread, alive, "o", color=colors[label], markersize=4, alpha=0.7, markeredgewidth=0)

@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgba
 from numpy.testing import assert_allclose, assert_array_equal
 
 import plot
-from hig.figures import curves, reading
+from hig.figures import curves, reading, style
 from hig.figures.table import table
 from tests.test_plot import crosses, draw, falling, lines, save
 
@@ -116,10 +116,20 @@ def test_dead_runs_count_as_infinite_in_the_median():
     assert_array_equal(curves.median_band(alive[:1] + dead)[1][2:], [np.inf, np.inf])
 
 
+def test_up_to_three_settings_of_an_optimizer_have_its_colour_and_differ_in_their_lines(tmp_path):
+    for name, budgets in (("Adam", (60, 180, 600)), ("HIG", (60,)), ("GN", (60, 180))):
+        for budget in budgets:
+            save(tmp_path / str(budget) / f"NLO_{name}_RESULTS.pickle", falling(), settings={"seed": 1, "max_time": budget})
+    ax, *_ = draw([tmp_path])
+    looks = {name: (line.get_color(), line.get_linestyle()) for name, line in lines(ax).items()}
+    assert looks == {"Adam (60 s)": ("dodgerblue", "-"), "Adam (180 s)": ("dodgerblue", "--"), "Adam (600 s)": ("dodgerblue", "-."),
+                     "GN (60 s)": ("crimson", "-"), "GN (180 s)": ("crimson", "--"), "HIG": ("darkorchid", "-")}
+
+
 def test_many_settings_are_graded_in_numeric_order(tmp_path):
     for size in (16, 128, 64, 512, 32, 1024):
         save(tmp_path / str(size) / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 1, "batch_size": size})
-    ax, final, _ = draw([tmp_path])
+    ax, _, final = draw([tmp_path])
     assert [name.split("=")[1] for name in lines(ax)] == ["16)", "32)", "64)", "128)", "512)", "1024)"]
     brightness = [sum(to_rgba(line.get_color())[:3]) for line in lines(ax).values()]
     assert np.all(np.diff(brightness) > 0)
@@ -129,7 +139,7 @@ def test_many_settings_are_graded_in_numeric_order(tmp_path):
 def test_widths_of_networks_are_in_the_order_of_their_numbers(tmp_path):
     for widths in ("160,160,160", "20,20,20", "80,80,80"):
         save(tmp_path / widths / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 1, "hidden": widths})
-    ax, final, _ = draw([tmp_path])
+    ax, _, final = draw([tmp_path])
     order = ["20,20,20", "80,80,80", "160,160,160"]
     assert list(lines(ax)) == [f"HIG (hidden={widths})" for widths in order]
     assert [label.get_text() for label in final.get_xticklabels()] == order
@@ -154,7 +164,7 @@ def study(folder, name, losses, **settings):
 def test_a_study_shows_final_losses_over_its_setting(tmp_path):
     for eta, losses in ((0.1, (1e-2, 2e-2, 4e-2)), (1, (1e-4, 3e-4, np.nan)), (10, (np.nan, np.nan, 1e-3))):
         study(tmp_path, "GN", losses, learning_rate=eta)
-    _, panel, _ = draw([tmp_path])
+    *_, panel = draw([tmp_path])
     medians = lines(panel)["GN"]
     assert_array_equal(medians.get_xdata(), [0.1, 1, 10])
     assert_allclose(medians.get_ydata(), [2e-2, 3e-4, np.nan])
@@ -169,11 +179,34 @@ def test_a_study_of_two_settings_is_a_heat_map(tmp_path):
     table = {(eta, tau): eta * 1e-3 + tau for eta in (1, 2) for tau in (1e-6, 1e-5, 1e-4)}
     for (eta, tau), final in table.items():
         study(tmp_path, "HIG", (final, final, np.nan if eta == 2 else final), learning_rate=eta, truncation=tau)
-    panel = draw([tmp_path])[1]
+    panel = next(ax for ax in draw([tmp_path]) if ax.get_title(loc="left") == "HIG: median of the final test loss")
     (image,) = panel.collections
-    assert_allclose(np.reshape(image.get_array(), (2, 3)), [[table[eta, tau] for tau in (1e-6, 1e-5, 1e-4)] for eta in (1, 2)])
-    assert panel.get_xlabel() == "truncation" and panel.get_ylabel() == "learning rate" and "HIG" in panel.get_title(loc="left")
+    assert_allclose(np.reshape(image.get_array(), (3, 2)), [[table[eta, tau] for eta in (1, 2)] for tau in (1e-6, 1e-5, 1e-4)])
+    assert panel.get_ylabel() == "truncation τ" and panel.get_xlabel() == "learning rate η"
+    assert image.colorbar.ax.get_ylabel() == "lower is better"
     assert sum("1/3 died" in text.get_text() for text in panel.texts) == 3
+
+
+def test_of_many_settings_the_best_partner_of_each_leading_value_is_in_colour(tmp_path):
+    """Seven κ with two η each, of which the larger one is better where κ is negative; for κ = 1 one of them dies."""
+    rates = {kappa: 1.0 if kappa < 0 else 0.1 for kappa in (-1, -0.75, -0.5, -0.25, 0, 0.5, 1)}
+    for kappa, best in rates.items():
+        for eta in (0.1, 1.0):
+            final = 1e-4 if eta == best else np.nan if kappa == 1 else 1e-2
+            study(tmp_path, "Power", 3 * (final,), kappa=kappa, learning_rate=eta)
+    ax, _, heat, bar = draw([tmp_path])
+    *coloured, others = lines(ax)
+    assert ax.get_title(loc="left") == "Nonlinear oscillators, Power: median of 3 runs"
+    shown = [text.get_text() for text in (ax.get_legend() or ax.figure.legends[0]).get_texts()]
+    assert shown == ["other settings", *(f"κ={kappa:g}, η={eta:g}: 1.0e-04" for kappa, eta in rates.items())]
+    grey = [line for line in ax.lines if line.get_color() == style.GREY["paper"] and len(line.get_xdata())]
+    assert len(grey) == 7 and not crosses(ax) and len(ax.collections) == 7                    # the grey ones have no band
+    assert max(line.get_zorder() for line in grey) < min(line.get_zorder() for line in lines(ax).values() if line not in grey)
+    colors = [line.get_color() for label, line in lines(ax).items() if label != "other settings"]
+    frames = {(frame.get_x() // 1, frame.get_y() // 1): to_rgba(frame.get_edgecolor()) for frame in heat.patches}
+    assert frames == {(float(eta == 1), float(i)): to_rgba(color) for i, (eta, color) in enumerate(zip(rates.values(), colors))}
+    greys = heat.collections[0].to_rgba(np.array([1e-4, 1e-3, 1e-2]))
+    assert_allclose(greys[:, 0], greys[:, 2]), np.all(np.diff(greys[:, 0]) < 0)               # the lower the lighter
 
 
 def test_runs_with_other_settings_are_not_mixed(tmp_path):
@@ -184,7 +217,7 @@ def test_runs_with_other_settings_are_not_mixed(tmp_path):
     save(tmp_path / "published" / "NLO_HIG_RESULTS.pickle", falling(), settings=published)
     ax, *_ = draw([tmp_path / "a", tmp_path / "published"])
     assert list(lines(ax)) == ["HIG (a)", "HIG (published)"]
-    assert len({line.get_color() for line in lines(ax).values()}) == 2
+    assert len({line.get_linestyle() for line in lines(ax).values()}) == 2
 
 
 def test_a_seed_in_the_name_is_no_other_optimizer(tmp_path):

@@ -152,7 +152,7 @@ def test_losses_beside_the_picture(weights, tmp_path, capsys):
     command = ["trajectories", "--weights", str(weights / "nlo.weights.h5"), "--output", str(tmp_path / "a.svg"), "--losses"]
     assert plot.main([*command, str(tmp_path)]) == 0
     drawn = (tmp_path / "a.svg").read_text()
-    assert all(words in drawn for words in ("median of 2 runs", "training time in seconds", ">updates<", "without control"))
+    assert all(words in drawn for words in ("median of 2 runs", "training time (s)", ">updates<", "without control"))
     save(tmp_path / "QMC_HIG_RESULTS.pickle", falling())
     for folder, words in ((tmp_path, "several"), (weights, "none")):
         assert plot.main([*command, str(folder)]) == 2

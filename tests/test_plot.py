@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -52,6 +53,11 @@ def crosses(ax):
     return [line for line in ax.lines if line.get_marker() == "x"]
 
 
+def box(artist):
+    """Where a drawn artist is, in pixels."""
+    return artist.get_window_extent(artist.figure.canvas.get_renderer())
+
+
 # ---------------------------------------------------------------------------------------- curves
 
 def test_losses_over_seconds(tmp_path):
@@ -62,8 +68,8 @@ def test_losses_over_seconds(tmp_path):
     assert_array_equal(line.get_xdata(), seconds)
     assert_allclose(line.get_ydata(), 1.1 * losses, rtol=1e-12)  # one multiplication: rounding
     assert (ax.get_xscale(), ax.get_yscale()) == ("linear", "log")
-    assert ax.get_xlabel() == "training time in seconds" and ax.get_ylabel() == "test loss"
-    assert ax.get_legend().get_title().get_text() == "Nonlinear oscillators"
+    assert ax.get_xlabel() == "training time (s)" and ax.get_ylabel() == "test loss"
+    assert ax.get_title(loc="left") == "Nonlinear oscillators"
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [f"HIG: {1.1 * losses[-1]:.1e}"]
 
 
@@ -218,6 +224,40 @@ def test_smoothing_is_applied(tmp_path):
     assert np.diff(np.log(lines(smoothed)["HIG"].get_ydata())[:-1]).max() < 0
 
 
+# ---------------------------------------------------------------------------------------- layout
+
+@pytest.mark.parametrize("size", ["column", "wide"])
+@pytest.mark.parametrize("names, levels", [("Adam HIG GN", (1, 1e-3, 1e-6)), ("Adam HIG GN SGD SIP LM Muon Adagrad", np.logspace(0, -6, 8))])
+def test_a_legend_covers_no_curve(tmp_path, size, names, levels):
+    """Falling curves leave the upper right to a legend; eight level ones leave it no place inside the axes."""
+    few = len(levels) == 3
+    for name, level in zip(names.split(), levels):
+        save(tmp_path / f"QMC_{name}_RESULTS.pickle", falling(rate=1 / (1 + level)) if few else np.full(20, level))
+    ax, *_ = draw([tmp_path], "--size", size)
+    figure = ax.figure
+    FigureCanvasAgg(figure).draw()
+    legend = ax.get_legend() or figure.legends[0]
+    frame, place = box(ax), box(legend)
+    for line in lines(ax).values():
+        x, y = ax.transData.transform(line.get_xydata()).T
+        assert not np.any((place.x0 < x) & (x < place.x1) & (place.y0 < y) & (y < place.y1))
+    inside = frame.x0 <= place.x0 and place.x1 <= frame.x1 + 1 and frame.y0 <= place.y0 and place.y1 <= frame.y1 + 1
+    assert inside == few
+    assert few or (place.x0 > frame.x1 if size == "wide" else place.y0 >= frame.y1)
+    whole = figure.bbox
+    assert min(place.x0, place.y0) >= 0 and place.x1 <= whole.x1 and place.y1 <= whole.y1
+
+
+@pytest.mark.parametrize("size, rows, columns", [("column", 4, 2), ("wide", 2, 4)])
+def test_a_case_is_a_column_or_in_a_wide_figure_a_row(tmp_path, size, rows, columns):
+    for factor, seed in itertools.product((0.01, 1.0), (0, 1)):
+        save_toy(tmp_path / str(seed), "HIG", factor, seed=seed)
+    axes = draw([tmp_path], "--size", size)
+    assert len(axes) == 8 and {ax.get_gridspec().get_geometry() for ax in axes} == {(rows, columns)}
+    width, height = axes[0].figure.get_size_inches()
+    assert (width > height) == (size == "wide")
+
+
 # ---------------------------------------------------------------------------------------- systems
 
 def test_every_system_has_its_panel(tmp_path):
@@ -227,18 +267,17 @@ def test_every_system_has_its_panel(tmp_path):
     assert titles == ["Nonlinear oscillators", "Schroedinger equation", "Poisson problem", "Toy problem"]
 
 
-def test_populations_of_the_dipole_have_a_panel(tmp_path):
+def test_populations_of_the_dipole_have_a_panel_each(tmp_path):
     errors = {"population_error_2": falling(rate=0.2), "population_error_3": falling(rate=0.3)}
     save(tmp_path / "QMC_HIG_RESULTS.pickle", falling(), **errors)
     save(tmp_path / "QMC_Adam_RESULTS.pickle", falling())
-    losses, populations = draw([tmp_path])
+    losses, *populations = draw([tmp_path])
     assert set(lines(losses)) == {"Adam", "HIG"}
-    drawn = lines(populations)
-    assert {name: line.get_linestyle() for name, line in drawn.items()} == {"HIG, |2⟩": "-", "HIG, |3⟩": "--"}
-    for state in (2, 3):
-        assert_array_equal(drawn[f"HIG, |{state}⟩"].get_ydata(), errors[f"population_error_{state}"])
-    assert drawn["HIG, |2⟩"].get_color() == lines(losses)["HIG"].get_color()
-    assert populations.get_yscale() == "log"
+    for panel, (key, values) in zip(populations, errors.items(), strict=True):
+        line, = panel.lines
+        assert_array_equal(line.get_ydata(), values)
+        assert key[-1] in panel.get_ylabel() and panel.get_yscale() == "log"
+        assert line.get_color() == lines(losses)["HIG"].get_color()
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
     assert len(draw([tmp_path])) == 2  # with several systems only their losses
 
@@ -257,7 +296,7 @@ def test_the_toy_problem_has_three_panels_for_each_lambda(tmp_path):
         save_toy(tmp_path, name, factor)
     axes = draw([tmp_path])
     assert len(axes) == 6
-    assert [ax.get_legend().get_title().get_text() for ax in axes[:2]] == ["Toy problem, λ = 1", "Toy problem, λ = 0.01"]
+    assert [ax.get_title(loc="left") for ax in axes[:2]] == ["Toy problem, λ = 1", "Toy problem, λ = 0.01"]
     for losses, activations, paths in (axes[::2], axes[1::2]):
         assert set(lines(losses)) == {"Adam", "GN", "HIG"} and losses.get_yscale() == "log"
         assert activations.get_yscale() == "linear" and activations.get_ylim()[0] == 0 and len(activations.collections) == 3
@@ -322,7 +361,7 @@ def test_phiflow_scenes(tmp_path):
     (scene / "log_loss_HIG_0.txt").write_text("0 600.0\n1 100.0\n2 40.0\n3 nan\n")
     (scene / "log_loss_Adam_0.txt").write_text("0 600.0\n1 500.0\n")
     ax, *_ = draw([tmp_path])
-    assert ax.get_legend().get_title().get_text() == "Poisson problem"
+    assert ax.get_title(loc="left") == "Poisson problem"
     assert_array_equal(lines(ax)["HIG"].get_xydata(), [[9, 100], [13, 40]])
     assert_array_equal(lines(ax)["Adam"].get_xydata(), [[9, 500]])
     assert lines(ax)["HIG"].get_label() == "HIG: died at NaN, t = 17.5 s"

@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 
 import plot
@@ -42,7 +43,7 @@ def test_everything_is_drawn_by_default(tmp_path, capsys):
     assert sorted(tmp_path.rglob("*.p*ng")) == sorted(figures)
     for figure in figures:
         width, height, rows = pixels(figure)
-        assert width > 800 and height > 500
+        assert width > 800 and height > 400
         assert len(np.unique(rows[:, 1:])) > 20  # text and lines with smooth edges; a blank page has one value
     assert capsys.readouterr().out.splitlines()[:3] == [str(figure) for figure in figures]
 
@@ -102,23 +103,69 @@ def test_vector_figures_hold_text_as_text_and_are_reproducible(tmp_path):
     for name in ("a.svg", "b.svg"):
         assert plot.main([str(tmp_path), "--output", str(tmp_path / name)]) == 0
         contents.append((tmp_path / name).read_text())
-    assert "<text" in contents[0] and "training time in seconds" in contents[0]
+    assert "<text" in contents[0] and "training time (s)" in contents[0]
     assert contents[0] == contents[1]
     assert plot.main([str(tmp_path), "--output", str(tmp_path / "a.pdf")]) == 0
     assert b"/CIDFontType2" in (tmp_path / "a.pdf").read_bytes()  # TrueType, not outlines
 
 
-def test_the_table(tmp_path, capsys):
+@pytest.fixture
+def curves(tmp_path):
+    """A folder with an interrupted run of the oscillators that tells its memory, and two seeds without test losses of Poisson's."""
     losses = np.array([1.0, 0.05, 8e-3, 9e-4, 2e-3])
-    save(tmp_path / "NLO_HIG_RESULTS.pickle", losses, seconds=[0, 1.5, 3, 4.5, 1234], test=losses, state="interrupted")
-    save(tmp_path / "POISSON_Adam_RESULTS.pickle", falling(4), test=np.full(4, np.nan))
-    assert plot.main([str(tmp_path)]) == 0
+    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", losses, seconds=[0, 1.5, 3, 4.5, 1234], test=losses, state="interrupted")
+    results = load_results(path)
+    save_results(path, {**results, "provenance": {**results["provenance"], "peak_memory": 830_000_000}})
+    for seed in (1, 2):
+        save(tmp_path / str(seed) / "POISSON_Adam_RESULTS.pickle", seed * falling(4), test=np.full(4, np.nan), settings={"seed": seed})
+    return tmp_path
+
+
+def test_the_table(curves, capsys):
+    assert plot.main([str(curves), "--output", str(curves / "a.png")]) == 0
     head, *rows = capsys.readouterr().out.splitlines()[1:]
     assert re.split(r"  +", head) == ["system", "optimizer", "seed", "epochs", "train loss", "test loss", "time [s]",
-                                      "to 0.01 [s]", "to 0.001 [s]", "to 0.0001 [s]"]
-    assert re.split(r"  +", rows[0]) == ["Nonlinear oscillators", "HIG", "1", "4", "2.000e-03", "2.000e-03", "1234",
+                                      "peak memory [MB]", "to 0.01 [s]", "to 0.001 [s]", "to 0.0001 [s]"]
+    assert re.split(r"  +", rows[0]) == ["Nonlinear oscillators", "HIG", "1", "4", "2.000e-03", "2.000e-03", "1234", "830",
                                          "3", "4.5", "–", "interrupted"]
-    assert re.split(r"  +", rows[3])[5:] == ["–", "6", "0", "0", "0", "–"]   # to 100, 10, 1, 0.1
+    assert re.split(r"  +", rows[3])[5:] == ["–", "6", "not recorded", "0", "0", "0", "–"]   # to 100, 10, 1, 0.1
+    assert re.split(r"  +", rows[5])[2:] == ["median", "3", f"{1.5 * falling(4)[-1]:.3e}", "–", "6", "not recorded", "0", "0",
+                                             "2", "–", "of 2"]
+
+
+def test_why_a_run_failed_is_told(tmp_path, capsys):
+    path = save(tmp_path / "NLO_GN_RESULTS.pickle", falling(), state="interrupted")
+    results = load_results(path)
+    save_results(path, {**results, "provenance": {**results["provenance"], "reason": "SVD did not converge"}})
+    assert plot.main([str(path)]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("  failed: SVD did not converge")
+
+
+def test_the_csv_file_holds_the_table_and_the_curves_that_are_drawn(curves, capsys):
+    """Six digits: 1e-5."""
+    assert plot.main([str(curves), "--csv", str(curves / "all.csv")]) == 0
+    assert str(curves / "all.csv") in capsys.readouterr().out
+    rows = pandas.read_csv(curves / "all.csv", dtype={"seed": str})
+    table = rows[rows["seconds"].isna()].pivot(index=["system", "optimizer", "seed"], columns="quantity", values="value")
+    one = table.loc["Nonlinear oscillators", "HIG", "1"]
+    assert (one["test loss"], one["to 0.001 [s]"], one["to 0.0001 [s]"], one["peak memory [MB]"]) == (2e-3, 4.5, np.inf, 830)
+    assert table.loc["Poisson problem", "Adam", "median"]["train loss"] == pytest.approx(1.5 * falling(4)[-1], rel=1e-5)
+    curve = rows[rows["quantity"] == "test loss, curve"]
+    np.testing.assert_array_equal(curve[["seconds", "value"]], [[0, 1], [1.5, 0.05], [3, 8e-3], [4.5, 9e-4], [1234, 2e-3]])
+    band = rows[rows["quantity"] == "train loss, curve"]
+    assert set(band["seed"]) == {"median"} and list(band["seconds"]) == [2, 4, 6]     # a logarithmic axis has no place for 0
+    np.testing.assert_allclose(band[["lowest", "value", "highest"]], np.outer(falling(4)[1:], [1, 1.5, 2]), rtol=1e-5)
+
+
+def test_without_a_name_each_figure_has_its_csv_file(curves):
+    for folder, prefix in (("a", "NLO"), ("b", "QMC")):
+        save(curves / "studies" / folder / f"{prefix}_HIG_RESULTS.pickle", falling())
+    assert plot.main([str(curves / "studies"), "--x", "epochs", "--csv"]) == 0
+    files = {path.relative_to(curves / "studies").as_posix() for path in curves.rglob("*.csv")}
+    assert files == {"a/plot.csv", "b/plot.csv"}
+    assert "epochs" in pandas.read_csv(curves / "studies/a/plot.csv").columns
+    assert plot.main([str(curves / "studies"), "--csv", str(curves / "both.csv")]) == 0
+    assert set(pandas.read_csv(curves / "both.csv")["figure"]) == {str(curves / "studies" / name / "plot.png") for name in "ab"}
 
 
 def test_bad_pickles_named_are_refused(tmp_path, capsys):
@@ -159,7 +206,7 @@ def test_updates_of_a_file_that_does_not_count_them(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments", [
-    ["--x", "days"], ["--output", "figure.gif"], ["--output", "png"], ["--smooth", "0"], ["--smooth", "-1.5"], ["--what"],
+    ["--x", "days"], ["--size", "x"], ["--csv", "a.txt"], ["--output", "figure.gif"], ["--output", "png"], ["--smooth", "0"], ["--smooth", "-1.5"], ["--what"],
     ["--style", "x"], ["--colors", "x"], ["--y", "x"]])
 def test_bad_options(arguments, capsys):
     with pytest.raises(SystemExit) as status:
@@ -195,16 +242,16 @@ def test_dated_and_hidden_curves_are_not_found_by_themselves(tmp_path):
 def test_plotting_does_without_tensorflow(tmp_path):
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
     program = ("import sys, plot; status = plot.main(sys.argv[1:]);"
-               "print(sorted({'tensorflow', 'keras', 'phi', 'scipy', 'pandas'} & set(sys.modules)), status)")
+               "print(sorted({'tensorflow', 'keras', 'phi', 'scipy'} & set(sys.modules)), status)")
     done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=PROJECT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[] 0", done.stderr
 
 
-def test_the_help_needs_no_matplotlib():
+def test_the_help_needs_neither_matplotlib_nor_pandas():
     program = ("import sys, plot\ntry: plot.main(['--help'])\n"
-               "except SystemExit as end: print('matplotlib' in sys.modules, end.code)")
+               "except SystemExit as end: print({'matplotlib', 'pandas'} & set(sys.modules), end.code)")
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "False 0", done.stderr
+    assert done.stdout.splitlines()[-1] == "set() 0", done.stderr
 
 
 def test_the_program_itself(tmp_path):

@@ -1,7 +1,7 @@
 """What loss curves say: where a run died, what it reached and when; smoothed, thinned, as the median of several.
 
-Shared by all programs that show curves; pure numpy, so that they start at once. What is special to a system is in the
-`panels.py` of its folder, as one `System` named SYSTEM.
+All programs that show curves share this; it needs numpy alone, so that they start at once. What is special to a system
+is in the `panels.py` of its folder, as one `System` named SYSTEM.
 """
 
 import importlib
@@ -20,7 +20,7 @@ SYSTEMS = {  # prefix of the pickles: folder of the system. A new system is one 
     "CHAIN": "Linear_Chain",
     "REGRESSION": "Regression",
 }
-AXES = {"time": "training time in seconds", "epochs": "epochs", "updates": "updates"}
+AXES = {"time": "training time (s)", "epochs": "epochs", "updates": "updates"}
 LOSSES = {"test": "test loss", "train": "training loss"}
 BINS = 1000  # a curve is drawn with at most two points in each
 
@@ -145,10 +145,15 @@ def find_switch(run, axis):
 
 
 def final_loss(run, kind):
-    """Last finite loss, or NaN if there is none."""
+    """Last finite loss, "test" or "train", or NaN if there is none."""
     losses = run.results[f"{kind}_loss"]
     finite = losses[np.isfinite(losses)]
     return float(finite[-1]) if len(finite) else np.nan
+
+
+def end_loss(run, wanted):
+    """What a run has come to: its final loss of the `loss_kind`, or infinity if it died, so that a median counts it as worst."""
+    return np.inf if find_death(run) else final_loss(run, loss_kind(run, wanted))
 
 
 def time_to_reach(run, threshold):
@@ -250,3 +255,24 @@ def median_band(curves, logarithmic=True):
     high = np.nanmax(high, axis=0)
     high[np.isinf(high)] = np.inf
     return grid, np.nanmedian(values, axis=0), np.nanmin(values, axis=0), high, int(there[:, -1].sum()) if len(grid) else 0
+
+
+def drawn_points(curves, log_x, log_y):
+    """What a figure draws of the curves of one group, thinned.
+
+    Args:
+        curves: list of `Curve`.
+        log_x, log_y: whether the axes are logarithmic.
+
+    Returns:
+        x, y: (M,) the curve itself, or the median of several ones; infinite where half of the runs have died.
+        band: (minimum, maximum), (M,) each, or None for a single curve.
+    """
+    shown = [curve for curve in curves if len(curve.x)]
+    if len(shown) < 2:
+        x, y = shown[0][:2] if shown else np.zeros((2, 0))
+        index = thin(x, y, log_x)
+        return x[index], y[index], None
+    x, middle, low, high, _ = median_band(curves, log_y)
+    index = np.unique(np.concatenate([thin(x, y, log_x) for y in (middle, low, high)]))
+    return x[index], middle[index], (low[index], high[index])

@@ -1,40 +1,39 @@
 """The loss figure: the curves of each system's runs, and beside them the panels that the system's `panels.py` asks for."""
 
+import re
 from argparse import Namespace
-from collections import Counter
 
 import numpy as np
 
-from hig.figures.curves import (AXES, LOSSES, drawable, final_loss, find_death, find_switch, loss_kind, median_band, system,
-                                thin)
-from hig.figures.reading import collect, group_runs, rank, sort_into_cases
-from hig.figures.studies import study_panels
-from hig.figures.style import choose_colors, legible, style
+from hig.figures.curves import (AXES, LOSSES, drawable, drawn_points, final_loss, find_death, find_switch, loss_kind,
+                                median_band, system)
+from hig.figures.reading import collect, group_runs, sort_into_cases
+from hig.figures.studies import best_partners, study_panels
+from hig.figures.style import GREY, choose_colors, choose_dashes, legible, style
 
-# Inches of a panel, without its legend: 10 pt stay readable at half a page's width, also where two are side by side.
-WIDE, NARROW = (4.2, 2.9), (3.4, 2.4)
-LINE = 0.19                 # inches of a line in a legend
-MANY = 8                    # entries of a legend; more of them are in smaller letters, twice as many one for each optimizer
+# Inches of a panel, without a legend outside: 10 pt stay readable at half a page's width, also where two are side by side.
+COLUMN, NARROW = (4.2, 2.9), (3.4, 2.4)
+LINE, LETTER, HANDLE = 0.158, 0.066, 0.45           # inches of a line, a letter and a line's sample in a legend of 9 pt
+MARGIN = 0.75, 0.7                                  # inches of a panel that its labels take, about
+MEDIAN, OTHERS = r", median of [\d of]+ runs", "other settings"      # in legends
 
 
 def make_figure(runs, options):
-    """A matplotlib figure: one system with its further panels, or the losses of several systems with one legend.
+    """A matplotlib figure: one system with its further panels, or the losses of several systems.
 
     Args:
         runs: list of Run, not empty.
-        options: x, y, smooth, style and colors of the command line.
+        options: x, y, smooth, style, colors and size of the command line.
     """
     from matplotlib.figure import Figure  # without pyplot: no window, nothing to close
 
-    cases = sort_into_cases(runs)
     with style(options.style):
         figure = Figure(layout="constrained")
-        several = len({run.system for run in runs}) > 1
-        figure.set_size_inches((draw_overview if several else draw_system)(figure, cases, options))
+        figure.set_size_inches(draw(figure, runs, options))
     return figure
 
 
-def figure_of(*paths, x="time", y="test", smooth=None, style="paper", colors="paper"):
+def figure_of(*paths, x="time", y="test", smooth=None, style="paper", colors="paper", size="column"):
     """The figure of the curves in files or below folders, as plot.py draws it with these options; for notebooks.
 
     Raises:
@@ -43,81 +42,72 @@ def figure_of(*paths, x="time", y="test", smooth=None, style="paper", colors="pa
     runs = collect(paths, x)
     if not runs:
         raise ValueError(f"no curves in {' '.join(map(str, paths)) or 'no path'}")
-    return make_figure(runs, Namespace(x=x, y=y, smooth=smooth, style=style, colors=colors))
+    return make_figure(runs, Namespace(x=x, y=y, smooth=smooth, style=style, colors=colors, size=size))
 
 
-def draw_overview(figure, cases, options):
-    """The losses of several systems in panels of one size; one legend, in the place that is left or above them all.
+def draw(figure, runs, options):
+    """The panels of one system, or the losses of several.
 
-    Returns the size in inches, (width, height), as `draw_system` does.
-    """
-    groups = {title: group_runs(members) for title, members in cases.items()}
-    columns = len(cases) if len(cases) <= 3 else 2
-    rows = -(-len(cases) // columns)
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    named = {}                                                          # label: its line
-    for ax, (title, own) in zip(axes, groups.items()):
-        prepare(ax, next(iter(own.values()))[0], options)
-        draw_losses(ax, own, choose_colors(own, options.colors, options.style), options)
-        ax.set_title(legible(title), loc="left", fontsize=11)
-        named |= dict(zip(own, ax.get_legend_handles_labels()[0]))
-    names = sorted(named, key=lambda label: (rank(label), label))
-    handles, names = [named[name] for name in names], [legible(name.replace("_", " ")) for name in names]
-    height = 0.0
-    if len(cases) < rows * columns:
-        axes[-1].axis("off")
-        axes[-1].legend(handles, names, loc="center left", bbox_to_anchor=(0.05, 0.5), ncols=-(-len(names) // 10))
-    else:
-        figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 5))
-        height = LINE * -(-len(names) // 5)
-    return WIDE[0] * columns, 0.3 + WIDE[1] * rows + height
-
-
-def draw_system(figure, cases, options):
-    """A column for each case of a system: its losses with the legend, and below them its further panels.
+    Of one system in the size "column" a case is a column, its losses on top and the further panels below; in the size
+    "wide" it is a row. Of several systems two panels are side by side, in the size "wide" three.
 
     Args:
         figure: matplotlib Figure or SubFigure.
-        cases: {title: runs}.
-        options: as in `make_figure`.
+        runs, options: as in `make_figure`.
 
     Returns:
         inches, (width, height), that suit it.
     """
-    columns = [case_panels(title, members, options) for title, members in cases.items()]
-    rows, size = max(map(len, columns)), WIDE if len(columns) == 1 else NARROW
-    axes = figure.subplots(rows, len(columns), squeeze=False)
-    heights = np.zeros((rows, len(columns)))
-    for j, column in enumerate(columns):
-        for ax in axes[len(column):, j]:
-            ax.remove()
-        for i, (title, draw, groups, colors) in enumerate(column):
-            ax = axes[i, j]
-            prepare(ax, next(iter(groups.values()))[0], options)
-            draw(ax, groups, colors, options)
-            heights[i, j] = add_legend(ax, title if i == 0 else None, size[0])
-            if i and (ax.get_xlabel(), ax.get_xscale()) == (axes[0, j].get_xlabel(), axes[0, j].get_xscale()):
-                ax.set_xlim(axes[0, j].get_xlim())
-            if j:
-                ax.set_ylabel("")                                       # the same as at the left
-    return size[0] * len(columns), size[1] * rows + heights.max(axis=1).sum()
+    cases = [case_panels(title, members, options) for title, members in sort_into_cases(runs).items()]
+    wide, alone = options.size == "wide", len(cases) == 1
+    if len({run.system for run in runs}) > 1:
+        cases, across = [[panels[0] for panels in cases]], 3 if wide else 2
+    else:
+        across = 1 if not wide else 2 if len(cases[0]) == 4 and alone else 4
+    grid = [case[i:i + across] for case in cases for i in range(0, len(case), across)]
+    if len(cases) > 1 and not wide:
+        grid = [[case[i] if i < len(case) else None for case in cases] for i in range(max(map(len, cases)))]
+    columns = max(map(len, grid))
+    size = COLUMN if columns <= (2 if wide else 1) else NARROW
+    axes, outside = figure.subplots(len(grid), columns, squeeze=False), np.zeros((len(grid), columns))
+    for i, j in np.ndindex(axes.shape):
+        panel = grid[i][j] if j < len(grid[i]) else None
+        if panel is None:
+            axes[i, j].remove()
+        else:
+            losses = axes[(0, j) if not wide else (i, 0)]
+            outside[i, j] = draw_panel(axes[i, j], *panel, losses, size, options, beside=wide and alone)
+    beside = sum(legend_size([text.get_text() for text in legend.get_texts()])[0] for legend in figure.legends)
+    return size[0] * columns + beside, size[1] * len(grid) + outside.max(axis=1).sum()
 
 
-def prepare(ax, run, options):
-    """Axes as most panels want them: of the system of a run, logarithmic upwards."""
-    ax.set(xscale="log" if system(run.system).log_x else "linear", yscale="log", xlabel=AXES[options.x])
+def draw_panel(ax, title, function, groups, colors, losses, size, options, beside):
+    """One panel with its title and legend; over the same x axis as the `losses` that it belongs to, it has their limits.
+
+    Returns the inches that stand above it, see `add_legend`.
+    """
+    logarithmic = system(next(iter(groups.values()))[0].system).log_x
+    ax.set(xscale="log" if logarithmic else "linear", yscale="log", xlabel=AXES[options.x])
+    function(ax, groups, colors, options)
+    above = add_legend(ax, title if function is draw_losses else None, size, beside)
+    if ax is not losses:
+        if (ax.get_xlabel(), ax.get_xscale()) == (losses.get_xlabel(), losses.get_xscale()) and function is not draw_losses:
+            ax.set_xlim(losses.get_xlim())
+        if ax.get_ylabel() == losses.get_ylabel() and ax.get_subplotspec().rowspan == losses.get_subplotspec().rowspan:
+            ax.set_ylabel("")
+    return above
 
 
 def case_panels(title, runs, options):
     """What is drawn of one case of a system: list of (title, function, groups, colours), its losses first."""
     groups = group_runs(runs)
-    colors = choose_colors(groups, options.colors, options.style)
-    panels = [(title, draw, groups, colors) for draw in (draw_losses, *study_panels(runs))]
+    colors = choose_colors(groups, options.colors, options.style, best_partners(runs, options.y))
+    panels = [(title, draw_losses, groups, colors)]
     for panel in system(runs[0].system).panels:
         able = {label: [run for run in members if holds(run, panel)] for label, members in groups.items()}
         able = {label: members for label, members in able.items() if members}
         panels += [(title, panel.draw, able, colors)] if max(map(len, able.values()), default=0) >= panel.seeds else []
-    return panels
+    return panels + [(title, draw_panel, groups, colors) for draw_panel in study_panels(runs)]
 
 
 def holds(run, panel):
@@ -127,17 +117,24 @@ def holds(run, panel):
 
 
 def draw_losses(ax, groups, colors, options):
-    """First panel of every system: the loss over time, epochs or updates."""
-    logarithmic = ax.get_xscale() == "log"
+    """First panel of every system: the loss over time, epochs or updates; what is grey without bands, names and crosses."""
+    logarithmic, grey = ax.get_xscale() == "log", GREY[options.style]
     kinds = {loss_kind(run, options.y) for members in groups.values() for run in members}
     ax.set_ylabel(LOSSES[kinds.pop()] if len(kinds) == 1 else "loss")
     drawn = {label: [drawable(run, run.results[f"{loss_kind(run, options.y)}_loss"], options.x, logarithmic, options.smooth)
                      for run in members] for label, members in groups.items()}
+    for label in [label for label in groups if colors[label] == grey]:
+        x, y, _ = drawn_points(drawn.pop(label), logarithmic, True)
+        ax.plot(x, np.where(np.isfinite(y), y, np.nan), color=grey, linewidth=1, zorder=1)
+    if len(drawn) < len(groups):
+        ax.plot([], [], color=grey, linewidth=1, label=OTHERS)
     starts = [curve.y[0] for curves in drawn.values() for curve in curves if len(curve.y)]
     lowest = [curve.y.min() for curves in drawn.values() for curve in curves if len(curve.y)]
-    for label, members in groups.items():
-        draw_curves(ax, drawn[label], colors[label], legible(legend_text(label, members, options.y, drawn[label])))
-        for moment in {find_switch(run, options.x) for run in members} - {None}:
+    dashes = choose_dashes(drawn)
+    for label, curves in drawn.items():
+        text = legend_text(label, groups[label], options.y, curves)
+        draw_curves(ax, curves, colors[label], legible(text), dashes[label])
+        for moment in {find_switch(run, options.x) for run in groups[label]} - {None}:
             ax.axvline(moment, color=colors[label], linestyle=":", linewidth=1.2)
             ax.annotate("switch", (moment, 1), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top",
                         color=colors[label], fontsize=8)
@@ -163,20 +160,14 @@ def around_points(ax):
 
 def draw_curves(ax, curves, color, label=None, dashes="-"):
     """A list of `Curve`: one of them as a line, several as their median with a band from minimum to maximum."""
-    shown, logarithmic = [curve for curve in curves if len(curve.x)], ax.get_xscale() == "log"
-    if len(shown) > 1:
-        x, middle, low, high, _ = median_band(curves, ax.get_yscale() == "log")
-        index = np.unique(np.concatenate([thin(x, y, logarithmic) for y in (middle, low, high)]))
-        ax.fill_between(x[index], low[index], high[index], where=np.isfinite(high[index]), color=color, alpha=0.2, linewidth=0)
-        index = index[np.isfinite(middle[index])]
-        x, y = x[index], middle[index]
-    else:
-        x, y = shown[0][:2] if shown else (np.zeros(0), np.zeros(0))
-        index = thin(x, y, logarithmic)
-        x, y = x[index], y[index]
-        if shown and shown[0].death:
-            end, last = shown[0].death
-            ax.plot([x[-1], end], [y[-1], last], ":", color=color, linewidth=1.2)           # to where it died
+    shown = [curve for curve in curves if len(curve.x)]
+    x, y, band = drawn_points(curves, ax.get_xscale() == "log", ax.get_yscale() == "log")
+    if band:
+        ax.fill_between(x, *band, where=np.isfinite(band[1]), color=color, alpha=0.2, linewidth=0)
+        x, y = x[np.isfinite(y)], y[np.isfinite(y)]
+    elif shown and shown[0].death:
+        end, last = shown[0].death
+        ax.plot([x[-1], end], [y[-1], last], ":", color=color, linewidth=1.2)               # to where it died
     ax.plot(x, y, dashes, color=color, label=label, marker="o" if len(x) == 1 else None)     # a line of one point is not seen
 
 
@@ -204,32 +195,84 @@ def legend_text(label, members, wanted, curves):
     return f"{label}: {middle[-1]:.1e}, median of {of} runs" + (f", {len(deaths)} died" if deaths else "")
 
 
-def add_legend(ax, title, width):
-    """A legend above the axes, where no curve can run through it, with the title of the panel; none where there is one.
-
-    What all entries say of their runs, like "median of 10 runs", moves into the title.
+def add_legend(ax, title, size, beside):
+    """The title of a panel and a legend: inside the axes where no curve runs, or outside of them; none where there is one.
 
     Args:
-        width: inches of the panel.
+        title: of the panel, or None.
+        size: inches of the panel, (width, height).
+        beside: whether a legend outside is beside the whole figure, or above the axes.
 
     Returns:
-        inches that it takes.
+        inches that title and legend take above the axes, but for one line.
     """
     handles, texts = ax.get_legend_handles_labels()
+    if title:
+        title, texts = shared_words(title, texts, (size[0] - MARGIN[0]) / LETTER)
+        ax.set_title(legible(title), loc="left", fontsize=10)
+    above = 0.2 * (title.count("\n") if title else 0)
     if not texts or ax.get_legend():
-        return 0.0
-    tails = {text.partition(", median")[2] for text in texts if ", median" in text or not text.endswith(" died")}
-    if title and len(tails) == 1 and (tail := tails.pop()):
-        title, texts = f"{title}\nmedian{tail}", [text.partition(", median")[0] for text in texts]
-    if len(texts) > 2 * MANY:                                           # of a study over two settings: see its heat maps
-        counts, first = Counter(text.split(" (")[0] for text in texts), {}
-        for handle, text in zip(handles, texts):
-            first.setdefault(text.split(" (")[0], handle)
-        handles, texts = list(first.values()), [f"{name}, {counts[name]} settings" for name in first]
-    scale = 0.85 if len(texts) > MANY else 1.0
-    longest, above = max(map(len, texts)), LINE * (title.count("\n") + 1) if title else 0.0
-    columns = int(np.clip((width - 0.6) // (scale * (0.55 + 0.066 * longest)), 1, 4))
-    columns = min(columns, len(texts)) if len(texts) > 2 else 1
-    ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(-0.02, 1), borderaxespad=0.5, ncols=columns,
-              alignment="left", title=title, fontsize=9 * scale)
-    return scale * LINE * -(-len(texts) // columns) + above
+        return above
+    look = {"handlelength": 1.6, "handletextpad": 0.5, "labelspacing": 0.25, "columnspacing": 1.0, "borderaxespad": 0.3}
+    room = size[0] - MARGIN[0], size[1] - MARGIN[1]
+    for points in (9, 8, 7):
+        width, height = legend_size(texts, points)
+        place = free_place(ax, (width + 0.1) / room[0], (height + 0.1) / room[1])
+        if place:
+            ax.legend(handles, texts, loc="center", bbox_to_anchor=place, fontsize=points, **look)
+            return above
+    if beside:
+        ax.figure.legend(handles, texts, loc="outside right upper", **look)
+        return above
+    points, columns = next(((points, columns) for points in (9, 8, 7) for columns in (3, 2)
+                            if columns * (0.1 + legend_size(texts, points)[0]) < size[0]), (8, 1))
+    ax.set_title("", loc="left")
+    ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(-0.6 / room[0] if columns > 1 else -0.02, 1), ncols=columns, fontsize=points, alignment="left",
+              title=title and legible(title), title_fontsize=10, **look)
+    return above + legend_size(texts[::columns], points)[1] + 0.1
+
+
+def legend_size(texts, points=9):
+    """Inches, (width, height), that a legend takes, about."""
+    return points / 9 * (HANDLE + LETTER * max(map(len, texts))), points / 9 * LINE * len(texts)
+
+
+def shared_words(title, texts, letters):
+    """What all entries of a legend say of their runs, and the name that all begin with, in the title instead of in them.
+
+    Args:
+        title: str.
+        texts: list of `legend_text`.
+        letters: of a line of the title; a longer one is broken.
+
+    Returns:
+        title, texts.
+    """
+    curves = [text for text in texts if text != OTHERS]
+    names = {text.partition(" (")[0] if " (" in text else None for text in curves}
+    if len(curves) > 1 and len(names) == 1 and None not in names:
+        name = names.pop()
+        title += f", {name}"
+        texts = [text.removeprefix(f"{name} (").replace(")", "", 1) for text in texts]
+    medians = {re.search(MEDIAN, text)[0] for text in texts if re.search(MEDIAN, text)}
+    if len(medians) == 1 and all(re.search(MEDIAN, text) or text.endswith(" died") or text == OTHERS for text in texts):
+        median = medians.pop()[2:]
+        title += f"\n{median}" if len(title) + len(median) > letters else f": {median}"
+        texts = [re.sub(MEDIAN, "", text) for text in texts]
+    return title, texts
+
+
+def free_place(ax, width, height):
+    """Middle of a legend of this size where no line and no band is, all as shares of the axes; None if there is none."""
+    from matplotlib.transforms import Bbox
+
+    ax.get_xlim(), ax.get_ylim()                                        # which sets them, so that the transform is right
+    to_axes = ax.transScale + ax.transLimits
+    lines = [(to_axes.transform_path(line.get_path()), False) for line in ax.lines if line.get_transform() == ax.transData]
+    bands = [(to_axes.transform_path(path), True) for band in ax.collections for path in band.get_paths()]
+    for x in (1 - width, 0, (1 - width) / 2):
+        for y in np.linspace(1 - height, 0, 11) if min(x, 1 - height) >= 0 else ():
+            place = Bbox.from_bounds(x, y, width, height)
+            if not any(path.intersects_bbox(place, filled) for path, filled in lines + bands if len(path)):
+                return x + width / 2, y + height / 2
+    return None

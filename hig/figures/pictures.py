@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from hig.figures.curves import SYSTEMS
-from hig.figures.losses import draw_system
-from hig.figures.reading import collect, sort_into_cases
+from hig.figures.losses import draw as draw_losses
+from hig.figures.reading import collect
 from hig.figures.style import TRAJECTORIES, legible, readable, write_figure, write_file
 from hig.figures.style import style as looks
 from hig.runs.cli import SettingsError, load
@@ -81,7 +81,8 @@ def make_picture(solutions, names, options):
         shows.append(pictures.draw(column, solution, together, colors))
         column.suptitle(legible(name.replace("_", " ")))
     if runs:
-        draw_system(places[-1], sort_into_cases(runs), Namespace(**{"x": "time", "y": "test", "smooth": None, **vars(options)}))
+        draw_losses(places[-1], runs, Namespace(x="time", y="test", smooth=None, size="column", style=options.style,
+                                                colors=options.colors))
 
     def show(progress):
         changed = [one(progress) for one in shows]

@@ -14,7 +14,9 @@ import numpy as np
 from hig.figures.curves import SYSTEMS, Run, system, x_values
 from hig.runs.results import load_results
 
-OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP", "Muon", "L-BFGS", "HIG_adaptive", "LM")  # in the order of legends
+OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP", "Muon", "L-BFGS", "HIG_Krylov",
+              "HIG_adaptive", "LM")                 # in the order of legends
+SYMBOLS = {"kappa": "κ", "learning_rate": "η", "truncation": "τ", "damping": "μ", "batch_size": "batch"}      # in legends
 APART = ("studies", "Peers", "Published_Budgets")   # folders of which each folder is a figure of its own, and none of others
 
 
@@ -67,21 +69,17 @@ def read_scene(folder):
     def columns(file):
         try:
             *lines, last = file.read_text().split("\n")                  # a last line without end is still being written
-            table = np.loadtxt(lines or [last], ndmin=2)
+            table = np.loadtxt(lines or [last], ndmin=2, usecols=(0, 1))
         except (OSError, ValueError) as error:
             raise ValueError(f"{file} cannot be used as a curve: {str(error).splitlines()[0]}") from None
-        if table.shape[1] < 2 or not len(table) or not np.isfinite(table[:, 0]).all():
-            raise ValueError(f"{file} cannot be used as a curve: it has no columns with step and value")
-        return table[np.argsort(table[:, 0], kind="stable"), :2].T
+        return table[np.argsort(table[:, 0], kind="stable")].T
     ended, seconds = columns(folder / "log_step_time.txt")
-    clock = np.concatenate([[0.0], np.cumsum(seconds)])
-    runs = []
+    clock, runs = np.concatenate([[0.0], np.cumsum(seconds)]), []
     for file in sorted(folder.glob("log_loss_*_0.txt")):
         steps, losses = columns(file)
         times = clock[np.searchsorted(ended, steps, side="right")]
-        results = {"epochs": steps, "train_loss": losses, "test_loss": np.full(len(losses), np.nan),
-                   "simulation_time": times, "epoch_time": np.diff(times), "sim_par": {},
-                   "provenance": {"updates_per_epoch": 1}}
+        results = {"epochs": steps, "train_loss": losses, "test_loss": np.full(len(losses), np.nan), "simulation_time": times,
+                   "epoch_time": np.diff(times), "sim_par": {}, "provenance": {"updates_per_epoch": 1}}
         runs.append(Run("POISSON", file.name[len("log_loss_"):-len("_0.txt")], folder, results))
     if not runs:
         raise ValueError(f"{folder} cannot be used as a curve: it has no file log_loss_<X>_0.txt")
@@ -114,19 +112,30 @@ def rank(label):
     return OPTIMIZERS.index(name) if name in OPTIMIZERS else len(OPTIMIZERS)
 
 
-def split_cases(runs):
-    """Runs of one system by what they train on: {title: [runs]}, several entries where the system has several cases."""
+def sort_into_cases(runs):
+    """{title: runs} in the order of SYSTEMS, unknown ones last; a system may have several cases, as the toy problem does."""
     cases = {}
-    for run in sorted(runs, key=lambda run: system(run.system).case(run.results["sim_par"])[0]):
-        title = ", ".join(filter(None, (system(run.system).title, system(run.system).case(run.results["sim_par"])[1])))
-        cases.setdefault(title, []).append(run)
+    for run in sorted(runs, key=lambda run: ([*SYSTEMS, ""].index(run.system), system(run.system).case(run.results["sim_par"])[0])):
+        words = system(run.system).title, system(run.system).case(run.results["sim_par"])[1]
+        cases.setdefault(", ".join(filter(None, words)), []).append(run)
     return cases
 
 
-def sort_into_cases(runs):
-    """{title: runs} of all systems, in the order of SYSTEMS; unknown ones last."""
-    return {title: members for prefix in (*SYSTEMS, "")
-            for title, members in split_cases([run for run in runs if run.system == prefix]).items()}
+def varied_settings(runs):
+    """The settings in which runs of one optimizer differ, besides the seed.
+
+    Returns:
+        {optimizer: DataFrame} in the order of legends: a row for each run, its index the place in `runs`, sorted by
+        seed; a column of texts for each setting that differs, – where a file does not tell it. The learning rate, which
+        is chosen for each value of the others, is the last column.
+    """
+    import pandas
+
+    order = sorted(range(len(runs)), key=lambda i: (rank(runs[i].label), runs[i].label, seed_of(runs[i])))
+    labels = pandas.Series([runs[i].label for i in order], index=order)
+    settings = pandas.DataFrame([settings_of(runs[i]) for i in order], index=order)
+    return {label: own[sorted(own.columns[own.nunique() > 1], key=lambda key: (key == "learning_rate", key))]
+            for label, own in settings.fillna("–").groupby(labels, sort=False)}
 
 
 def group_runs(runs):
@@ -137,23 +146,25 @@ def group_runs(runs):
     of most runs has the optimizer's name alone.
     """
     groups = {}
-    for label in sorted({run.label for run in runs}, key=lambda label: (rank(label), label)):
-        own = {}
-        for run in sorted((run for run in runs if run.label == label), key=seed_of):
-            own.setdefault(tuple(sorted(settings_of(run).items())), []).append(run)
-        names = {name for one in own for name, _ in one}
-        keys = sorted(name for name in names if len({dict(one).get(name) for one in own}) > 1)
-        folders = {one: own[one][0].path.resolve().parent.name for one in own}
-        order = sorted(own, key=lambda one: folders[one] if len(keys) > 2 else [numeric(dict(one).get(key, "–")) for key in keys])
-        sizes = sorted(map(len, own.values()))
-        for one in order:
-            values = [(key, dict(one).get(key, "–")[:20]) for key in keys]
-            apart = ", ".join(f"{value} s" if key == "max_time" else f"{key}={value}" for key, value in values)
-            if len(keys) > 2:
-                plain = len(own[one]) == sizes[-1] > sizes[-2]
-                apart = "" if plain else folders[one]
-            groups.setdefault(f"{label} ({apart})" if apart else label, []).extend(own[one])
+    for label, own in varied_settings(runs).items():
+        found = {}
+        for place, *values in own.itertuples(name=None):
+            found.setdefault(tuple(values), []).append(runs[place])
+        words = {values: ", ".join(map(setting, own, values)) for values in found}
+        order = sorted(found, key=lambda values: [numeric(value) for value in values])
+        if len(own.columns) > 2:
+            *_, second, most = sorted(found, key=lambda values: len(found[values]))
+            words = {values: few[0].path.resolve().parent.name for values, few in found.items()}
+            order = sorted(found, key=words.get)
+            words[most] = "" if len(found[most]) > len(found[second]) else words[most]
+        for values in order:
+            groups.setdefault(f"{label} ({words[values]})" if words[values] else label, []).extend(found[values])
     return groups
+
+
+def setting(key, value):
+    """A setting as legends name it: `κ=-0.5`, `batch=64`, `60 s`."""
+    return f"{value} s" if key == "max_time" else f"{SYMBOLS.get(key, key)}={value[:20]}"
 
 
 def settings_of(run):
@@ -164,8 +175,7 @@ def settings_of(run):
 
 def seed_of(run):
     """A key that sorts runs by their seed, as a number, and then by their file."""
-    seed = run.results["sim_par"].get("seed")
-    return numeric(str(seed)), numeric(str(run.path))
+    return numeric(str(run.results["sim_par"].get("seed"))), numeric(str(run.path))
 
 
 def numeric(text):

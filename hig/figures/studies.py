@@ -1,15 +1,37 @@
-"""What a study over settings shows beside its curves: the final loss over the setting that is varied, or over two of them."""
+"""What a study shows beside its curves: the final loss over the setting that is varied, or over two of them."""
 
 from functools import partial
 
 import numpy as np
 
-from hig.figures.curves import LOSSES, find_death, final_loss, loss_kind
-from hig.figures.reading import numeric, settings_of
-from hig.figures.style import COLORS, legible, readable
+from hig.figures.curves import LOSSES, end_loss
+from hig.figures.reading import group_runs, numeric, settings_of, varied_settings
+from hig.figures.style import WORDS, choose_colors, legible
 
-BUDGET = ("max_time", "epochs")         # settings that are no subject of a study
+BUDGET = ["max_time", "epochs"]         # settings that are no subject of a study
 FEWEST = 3                              # values that make a study
+MANY = 6                                # settings of an optimizer that a figure shows in colour
+
+
+def subjects(runs):
+    """{optimizer: names of the settings that a study of these runs is about}, the leading one first."""
+    return {label: [key for key in own if key not in BUDGET] for label, own in varied_settings(runs).items()}
+
+
+def best_partners(runs, wanted):
+    """Labels of the groups of runs that a figure shows in colour; the others stand grey behind them.
+
+    Of an optimizer with more than MANY settings, these are for each value of its leading setting the one whose final
+    losses, "test" or "train" as `wanted`, have the lowest median.
+    """
+    groups, keys = group_runs(runs), subjects(runs)
+    best = {}
+    for label, members in groups.items():
+        optimizer = members[0].label
+        many = sum(few[0].label == optimizer for few in groups.values()) > MANY and len(keys[optimizer]) > 1
+        place = (optimizer, settings_of(members[0]).get(keys[optimizer][0], "–") if many else label)
+        best.setdefault(place, []).append((np.median([end_loss(run, wanted) for run in members]), label))
+    return {min(few)[1] for few in best.values()}
 
 
 def study_panels(runs):
@@ -17,19 +39,18 @@ def study_panels(runs):
 
     One setting varied with at least three values: its panel. Two: a heat map for each optimizer that varies both.
     """
-    values, both = {}, {}
-    for label in dict.fromkeys(run.label for run in runs):
-        own = [settings_of(run) for run in runs if run.label == label]
-        found = {key: {one.get(key, "–") for one in own} for key in set().union(*own) if key not in BUDGET}
-        found = {key: few for key, few in found.items() if len(few) > 1}
-        both[label] = sorted(found)
-        for key, few in found.items():
-            values.setdefault(key, set()).update(few)
-    if len(values) == 1 and len(next(iter(values.values()))) >= FEWEST:
-        return [partial(draw_over_setting, *values)]
-    if len(values) == 2:
-        return [partial(draw_heat_map, label, *keys) for label, keys in both.items() if len(keys) == 2]
-    return []
+    keys = subjects(runs)
+    varied = sorted({key for own in keys.values() for key in own})
+    if len(varied) == 1 and len({settings_of(run).get(varied[0], "–") for run in runs if keys[run.label]}) >= FEWEST:
+        return [partial(draw_over_setting, *varied)]
+    return [partial(draw_heat_map, label, *own) for label, own in keys.items() if len(varied) == len(own) == 2]
+
+
+def finals(runs, keys, wanted):
+    """DataFrame with a row for each run: "optimizer", its settings named `keys` as texts, "loss", infinite if it died."""
+    import pandas
+    return pandas.DataFrame([{"optimizer": run.label, **{key: settings_of(run).get(key, "–") for key in keys},
+                              "loss": end_loss(run, wanted)} for run in runs])
 
 
 def scale_of(texts):
@@ -37,84 +58,76 @@ def scale_of(texts):
 
     Numbers that span more than a factor of 8 are on a logarithmic axis; texts that are no numbers stand in a row.
     """
-    try:
-        numbers = {text: float(text) for text in texts}
-    except ValueError:
-        return {text: float(i) for i, text in enumerate(sorted(texts, key=numeric))}, "names"
-    numbers = dict(sorted(numbers.items(), key=lambda pair: pair[1]))
-    low, high = min(numbers.values()), max(numbers.values())
+    texts = sorted(set(texts), key=numeric)
+    if any(numeric(text)[0] for text in texts):
+        return {text: float(i) for i, text in enumerate(texts)}, "linear"
+    numbers = {text: float(text) for text in texts}
+    low, *_, high = numbers.values()
     return numbers, "log" if low > 0 and high > 8 * low else "linear"
 
 
-def finals_of(members, wanted):
-    """Final losses of runs, (N,), infinite for those that died."""
-    return np.array([np.inf if find_death(run) else final_loss(run, loss_kind(run, wanted)) for run in members])
+def named(key):
+    """A setting at an axis, as word and symbol."""
+    return legible(WORDS.get(key, key.replace("_", " ")))
 
 
 def draw_over_setting(key, ax, groups, colors, options):
     """Panel: for each optimizer the median of the final losses over a setting, with their range; crosses where runs died."""
-    runs = [run for members in groups.values() for run in members]
-    positions, scale = scale_of({settings_of(run).get(key, "–") for run in runs})
-    ax.set(xscale="log" if scale == "log" else "linear", xlabel=legible(key.replace("_", " ")), ylabel=f"final {LOSSES[options.y]}")
-    died = []
-    for label in dict.fromkeys(run.label for run in runs):
-        color = COLORS[options.colors].get(label, colors[next(name for name in colors if name.split(" (")[0] == label)])
-        color = readable(color, options.style)
-        points = []
-        for text, x in positions.items():
-            finals = finals_of([run for run in runs if run.label == label and settings_of(run).get(key, "–") == text], options.y)
-            alive = finals[np.isfinite(finals)]
-            if len(alive):
-                ax.plot([x, x], [alive.min(), alive.max()], "-", color=color, alpha=0.35, linewidth=5, solid_capstyle="butt")
-            points += [(x, np.median(finals))] if len(finals) else []
-            died += [(x, color, len(finals) - len(alive), len(finals))] if len(alive) < len(finals) else []
-        x, y = np.array(points).T
-        ax.plot(x, np.where(np.isfinite(y), y, np.nan), "o-", color=color, label=legible(label.replace("_", " ")), markersize=5)
-    for x, color, dead, count in died:
-        ax.plot([x], [1], "x", color=color, transform=ax.get_xaxis_transform(), markersize=8, markeredgewidth=2, clip_on=False)
-        ax.annotate(f"{dead}/{count}", (x, 1), (0, -8), xycoords=("data", "axes fraction"), textcoords="offset points",
-                    ha="center", va="top", fontsize=8, color=color)
-    show_values(ax, "x", positions)
-
-
-def show_values(ax, which, positions):
-    """Ticks at the values of a setting, as they were written; of many, every second or third one."""
-    few = list(positions)[::-(-len(positions) // 8)]
+    table = finals([run for members in groups.values() for run in members], [key], options.y)
+    positions, scale = scale_of(table[key])
+    plain = choose_colors(list(table["optimizer"].unique()), options.colors, options.style)
+    ax.set(xscale=scale, xlabel=named(key), ylabel=f"final {LOSSES[options.y]}")
+    for optimizer, own in table.groupby("optimizer", sort=False):
+        color = plain[optimizer]
+        middle = own.groupby(key)["loss"].median().reindex(positions).dropna()
+        ax.plot(middle.index.map(positions), middle.replace(np.inf, np.nan), "o-", color=color, markersize=5,
+                label=legible(optimizer.replace("_", " ")))
+        for text, losses in own.groupby(key)["loss"]:
+            x, alive = positions[text], losses[np.isfinite(losses)]
+            ax.plot([x, x], [alive.min(), alive.max()], color=color, alpha=0.35, linewidth=5, solid_capstyle="butt")
+            if len(alive) < len(losses):
+                ax.plot([x], [1], "x", color=color, transform=ax.get_xaxis_transform(), markersize=8, markeredgewidth=2, clip_on=False)
+                ax.annotate(f"{len(losses) - len(alive)}/{len(losses)}", (x, 1), (0, -8), xycoords=("data", "axes fraction"),
+                            textcoords="offset points", ha="center", va="top", fontsize=8, color=color)
+    few = list(positions)[::-(-len(positions) // 8)]                    # of many values every second or third one
     small = {"fontsize": 7} if sum(map(len, few)) > 30 else {}
-    getattr(ax, f"set_{which}ticks")([positions[text] for text in few], [legible(text) for text in few], **small)
-    getattr(ax, f"set_{which}ticks")([], minor=True)
+    ax.set_xticks([positions[text] for text in few], [legible(text) for text in few], **small)
+    ax.set_xticks([], minor=True)
 
 
-def draw_heat_map(label, first, second, ax, groups, colors, options):
+def draw_heat_map(optimizer, first, second, ax, groups, colors, options):
     """Panel: the median of the final losses of one optimizer over two settings, and how many of its runs died.
 
-    The colours of all optimizers mean the same.
+    Greys mean the same for all optimizers and have no meaning in the other panels. The best cell of each row, whose
+    curve is in colour, has a frame of that colour.
     """
-    from matplotlib.colors import LogNorm
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+    from matplotlib.patches import Rectangle
 
-    everywhere = [np.median(finals_of(members, options.y)) for members in groups.values()]
-    everywhere = [loss for loss in everywhere if np.isfinite(loss)] or [1.0]
-    runs = [run for members in groups.values() for run in members if run.label == label]
-    rows, columns = (list(scale_of({settings_of(run).get(key, "–") for run in runs})[0]) for key in (first, second))
-    medians, words = np.full((len(rows), len(columns)), np.nan), {}
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            here = [run for run in runs if settings_of(run).get(first, "–") == row and settings_of(run).get(second, "–") == column]
-            finals = finals_of(here, options.y)
-            if len(here):
-                medians[i, j] = np.median(finals) if np.isfinite(np.median(finals)) else np.nan
-                dead = int(np.isinf(finals).sum())
-                words[i, j] = (f"{medians[i, j]:.0e}" if np.isfinite(medians[i, j]) else "×") + (
-                    f"\n{dead}/{len(here)} died" if dead else "")
-    ax.set(xscale="linear", yscale="linear", xlabel=legible(second.replace("_", " ")), ylabel=legible(first.replace("_", " ")))
-    image = ax.pcolormesh(np.ma.masked_invalid(medians), norm=LogNorm(min(everywhere), max(everywhere)), cmap="viridis_r")
-    ax.grid(False)
-    for (i, j), text in words.items():
-        red, green, blue, _ = image.cmap(image.norm(medians[i, j])) if np.isfinite(medians[i, j]) else (1, 1, 1, 0)
-        dark = np.isfinite(medians[i, j]) and 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-        ink = ("white" if dark else "black") if np.isfinite(medians[i, j]) else ax.xaxis.label.get_color()
+    table = finals([run for members in groups.values() for run in members], [first, second], options.y)
+    every = table.groupby(["optimizer", first, second])["loss"].median()
+    every = every[np.isfinite(every)] if np.isfinite(every).any() else [1.0]
+    own = table[table["optimizer"] == optimizer].groupby([first, second])["loss"]
+    medians, died = own.median().unstack(), own.agg(lambda losses: f"{np.isinf(losses).sum()}/{len(losses)} died").unstack()
+    rows, columns = (sorted(values, key=numeric) for values in (medians.index, medians.columns))
+    medians, died = (cells.reindex(index=rows, columns=columns) for cells in (medians, died))
+    shown = np.ma.masked_invalid(medians.to_numpy(float))
+    image = ax.pcolormesh(shown, norm=LogNorm(min(every), max(every)), edgecolors="white", linewidth=1,
+                          cmap=LinearSegmentedColormap.from_list("", ["#f2f2f2", "#8a8a8a"]))
+    for i, j in np.argwhere(medians.notna().to_numpy()):
+        loss, dead = medians.iat[i, j], died.iat[i, j]
+        words = [f"{loss:.0e}" if np.isfinite(loss) else "×"] + [dead] * (not dead.startswith("0/"))
+        text = ("\n" if len(rows) < 6 else " ").join(words)
+        ink = "black" if np.isfinite(loss) else ax.xaxis.label.get_color()
         ax.annotate(text, (j + 0.5, i + 0.5), ha="center", va="center", color=ink, fontsize=8 if len(columns) < 7 else 6)
+    for label in best_partners([run for members in groups.values() for run in members], options.y):
+        if groups[label][0].label == optimizer:
+            row, column = (settings_of(groups[label][0]).get(key, "–") for key in (first, second))
+            ax.add_patch(Rectangle((columns.index(column) + 0.04, rows.index(row) + 0.04), 0.92, 0.92, fill=False,
+                                   edgecolor=colors[label], linewidth=2.5))
+    ax.set(xscale="linear", yscale="linear", xlabel=named(second), ylabel=named(first))
+    ax.grid(False)
     ax.set_xticks(np.arange(len(columns)) + 0.5, [legible(text) for text in columns])
     ax.set_yticks(np.arange(len(rows)) + 0.5, [legible(text) for text in rows])
-    ax.set_title(legible(f"{label.replace('_', ' ')}: final {LOSSES[options.y]}, median"), fontsize=10, loc="left")
-    ax.figure.colorbar(image, ax=ax)
+    ax.set_title(legible(f"{optimizer.replace('_', ' ')}: median of the final {LOSSES[options.y]}"), fontsize=10, loc="left")
+    ax.figure.colorbar(image, ax=ax, label="lower is better")

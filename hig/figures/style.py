@@ -9,13 +9,18 @@ from hig.runs.files import write_atomically
 COLORS = {
     "paper": {"Adam": "dodgerblue", "GN": "crimson", "HIG": "darkorchid", "SGD": "slategray", "Adagrad": "darkorange",
               "Adadelta": "forestgreen", "RMSprop": "saddlebrown", "SIP": "darkturquoise",
-              "Muon": "seagreen", "L-BFGS": "goldenrod", "HIG_adaptive": "deeppink", "LM": "black",
+              "Muon": "seagreen", "L-BFGS": "goldenrod", "HIG_Krylov": "mediumblue", "HIG_adaptive": "deeppink", "LM": "black",
               "others": ["olive", "hotpink", "royalblue", "darkkhaki"]},
     "safe": {"Adam": "#0072B2", "GN": "#D55E00", "HIG": "#CC79A7", "SGD": "#7f7f7f", "Adagrad": "#E69F00",
-             "Adadelta": "#009E73", "RMSprop": "#56B4E9", "SIP": "#8c6d1f",  # Okabe and Ito's palette, the others Tol's
-             "Muon": "#733900", "L-BFGS": "#b2b274", "HIG_adaptive": "#7300e6", "LM": "#000000",  # apart for the colour-blind, too
+             "Adadelta": "#009E73", "RMSprop": "#56B4E9", "SIP": "#8c6d1f",  # Okabe and Ito's palette; the others are Tol's
+             "Muon": "#733900", "L-BFGS": "#b2b274", "HIG_Krylov": "#b3004d", "HIG_adaptive": "#7300e6", "LM": "#000000",
              "others": ["#332288", "#999933", "#882255", "#44AA99"]},
 }
+
+GREY = {"paper": "#cfcfcf", "dark": "#3f444c"}      # of curves that only stand behind the others
+DASHES = ("-", "--", "-.")              # of the settings of one optimizer, if there are no more
+WORDS = {"kappa": "power κ", "learning_rate": "learning rate η", "truncation": "truncation τ", "damping": "damping μ",
+         "hidden": "widths of the hidden layers"}           # of settings, at an axis
 
 TRAJECTORIES = {"paper": ("teal", "darkgoldenrod", "dimgray", "firebrick"),  # two positions, the control, a target: not the
                 "safe": ("#117733", "#CC6677", "#777777", "#AA4499")}        # colours of the optimizers; Tol's muted scheme
@@ -42,21 +47,37 @@ def style(name):
         yield
 
 
-def choose_colors(groups, palette, look="paper"):
+def choose_colors(groups, palette, look="paper", shown=None):
     """{label: colour} for the labels of groups: each known optimizer has its own colour, unknown ones the others in turn.
 
-    Several settings of an optimizer are shades of its colour in their order; more than four of one alone, a colour map.
+    Up to three settings of an optimizer have its one colour and differ by `choose_dashes`. More are shades of it in their
+    order, and where there is no other optimizer a colour map.
+
+    Args:
+        groups: labels of `hig.figures.reading.group_runs`, in their order.
+        palette: "paper" or "safe".
+        look: "paper" or "dark".
+        shown: those in colour (default: all); the others are grey.
     """
     settings, others = {}, itertools.cycle(COLORS[palette]["others"])
-    for label in groups:
+    for label in (label for label in groups if shown is None or label in shown):
         settings.setdefault(label.split(" (")[0], []).append(label)
-    colors = {}
+    colors = dict.fromkeys(groups, GREY[look])
     for name, labels in settings.items():
         own = COLORS[palette].get(name.split()[0])
         own = own if own and own not in colors.values() else next(others)
-        scale = graded(own, len(labels), wide=len(settings) == 1 and len(labels) > 4)
-        colors |= dict(zip(labels, scale))
-    return {label: readable(color, look) for label, color in colors.items()}
+        scale = [own] * len(labels) if len(labels) <= len(DASHES) else graded(own, len(labels), wide=len(settings) == 1)
+        colors |= {label: readable(color, look) for label, color in zip(labels, scale)}
+    return colors
+
+
+def choose_dashes(groups):
+    """{label: line style}: solid, but of two or three settings of an optimizer, which have one colour, each has its own."""
+    settings = {}
+    for label in groups:
+        settings.setdefault(label.split(" (")[0], []).append(label)
+    return {label: dashes for labels in settings.values()
+            for label, dashes in zip(labels, DASHES if len(labels) <= len(DASHES) else ["-"] * len(labels))}
 
 
 def readable(color, look):

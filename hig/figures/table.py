@@ -1,60 +1,108 @@
-"""The table that plot.py prints: for each system a line for each run, and one for the median of several seeds."""
+"""What plot.py says of runs in numbers: the table that it prints, and the same with the drawn curves as a CSV file."""
 
 import numpy as np
 
-from hig.figures.curves import find_death, final_loss, loss_kind, short, state_of, system, time_to_reach
+from hig.figures.curves import (SYSTEMS, drawable, drawn_points, end_loss, final_loss, find_death, loss_kind, short,
+                                state_of, system, time_to_reach)
 from hig.figures.reading import group_runs, sort_into_cases
 
-
-def table(runs):
-    """Text: final losses of each run, and when its test loss reached the thresholds of its system."""
-    blocks = {}
-    for title, case in sort_into_cases(runs).items():
-        blocks.setdefault(case[0].system, []).append((title, case))
-    return "\n\n".join(block(system(prefix).thresholds, cases) for prefix, cases in blocks.items())
-
-
-def block(thresholds, cases):
-    """Text: the table of one system.
-
-    Args:
-        thresholds: test losses.
-        cases: list of (title, runs).
-    """
-    lines = [["system", "optimizer", "seed", "epochs", "train loss", "test loss", "time [s]",
-              *(f"to {threshold:g} [s]" for threshold in thresholds), ""]]
-    for title, case in cases:
-        for label, members in group_runs(case).items():
-            label = label.replace("_", " ")
-            rows = [numbers(run, thresholds) for run in members]
-            seeds = [str(run.results["sim_par"].get("seed", "–")) for run in members]
-            for run, seed, row in zip(members, seeds, rows):
-                state = str(find_death(run) or state_of(run))
-                where = str(run.path) if seeds.count(seed) > 1 else ""
-                remarks = ["" if state in ("finished", "unknown") else state, where]
-                lines.append([title, label, seed, *texts(row, run), ", ".join(filter(None, remarks))])
-            if len(members) > 1:
-                middle = np.median(np.array(rows), axis=0)
-                dead = sum(find_death(run) is not None for run in members)
-                lines.append([title, label, "median", *texts(middle, members[0]),
-                              f"of {len(members)}" + (f", {dead} died" if dead else "")])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    pads = [str.ljust, str.ljust, *[str.rjust] * (len(widths) - 3), str.ljust]
-    rows = ([pad(cell, width) for pad, cell, width in zip(pads, line, widths)] for line in lines)
-    return "\n".join("  ".join(row).rstrip() for row in rows)
+UNKNOWN = "not recorded"                # peak memory of a file that does not tell it
 
 
 def numbers(run, thresholds):
-    """Epochs, final losses, seconds, seconds to each threshold; infinite where a run died or did not come there."""
-    death = find_death(run)
-    losses = [np.inf if death else final_loss(run, kind) for kind in ("train", loss_kind(run, "test"))]
+    """Epochs, final losses, seconds, seconds to each threshold; infinite where a run died or did not come there.
+
+    The test loss of a run that has never measured one is NaN.
+    """
+    train = np.inf if find_death(run) else final_loss(run, "train")
+    test = end_loss(run, "test") if loss_kind(run, "test") == "test" else np.nan
     reached = [time_to_reach(run, threshold) for threshold in thresholds]
-    return [run.results["epochs"][-1], *losses, run.results["simulation_time"][-1],
+    return [run.results["epochs"][-1], train, test, run.results["simulation_time"][-1],
             *(np.inf if seconds is None else seconds for seconds in reached)]
 
 
-def texts(row, run):
-    """The cells of a row of `numbers`; of a run without test losses, or its median, there is none."""
-    epochs, train, test, seconds, *reached = row
-    return [f"{epochs:.0f}", f"{train:.3e}", "–" if loss_kind(run, "test") == "train" else f"{test:.3e}", short(seconds),
-            *("–" if np.isinf(value) else short(value) for value in reached)]
+def summary(runs):
+    """DataFrame of the runs of one system: a row for each, and after those of several seeds one for their median.
+
+    Columns: "system" (with its case), "optimizer" (as `hig.figures.reading.group_runs` names it), "seed" or "median",
+    those of `numbers`, "peak memory [MB]" (NaN where a file does not tell it), and "remark".
+    """
+    import pandas
+
+    thresholds, parts = system(runs[0].system).thresholds, []
+    columns = ["epochs", "train loss", "test loss", "time [s]", *(f"to {threshold:g} [s]" for threshold in thresholds)]
+    for title, case in sort_into_cases(runs).items():
+        for label, members in group_runs(case).items():
+            rows = pandas.DataFrame([numbers(run, thresholds) for run in members], columns=columns, dtype=float)
+            rows.insert(4, "peak memory [MB]", [run.results.get("provenance", {}).get("peak_memory", np.nan) / 1e6 for run in members])
+            middle, seeds = rows.median(), [str(run.results["sim_par"].get("seed", "–")) for run in members]
+            rows = rows.assign(seed=seeds, remark=[remark(run, seeds.count(seed) == 1) for run, seed in zip(members, seeds)])
+            if len(members) > 1:
+                died = np.isinf(rows["train loss"]).sum()
+                rows.loc[len(rows)] = {**middle, "seed": "median", "remark": f"of {len(members)}" + (f", {died} died" if died else "")}
+            parts.append(rows.assign(system=title, optimizer=label.replace("_", " ")))
+    rows = pandas.concat(parts, ignore_index=True)
+    return rows[["system", "optimizer", "seed", *rows.columns[:-4], "remark"]]
+
+
+def remark(run, alone):
+    """How a run ended, unless it simply finished, and, if its seed is not `alone` in its group, where it is."""
+    state, reason = str(find_death(run) or state_of(run)), run.results.get("provenance", {}).get("reason")
+    state = f"failed: {reason}" if reason else state
+    return ", ".join([state] * (state not in ("finished", "unknown")) + [str(run.path)] * (not alone))
+
+
+def table(runs):
+    """Text: for each system final losses of each run, its memory, and when its test loss reached the system's thresholds."""
+    return "\n\n".join(aligned(summary(own)) for own in by_system(runs))
+
+
+def by_system(runs):
+    """The runs of each system, in the order of SYSTEMS: list of lists."""
+    return [own for prefix in (*SYSTEMS, "") if (own := [run for run in runs if run.system == prefix])]
+
+
+def aligned(rows):
+    """Text of a `summary`."""
+    def text(name, value):
+        if isinstance(value, str):
+            return value
+        if name == "peak memory [MB]":
+            return UNKNOWN if np.isnan(value) else f"{value:.0f}"
+        if name.endswith("loss"):
+            return "–" if np.isnan(value) else f"{value:.3e}"
+        return f"{value:.0f}" if name == "epochs" else "–" if np.isinf(value) else short(value)
+    columns = [[name if name != "remark" else "", *(text(name, value) for value in rows[name])] for name in rows]
+    widths = [max(map(len, column)) for column in columns]
+    pads = [str.ljust, str.ljust, *[str.rjust] * (len(widths) - 3), str.ljust]
+    lines = ("  ".join(pad(cell, width) for pad, cell, width in zip(pads, line, widths)) for line in zip(*columns))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def tidy(runs, options):
+    """DataFrame of the table and of the loss curves that a figure of these runs shows, one number in each row.
+
+    Columns: "system", "optimizer" and "seed" as in `summary`; "quantity"; the position on the x axis ("seconds", "epochs"
+    or "updates"), NaN for numbers of the table; "value"; "lowest" and "highest" of the band around a curve of several
+    seeds, which is their median; "remark" of the table.
+
+    Args:
+        runs: list of Run, not empty.
+        options: x, y and smooth of the command line.
+    """
+    import pandas
+
+    ends, position = ["system", "optimizer", "seed"], "seconds" if options.x == "time" else options.x
+    parts = [summary(own).melt([*ends, "remark"], var_name="quantity") for own in by_system(runs)]
+    for title, case in sort_into_cases(runs).items():
+        logarithmic = system(case[0].system).log_x
+        for label, members in group_runs(case).items():
+            kind = loss_kind(members[0], options.y)
+            curves = [drawable(run, run.results[f"{loss_kind(run, options.y)}_loss"], options.x, logarithmic, options.smooth)
+                      for run in members]
+            x, y, band = drawn_points(curves, logarithmic, True)
+            low, high = band or (np.nan, np.nan)
+            seed = str(members[0].results["sim_par"].get("seed", "–")) if len(members) == 1 else "median"
+            curve = pandas.DataFrame({position: x, "value": y, "lowest": low, "highest": high})
+            parts.append(curve.assign(system=title, optimizer=label.replace("_", " "), seed=seed, quantity=f"{kind} loss, curve"))
+    return pandas.concat(parts)[[*ends, "quantity", position, "value", "lowest", "highest", "remark"]]
