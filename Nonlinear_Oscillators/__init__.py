@@ -2,10 +2,7 @@
 
 Here are the flags that only this system has."""
 
-import argparse
-import math
-
-from hig.runs.cli import hidden_flag
+from hig.runs.cli import hidden_flag, number
 
 
 def flags(parser):
@@ -16,15 +13,5 @@ def flags(parser):
 def power_flags(parser):
     """A function like `flags` that also adds --kappa."""
     flags(parser)
-    parser.add_argument("--kappa", type=_kappa, default=-0.5, metavar="κ",
-                        help="exponent of the Jacobian's singular values, -1 to 1 (default: -0.5)")
-
-
-def _kappa(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not -1 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between -1 and 1")
-    return value
+    parser.add_argument("--kappa", type=lambda text: number(text, float, lambda value: -1 <= value <= 1, "between -1 and 1"),
+                        default=-0.5, metavar="κ", help="exponent of the Jacobian's singular values, -1 to 1 (default: -0.5)")

@@ -2,10 +2,9 @@
 
 Here are the flags that only this system has."""
 
-import argparse
 from pathlib import Path
 
-from hig.runs.cli import hidden_flag, positive, positive_integer
+from hig.runs.cli import hidden_flag, number, positive, positive_integer
 
 RESOLUTION = 8              # cells along each axis
 EVALUATE_EVERY = 10         # updates, by the test loss
@@ -16,8 +15,8 @@ def flags(parser):
     """Adds --steps, --resolution, --scene and --hidden to the argparse parser of a submit script."""
     add = parser.add_argument
     add("--steps", type=positive_integer, dest="epochs", metavar="N", help="the same: an epoch is one update here")
-    add("--resolution", type=_resolution, default=RESOLUTION, metavar="N",
-        help=f"cells along each axis (default: {RESOLUTION})")
+    add("--resolution", type=lambda text: number(text, int, lambda value: value >= 2, "a whole number from 2 on"),
+        default=RESOLUTION, metavar="N", help=f"cells along each axis (default: {RESOLUTION})")
     add("--scene", type=Path, metavar="DIR", help="also write a PhiFlow scene there, as DIR/sim_000000, with the published logs")
     hidden_flag(parser, (64, 128, 64))
     parser.set_defaults(pretrain_time=None, evaluate_every=EVALUATE_EVERY)
@@ -32,10 +31,3 @@ def pretraining_flags(pretrain_time, pretrain_learning_rate):
         parser.add_argument("--pretrain-learning-rate", type=positive, default=pretrain_learning_rate, metavar="η",
                             help=f"of Adam (default: {pretrain_learning_rate:g})")
     return add_flags
-
-
-def _resolution(text):
-    value = positive_integer(text)
-    if value < 2:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 2")
-    return value

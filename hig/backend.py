@@ -1,6 +1,7 @@
 """Keras on TensorFlow, which is what hig's models and optimizers are made for; importing this says so if it is not there."""
 
 import os
+import sys
 
 try:
     import keras
@@ -8,6 +9,8 @@ try:
 except (ImportError, ValueError) as error:                              # another backend that is not installed, or not known
     _found = " ".join(str(error).split())
 except (AssertionError, AttributeError, TypeError, OSError):            # a dtype that Keras does not take, for instance
+    if sys.flags.optimize > 1:
+        raise ImportError("Keras needs its docstrings: leave out -OO and PYTHONOPTIMIZE=2, -O is enough") from None
     _home = os.environ.get("KERAS_HOME", os.path.join(os.path.expanduser("~"), ".keras"))
     raise ImportError(f"Keras rejects its settings in {os.path.join(_home, 'keras.json')}: mend or remove that file") from None
 if _found != "tensorflow":

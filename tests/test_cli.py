@@ -1,53 +1,67 @@
 """The command line of the submit scripts: bad input is one sentence, exit code 2, and nothing written."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
+
+from hig.runs.cli import load, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("*/submit_*.py"))
 
 
-def run(script, *flags, cwd):
-    return subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], capture_output=True, text=True, cwd=cwd)
-
-
 @pytest.mark.parametrize("script", SCRIPTS, ids=str)
-def test_help_names_flags_and_published_settings_without_loading_tensorflow(script, tmp_path):
-    watched = "import sys, runpy\nsys.argv = sys.argv[1:]\ntry:\n runpy.run_path(sys.argv[0], run_name='__main__')\n" \
-              "finally:\n assert 'tensorflow' not in sys.modules"
-    process = subprocess.run([sys.executable, "-c", watched, str(ROOT / script), "--help"], capture_output=True, text=True,
-                             cwd=tmp_path, env={**os.environ, "COLUMNS": "200"})
-    assert process.returncode == 0, process.stderr
+def test_help_names_the_flags_of_the_optimizer(script, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    text = capsys.readouterr().out
     for flag in ("--max-time", "--epochs", "--seed", "--output", "--quiet", "--resume"):
-        assert flag in process.stdout
+        assert flag in text
     for flag in ("--batch-size", "--learning-rate"):
-        assert (flag in process.stdout) == ("LBFGS" not in script.name)
-    assert ("--damping" in process.stdout) == ("LM" in script.name) and ("--memory" in process.stdout) == ("LBFGS" in script.name)
-    assert ("--truncation" in process.stdout) == any(name in script.name for name in ("HIG", "GN", "SIP", "Power"))
+        assert (flag in text) == ("LBFGS" not in script.name)
+    assert ("--damping" in text) == ("LM" in script.name) and ("--memory" in text) == ("LBFGS" in script.name)
+    assert ("--truncation" in text) == any(name in script.name for name in ("HIG", "GN", "SIP", "Power"))
+
+
+def test_the_command_line_is_checked_before_tensorflow_loads(tmp_path):
+    """In the one process that this needs."""
+    code = f"import sys, runpy\nsys.argv = ['submit_HIG.py', '--seed', '-1']\ntry:\n" \
+           f" runpy.run_path({str(ROOT / SCRIPTS[0])!r}, run_name='__main__')\nfinally:\n assert 'tensorflow' not in sys.modules"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert process.returncode == 2 and "argument --seed: '-1' is not a whole number from" in process.stderr
+    assert len(process.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("flags, words", [
-    (["--batch-size", "100"], "divide the 4096 training samples"), (["--batch-size", "0"], "--batch-size"),
-    (["--batch-size", "1.5"], "--batch-size"), (["--learning-rate", "0"], "--learning-rate"),
+    (["--batch-size", "0"], "--batch-size"), (["--batch-size", "1.5"], "--batch-size"), (["--learning-rate", "0"], "--learning-rate"),
     (["--learning-rate", "nan"], "--learning-rate"), (["--learning-rate", "inf"], "--learning-rate"),
-    (["--learning-rate", "much"], "--learning-rate"), (["--truncation", "-1e-6"], "--truncation"),
+    (["--learning-rate", "much"], "--learning-rate"), (["--truncation", "-1e-6"], "--truncation"), (["--truncation", "nan"], "[0, 1)"),
     (["--truncation", "1"], "--truncation"), (["--max-time", "0"], "--max-time"), (["--epochs", "-3"], "--epochs"),
     (["--seed", "-1"], "--seed"), (["--seed", "4294967296"], "--seed"), (["--speed", "9"], "--speed"),
     (["--learn", "0.1"], "--learn"), (["--save-weights", "w.bin"], ".weights.h5"),
     (["--load-weights", "missing.weights.h5"], "missing.weights.h5"), (["--output", "file/inside"], "file/inside"),
 ])
-def test_bad_input(tmp_path, flags, words):
+def test_bad_input(tmp_path, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way of a folder")
-    if "--output" not in flags:
-        flags = [*flags, "--output", tmp_path]
-    process = run("Nonlinear_Oscillators/submit_HIG.py", *flags, cwd=tmp_path)
-    assert process.returncode == 2
-    assert process.stdout == "" and len(process.stderr.splitlines()) == 1 and words in process.stderr
+    monkeypatch.setattr(sys, "argv", ["submit_HIG.py", *([] if "--output" in flags else ["--output", str(tmp_path)]), *flags])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(ROOT / "Nonlinear_Oscillators/submit_HIG.py"), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and words in err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_setting_that_does_not_exist_is_the_programmers_mistake():
+    with pytest.raises(TypeError, match="dampening"):
+        parse("Poisson", "LM", "", seed=1, max_time=1.0, dampening=1.0, arguments=[])
 
 
 @pytest.mark.parametrize("level, silent", [("3", True), ("0", False)])
@@ -57,3 +71,48 @@ def test_tensorflow_logs_at_its_start_only_if_the_user_wants_it(level, silent):
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                              env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": level})
     assert process.returncode == 0 and (process.stderr == "") is silent
+
+
+# ---------------------------------------------------------------------------------------- the surroundings
+
+def program(*words, cwd, python=(), **environment):
+    """(exit code, standard output, standard error) of a command line in a process of its own."""
+    process = subprocess.run([sys.executable, *python, *map(str, words)], capture_output=True, cwd=cwd, env={**os.environ, **environment})
+    return process.returncode, process.stdout, process.stderr
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp1252"},
+                                         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=str)
+def test_help_and_messages_in_any_encoding(tmp_path, environment):
+    script = ROOT / "Nonlinear_Oscillators/submit_HIG.py"
+    code, out, err = program(script, "--help", cwd=tmp_path, **environment)
+    assert (code, err) == (0, b"") and b"--learning-rate" in out
+    code, out, err = program(script, "--learning-rate", "η", cwd=tmp_path, **environment)
+    assert (code, out) == (2, b"") and len(err.splitlines()) == 1 and b"--learning-rate" in err
+
+
+@pytest.mark.parametrize("floatx", ["float64", "float16"])
+def test_another_default_dtype_of_keras_is_refused(monkeypatch, capsys, floatx):
+    monkeypatch.setattr(keras.config, "floatx", lambda: floatx)
+    with pytest.raises(SystemExit, match="2"):
+        load("Poisson.experiment")
+    assert f"float32, but Keras' default is {floatx}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"])
+@pytest.mark.parametrize("value", ["2.0", "-1", "all"])
+def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, capsys, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="2"):
+        load("Poisson.experiment")
+    assert f"the environment variable {name} is {value!r}, not a whole number of threads\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("python, environment, words", [
+    ((), {"KERAS_HOME": "."}, "Keras rejects its settings in {}/keras.json"), (["-OO"], {}, "leave out -OO and PYTHONOPTIMIZE=2")])
+def test_where_keras_does_not_import_there_is_a_sentence(tmp_path, python, environment, words):
+    (tmp_path / "keras.json").write_text('{"floatx": "bfloat16"}')
+    environment = {name: str(tmp_path) for name in environment}
+    code, out, err = program(ROOT / "Linear_Chain/submit_Adam.py", "--output", tmp_path / "results", cwd=tmp_path, python=python, **environment)
+    assert (code, out) == (2, b"") and words.format(tmp_path).encode() in err.splitlines()[-1]
+    assert b"Traceback" not in err and not list((tmp_path / "results").iterdir())

@@ -4,6 +4,7 @@ benchmarks/faults.py has the long versions, with real kills at random times.
 """
 
 import errno
+import fcntl
 import gc
 import math
 import os
@@ -20,11 +21,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hig import optimizers as hig_optimizers
+from hig import memory, optimizers as hig_optimizers
 from hig.runs import files, training
 from hig.runs.locks import locked
 from hig.runs.results import load_results
 from hig.runs.training import SettingsError
+from plot import main as plot_main
 from tests.tiny import EPOCHS, contents, losses, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -229,7 +231,8 @@ def test_the_lock_is_exclusive_and_given_up(tmp_path):
     assert not lock.exists()
 
 
-@pytest.mark.parametrize("owner", ["process {living} on here", "process 999999999 on here", "", "\0" * 5000])
+@pytest.mark.parametrize("owner", ["process {living} on here", "process 999999999 on here", "", "\0" * 5000],
+                         ids=["living", "dead", "empty", "zeros"])
 def test_a_lock_left_by_a_killed_process_holds_nothing(tmp_path, owner):
     """Not even when its number is that of a living process by now."""
     (tmp_path / ".TINY_HIG.lock").write_text(owner.format(living=os.getpid()))
@@ -253,6 +256,24 @@ def test_a_killed_process_gives_its_lock_up(tmp_path):
     assert (tmp_path / ".TINY_HIG.lock").exists()
     assert run(tmp_path) == "finished"
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EPERM, errno.ESTALE])
+def test_a_file_system_that_refuses_to_lock_is_named(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError) as error:
+        run(tmp_path)
+    assert str(error.value) == f"cannot lock TINY_HIG in the folder {tmp_path}: {os.strerror(number)}"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert run(tmp_path) == "finished"
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tmp_path):
@@ -331,6 +352,10 @@ def test_lapack_that_never_converges_ends_the_run_with_a_sentence(tmp_path, monk
     assert capsys.readouterr().err == ("HIG stopped in epoch 2: K (8, 8): no LAPACK eigendecomposition (evd, evr) "
                                        f"converged; the curve up to there is in {results}\n")
     np.testing.assert_array_equal(losses(results), whole[:2])
+    found = load_results(results)["provenance"]
+    assert (found["state"], found["reason"]) == ("failed", "K (8, 8): no LAPACK eigendecomposition (evd, evr) converged")
+    plot_main([str(results), "--output", str(tmp_path / "plot.png")], tmp_path)
+    assert "failed: K (8, 8): no LAPACK eigendecomposition" in capsys.readouterr().out
     assert run(tmp_path, resume=True, eager=eager) == "finished"                     # from the end of an epoch, not from its middle
     np.testing.assert_array_equal(losses(results), whole)
 
@@ -349,6 +374,15 @@ def test_other_errors_of_an_update(tmp_path, monkeypatch, capsys, error, state):
             run(tmp_path, eager=False)
     assert len(losses(tmp_path / "TINY_HIG_RESULTS.pickle")) == 1
     assert not list(tmp_path.glob(".*"))
+
+
+def test_an_update_that_does_not_fit_the_memory_ends_the_run_with_its_size(tmp_path, monkeypatch, capsys):
+    """Of fixed data: n, p and bytes, on stderr and in the pickle."""
+    monkeypatch.setattr(memory, "available_memory", lambda: 0)
+    assert run(tmp_path, eager=False) == "failed"
+    sentence = "a Jacobian of n = 8 rows and p = 17 columns takes 0.0 GiB of memory for each update, and 0.0 GiB are free"
+    assert sentence in capsys.readouterr().err
+    assert load_results(tmp_path / "TINY_HIG_RESULTS.pickle")["provenance"]["reason"].startswith(sentence)
 
 
 @pytest.mark.parametrize("optimizer", ["HIG", "Adam"])

@@ -1,6 +1,8 @@
 """Studies: what is left runs, what was stopped goes on, what failed is told. The submit script is one without TensorFlow."""
 
 import os
+import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -10,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import submitit  # noqa: F401  its set-up of logging closes what a running test is captured with: import it before
+import submitit  # its set-up of logging closes what a running test is captured with: import it before
 
-from hig.runs import study
+from hig.runs import cli, places, study
 from hig.runs.results import load_results, save_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +43,7 @@ with locked(folder / "NLO_Fake"):
     for _ in range(120 if options.outcome == "slow" and not options.resume else 0):
         time.sleep(0.1 * (not stopped))
     loss = np.array([1.0, np.inf if options.outcome == "diverged" else 0.1 * int(options.seed)])
-    state = "interrupted" if stopped or options.outcome == "broken" else "diverged" if options.outcome == "diverged" else "finished"
+    state = "interrupted" if stopped else {"broken": "failed", "diverged": "diverged"}.get(options.outcome, "finished")
     save_results(folder / "NLO_Fake_RESULTS.pickle", {
         "epochs": np.arange(2), "train_loss": loss, "test_loss": loss, "simulation_time": np.arange(2.0), "epoch_time": np.ones(1),
         "sim_par": {"seed": int(options.seed), "max_time": float(options.max_time)}, "provenance": {"state": state}})
@@ -61,8 +63,16 @@ def system(tmp_path):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def sigterm():
+    """A study takes the handler over."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
 def options(tmp_path, **changed):
-    return Namespace(**{"output": tmp_path / "studies", "jobs": 2, "max_time": 5.0, "cluster": "local", **changed})
+    return Namespace(**{"output": tmp_path / "studies", "jobs": 2, "max_time": 5.0, "cluster": "local", "cpus_per_task": None, **changed})
 
 
 def make(system, chosen, outcomes, seeds=(1,)):
@@ -87,7 +97,7 @@ def test_what_is_left_runs_and_what_failed_is_told(system, tmp_path, capfd):
     runs = make(system, chosen, ["finished", "diverged", "broken"])
     failures = study.carry_out(runs, chosen)
     assert list(failures.values()) == ["exit code 4: Fake stopped: no memory"] and list(failures) == [runs[2]]
-    assert [run.state() for run in runs] == ["finished", "diverged", "interrupted"]
+    assert [run.state() for run in runs] == ["finished", "diverged", "failed"]
     study.carry_out(runs, chosen)
     assert [starts(run) for run in runs] == [["new 1"], ["new 1"], ["new 1", "resumed 1"]]
     study.print_table(runs, failures)
@@ -118,32 +128,34 @@ def program(system, tmp_path):
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_study_that_is_killed_goes_on_where_it_was(system, tmp_path, number):
-    """After a kill its runs go on by themselves, and the next call waits for them; SIGTERM stops them in order."""
-    chosen = options(tmp_path)
+    """After a kill its runs go on by themselves, and the next call, here with a larger budget, waits for them and resumes them;
+    SIGTERM and Ctrl-C, which a terminal sends to the whole group, stop them in order."""
+    chosen = options(tmp_path, max_time=5.0 if number != signal.SIGKILL else 9.0)
     runs = make(system, chosen, ["slow"], (1, 2))
     process = program(system, tmp_path)
     wait_for(lambda: all((run.folder / "begun").exists() for run in runs))
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == (-9 if number == signal.SIGKILL else 130)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130) and "Traceback" not in said
+    assert number == signal.SIGKILL or said.splitlines()[-1] == "stopped; the same command goes on"
     assert study.carry_out(runs, chosen) == {}
-    again = [] if number == signal.SIGKILL else ["resumed 1"]
-    assert [starts(run) for run in runs] == [["new 1", *again]] * 2
+    assert [starts(run) for run in runs] == [["new 1", "resumed 1"]] * 2
     assert [run.state() for run in runs] == ["finished"] * 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_preempted_job_is_requeued_and_goes_on(system, tmp_path, number):
-    chosen = options(tmp_path)
-    run, = make(system, chosen, ["slow"])
-    job = study.make_executor(chosen).submit(study.Job(run))
+    """submitit's local executor in the place of Slurm."""
+    run, = make(system, options(tmp_path, cluster="slurm", cpus_per_task=3), ["slow"])
+    jobs = tmp_path / "jobs"
+    job = submitit.LocalExecutor(jobs).submit(places.Job(run))
     wait_for((run.folder / "begun").exists)
     child = next(p for p in map(int, filter(str.isdigit, os.listdir("/proc")))
-                 if f"{chosen.output}/.jobs" in (text := command_line(p)) and "submitit.core._submit" in text)
+                 if str(jobs) in (text := command_line(p)) and "submitit.core._submit" in text)
     os.kill(child, number)
-    assert job.result() == (0, "") and starts(run) == ["new 1", "resumed 1"] and run.state() == "finished"
+    assert job.result() == "exit code 0: " and starts(run) == ["new 3", "resumed 3"] and run.state() == "finished"
 
 
 def command_line(process):
@@ -167,62 +179,161 @@ def test_a_damaged_pickle_is_a_new_run_and_a_killed_one_is_continued(system, tmp
     assert run.command()[-1] == "--resume" and load_results(pickle)["sim_par"] == {"seed": 1}
 
 
+def run_study(monkeypatch, capsys, system, name, *flags, runs=(("Adam", {}),)):
+    """Exit code, standard output and error of a study's command line, of whose runs none takes place."""
+    monkeypatch.setattr(study, "carry_out", lambda runs, options: {})
+    monkeypatch.setattr(sys, "argv", ["study.py", *map(str, flags)])
+    with pytest.raises(SystemExit) as ended:
+        study.study(system, name, "", list(runs), seeds=(1,), max_time=5.0)
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_the_folder_of_another_study_is_refused(tmp_path, monkeypatch, capsys):
+    """Of another system as well as of the same one; nothing of it is shown as one's own, not even by --list."""
+    folder = ["--output", tmp_path / "s"]
+    assert run_study(monkeypatch, capsys, "Poisson", "peers", *folder)[0] == 0
+    for system, name, flags in (("Nonlinear_Oscillators", "peers", []), ("Poisson", "network", []), ("Schroedinger", "peers", ["--list"])):
+        code, out, err = run_study(monkeypatch, capsys, system, name, *folder, *flags)
+        assert (code, out) == (2, "") and len(err.splitlines()) == 1
+        assert f"the folder {tmp_path / 's'} is that of the study Poisson/peers: choose another one" in err
+    assert run_study(monkeypatch, capsys, "Poisson", "peers", "--list", *folder)[0] == 0
+
+
+def test_a_study_in_a_folder_at_which_another_process_is_is_refused(tmp_path, monkeypatch, capsys):
+    """With whatever budget; the sentence names the process."""
+    with study.owned(tmp_path / "s", "Poisson/peers"):
+        code, out, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--max-time", "9", "--output", tmp_path / "s")
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1 and f"process {os.getpid()} on " in err
+
+
+def test_what_a_study_cannot_do_is_a_sentence(tmp_path, monkeypatch, capsys):
+    code, _, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--output", tmp_path / "s", runs=[("Adamm", {})])
+    assert code == 2 and "there is no submit script" in err and "submit_Adamm.py" in err and not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    code, _, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--output", tmp_path / "file" / "s")
+    assert code == 2 and len(err.splitlines()) == 1 and f"cannot write to the folder {tmp_path / 'file' / 's'}" in err
+
+
 def test_seeds():
     assert study.seed_range("1-3") == [1, 2, 3] and study.seed_range("4,1-2,2") == [4, 1, 2]
 
 
 @pytest.mark.parametrize("flags, words", [
     (["--seeds", "3-1"], "names no seeds"), (["--seeds", "a"], "names no seeds"), (["--jobs", "0"], "--jobs"),
-    (["--partition", "gpu"], "--partition is for --cluster slurm"), (["--cluster", "moon"], "--cluster")])
-def test_bad_input(tmp_path, flags, words):
-    process = subprocess.run([sys.executable, SCRIPTS[0], *flags, "--output", tmp_path / "x"], capture_output=True, text=True)
-    assert process.returncode == 2 and len(process.stderr.splitlines()) == 1 and words in process.stderr
+    (["--partition", "gpu"], "--partition is for --cluster slurm"), (["--cpus-per-task", "2"], "--cpus-per-task is for"),
+    (["--cluster", "moon"], "--cluster")])
+def test_bad_input(tmp_path, monkeypatch, capsys, flags, words):
+    code, out, err = run_study(monkeypatch, capsys, "Poisson", "peers", *flags, "--output", tmp_path / "x")
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1 and words in err
     assert not list(tmp_path.iterdir())
 
 
-def test_flags_of_slurm_reach_the_job_file(tmp_path):
-    """With an sbatch that keeps what it gets; the jobs end at once, so that the study says which failed. Slurm wants a number of
+# ---------------------------------------------------------------------------------------- Slurm by scripts in its place
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """A function that puts shell scripts into the place of Slurm's commands; each call of one is a line in its log."""
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def put(**texts):
+        for name, text in {"srun": "exit 1", **texts}.items():
+            (folder / name).write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/{name}.log\n{text}\n')
+            (folder / name).chmod(0o755)
+    return put
+
+
+def slurm_study(system, tmp_path, seeds, **changed):
+    chosen = options(tmp_path, cluster="slurm", **{"jobs": None, "partition": None, "account": None, "time": None, "gpus_per_task": None,
+                                                   "mem": None, **changed})
+    return make(system, chosen, ["finished"], seeds), chosen
+
+
+def test_a_study_on_slurm_is_one_array_and_asks_one_question_at_a_time(system, tmp_path, commands, monkeypatch):
+    """420 jobs, which end when squeue has been asked for the fifth time; the flags reach the job file. Slurm wants a number of
     tasks beside --gpus-per-task (man sbatch)."""
-    for name, text in (("sbatch", f'cat "$1" >{tmp_path}/job; echo Submitted batch job 17'), ("squeue", "exit 0"), ("srun", "exit 1")):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    flags = "--cluster slurm --partition gpu --account me --time 7 --gpus-per-task 2 --mem 1.5 --seeds 1 --output"
-    study_size = ROOT / "Nonlinear_Oscillators" / "study_network_size.py"
-    process = subprocess.run([sys.executable, study_size, *flags.split(), tmp_path / "s"], capture_output=True, text=True,
-                             env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
-    assert process.returncode == 1 and process.stderr.count("failed: ") == 10, process.stderr
+    count = f"$(wc -l <{tmp_path}/squeue.log)"
+    commands(sbatch=f'cat "$1" >{tmp_path}/job; echo Submitted batch job 17',
+             squeue=f"[ {count} -gt 4 ] || for i in $(seq 0 419); do echo 17_$i RUNNING; done")
+    pauses = []
+    monkeypatch.setattr(study.time, "sleep", pauses.append)
+    runs, chosen = slurm_study(system, tmp_path, range(420), partition="gpu", account="me", time=7, gpus_per_task=2, mem=1.5, cpus_per_task=4)
+    failures = study.carry_out(runs, chosen)
+    assert set(failures.values()) == {"the job ended while the run was new"} and len(failures) == 420
+    assert len((tmp_path / "sbatch.log").read_text().splitlines()) == 1
+    asked = (tmp_path / "squeue.log").read_text().splitlines()
+    assert len(asked) == 5 and all(line.endswith("--jobs=17") for line in asked)
+    np.testing.assert_allclose(pauses, 1.5 ** np.arange(5))
     asked = {line.removeprefix("#SBATCH --") for line in (tmp_path / "job").read_text().splitlines() if line.startswith("#SBATCH")}
-    assert {"partition=gpu", "account=me", "time=7", "gpus-per-task=2", "ntasks-per-node=1", "mem=1536M", "requeue"} <= asked
+    assert {"partition=gpu", "account=me", "time=7", "gpus-per-task=2", "ntasks-per-node=1", "cpus-per-task=4", "mem=1536M", "requeue",
+            "array=0-419%420"} <= asked
+    assert {run.threads for run in runs} == {4} and (runs[7].folder / "slurm_job.txt").read_text() == "17_7"
 
 
-def test_half_a_slurm_is_none(tmp_path):
+def test_jobs_of_an_earlier_call_are_waited_for_and_then_done_again(system, tmp_path, commands, monkeypatch):
+    """Their run has not finished when they end: it is submitted anew. While squeue does not answer, they count as living."""
+    count = f"$(wc -l <{tmp_path}/squeue.log)"
+    commands(sbatch="echo Submitted batch job 18",
+             squeue=f"case {count} in 1) echo 17_0 PENDING;; 2) echo refused >&2; exit 1;; 3) echo 17_0 RUNNING;; esac")
+    monkeypatch.setattr(study.time, "sleep", lambda seconds: None)
+    (run,), chosen = slurm_study(system, tmp_path, [1])
+    run.folder.mkdir(parents=True)
+    (run.folder / "slurm_job.txt").write_text("17_0")
+    assert study.carry_out([run], chosen) == {run: "the job ended while the run was new"}
+    assert (run.folder / "slurm_job.txt").read_text() == "18"
+    assert re.findall("--jobs=(.*)", (tmp_path / "squeue.log").read_text()) == ["17"] * 5 + ["18"]
+
+
+@pytest.mark.parametrize("sbatch, words", [("echo invalid partition >&2; exit 1", "Slurm does not take the jobs: invalid partition"),
+                                           ("echo what", "Slurm does not take the jobs: Could not make sense of sbatch output")])
+def test_jobs_that_slurm_does_not_take_are_a_sentence(system, tmp_path, commands, capfd, sbatch, words):
+    commands(sbatch=sbatch, squeue="exit 0")
+    with pytest.raises(cli.SettingsError, match=words):
+        study.carry_out(*slurm_study(system, tmp_path, [1, 2]))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_full_disk_for_the_jobs_is_a_sentence(system, tmp_path, commands, monkeypatch):
+    commands(sbatch="echo Submitted batch job 17", squeue="exit 0")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(submitit.core.utils.DelayedSubmission, "dump", full)
+    with pytest.raises(OSError, match=rf"cannot write to the folder {tmp_path}/studies/.jobs: No space left on device"):
+        study.carry_out(*slurm_study(system, tmp_path, [1, 2]))
+
+
+def test_half_a_slurm_is_none(tmp_path, monkeypatch, capsys):
     """submitit calls srun and we squeue: without them a sentence, not their traceback."""
     (tmp_path / "sbatch").write_text("#!/bin/sh\n")
     (tmp_path / "sbatch").chmod(0o755)
-    process = subprocess.run([sys.executable, SCRIPTS[0], "--cluster", "slurm", "--output", tmp_path / "x"], capture_output=True,
-                             text=True, env={**os.environ, "PATH": str(tmp_path)})
-    assert process.returncode == 2 and process.stderr.endswith("the command srun is missing\n"), process.stderr
-    assert len(process.stderr.splitlines()) == 1 and not (tmp_path / "x").exists()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, _, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--cluster", "slurm", "--output", tmp_path / "x")
+    assert code == 2 and err.endswith("the command srun is missing\n") and len(err.splitlines()) == 1
+    assert not (tmp_path / "x").exists()
 
 
-def test_without_submitit_it_says_which_extra_to_install(system, tmp_path, monkeypatch, capsys):
+def test_without_submitit_it_says_which_extra_to_install(system, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(SystemExit, match="2"):
-        study.make_executor(options(tmp_path))
-    assert "pip install 'hig[cluster]'" in capsys.readouterr().err
+    with pytest.raises(cli.SettingsError, match=r"pip install 'hig\[cluster\]'"):
+        places.Slurm(options(tmp_path))
 
+
+# ---------------------------------------------------------------------------------------- the studies of the systems
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_studies_name_their_claim_and_their_flags_are_those_of_the_submit_scripts(script, tmp_path):
-    assert script.read_text().startswith(('"""Claim: ', '"""Question: ')) and len(script.read_text().splitlines()) < 40
-    listed = subprocess.run([sys.executable, script, "--list", "--seeds", "7", "--output", tmp_path / "s"], capture_output=True, text=True)
-    assert listed.returncode == 0 and not listed.stderr and not list(tmp_path.iterdir())
-    *lines, total = listed.stdout.splitlines()
-    assert total.startswith(f"{len(lines)} of {len(lines)} runs are left")
-    folders = [line.split()[1] for line in lines]
-    assert len(set(folders)) == len(folders)
-    submits = sorted(script.parent.glob("submit_*.py"), key=lambda path: len(path.stem))
-    for submit, line in {[path for path in submits if line.split("/")[-2].startswith(path.stem[7:])][-1]: line for line in lines}.items():
-        state, _, *flags = line.split()                                 # one of each optimizer
-        checked = subprocess.run([sys.executable, submit, *flags, "--help"], capture_output=True, text=True)
-        assert checked.returncode == 0 and state == "new" and "--seed=7" in flags, checked.stderr
+def test_studies_name_their_claim_and_their_flags_are_those_of_the_submit_scripts(script, tmp_path, monkeypatch):
+    """Each setting has a folder of its own."""
+    found = []
+    monkeypatch.setattr(study, "study", lambda *arguments, **options: found.append((arguments, options)))
+    runpy.run_path(str(script), run_name="__main__")
+    (system, name, description, runs), given = found[0]
+    assert (system, name) == (script.parent.name, script.stem.removeprefix("study_"))
+    assert description.startswith(("Claim: ", "Question: ")) and given["max_time"] > 0
+    made = [study.make_run(options(tmp_path), script.parent, *run, 7) for run in runs]
+    assert len({run.folder for run in made}) == len(made)
+    monkeypatch.setattr(cli, "submit", lambda *words, **settings: cli.parse(
+        *words, **settings, arguments=[*run.flags, "--output", str(tmp_path / "x")]))
+    for run in made:
+        runpy.run_path(str(run.script), run_name="__main__")            # ends the process if a flag is unknown or bad

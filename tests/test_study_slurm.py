@@ -46,8 +46,8 @@ sys.exit(len(study.carry_out(runs, options)))
 
 def make(folder):
     """Options and runs of the study."""
-    options = Namespace(output=folder / "study", jobs=sys.maxsize, max_time=60.0, cluster="slurm", partition="test", account=None,
-                        time=5, gpus_per_task=None, mem=None)
+    options = Namespace(output=folder / "study", jobs=None, max_time=60.0, cluster="slurm", partition="test", account=None,
+                        time=5, cpus_per_task=1, gpus_per_task=None, mem=None)
     return options, [study.make_run(options, folder, "HIG", {}, seed) for seed in (1, 2, 3, 4)]
 
 
@@ -77,7 +77,8 @@ def test_four_runs_of_which_one_is_preempted_and_one_cancelled(tmp_path_factory)
         process = go()
         for run, flags, seen in ((runs[0], ["--signal=TERM"], "Restarts=1"), (runs[1], [], "JobState=CANCELLED")):
             slurm.wait_for(lambda: 2 <= epochs(run))
-            number = (run.folder / "slurm_job.txt").read_text()
+            number = (run.folder / "slurm_job.txt").read_text()          # of the array; scancel would repeat a signal to that
+            number = ask("squeue", "--noheader", "--array", "--format=%A", f"--jobs={number}").strip()
             ask("scancel", *flags, number)
             slurm.wait_for(lambda: seen in ask("scontrol", "show", "job", number))
             (run.folder / "hold").unlink()

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+from hig.runs import results as curves
 from hig.runs.cli import SettingsError
 from hig.runs.results import load_results, save_results
 from hig.runs.training import entries_to_keep
@@ -193,18 +194,35 @@ def test_a_finished_run_can_be_prolonged(tmp_path, optimizer):
 
 
 def test_a_long_curve_is_thinned_where_it_is_dense(tmp_path, monkeypatch):
-    """Both ends stay, what stays is what was measured, and the run can be resumed."""
+    """Its file keeps to what a reader takes; both ends stay, what stays is what was measured, and the run can be resumed."""
     thinned, whole = tmp_path / "thinned", tmp_path / "whole"
-    for folder, epochs, resume, entries in ((whole, 40, False, 1000), (thinned, 30, False, 12), (thinned, 40, True, 12)):
+    for folder, epochs, resume in ((whole, 30, False), (thinned, 25, False), (thinned, 30, True)):
         folder.mkdir(exist_ok=True)
-        monkeypatch.setattr("hig.runs.training.MAX_ENTRIES", entries)
-        tiny.run(folder, epochs=epochs, resume=resume)
+        if folder == thinned:                                           # 8 numbers for each entry
+            size = (whole / "TINY_HIG_RESULTS.pickle").stat().st_size
+            monkeypatch.setattr(curves, "MAX_BYTES", size - 8 * 8 * 14)
+        assert tiny.run(folder, epochs=epochs, resume=resume, eager=False) == "finished"
+    assert (thinned / "TINY_HIG_RESULTS.pickle").stat().st_size <= curves.MAX_BYTES
+    monkeypatch.undo()
     thinned, whole = (load_results(folder / "TINY_HIG_RESULTS.pickle") for folder in (thinned, whole))
     epochs = thinned["epochs"]
-    assert len(epochs) <= 12 and epochs[0] == 0 and epochs[-1] == 40 and np.all(np.diff(epochs) > 0)
+    assert 6 < len(epochs) < 18 and epochs[0] == 0 and epochs[-1] == 30 and np.all(np.diff(epochs) > 0)
     np.testing.assert_array_equal(thinned["train_loss"], whole["train_loss"][epochs])
     np.testing.assert_array_equal(thinned["provenance"]["sigma_max"], whole["provenance"]["sigma_max"][epochs[1:] - 1])
     assert np.all(thinned["epoch_time"] > 0)
+
+
+def test_a_run_whose_curve_had_outgrown_its_file_goes_on(tmp_path, monkeypatch):
+    """Its checkpoint holds more than the reader takes, as runs of earlier versions left it."""
+    tiny.run(tmp_path, optimizer="Adam", epochs=10)
+    results = tmp_path / "TINY_Adam_RESULTS.pickle"
+    tenth = results.read_bytes()
+    tiny.run(tmp_path, optimizer="Adam", epochs=40, resume=True)
+    results.write_bytes(tenth)
+    monkeypatch.setattr(curves, "MAX_BYTES", len(tenth))
+    for epochs in (40, 50):
+        assert tiny.run(tmp_path, optimizer="Adam", epochs=epochs, resume=True) == "finished"
+        assert load_results(results)["epochs"][-1] == epochs
 
 
 def test_thinning_prefers_entries_with_a_test_loss():

@@ -9,7 +9,6 @@
 
 import argparse
 import importlib
-import io
 import math
 import os
 import sys
@@ -24,21 +23,10 @@ class SettingsError(ValueError):
     """The settings of a run do not fit the experiment or the files found; the message is one sentence for the user."""
 
 
-def submit(system, optimizer, description, *, seed, batch_size, learning_rate, truncation=None, damping=None, memory=None,
-           max_time, flags=None):
-    """Parses the command line, trains, and exits the process.
-
-    Args:
-        system: folder of the physical system; its `experiment.run(settings)` does the training.
-        optimizer: a name that `hig.runs.experiments.make_optimizer` knows; it names the result files too.
-        description: text of --help, the script's docstring.
-        seed, batch_size, learning_rate (η), truncation (τ), damping (μ), memory (of L-BFGS), max_time (seconds of training):
-            the settings, which the flags of the same names replace; None for what an optimizer does not have.
-        flags: function of the argparse parser that adds what only this system has.
-    """
+def submit(system, optimizer, description, **settings):
+    """Parses the command line, trains, and exits the process; arguments as `parse`."""
     standard_streams()
-    settings = parse(system, optimizer, description, seed=seed, batch_size=batch_size, learning_rate=learning_rate,
-                     truncation=truncation, damping=damping, memory=memory, max_time=max_time, flags=flags)
+    settings = parse(system, optimizer, description, **settings)
     try:
         experiment = load(f"{system}.experiment")                    # TensorFlow loads only now, after the checks
         try:
@@ -51,11 +39,67 @@ def submit(system, optimizer, description, *, seed, batch_size, learning_rate, t
     sys.exit(EXIT_CODES[state])
 
 
+def parse(system, optimizer, description, *, seed, max_time, flags=None, arguments=None, **settings):
+    """The settings of a run as an argparse.Namespace; bad input ends the process with exit code 2 before anything is written.
+
+    Args:
+        system: folder of the physical system; its `experiment.run(settings)` does the training.
+        optimizer: a name that `hig.runs.experiments.make_optimizer` knows; it names the result files too.
+        description: text of --help, the script's docstring.
+        seed, max_time: int and seconds of training, which the flags of the same names replace.
+        flags: function of the argparse parser that adds what only this system has.
+        arguments: the command line as a list; that of the process if None.
+        **settings: those of SETTINGS that the optimizer has, again the defaults of flags; None is the same as left out.
+
+    Raises:
+        TypeError: a setting is not in SETTINGS.
+    """
+    if unknown := set(settings) - set(SETTINGS):
+        raise TypeError(f"there is no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")
+    parser = make_parser(description)
+    add = parser.add_argument
+    add("--max-time", type=positive, default=max_time, metavar="SECONDS",
+        help=f"seconds of training, compiling included and evaluation excluded (default: {max_time:g})")
+    add("--epochs", type=positive_integer, metavar="N", help="stop after N epochs if that is sooner")
+    add("--evaluate-every", type=positive_integer, default=1, metavar="N",
+        help="measure the test loss only every N epochs, where that takes long (default: %(default)s); the training loss "
+             "is then the mean over the epoch's batches, each before its update")
+    add("--seed", type=_seed, default=seed, help=f"of data and initial weights (default: {seed})")
+    for name, (kind, symbol, text) in SETTINGS.items():
+        if settings.get(name) is not None:
+            add(f"--{name.replace('_', '-')}", type=kind, default=settings[name], metavar=symbol,
+                help=f"{text} (default: {settings[name]:g})")
+    add("--output", type=Path, metavar="DIR", help=f"folder of the results (default: {system})")
+    add("--resume", action="store_true", help="continue the interrupted run in that folder")
+    add("--load-weights", type=_weights_file, metavar="FILE", help="start from these weights (*.weights.h5)")
+    add("--save-weights", type=_weights_file, metavar="FILE", help="write the network's weights there (*.weights.h5)")
+    add("--quiet", action="store_true", help="print nothing but errors")
+    if flags is not None:
+        flags(parser)
+    options = parser.parse_args(arguments)
+    options.optimizer = optimizer
+    for name in (*SETTINGS, "hidden"):
+        setattr(options, name, getattr(options, name, None))
+    options.output = options.output or default_output(system)
+    if options.load_weights and not options.load_weights.is_file():
+        fail(f"there is no file {options.load_weights} to load the weights from")
+    try:
+        check_writable(options.output)
+        if options.save_weights:
+            check_writable(options.save_weights.parent)
+    except SettingsError as error:
+        fail(str(error))
+    return options
+
+
 EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live", "submitit": "cluster"}      # module: which extra of hig installs it
 
 
 def load_keras():
     """Keras on TensorFlow; where it is not to be had, the process ends with a sentence."""
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        if not (os.environ.get(name) or "0").isdecimal():
+            fail(f"the environment variable {name} is {os.environ[name]!r}, not a whole number of threads")
     try:
         with silent_start():
             from hig.backend import keras
@@ -106,38 +150,10 @@ def silent_start():
 
 
 def standard_streams():
-    """Makes standard output and error fit to print to, whatever the caller made of them; a program calls it first.
-
-    One that is closed (`2>&-`) leads nowhere, instead of into the first file that is opened; characters that its encoding
-    has not are printed as "?"; what nobody reads any more (`| head`) is dropped, and the program goes on.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)                            # takes the lowest number that is free: this one
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        stream = getattr(sys, name)
-        if stream is getattr(sys, f"__{name}__"):                     # and not the work of a test or a notebook
-            binary = io.BufferedWriter(_Stream(number, "w", closefd=False))
-            encoding = stream.encoding if stream else "utf-8"
-            setattr(sys, name, io.TextIOWrapper(binary, encoding, errors="replace", line_buffering=True))
-
-
-class _Stream(io.FileIO):
-    """Standard output or error that drops what cannot be written; results on a full disk end the program, a log does not."""
-
-    lost = False
-
-    def write(self, data):
-        if not self.lost:
-            try:
-                return super().write(data)
-            except OSError as error:
-                self.lost = True
-                if self.fileno() == 1 and not isinstance(error, BrokenPipeError):
-                    fail(f"cannot write to the standard output: {error.strerror}")
-        return len(data)
+    """Has characters that the encoding of standard output and error lacks, η for instance, printed as "?"."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):                            # not where a notebook has replaced it
+            stream.reconfigure(errors="replace")
 
 
 def fail(sentence):
@@ -152,57 +168,6 @@ def make_parser(description):
                                      allow_abbrev=False)
     parser.error = lambda message: fail(f"{message} (--help lists the flags)")
     return parser
-
-
-def parse(system, optimizer, description, *, seed, batch_size, learning_rate, truncation=None, damping=None, memory=None,
-          max_time, flags=None, arguments=None):
-    """The settings of a run as an argparse.Namespace; arguments as in `submit`, and the command line as a list.
-
-    Bad input ends the process with exit code 2; then nothing has been written.
-    """
-    parser = make_parser(description)
-    add = parser.add_argument
-    add("--max-time", type=positive, default=max_time, metavar="SECONDS",
-        help=f"seconds of training, compiling included and evaluation excluded (default: {max_time:g})")
-    add("--epochs", type=positive_integer, metavar="N", help="stop after N epochs if that is sooner")
-    add("--evaluate-every", type=positive_integer, default=1, metavar="N",
-        help="measure the test loss only every N epochs, where that takes long (default: %(default)s); the training loss is "
-             "then the mean over the epoch's batches, each before its update")
-    add("--seed", type=_seed, default=seed, help=f"of data and initial weights (default: {seed})")
-    if batch_size is not None:
-        add("--batch-size", type=positive_integer, default=batch_size, metavar="B", help=f"default: {batch_size}")
-    if learning_rate is not None:
-        add("--learning-rate", type=positive, default=learning_rate, metavar="η", help=f"default: {learning_rate:g}")
-    if truncation is not None:
-        add("--truncation", type=_truncation, default=truncation, metavar="τ",
-            help=f"singular values up to τ times the largest are dropped (default: {truncation:g})")
-    if damping is not None:
-        add("--damping", type=positive, default=damping, metavar="μ",
-            help=f"damping to start from, in units of the mean eigenvalue of J Jᵀ (default: {damping:g})")
-    if memory is not None:
-        add("--memory", type=positive_integer, default=memory, metavar="M",
-            help=f"pairs of steps and gradients that it remembers (default: {memory})")
-    add("--output", type=Path, metavar="DIR", help=f"folder of the results (default: {system})")
-    add("--resume", action="store_true", help="continue the interrupted run in that folder")
-    add("--load-weights", type=_weights_file, metavar="FILE", help="start from these weights (*.weights.h5)")
-    add("--save-weights", type=_weights_file, metavar="FILE", help="write the network's weights there (*.weights.h5)")
-    add("--quiet", action="store_true", help="print nothing but errors")
-    if flags is not None:
-        flags(parser)
-    settings = parser.parse_args(arguments)
-    settings.optimizer = optimizer
-    for name in ("batch_size", "learning_rate", "truncation", "damping", "memory", "hidden"):
-        setattr(settings, name, getattr(settings, name, None))
-    settings.output = settings.output or default_output(system)
-    if settings.load_weights and not settings.load_weights.is_file():
-        fail(f"there is no file {settings.load_weights} to load the weights from")
-    try:
-        check_writable(settings.output)
-        if settings.save_weights:
-            check_writable(settings.save_weights.parent)
-    except SettingsError as error:
-        fail(str(error))
-    return settings
 
 
 def default_output(system):
@@ -239,44 +204,43 @@ def writing_to(folder):
         raise OSError(f"cannot write to the folder {folder}: {reason}; what was saved before is intact") from error
 
 
+def number(text, kind, allowed, wanted):
+    """A number from the command line, for argparse.
+
+    Args:
+        text: str.
+        kind: int or float.
+        allowed: function of the number → bool.
+        wanted: what is allowed, in words.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or not allowed.
+    """
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan                                                # which is never allowed
+    if not allowed(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return value
+
+
 def positive(text):
     """A positive finite float from the command line."""
-    value = _number(float, text, "a number")
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is not positive and finite")
-    return value
-
-
-def _truncation(text):
-    value = positive(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not below 1: nothing would be left")
-    return value
+    return number(text, float, lambda value: 0 < value < math.inf, "a positive finite number")
 
 
 def positive_integer(text):
     """A positive int from the command line."""
-    value = _number(int, text, "a whole number")
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
+    return number(text, int, lambda value: value >= 1, "a positive whole number")
 
 
-def hidden_flag(parser, default):
-    """Adds --hidden to an argparse parser; settings.hidden stays None without it, for networks of the published widths."""
-    parser.add_argument("--hidden", type=_widths, metavar="WIDTHS",
-                        help=f"neurons of the hidden layers (default: {','.join(map(str, default))})")
-
-
-def _widths(text):
-    return tuple(positive_integer(part) for part in text.split(","))
+def _truncation(text):
+    return number(text, float, lambda value: 0 <= value < 1, "a number in [0, 1)")
 
 
 def _seed(text):
-    value = _number(int, text, "a whole number")
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 4294967295")
-    return value
+    return number(text, int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
 
 
 def _weights_file(text):
@@ -285,8 +249,16 @@ def _weights_file(text):
     return Path(text)
 
 
-def _number(kind, text, wanted):
-    try:
-        return kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+def hidden_flag(parser, default):
+    """Adds --hidden to an argparse parser; settings.hidden stays None without it, for networks of the published widths."""
+    parser.add_argument("--hidden", type=lambda text: tuple(map(positive_integer, text.split(","))), metavar="WIDTHS",
+                        help=f"neurons of the hidden layers (default: {','.join(map(str, default))})")
+
+
+SETTINGS = {    # of an optimizer: type, symbol and meaning of the flag
+    "batch_size": (positive_integer, "B", "samples of each update"),
+    "learning_rate": (positive, "η", "size of the steps"),
+    "truncation": (_truncation, "τ", "singular values up to τ times the largest are dropped"),
+    "damping": (positive, "μ", "damping to start from, in units of the mean eigenvalue of J Jᵀ"),
+    "memory": (positive_integer, "M", "pairs of steps and gradients that it remembers"),
+}

@@ -18,6 +18,8 @@ from hig.runs.cli import SettingsError
 from hig.runs.lbfgs import ByLBFGS
 from hig.runs.training import train
 
+OWN = ("HIG", "GN", "Power", "HIG_adaptive", "GN_adaptive", "Power_adaptive", "LM")     # names of this project's optimizers
+
 
 def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, constants, *, measure=None, label=None,
                         optimizer=None, validation_data=None, shuffle=False):
@@ -92,21 +94,33 @@ def make_optimizer(settings):
     "HIG", "GN" or "Power" (with `settings.kappa`), each also with controlled steps ("HIG_adaptive"); "LM" (with
     `settings.damping`); or a class of keras.optimizers like "Adam". Muon is without weight decay, as the others are,
     and leaves the output layer to its own Adam, as its authors recommend.
+
+    Raises:
+        SettingsError: there is no such optimizer, or the submit script states too little for it.
     """
+    def setting(name):
+        if getattr(settings, name, None) is None:
+            raise SettingsError(f"the optimizer {settings.optimizer} takes a {name}: state it in the call of submit")
+        return getattr(settings, name)
+
     name = settings.optimizer.removesuffix("_adaptive")
     adaptive = name != settings.optimizer
     if name == "HIG":
-        return HIG(settings.learning_rate, settings.truncation, adaptive=adaptive)
+        return HIG(setting("learning_rate"), setting("truncation"), adaptive=adaptive)
     if name == "GN":
-        return GaussNewton(settings.learning_rate, settings.truncation, adaptive=adaptive)
+        return GaussNewton(setting("learning_rate"), setting("truncation"), adaptive=adaptive)
     if name == "Power":
-        return JacobianPower(settings.learning_rate, settings.kappa, settings.truncation, getattr(settings, "damping", None) or 0.0,
-                             adaptive)
-    if name == "LM":
-        return LevenbergMarquardt(settings.learning_rate, settings.damping)
-    if name == "Muon":
-        return Muon(settings.learning_rate, weight_decay=None, exclude_layers=["controls"])
-    return getattr(keras.optimizers, settings.optimizer)(settings.learning_rate)
+        return JacobianPower(setting("learning_rate"), setting("kappa"), setting("truncation"),
+                             getattr(settings, "damping", None) or 0.0, adaptive)
+    if settings.optimizer == "LM":
+        return LevenbergMarquardt(setting("learning_rate"), setting("damping"))
+    if settings.optimizer == "Muon":
+        return Muon(setting("learning_rate"), weight_decay=None, exclude_layers=["controls"])
+    kinds = {name: kind for name, kind in vars(keras.optimizers).items() if isinstance(kind, type)
+             and issubclass(kind, keras.Optimizer) and name not in ("Optimizer", "LossScaleOptimizer")}
+    if settings.optimizer not in kinds:
+        raise SettingsError(f"there is no optimizer {settings.optimizer!r}; there are {', '.join([*OWN, *sorted(kinds)])}")
+    return kinds[settings.optimizer](setting("learning_rate"))
 
 
 class Muon(keras.optimizers.Muon):
@@ -136,7 +150,7 @@ def fixed_batches(data, batch_size):
         SettingsError: if batch_size does not divide the number of rows.
     """
     rows = len(data[0])
-    if batch_size < 1 or rows % batch_size:
+    if not batch_size or batch_size < 1 or rows % batch_size:
         raise SettingsError(f"the batch size must divide the {rows} training samples, but is {batch_size}")
     batched = tuple(array.reshape(-1, batch_size, *array.shape[1:]) for array in data)
     dataset = tf.data.Dataset.from_tensor_slices(batched).cache().repeat().prefetch(2)

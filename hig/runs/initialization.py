@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import tensorflow as tf
 
 
@@ -12,15 +13,35 @@ def draw_published_weights(network, seed):
     generator per kernel, in layer order, uniform in ±sqrt(6/(in + out)); biases zero. (Keras 3 has other generators.)
 
     Args:
-        network: built model whose weights are Dense kernels, (in, out), and biases, (out,).
+        network: built model whose weights are all kernels, (in, out), and biases, (out,), of Dense layers with the
+            default initializers.
         seed: int, for TensorFlow's global generator; the seed of the run.
+
+    Raises:
+        ValueError: the network has other weights; they, too, are then left as they are. Keras draws weights of any
+            kind, with the seed of `keras.utils.set_random_seed` before the network is built.
 
     Source: settings of the published code; Glorot and Bengio 2010, equation 16.
     """
+    dense = [layer for layer in _layers(network) if isinstance(layer, keras.layers.Dense)]
+    kernels = {id(layer.kernel) for layer in dense if isinstance(layer.kernel_initializer, keras.initializers.GlorotUniform)}
+    biases = {id(layer.bias) for layer in dense if isinstance(layer.bias_initializer, keras.initializers.Zeros)}
+    for weight in network.weights:
+        if id(weight) not in kernels | biases:
+            raise ValueError(
+                f"the weight {weight.path}, {tuple(weight.shape)}, is no kernel or bias of a Dense layer with Keras' default "
+                "initializers, and only those have published values: call keras.utils.set_random_seed(seed) before the "
+                "network is built instead")
     tf.random.set_seed(seed)
-    for weight in network.trainable_variables:
-        if len(weight.shape) == 2:
+    for weight in network.weights:
+        if id(weight) in kernels:
             limit = math.sqrt(6 / sum(weight.shape))
             weight.assign(tf.random.uniform(weight.shape, -limit, limit))
         else:
             weight.assign(tf.zeros(weight.shape))
+
+
+def _layers(layer):
+    """The layers within a model, and those within models among them, each once."""
+    inner = getattr(layer, "layers", None)
+    return [layer] if inner is None else [found for part in inner for found in _layers(part)]

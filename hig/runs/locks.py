@@ -2,7 +2,7 @@
 
 The lock is `flock` on the hidden file `.NLO_HIG.lock`, for instance, in which the process writes its number and host.
 The system gives it up when the process ends, however it ends, so that a file left by a killed process or an earlier
-boot locks nothing, even when another process has got its number since.
+boot locks nothing.
 """
 
 import errno
@@ -10,8 +10,8 @@ import os
 import platform
 import re
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 PATIENCE = 0.2                                                          # seconds, for one who is just removing the file
@@ -26,7 +26,7 @@ def locked(name):
 
     Raises:
         BlockingIOError: another process holds it; the message names that process.
-        OSError: the folder is missing or not writable.
+        OSError: the folder is missing, not writable, or refuses to lock; the message names it.
     """
     path = name.with_name(f".{name.name}.lock")
     lock = FileLock(path, timeout=PATIENCE, fallback_to_soft=False)
@@ -37,48 +37,35 @@ def locked(name):
                               "stop it, or choose another folder with --output") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise
+            raise OSError(f"cannot lock {name.name} in the folder {path.parent}: {error.strerror or error}") from error
     try:
         with suppress(OSError):                                         # the number is only for the other's message
             path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
-        try:
+        with suppress(OSError):                                         # of a file system that has gone: the results are written
             path.unlink(missing_ok=True)                                # before the lock is given up
-        finally:
-            lock.release()
+        lock.release()
 
 
 def held(name):
-    """Whether a living process holds the lock of the results called `name` (as in `locked`).
+    """Whether a living process holds the lock of the results called `name` (as in `locked`), as far as its file tells.
 
-    The lock is not tried: taking it for a moment could refuse a run that begins just then. It is looked up whether the
-    process named in the file still has it open; one on another host, of another user, or on a system without /proc is
-    taken at its word.
+    The lock is not tried: taking it for a moment could refuse a run that begins just then. A process of another host is
+    taken at its word. One of this host must be living, and older than the file: its number may be another's by now.
     """
     path = name.with_name(f".{name.name}.lock")
-    try:
-        lock = path.stat()
-    except OSError:
-        return False
     owner = re.fullmatch(r"process (\d+) on (.*)", _owner(path))
-    if not owner or owner[2] != platform.node() or not Path("/proc/self/fd").is_dir():
+    if not owner or owner[2] != platform.node():
         return bool(owner)
     try:
-        descriptors = list(Path("/proc", owner[1], "fd").iterdir())
-    except PermissionError:
-        return True
-    except OSError:                                                     # that process has ended
+        return psutil.Process(int(owner[1])).create_time() <= path.stat().st_mtime + 1
+    except (psutil.Error, OSError):
         return False
-    for descriptor in descriptors:
-        with suppress(OSError):                                         # closed meanwhile
-            if os.path.samestat(lock, descriptor.stat()):
-                return True
-    return False
 
 
 def state_of(path, results):
-    """How the run of the pickle at `path` (Path) stands: "running", "finished", "interrupted" or "diverged".
+    """How the run of the pickle at `path` (Path) stands: one of `hig.runs.results.STATES`.
 
     A run that its pickle calls running, but whose lock no process holds, was killed: interrupted. Curves without a state,
     those of the published code, are finished.

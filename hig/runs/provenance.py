@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -27,6 +28,11 @@ def provenance():
         "blas_threads": {f"{library['internal_api']} {library.get('version')}": library["num_threads"]
                          for library in threadpool_info()},
     }
+
+
+def peak_memory():
+    """The most memory that this process has held so far, in bytes (int)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _version(package):

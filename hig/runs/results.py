@@ -28,7 +28,7 @@ import numpy as np
 from hig.runs.files import write_atomically
 from hig.runs.unpickling import MAX_INSTRUCTIONS, Made, expect, unpickle
 
-STATES = ("running", "finished", "interrupted", "diverged")
+STATES = ("running", "finished", "interrupted", "diverged", "failed")
 MAX_BYTES = 16 * 2**20       # of a file; an hour of Adam on the oscillators takes 0.5 MB
 MAX_DEPTH = 16               # of dicts, lists and tuples within each other
 CURVES = ("epochs", "train_loss", "test_loss", "simulation_time")
@@ -52,14 +52,22 @@ def save_results(path, results):
         OSError: the file cannot be written; an earlier file is untouched.
     """
     try:
-        plain = _plain(results)
-        _check_schema(plain)
-        data = _old_numpy_names(pickle.dumps(plain, protocol=3))
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"it takes {len(data)} bytes, more than the {MAX_BYTES} allowed")
+        data = pickled(results)
+        expect(len(data) <= MAX_BYTES, f"it takes {len(data)} bytes, more than the {MAX_BYTES} allowed")
     except ValueError as error:
         raise ValueError(f"results for {path} cannot be saved: {error}") from None
     write_atomically(path, data)
+
+
+def pickled(results):
+    """The bytes that `save_results` writes, whatever their number is.
+
+    Raises:
+        ValueError: `results` is not of the layout of a curve.
+    """
+    plain = _plain(results)
+    _check_schema(plain)
+    return _old_numpy_names(pickle.dumps(plain, protocol=3))
 
 
 def _old_numpy_names(data):

@@ -5,7 +5,7 @@
 - keeps the clock: `simulation_time` is the time spent in training steps, compiling in the first epoch included and
   evaluation excluded, as in the published curves;
 - evaluates after every epoch and appends to the curve, of which entry 0 is the untrained network, and which is
-  thinned when it has become too long;
+  thinned when its file would become larger than a reader takes (`hig.runs.results.MAX_BYTES`);
 - writes curve and checkpoint, so that a run can be interrupted at any moment and continued with `--resume`.
 
 The files of a run, in `settings.output`, for instance for the prefix NLO and the optimizer HIG:
@@ -15,9 +15,9 @@ The files of a run, in `settings.output`, for instance for the prefix NLO and th
     NLO_HIG_CHECKPOINT.npz      weights, optimizer state and curve after the last epoch saved
     .NLO_HIG.lock               while the run lasts (hig.runs.locks)
 
-A new run moves the curve of an earlier one, and its checkpoint unless it had finished, to dated names. Each file is replaced as a whole. The
-checkpoint holds the curve too and is written first, so that a process killed at any moment leaves a checkpoint that
-continues whatever curve was seen.
+A new run moves the curve of an earlier one, and its checkpoint unless it had finished, to dated names. Each file is
+replaced as a whole. The checkpoint holds the curve too and is written first, so that a process killed at any moment
+leaves a checkpoint that continues whatever curve was seen.
 """
 
 import io
@@ -36,16 +36,16 @@ import numpy as np
 import tensorflow as tf
 
 from hig.optimizers import JacobianPower
+from hig.runs import results as curves
 from hig.runs.cli import SettingsError, writing_to
 from hig.runs.locks import locked
 from hig.runs.progress import Progress, last_known
-from hig.runs.provenance import provenance
+from hig.runs.provenance import peak_memory, provenance
 from hig.runs.files import keep_earlier, write_atomically
-from hig.runs.results import STATES, load_results, save_results, write_parameters
+from hig.runs.results import STATES, load_results, write_parameters
 from hig.runs.weights import load_weights, name_and_hash, save_weights
 
 SAVING_SHARE = 0.02        # of the training time may go into writing; very short epochs are not all written
-MAX_ENTRIES = 200_000      # of a curve in memory and on disk; Adam on the Poisson problem makes them in five minutes
 
 
 def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par, *,
@@ -192,15 +192,19 @@ class TrainingRun(keras.callbacks.Callback):
             self.curve.setdefault(key, []).append(quantities.get(key, math.nan))
         for key, values in self.spectrum.items() if logs else ():
             values.append(float(logs.get(key, math.nan)))               # NaN while pretraining by gradients
-        if len(self.curve["epochs"]) > MAX_ENTRIES:
-            self._thin()
         if not math.isfinite(quantities["train_loss"]):
             self.state = "diverged"
 
     def _thin(self):
-        """Halves the curve, where its entries are closest in time."""
-        measured = np.isfinite(self.curve["test_loss"])
-        kept = entries_to_keep(np.array(self.curve["simulation_time"]), measured, MAX_ENTRIES // 2)
+        """Halves the curve, where its entries are closest in time.
+
+        Raises:
+            ValueError: it has too few entries for that.
+        """
+        entries = len(self.curve["epochs"])
+        if entries < 6:
+            raise ValueError(f"a curve of {entries} entries takes more than the {curves.MAX_BYTES} bytes allowed")
+        kept = entries_to_keep(np.array(self.curve["simulation_time"]), np.isfinite(self.curve["test_loss"]), entries // 2)
         self.curve = {key: [values[i] for i in kept] for key, values in self.curve.items()}
         self.spectrum = {key: [values[i - 1] for i in kept[1:]] for key, values in self.spectrum.items()}
 
@@ -223,18 +227,24 @@ class TrainingRun(keras.callbacks.Callback):
     def _save(self):
         """Writes the checkpoint, then the curve."""
         began = time.perf_counter()
-        results = {
+        with writing_to(self.results.parent):
+            while len(data := curves.pickled(self._content())) > curves.MAX_BYTES:
+                self._thin()
+            if self.state not in ("diverged", "failed") and self.between_epochs:   # otherwise the weights are of no use
+                self._save_checkpoint()
+            write_atomically(self.results, data)
+        self.saved_at, self.saving_took = self.time, time.perf_counter() - began
+
+    def _content(self):
+        """What goes into the pickle."""
+        return {
             **{key: np.array(values) for key, values in self.curve.items()},
             "epoch_time": np.diff(self.curve["simulation_time"]),
             **(self.snapshot() if self.snapshot else {}),
             "sim_par": self.sim_par,
-            "provenance": {**self.provenance, "state": self.state if self.state in STATES else "interrupted",
+            "provenance": {**self.provenance, "peak_memory": peak_memory(), "state": self.state if self.state in STATES else "interrupted",
+                           **({"reason": self.reason} if self.state == "failed" else {}),
                            **self._switch(), **{key: np.array(values) for key, values in self.spectrum.items()}}}
-        with writing_to(self.results.parent):
-            if self.state not in ("diverged", "failed") and self.between_epochs:   # otherwise the weights are of no use
-                self._save_checkpoint()
-            save_results(self.results, results)
-        self.saved_at, self.saving_took = self.time, time.perf_counter() - began
 
     def _switch(self):
         """The provenance of a pretrained run: after which epoch the second optimizer took over, once it has."""
@@ -312,7 +322,8 @@ class TrainingRun(keras.callbacks.Callback):
     def fail(self, error):
         """Ends the run after an update that gave up.
 
-        What the host call of a compiled step raised arrives as a TensorFlow error with its name in the text.
+        What the host call of a compiled step raised arrives as a TensorFlow error with its name in the text. Its
+        sentence is kept in the provenance, as "reason".
 
         Raises:
             KeyboardInterrupt: if it was that.
@@ -321,11 +332,10 @@ class TrainingRun(keras.callbacks.Callback):
         text = f"\n{type(error).__name__}: {error}"
         if "\nKeyboardInterrupt: " in text:
             raise KeyboardInterrupt from None
-        linear_algebra = re.search(r"\nLinAlgError: (.*)", text)
-        if not (linear_algebra or isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))):
+        told = re.search(r"\n(?:LinAlgError|MemoryError): (.+)", text)
+        if not (told or isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))):
             raise error
-        self.state = "failed"
-        self.reason = linear_algebra[1] if linear_algebra else "the memory does not suffice for an update"
+        self.state, self.reason = "failed", told[1] if told else "the memory does not suffice for an update"
 
     def abandon(self):
         """Ends the run within an epoch, after a second Ctrl-C: that epoch is given up.
