@@ -15,3 +15,8 @@ except (AssertionError, AttributeError, TypeError, OSError):            # a dtyp
     raise ImportError(f"Keras rejects its settings in {os.path.join(_home, 'keras.json')}: mend or remove that file") from None
 if _found != "tensorflow":
     raise ImportError(f"hig needs Keras with its TensorFlow backend, found: {_found}; set KERAS_BACKEND=tensorflow") from None
+
+
+def leaves(layer):
+    """The layers inside a network, models within models taken apart."""
+    return [leaf for child in layer.layers for leaf in leaves(child)] if hasattr(layer, "layers") else [layer]

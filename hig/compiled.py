@@ -4,6 +4,7 @@ XLA makes a time loop ten times faster, but has no kernels for some operations (
 loops of recurrent layers under `tf.vectorized_map`), and takes minutes for a Python loop of hundreds of time steps.
 """
 
+import contextlib
 import re
 import warnings
 
@@ -14,6 +15,21 @@ MOST_OPERATIONS = 4000      # of a graph given to XLA unasked; on a busy machine
 
 class NotApplicable(Exception):
     """A function finds, while it is traced, that it is not the right one; the message is a clause that says why."""
+
+
+@contextlib.contextmanager
+def full_precision():
+    """Products of float32 matrices have all their digits while the block runs, also on GPUs.
+
+    TensorFlow takes ten bits of each factor (TF32) on GPUs from Ampere on, unless told otherwise: an error of 5e-4, which
+    is above what the proof of `hig.routes` allows and leaves no meaning to a truncation of 1e-6.
+    """
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 class Compiler:
@@ -38,36 +54,53 @@ class Compiler:
         """Says that something runs without XLA, which could not compile it."""
         self._slower(what, f"XLA cannot compile it ({own_sentence(error)[:160]})")
 
+    def differs(self, what):
+        """Says that something runs without XLA, which computes something else."""
+        self._slower(what, "XLA gives another loss or gradient than TensorFlow does, as for a norm at zero or for a decomposition")
+
     def is_small(self, concrete_function, what):
         """Whether a graph, loops counted by their bodies, is one that XLA compiles in seconds; warns if not."""
         definition = concrete_function.graph.as_graph_def()
         count = len(definition.node) + sum(len(function.node_def) for function in definition.library.function)
         if count > MOST_OPERATIONS:
-            self._slower(what, f"its graph has {count} operations, which XLA would compile for minutes. Loop over time steps by "
-                               "tf.while_loop with maximum_iterations, not in Python")
+            self._slower(what, f"its graph has {count} operations, which XLA would compile for minutes. If it loops over time "
+                               "steps in Python, a tf.while_loop with maximum_iterations makes it small")
         return count <= MOST_OPERATIONS
 
     def _slower(self, what, reason):
         self.warn(f"{what} runs without XLA, which is slower: {reason}. compile(jit_compile=False) says so from the start.")
 
-    def function(self, python_function, what, xla=True):
+    def function(self, python_function, what, xla=True, without_xla=None, graph=False):
         """The compiled form of a function of nested tensors, which is always called with arguments of the same shapes.
 
         Args:
             python_function: what it computes, in TensorFlow.
             what: str, what this is for the user, as the beginning of a sentence.
             xla: False for a graph in any case.
+            without_xla: a function that computes the same and takes its place where XLA does not compile it.
+            graph: True for a graph even where users' code is to run as plain Python.
 
         Returns:
             a function of the same arguments. It raises what `python_function` raises; an error of an operation comes
             with its own sentence, without the graph around it.
         """
-        return python_function if self.eager else _Function(self, python_function, what, self.xla and xla)
+        without_xla = without_xla or python_function
+        if self.eager and not graph:
+            return without_xla
+        return _Function(self, python_function, without_xla, what, self.xla and xla and not self.eager)
+
+    def trace(self, python_function, *arguments, **options):
+        """A graph of it, made without AutoGraph as in Keras; with it if there is an `if` or `for` over tensors."""
+        try:
+            return tf.function(python_function, autograph=False, **options).get_concrete_function(*arguments)
+        except tf.errors.OperatorNotAllowedInGraphError:
+            return tf.function(python_function, autograph=True, **options).get_concrete_function(*arguments)
 
 
 class _Function:
-    def __init__(self, compiler, python_function, what, xla):
-        self.compiler, self.python_function, self.what, self.xla = compiler, python_function, what, xla
+    def __init__(self, compiler, python_function, without_xla, what, xla):
+        self.compiler, self.python_function, self.without_xla = compiler, python_function, without_xla
+        self.what, self.xla = what, xla
         self.ready = None                                               # what is called, once it has worked
 
     def __call__(self, *arguments):
@@ -77,6 +110,8 @@ class _Function:
             for function in self._candidates(*arguments):
                 try:
                     result = function(*arguments)
+                except tf.errors.ResourceExhaustedError:
+                    raise                                               # no other way to run it would take less
                 except tf.errors.OpError as error:
                     if function is not self.compiled or self.compiler.forced:
                         raise
@@ -94,25 +129,18 @@ class _Function:
         self.compiled = None
         try:
             if self.xla:
-                compiled = self._trace(*arguments, jit_compile=True)
+                compiled = self.compiler.trace(self.python_function, *arguments, jit_compile=True)
                 if self.compiler.forced or self.compiler.is_small(compiled, self.what):
                     self.compiled = compiled
                     yield compiled
-            yield self._trace(*arguments)
+            yield self.compiler.trace(self.without_xla, *arguments)
         except (tf.errors.OpError, NotApplicable):
             raise
         except Exception as error:
-            self.python_function(*arguments)                            # raises again if it is not the graph's fault
+            self.without_xla(*arguments)                                # raises again if it is not the graph's fault
             self.compiler.warn(f"{self.what} runs operation by operation, which is much slower: TensorFlow cannot make a graph "
                                f"of it ({str(error).strip().splitlines()[-1][:160]})")
-            yield self.python_function
-
-    def _trace(self, *arguments, **options):
-        """A graph of it, made without AutoGraph as in Keras; with it if there is an `if` or `for` over tensors."""
-        try:
-            return tf.function(self.python_function, autograph=False, **options).get_concrete_function(*arguments)
-        except tf.errors.OperatorNotAllowedInGraphError:
-            return tf.function(self.python_function, autograph=True, **options).get_concrete_function(*arguments)
+            yield self.without_xla
 
 
 def own_sentence(error):

@@ -101,6 +101,14 @@ class FactoredJacobian:
                 gradients[bias] = per_sample.sum(axis=0)
         return [gradients[index] for index in sorted(gradients)]
 
+    def row_squares(self):
+        """Σ_j J_rj² for each row, (n,) float64: the diagonal of K."""
+        squares, d = np.zeros(self.shape[0]), self.shape[0] // len(self.inputs[0])
+        for a, delta, kernel, bias in self._layers():
+            share = np.sum(a**2, axis=1) * (kernel is not None) + (bias is not None)
+            squares += np.repeat(share, d) * np.sum(delta**2, axis=1)
+        return squares
+
     def rows(self, first, last):
         """The rows of J of the samples first … last − 1, ((last − first)·d, p) float64."""
         d = self.shape[0] // len(self.inputs[0])
@@ -187,6 +195,13 @@ class RowsJacobian:
         if self.matrix is None:
             return [np.asarray(gradient, np.float64) for gradient in self.vjp(v)]
         return unflatten(self.matrix.T @ v, self.shapes)
+
+    def row_squares(self):
+        """Σ_j J_rj² for each row, (n,) float64: the diagonal of K."""
+        squares = np.zeros(self.shape[0])
+        for where, blocks in self.chunks(tuple(range(len(self.shapes)))):
+            squares[where] = sum(np.sum(np.reshape(block, (len(block), -1)).astype(np.float64)**2, axis=1) for block in blocks)
+        return squares
 
     def pullback_by_rows(self, v):
         """The same from the rows alone, one group of weights after the other: for the proof that the rows are right."""

@@ -3,16 +3,16 @@
 import numpy as np
 import tensorflow as tf
 
-from hig.backend import keras
-from hig.compiled import Compiler
+from hig.backend import keras, leaves
+from hig.compiled import Compiler, full_precision
 from hig.control import Control
 from hig.jacobian import flatten, small_side
 from hig.optimizers import JacobianPower
 from hig.powers import blas_threads
-from hig.recording import leaves
 from hig.routes import Derivatives
 
 PARTS = "network", "simulator", "network_input"
+KEPT_SHAPES = 16            # shapes of batches whose compiled functions are kept, some 5 to 30 MB each
 
 
 @keras.saving.register_keras_serializable("hig")
@@ -48,7 +48,7 @@ class PhysicsModel(keras.Model):
         self.network = network
         self.simulator = simulator
         self.network_input = network_input or _same
-        self.route = None
+        self.route, self._without_penalties = None, False
         self.reset_spectrum()
         self.built = all(part.built for part in (network, simulator, network_input) if isinstance(part, keras.layers.Layer))
 
@@ -83,6 +83,31 @@ class PhysicsModel(keras.Model):
     def call(self, x, training=False):
         """The outcome y = P(x, network(input)) for a batch, (B, …)."""
         return self.simulator(x, self.network(self.network_input(x), training=training))
+
+    @property
+    def composed(self):
+        """Whether y is the simulator's outcome of the network's controls, as `call` says; a subclass may say otherwise."""
+        return type(self).call is PhysicsModel.call
+
+    @property
+    def losses(self):
+        """The penalties that layers add to the loss, as in every Keras model; none while `data_loss` computes."""
+        return [] if self._without_penalties else super().losses
+
+    def data_loss(self, x, y_true, outcome, sample_weight):
+        """The loss of an outcome without penalties, scalar; leaves all metrics as they are."""
+        if self.loss is None and self.losses:                           # penalties are all there is
+            return 0.0 * tf.add_n([tf.cast(tf.reduce_sum(leaf), keras.config.floatx()) for leaf in tf.nest.flatten(outcome)])
+        variables = [variable for metric in self.metrics for variable in metric.variables]
+        before = [tf.identity(variable.value) for variable in variables]
+        self._without_penalties = True
+        try:
+            loss = self.compute_loss(x, y_true, outcome, sample_weight, training=False)
+        finally:
+            self._without_penalties = False
+        for variable, value in zip(variables, before):
+            variable.assign(value)
+        return loss
 
     def predict_step(self, data):
         """What `predict` returns for each batch: {"controls": u, "outcome": y}."""
@@ -146,14 +171,15 @@ class PhysicsModel(keras.Model):
     def _train_by_parts(self, iterator):
         logs = None
         for _, data in zip(range(self.steps_per_execution), iterator):
-            logs = self.train_step(keras.tree.map_structure(
-                lambda t: None if isinstance(t, tf.experimental.Optional) else t, data))
+            with full_precision():
+                logs = self.train_step(keras.tree.map_structure(
+                    lambda t: None if isinstance(t, tf.experimental.Optional) else t, data))
         if logs is None:
             raise StopIteration
         return logs
 
     def _try_xla(self, iterator):
-        """The first execution of a step that XLA may not be able to compile: the same batches are tried again without it."""
+        """The first execution of a step, by XLA if it can compile the step and gives the same loss and gradient."""
         batches = [data for _, data in zip(range(self.steps_per_execution), iterator)]
         if not batches:
             raise StopIteration
@@ -162,21 +188,48 @@ class PhysicsModel(keras.Model):
             if isinstance(iterator, tf.data.Iterator):
                 return iter(tf.data.Dataset.from_generator(lambda: batches, output_signature=iterator.element_spec))
             return iter(batches)
-        x = keras.utils.unpack_x_y_sample_weight(batches[0])[0]
         self.train_function = self._compiled_by_xla
-        if self.compiler.is_small(tf.function(lambda x: self(x, training=True), autograph=False).get_concrete_function(x), "The step"):
-            try:
+        try:
+            if self._agrees_with_xla(batches[0]):
                 return self.train_function(again())
-            except tf.errors.OpError as error:
-                failure = error
-        else:
             failure = None
+        except tf.errors.ResourceExhaustedError:
+            raise
+        except tf.errors.OpError as error:
+            failure = error
         self.jit_compile = False
         super().make_train_function(force=True)
         logs = self.train_function(again())                             # raises again if it is not XLA's fault
         if failure:
             self.compiler.without_xla("The step", failure)
         return logs
+
+    def _agrees_with_xla(self, data):
+        """Whether XLA compiles the loss of a batch in seconds, and its loss and gradient are those without XLA.
+
+        Raises:
+            tf.errors.OpError: XLA cannot compile it.
+        """
+        x, y_true, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+
+        def gradient(x, y_true, sample_weight):
+            with tf.GradientTape() as tape:
+                loss = self.data_loss(x, y_true, self(x, training=False), sample_weight)
+            gradients = tape.gradient(loss, [weight.value for weight in self.trainable_variables])
+            return [tf.cast(t, tf.float64) for t in (loss, *gradients) if t is not None]
+        traced = self.compiler.trace(gradient, x, y_true, sample_weight, jit_compile=True)
+        if not self.compiler.is_small(traced, "The step"):
+            return False
+        without = self.compiler.trace(gradient, x, y_true, sample_weight)(x, y_true, sample_weight)
+        tolerance = max(tf.as_dtype(weight.dtype).as_numpy_dtype(0).dtype.itemsize <= 2 and 0.1 or
+                        np.sqrt(np.finfo(weight.dtype).eps) for weight in self.trainable_variables)
+        largest = max(float(tf.norm(t)) for t in without[1:])
+        for one, other in zip(without, traced(x, y_true, sample_weight)):
+            scale = max(float(tf.norm(one)), 0.01 * largest)
+            if np.isfinite(scale) and not float(tf.norm(one - other)) <= 10 * tolerance * scale:
+                self.compiler.differs("The step")
+                return False
+        return True
 
     # ------------------------------------------------------------------------------------------------ a step
 
@@ -188,6 +241,7 @@ class PhysicsModel(keras.Model):
         x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)     # as Keras does before `call`
         derivatives = self.derivatives_for(x, y_true, sample_weight)
         loss, outcome, gradient, jacobian = derivatives.linearise(x, y_true, sample_weight)
+        self.route = derivatives.route
         penalty = derivatives.penalty(x)
         if penalty:
             loss = loss + tf.cast(penalty[0], loss.dtype)
@@ -210,11 +264,13 @@ class PhysicsModel(keras.Model):
         key = (tuple(map(id, weights)), tuple(
             None if t is None else (tuple(t.shape), t.dtype) for t in tf.nest.flatten((x, y_true, sample_weight))))
         if key not in self._derivatives:
+            while len(self._derivatives) >= KEPT_SHAPES:
+                del self._derivatives[next(iter(self._derivatives))]
             derivatives = self._derivatives[key] = Derivatives(self, self.compiler, x, y_true, sample_weight)
             derivatives.apply = self.compiler.function(self._trace_update, "The update", xla=False)
             self.optimizer.build_for(weights)
             derivatives.control = Control(self, derivatives) if self.optimizer.adaptive else None
-            self.route = derivatives.route
+        self._derivatives[key] = self._derivatives.pop(key)             # the latest one comes last
         return self._derivatives[key]
 
     def direction(self, gradient, jacobian, samples):
@@ -246,6 +302,8 @@ class PhysicsModel(keras.Model):
         """Moves the weights along a direction (p,), unless they have moved, and updates Keras' metrics; returns their results."""
         if direction is not None:
             self.move(direction)
+        if len(tf.nest.flatten(outcome)) > 1:                           # Keras counts the losses of single outcomes within
+            self.compute_loss(x, y_true, outcome, sample_weight, training=False)
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(outcome)[0])[0])

@@ -1,36 +1,61 @@
-"""How the Jacobian J = ∂y/∂θ of a model is obtained: three routes, and the proof that the one taken is right.
+"""How the Jacobian J = ∂y/∂θ of a model is obtained: three routes, and why the one taken is right.
 
 The outcome y of a batch is a function of all trainable weights θ of the model, wherever they act: in the network, in
 the simulator, in `network_input`. From the fastest to the most general, with the notation of `hig.jacobian`:
 
-factored      Every weight is the kernel or bias of a Dense layer that is called once, on one row per sample. Every sample
-              is repeated d times, row (b, k) is seeded with the unit cotangent e_k, and one backward pass gives the
-              cotangents Δ of all pre-activations.
-per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone, all rows in one vectorised pass: of the network
-              by the cotangents that come out of the simulator, or of network and simulator together.
+factored      Every weight is the kernel or bias of a product z = a W + b of one row per sample. Every sample is repeated
+              d times, row (b, k) is seeded with the unit cotangent e_k, and one backward pass gives the cotangents Δ
+              of all z.
+per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone, all rows in one vectorised pass: of the
+              network by the cotangents that come out of the simulator, or of network and simulator together.
 whole batch   Row r of J is a vector-Jacobian product of the whole batch. Right for every differentiable function θ → y
               that gives the same y each time; n backward passes of B samples.
 
-Which route is right is not guessed, but proven with the first batch of each shape. For one random v, Jᵀv by the route's
-own factors or rows must equal the plain vector-Jacobian product of the whole model, which automatic differentiation
-gives at the cost of one backward pass: if a route misses a term anywhere in J, the two differ, with probability one.
+Which route is right is decided in two ways. The structure of the traced graph (`hig.structure`) says where weights act
+and whether samples stay apart; a route that it rules out is never taken, whatever the numbers are. Numbers then prove
+the route with the first batch of each shape: for a random v, Jᵀv by the route's own factors or rows must equal the
+vector-Jacobian product of the whole model, which automatic differentiation gives at the cost of one backward pass.
+Where the graph has operations of which the structure is not known, the proof is repeated at the updates 1, 2, 4, 8, …,
+with every row of J weighed alike; if it fails, the next route is taken.
 """
 
 import contextlib
+import math
+import time
+from typing import Callable, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from hig.backend import keras
+from hig.backend import keras, leaves
 from hig.compiled import NotApplicable
 from hig.jacobian import FactoredJacobian, RowsJacobian
 from hig.memory import available_memory, keep_freed_memory, require_memory
-from hig.recording import leaves, recording
+from hig.structure import SampleAxes, layer_products, weight_operations
 
 ROUTES = ("factored", "per sample", "whole batch")
 _EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _CHUNK = 2**24              # numbers of J, or of what its rows are made of, computed at a time
 _SHARE = 4                  # J is held if it takes less than this part of the free memory
+_LARGE = 6000               # rows of a matrix of which a decomposition takes ten seconds
+_LOOPS = ("While", "StatelessWhile")
+_PROOF_SHARE = 0.02         # of the time of the updates that repeated proofs may take
+
+
+class _Candidate(NamedTuple):
+    """A route that may be right.
+
+    Attributes:
+        route: one of ROUTES.
+        make: function of xla (bool) → function (x, y*, sample weights) → loss, outcome, g, Jacobian.
+        proven: whether the structure of the graph says that it is right.
+        loops: whether it vectorises a loop, which takes seconds to trace and which XLA then cannot compile.
+    """
+
+    route: str
+    make: Callable
+    proven: bool
+    loops: bool = False
 
 
 class Derivatives:
@@ -44,10 +69,11 @@ class Derivatives:
     Attributes:
         route: one of ROUTES.
         shape: (n, p).
+        batch: B, the number of samples: that of the targets y*, or without them of the first array of x.
 
     Raises:
-        ValueError: no weight is trainable or acts on the outcome; the outcome has not one row per sample; no route is
-            right, because the outcome differs from one call to the next.
+        ValueError: no weight is trainable or acts on the outcome; the outcome has not one row per sample; a derivative of
+            the model is not finite; no route is right, because the outcome differs from one call to the next.
         TypeError: the outcome is not real.
         MemoryError: an update takes more memory than is free.
     """
@@ -58,101 +84,227 @@ class Derivatives:
         self.shapes = [tuple(weight.shape) for weight in self.weights]
         if not self.weights:
             raise ValueError(f"model {model.name!r} has no trainable weights: there is no Jacobian to take")
-        self.batch = tf.nest.flatten(x)[0].shape[0]
-        self._reference = compiler.function(self._trace_reference, "The plain gradient", xla=False)
+        for weight in self.weights:
+            if not tf.as_dtype(weight.dtype).is_floating:
+                raise TypeError(f"the weight {weight.path!r} is {tf.as_dtype(weight.dtype).name}, but a Jacobian power takes "
+                                "real weights: hold real and imaginary part as two")
+        self.batch = next(np.shape(leaf)[0] for leaf in tf.nest.flatten([y_true, x]) if leaf is not None and np.ndim(leaf))
+        self._sampled = [np.shape(leaf)[:1] == (self.batch,) for leaf in tf.nest.flatten(x)]
+        if not any(self._sampled):
+            raise ValueError(f"the targets have {self.batch} rows, but no array of x has: samples lie along the first axis")
         self.loss = compiler.function(self._trace_loss, "The loss")
+        self._plain_loss = compiler.function(self._trace_loss, "The loss", xla=False)
+        self._plain_vjp = compiler.function(self._trace_plain_vjp, "The plain gradient", xla=False)
         self._vjp = compiler.function(self._trace_vjp, "A vector-Jacobian product")
-        reference = self._reference(x)
-        self.n, p = int(reference[1].shape[0]), sum(int(np.prod(shape)) for shape in self.shapes)
-        self.d, self.shape = self.n // self.batch, (self.n, p)
-        if all(gradient is None for gradient in reference[2]):
+        self._read_structure(x)
+        reference = self._reference(x, y_true, sample_weight)
+        p = sum(math.prod(shape) for shape in self.shapes)
+        self.shape = self.n, p
+        if all(gradient is None for gradient in reference.product):
             raise ValueError("No gradients provided for any variable: the outcome does not depend on any trainable weight, "
                              "or not in a differentiable way.")
+        self._require_finite(reference)
         require_memory(self.n, model, f"reduce the batch size, {self.batch}, or the outputs per sample, {self.d}")
         keep_freed_memory()
         self._penalty = compiler.function(self._trace_penalty, "The gradient of the penalties") if self.penalized else None
-        self.route, self.linearise = self._proven(x, y_true, sample_weight, reference)
+        self._reasons, self._untried = [], self._candidates()
+        self._updates = self._right_until = 0
+        self._next_proof, self._seconds = 2, 0.0
+        self._take_route((x, y_true, sample_weight), reference)
+        smaller = min(self.shape)
+        if smaller > _LARGE:
+            compiler.warn(f"An update decomposes a matrix of {smaller} × {smaller} numbers on the host, which takes about "
+                          f"{3 * (smaller / 4096)**3:.0f} s; the optimizer's krylov=16 never forms it")
+
+    def linearise(self, x, y_true, sample_weight):
+        """Loss, outcome, g (n,) and J of a batch: (float tensor, tensors, numpy array, Jacobian)."""
+        started = time.perf_counter()
+        result = self._linearise(x, y_true, sample_weight)
+        self._updates += 1
+        if not self._proven and self._updates >= self._next_proof:
+            self._seconds = time.perf_counter() - started
+            result = self._prove_again((x, y_true, sample_weight), result)
+        return result
 
     def penalty(self, x):
         """(Σ of the losses that layers add, its gradient (p,) float64), or None without any."""
         return self._penalty(x) if self._penalty else None
 
+    def _of_samples(self, function, x):
+        """x with a function applied to the arrays that have a row for each sample; others are shared by all."""
+        return tf.nest.pack_sequence_as(x, [function(leaf) if sampled else leaf
+                                            for leaf, sampled in zip(tf.nest.flatten(x), self._sampled)])
+
+    def _count(self, x):
+        """The number of samples in x, which may be some of the batch."""
+        return next(leaf.shape[0] for leaf, sampled in zip(tf.nest.flatten(x), self._sampled) if sampled)
+
+    # ------------------------------------------------------------------------------------------------ structure
+
+    def _read_structure(self, x):
+        """What the graph of x → y says: which routes can be right, and d and n."""
+        marks = {}
+
+        def outcome_of(x):
+            operations = tf.compat.v1.get_default_graph().get_operations
+            if self.model.composed:
+                inputs = self.model.network_input(x)
+                before = len(operations())
+                controls = self.model.network(inputs, training=False)
+                marks["network"] = before, len(operations())
+                outcome = self.model.simulator(x, controls)
+            else:
+                outcome = self.model(x, training=False)
+            return tf.identity(self.flat(outcome, self.batch))
+
+        self._layered, self._network_alone = "the graph of the model cannot be read", False
+        self._mixing = "its graph cannot be read"
+        self._certainly_mixed = self._loop = self._loop_in_network = False
+        try:
+            traced = self.compiler.trace(outcome_of, x)
+        except Exception:                                               # a model that runs as plain Python only
+            self.d = int(self.flat(self._outcome(x), self.batch).shape[1])
+        else:
+            graph, outcome = traced.graph, traced.graph.outputs[0]
+            self.d = int(outcome.shape[1])
+            axes = SampleAxes(traced, len(tf.nest.flatten(x)), self.batch)
+            products, self._layered = layer_products(graph, self.weights, outcome, self.batch)
+            if products and not all(axes.one_row_each(product.sums) for product in products):
+                self._layered = "a layer is called on rows that are not those of the samples"
+            mixed = axes.verdict()
+            self._mixing = mixed and mixed.operation
+            self._certainly_mixed = bool(mixed) and mixed.certain
+            self._loop = any(operation.type in _LOOPS for operation in graph.get_operations())
+            if "network" in marks:
+                inside = set(graph.get_operations()[slice(*marks["network"])])
+                self._loop_in_network = any(operation.type in _LOOPS for operation in inside)
+                uses = weight_operations(graph, self.weights, outcome)
+                self._network_alone = all(operation in inside for each in uses for operation, _ in each)
+        self.n = self.batch * self.d
+
     # ------------------------------------------------------------------------------------------------ the proof
 
-    def _proven(self, *first):
-        """The fastest route that is right: its name, and its function (x, y*, weights) → loss, outcome, g, Jacobian."""
-        *batch, reference = first
-        reasons, failure = [], None
-        for route, function in self._candidates(reasons):
-            try:
-                failure = None
-                wrong = self._disagreement(function, batch, reference)
-                if wrong:                                               # a unit on its kink may round to either side: look elsewhere
-                    with self._moved_weights():
-                        wrong = self._disagreement(function, batch, self._reference(batch[0]))
-            except MemoryError:
-                raise
-            except NotApplicable as reason:
-                wrong = str(reason)
-            except Exception as error:                                  # of users' code, called in a way it was not made for
-                failure, wrong = error, f"the model fails on other rows than its batch ({str(error).strip().splitlines()[0][:160]})"
+    def _reference(self, x, y_true, sample_weight, v=None):
+        """What automatic differentiation of the whole model says without XLA, for v (n,), random if None."""
+        loss, outcome, gradient = self._plain_loss(x, y_true, sample_weight)
+        if v is None:
+            v = tf.random.stateless_normal([self.n], (22, 7), dtype=gradient.dtype)
+        return _Reference(loss, outcome, gradient, np.asarray(v, np.float64), self._plain_vjp(x, tf.cast(v, gradient.dtype)))
+
+    def _require_finite(self, reference):
+        """Refuses a model whose own derivative is not finite while its loss is: no route could help."""
+        broken = [weight.path for weight, share in zip(self.weights, reference.product)
+                  if share is not None and not np.isfinite(share).all()]
+        if broken and np.isfinite(reference.loss) and np.isfinite(reference.gradient).all():
+            raise ValueError(f"the gradient of the model with respect to {' and '.join(map(repr, broken[:2]))} is not finite, "
+                             "although its loss is, with or without XLA. The square root, norm or quotient of a zero has no "
+                             "derivative, not even where tf.where masks it: mask its argument as well")
+
+    def _take_route(self, batch, reference):
+        """Takes the first route not tried yet that agrees with the reference on a batch."""
+        failure = None
+        for candidate in self._untried:
+            wrong = None
+            may_compile = self.compiler.forced or self.compiler.xla and not candidate.loops
+            for xla in (True, False) if may_compile else (False,):
+                function, failure = candidate.make(xla), None
+                try:
+                    wrong = self._disagreement(function, batch, reference, weigh=not candidate.proven)
+                    if wrong:                                           # a unit on its kink may round to either side
+                        with _moved(self.weights):
+                            wrong = self._disagreement(function, batch, self._reference(*batch), weigh=not candidate.proven)
+                except (MemoryError, tf.errors.ResourceExhaustedError):
+                    raise
+                except NotApplicable as reason:
+                    wrong = str(reason)
+                    break
+                except Exception as error:                              # of users' code, called on other rows than its batch
+                    failure = error
+                    wrong = f"the model fails on other rows than its batch ({str(error).strip().splitlines()[0][:160]})"
+                    break
+                if not wrong:
+                    break
             if not wrong:
-                if reasons:
-                    self.compiler.warn(f"The Jacobian takes the route {route!r}, as {reasons[0]}. "
-                                       f"An update costs {self._costs(route)}.")
-                return route, function
-            reasons.append(wrong)
+                if not xla and may_compile:
+                    self.compiler.differs("The Jacobian")
+                elif self._reasons:
+                    self.compiler.warn(f"The Jacobian takes the route {candidate.route!r}, as {self._reasons[0]}. "
+                                       f"An update costs {self._costs(candidate.route)}.")
+                self.route, self._linearise, self._proven = candidate.route, function, candidate.proven
+                return
+            self._reasons.append(wrong)
         if failure:
             raise failure
-        outcomes = [np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(self._reference(batch[0])[0])])
-                    for _ in range(2)]
+        self._refuse(batch, self._reasons[-1])
+
+    def _prove_again(self, batch, result):
+        """Repeats the proof on the batch of an update; the result of that update, by the next route if it fails."""
+        started = time.perf_counter()
+        wrong = self._disagreement(lambda *_: result, batch, self._reference(*batch), weigh=True)
+        if wrong:
+            since = self._right_until + 1
+            self._reasons = [wrong]
+            self.compiler.warn(f"The route {self.route!r} to the Jacobian stopped being right: {wrong}. Steps may have been wrong "
+                               f"since update {since}; this is update {self._updates}.")
+            self._take_route(batch, self._reference(*batch))
+            result = self._linearise(*batch)
+        self._right_until = self._updates
+        spent = time.perf_counter() - started
+        pause = math.ceil(spent / (_PROOF_SHARE * self._seconds))
+        self._next_proof = self._updates + min(self._updates, max(1, pause))
+        return result
+
+    def _refuse(self, batch, reason):
+        outcomes = [np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(self._plain_loss(*batch)[1])]) for _ in range(2)]
         if not np.allclose(*outcomes, rtol=self._tolerance(outcomes[0]), atol=0, equal_nan=True):
             raise ValueError("the outcome is another one at every call, so that it has no Jacobian: draw random numbers outside "
                              "the model and hand them over with x; keep no state from one call to the next")
-        raise ValueError(f"the Jacobian of this model cannot be computed reliably in {outcomes[0].dtype}: {reasons[-1]}. "
-                         "The simulator may be chaotic (take float64), random, or compiled wrongly (compile(jit_compile=False))")
+        raise ValueError(f"the Jacobian of this model cannot be computed reliably in {outcomes[0].dtype}, with or without XLA: "
+                         f"{reason}. The simulator may be chaotic or badly conditioned (take float64), or multiply matrices with "
+                         "few digits (TF32, switched off by tf.config.experimental.enable_tensor_float_32_execution(False))")
 
-    def _disagreement(self, function, batch, reference):
+    def _disagreement(self, function, batch, reference, weigh=False):
         """What is wrong with a route on this batch, as a clause; "" if it is right to the precision of the dtype.
 
         A weight's share of Jᵀv is compared with its own norm, and with a hundredth of that of all of Jᵀv, which is the
         level of its rounding errors. Not-a-number where the plain product has numbers is wrong; where it has none, the
         network or the data have diverged, which is for the loss to show.
+
+        Args:
+            weigh: compare once more with v divided by the norms of J's rows, so that a small row counts like a large one.
         """
-        expected_outcome, v, expected = reference
-        _, outcome, gradient, jacobian = function(*batch)
+        loss, outcome, gradient, jacobian = function(*batch)
         tolerance = self._tolerance(*tf.nest.flatten(outcome))
-        for found, wanted in zip(tf.nest.flatten(outcome), tf.nest.flatten(expected_outcome)):
+
+        def differ(found, wanted):
             found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-            if not np.linalg.norm(found - wanted) <= 10 * tolerance * np.linalg.norm(wanted) and np.isfinite(wanted).all():
-                return "the outcome differs from one call to the next"
-        v = np.asarray(v, np.float64)
-        found = (jacobian.pullback if isinstance(jacobian, FactoredJacobian) else jacobian.pullback_by_rows)(v)
-        wanted = [np.zeros(shape) if gradient is None else np.asarray(gradient, np.float64)
-                  for gradient, shape in zip(expected, self.shapes)]
-        floor = 0.01 * np.sqrt(sum(np.sum(gradient**2) for gradient in wanted))
-        wrong = [weight.path for weight, one, other in zip(self.weights, found, wanted)
-                 if np.isfinite(other).all() and not np.linalg.norm(one - other) <= tolerance * (np.linalg.norm(other) + floor)]
+            return np.isfinite(wanted).all() and not np.linalg.norm(found - wanted) <= 10 * tolerance * np.linalg.norm(wanted)
+        if any(map(differ, tf.nest.flatten(outcome), tf.nest.flatten(reference.outcome))):
+            return "the outcome differs from one call to the next"
+        if differ(loss, reference.loss) or differ(gradient, reference.gradient):
+            return "the loss or its gradient is another one than without XLA"
+        wrong = self._wrong_weights(jacobian, reference, tolerance)
+        if not wrong and weigh:
+            norms = np.sqrt(jacobian.row_squares())
+            if np.isfinite(norms).all() and norms.any():
+                weighed = np.asarray(reference.v) / np.maximum(norms, norms[norms > 0].min())
+                wrong = self._wrong_weights(jacobian, self._reference(*batch, v=weighed), tolerance)
         return f"{' and '.join(map(repr, wrong[:2]))} acts on the outcome in a way that a faster route misses" if wrong else ""
+
+    def _wrong_weights(self, jacobian, reference, tolerance):
+        """Paths of the weights whose share of Jᵀv is not that of the reference."""
+        found = (jacobian.pullback if isinstance(jacobian, FactoredJacobian) else jacobian.pullback_by_rows)(reference.v)
+        wanted = [np.zeros(shape) if gradient is None else np.asarray(gradient, np.float64)
+                  for gradient, shape in zip(reference.product, self.shapes)]
+        floor = 0.01 * np.sqrt(sum(np.sum(gradient**2) for gradient in wanted))
+        return [weight.path for weight, one, other in zip(self.weights, found, wanted)
+                if np.isfinite(other).all() and not np.linalg.norm(one - other) <= tolerance * (np.linalg.norm(other) + floor)]
 
     def _tolerance(self, *outcomes):
         """√ε of the coarsest dtype: far above rounding, far below a missing term."""
-        layers = [layer.compute_dtype for part in self._parts() for layer in leaves(part)]
-        dtypes = {tf.as_dtype(leaf.dtype).name for leaf in outcomes} | {keras.backend.standardize_dtype(dtype) for dtype in layers}
+        dtypes = {tf.as_dtype(leaf.dtype).name for leaf in outcomes} | {
+            keras.backend.standardize_dtype(layer.compute_dtype) for part in self.model.layers for layer in leaves(part)}
         return max(np.sqrt(_EPSILON.get(dtype, 0.0)) for dtype in dtypes)
-
-    @contextlib.contextmanager
-    def _moved_weights(self):
-        """The weights changed by about a thousandth while the block runs."""
-        before, random = [weight.numpy() for weight in self.weights], np.random.default_rng(1)
-        try:
-            for weight, value in zip(self.weights, before):
-                scale = 1e-3 * (np.abs(value) + np.mean(np.abs(value)))
-                weight.assign((value + scale * random.standard_normal(value.shape)).astype(value.dtype))
-            yield
-        finally:
-            for weight, value in zip(self.weights, before):
-                weight.assign(value)
 
     def _costs(self, route):
         n, p = self.shape
@@ -160,11 +312,6 @@ class Derivatives:
         return f"{passes} and {8 * n * p / 1e6:.3g} MB for J, n = {n} by p = {p}"
 
     # ------------------------------------------------------------------------------------------------ the parts
-
-    def _parts(self):
-        """Network, and simulator and network_input where they are layers."""
-        return [part for part in (self.model.network, self.model.simulator, self.model.network_input)
-                if isinstance(part, keras.layers.Layer)]
 
     def flat(self, outcome, batch):
         """The outcome as (B, d), its parts one behind the other, in the widest of their dtypes."""
@@ -178,25 +325,26 @@ class Derivatives:
         widest = max((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.size)
         return tf.concat([tf.cast(tf.reshape(leaf, [batch, -1]), widest) for leaf in leaves], axis=1)
 
-    def _trace_reference(self, x):
-        """Outcome, a random v (n,) and Jᵀv by automatic differentiation of the whole model, None where it has no gradient."""
+    def _outcome(self, x):
+        """y = P(x, u). Not by Keras' `__call__` where that does no more: it keeps AutoGraph away from users' code."""
+        return self.model.call(x, training=False) if self.model.composed else self.model(x, training=False)
+
+    def _trace_plain_vjp(self, x, v):
+        """Jᵀv by automatic differentiation of the whole model; None for a weight without a gradient."""
         with tf.GradientTape() as tape:
-            outcome = self.model(x, training=False)
-            flat = tf.reshape(self.flat(outcome, self.batch), [-1])
-            v = tf.cast(tf.random.stateless_normal(flat.shape, (22, 7)), flat.dtype)
-            projection = tf.reduce_sum(flat * v)
+            flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
         self.penalized = bool(self.model.losses)
         known = {id(weight.value) for weight in self.model.variables}
         strangers = sorted({variable.name for variable in tape.watched_variables() if id(variable) not in known})
         if strangers:
             self.compiler.warn(f"{strangers[0]!r} acts on the outcome but is no weight of the model, so that it is not trained: "
                                "make the simulator or network_input a Keras layer that holds it")
-        return outcome, v, _dense(tape.gradient(projection, self._values()))
+        return _dense(tape.gradient(flat, self._values(), tf.cast(v, flat.dtype)))
 
     def _trace_vjp(self, x, v):
         """Jᵀv for any v (n,): a list of tensors like the weights."""
         with tf.GradientTape() as tape:
-            flat = tf.reshape(self.flat(self.model(x, training=False), self.batch), [-1])
+            flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
         return _dense(tape.gradient(flat, self._values(), tf.cast(v, flat.dtype), tf.UnconnectedGradients.ZERO))
 
     def _trace_penalty(self, x):
@@ -209,15 +357,13 @@ class Derivatives:
 
     def _trace_loss(self, x, y_true, sample_weight):
         """Loss, outcome and g (n,) of a batch."""
-        return self.loss_and_gradient(x, y_true, sample_weight, self.model.call(x, training=False))
+        return self.loss_and_gradient(x, y_true, sample_weight, self._outcome(x))
 
     def loss_and_gradient(self, x, y_true, sample_weight, outcome):
         """Loss of an outcome without the layers' penalties, the outcome, and g = ∂L/∂y, (n,)."""
         with tf.GradientTape() as tape:
             tape.watch(outcome)
-            loss = self.model.compute_loss(x, y_true, outcome, sample_weight, training=False)
-            for penalty in self.model.losses:
-                loss = loss - tf.cast(tf.reduce_sum(penalty), loss.dtype)
+            loss = self.model.data_loss(x, y_true, outcome, sample_weight)
         gradient = tape.gradient(loss, outcome, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return loss, outcome, tf.reshape(self.flat(gradient, self.batch), [-1])
 
@@ -226,85 +372,125 @@ class Derivatives:
 
     # ----------------------------------------------------------------------------------------------- the routes
 
-    def _candidates(self, reasons):
-        """(name, function) of each route that may be right, the fastest first."""
-        places = {id(weight): index for index, weight in enumerate(self.weights)}
-        dense = {id(layer): layer for part in self._parts() for layer in leaves(part) if type(layer) is keras.layers.Dense}
-        held = {places.get(id(weight)) for layer in dense.values() for weight in (layer.kernel, layer.bias)}
-        strange = [weight.path for index, weight in enumerate(self.weights) if index not in held]
-        if strange:
-            reasons.append(f"{strange[0]!r} is no kernel or bias of a Dense layer")
+    def _candidates(self):
+        """The routes that the structure of the graph does not rule out, the fastest first."""
+        if self._certainly_mixed:
+            self._reasons.append(f"samples reach each other's outcomes by {self._mixing}")
         else:
-            yield "factored", self._factored(list(dense.values()), places)
-        if {id(weight) for weight in self.weights} <= {id(weight) for weight in self.model.network.trainable_variables}:
-            yield "per sample", self._by_samples(self._trace_network_rows)
-        yield "per sample", self._by_samples(self._trace_sample_rows)
-        yield "whole batch", self._by_batch(lambda group: self.compiler.function(
-            lambda x, seeds: self._trace_batch_rows(group, x, seeds), "The Jacobian by rows"))
-        yield "whole batch", self._by_batch(self._one_by_one)
+            apart = not self._mixing
+            if self._layered:
+                self._reasons.append(self._layered)
+            else:
+                yield _Candidate("factored", self._factored, apart)
+            if self._network_alone:
+                yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_network_rows, xla), apart,
+                                 self._loop_in_network)
+            yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_sample_rows, xla), apart, self._loop)
+        yield _Candidate("whole batch", lambda xla: self._by_batch(lambda group: self.compiler.function(
+            lambda x, seeds: self._trace_batch_rows(group, x, seeds), "The Jacobian by rows", xla=xla), xla), True)
+        yield _Candidate("whole batch", lambda xla: self._by_batch(self._one_by_one, xla), True)
 
-    def _factored(self, dense_layers, places):
-        layers = [layer for layer in dense_layers if id(layer.kernel) in places or id(layer.bias) in places]
-        kernels, biases = [places.get(id(layer.kernel)) for layer in layers], [places.get(id(layer.bias)) for layer in layers]
-        trace = self.compiler.function(lambda *batch: self._trace_factors(layers, *batch), "The Jacobian by layer factors")
+    def _factored(self, xla):
+        found = {}
+
+        def trace(*batch):
+            results, found["places"] = self._trace_factors(*batch)
+            return results
+        function = self.compiler.function(trace, "The Jacobian by layer factors", xla=xla, graph=True)
 
         def linearise(x, y_true, sample_weight):
-            loss, outcome, gradient, inputs, cotangents = trace(x, y_true, sample_weight)
+            loss, outcome, gradient, inputs, cotangents = function(x, y_true, sample_weight)
             return loss, outcome, gradient.numpy(), FactoredJacobian(
-                [a.numpy() for a in inputs], [delta.numpy() for delta in cotangents], kernels, biases)
+                [a.numpy() for a in inputs], [delta.numpy() for delta in cotangents], *found["places"])
         return linearise
 
-    def _trace_factors(self, layers, x, y_true, sample_weight):
-        """Loss, outcome, g, and A and Δ of each layer."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape, recording(layers, tape) as calls:
-            outcome, _, _, target, seeds = self._repeated_pass(x, tape)
-        for layer in layers:
-            shapes = [a.shape for called, a, _ in calls if called is layer]
-            if len(shapes) != 1 or shapes[0].rank != 2 or shapes[0][0] != self.n:
-                raise NotApplicable(f"the layer {layer.path!r} is called on {' and '.join(map(str, shapes)) or 'nothing'}, "
-                                 f"not once on {self.n} rows")
-        found = {id(layer): (a, z) for layer, a, z in calls}
-        inputs, sums = zip(*(found[id(layer)] for layer in layers))
-        cotangents = tape.gradient(target, list(sums), seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    def _trace_factors(self, x, y_true, sample_weight):
+        """((loss, outcome, g, list of A, list of Δ), (places of the kernels, of the biases among the weights))."""
+        outcome, _, _, target, seeds = self._repeated_pass(x)
+        products, reason = layer_products(tf.compat.v1.get_default_graph(), self.weights, target, self.n)
+        if not products:
+            raise NotApplicable(reason or "no weight acts on the outcome")
+        sums = [product.sums for product in products]
+        cotangents = tf.gradients(target, sums, seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         loss, outcome, gradient = self.loss_and_gradient(x, y_true, sample_weight, outcome)
-        return loss, outcome, gradient, [a[::self.d] for a in inputs], cotangents
+        inputs = [tf.zeros([self.n, 0], sums[0].dtype) if product.inputs is None else product.inputs for product in products]
+        return ((loss, outcome, gradient, [a[::self.d] for a in inputs], cotangents),
+                ([product.kernel for product in products], [product.bias for product in products]))
 
-    def _repeated_pass(self, x, tape):
+    def _repeated_pass(self, x, watch=lambda controls: None):
         """A forward pass of some samples in which each is repeated d times: row (b, k) holds sample b.
+
+        Args:
+            x: data of these samples; watch: function that is handed the controls before the simulator takes them.
 
         Returns:
             (outcome, inputs, controls, target, seeds): the outcome (samples, …); what the network sees and gives, one row
-            for each row of J; and what to ask the tape for: the gradient of the target with the cotangents `seeds`, with
-            respect to anything in row (b, k), is that of y_bk. The tape watches the controls.
+            for each row of J, None where a subclass computes the outcome in its own way; and what to ask for: the gradient
+            of the target with the cotangents `seeds`, with respect to anything in row (b, k), is that of y_bk.
         """
-        model, samples = self.model, tf.nest.flatten(x)[0].shape[0]
-        repeated = tf.nest.map_structure(lambda t: tf.repeat(t, self.d, axis=0), x)
-        inputs = model.network_input(repeated)
-        controls = model.network(inputs, training=False)
-        tape.watch(controls)
-        if hasattr(model.simulator, "linearize"):                                           # row (b, k): ∂y_bk/∂u_b
-            outcome, jacobian = model.simulator.linearize(x, controls[::self.d])
-            return outcome, inputs, controls, controls, tf.reshape(jacobian, tf.shape(controls))
-        rows = model.simulator(repeated, controls)
+        model, samples = self.model, self._count(x)
+        repeated = self._of_samples(lambda t: tf.repeat(t, self.d, axis=0), x)
+        inputs = controls = None
+        if model.composed:
+            inputs = model.network_input(repeated)
+            controls = model.network(inputs, training=False)
+            watch(controls)
+            linearised = self._linearised_simulator(x, tf.nest.map_structure(lambda t: t[::self.d], controls), samples)
+            if linearised:                                              # row (b, k): ∂y_bk/∂u_b
+                return linearised[0], inputs, controls, controls, tf.reshape(linearised[1], tf.shape(controls))
+            rows = model.simulator(repeated, controls)
+        else:
+            rows = model(repeated, training=False)
         flat = self.flat(rows, samples * self.d)                                           # (rows, d)
         seeds = tf.tile(tf.eye(self.d, dtype=flat.dtype), [samples, 1])                     # row (b, k) holds e_k
         return tf.nest.map_structure(lambda leaf: leaf[::self.d], rows), inputs, controls, flat, seeds
 
-    def _by_samples(self, trace_rows):
-        """A route that takes the rows of some samples at a time; `trace_rows(group, x of these samples)` gives blocks."""
+    def _linearised_simulator(self, x, controls, samples):
+        """(outcome, ∂y/∂u (samples, d, *controls)) where that takes less than d backward passes, else None.
+
+        The simulator's own `linearize`, or forward mode: one tangent for each of c controls, where c ≤ d/2 and the weights
+        act in the network alone.
+        """
+        if hasattr(self.model.simulator, "linearize"):
+            return self.model.simulator.linearize(x, controls)
+        if not self._network_alone or tf.nest.is_nested(controls) or controls.shape.rank is None:
+            return None
+        count = math.prod(controls.shape[1:])
+        if not 0 < 2 * count <= self.d:
+            return None
+        repeated = self._of_samples(lambda t: tf.repeat(t, count, axis=0), x)
+        primals = tf.repeat(controls, count, axis=0)
+        tangents = tf.reshape(tf.tile(tf.eye(count, dtype=controls.dtype), [samples, 1]), primals.shape)
+        try:
+            with tf.autodiff.ForwardAccumulator(primals, tangents) as accumulator:
+                outcome = self.model.simulator(repeated, primals)
+                flat = self.flat(outcome, samples * count)
+            columns = accumulator.jvp(flat, tf.UnconnectedGradients.ZERO)                   # row (b, j): ∂y_b/∂u_bj
+        except Exception:                                               # an operation has no forward mode
+            return None
+        jacobian = tf.transpose(tf.reshape(columns, [samples, count, self.d]), [0, 2, 1])
+        return tf.nest.map_structure(lambda leaf: leaf[::count], outcome), tf.cast(jacobian, controls.dtype)
+
+    def _by_samples(self, trace_rows, xla):
+        """A route that takes the rows of some samples at a time; `trace_rows(group, x, copies)` gives blocks of J.
+
+        Without XLA every sample comes with a copy of itself that has the cotangent 0: products of a batch of one, which
+        vectorised become products of rank 4 with an axis of size 1, corrupt memory in TensorFlow 2.21 with oneDNN.
+        """
         def rows_of(group):
-            return self.compiler.function(lambda x: trace_rows(group, x), "The Jacobian by rows")
+            return self.compiler.function(lambda x: trace_rows(group, x, 1), "The Jacobian by rows", xla=xla,
+                                          without_xla=lambda x: trace_rows(group, x, 2))
 
         def pick(x, first, last):
-            return (tf.nest.map_structure(lambda t: t[first:last], x),)
-        return self._by_rows(self.batch, self.d, 1000, rows_of, pick)
+            return (self._of_samples(lambda t: t[first:last], x),)
+        return self._by_rows(self.batch, self.d, 1000, rows_of, pick, xla)
 
-    def _by_batch(self, rows_of):
+    def _by_batch(self, rows_of, xla):
         """A route that takes some rows of the whole batch at a time, from (x, their unit cotangents)."""
         return self._by_rows(self.n, 1, 32 * self.n, rows_of,
-                             lambda x, first, last: (x, tf.one_hot(tf.range(first, last), self.n)))
+                             lambda x, first, last: (x, tf.one_hot(tf.range(first, last), self.n)), xla)
 
-    def _by_rows(self, count, rows_each, overhead, rows_of, pick):
+    def _by_rows(self, count, rows_each, overhead, rows_of, pick, xla):
         """A route that takes J by rows, from `count` things (samples or rows) of which each gives `rows_each`.
 
         Args:
@@ -315,10 +501,10 @@ class Derivatives:
         functions = {}
 
         def linearise(x, y_true, sample_weight):
-            loss, outcome, gradient = self.loss(x, y_true, sample_weight)
+            loss, outcome, gradient = (self.loss if xla else self._plain_loss)(x, y_true, sample_weight)
 
             def chunks(group):
-                size = sum(int(np.prod(self.shapes[index])) for index in group)
+                size = sum(math.prod(self.shapes[index]) for index in group)
                 step = int(np.clip(_CHUNK // ((size + overhead) * rows_each), 1, count))
                 if group not in functions:
                     functions[group] = rows_of(group)
@@ -327,27 +513,38 @@ class Derivatives:
                     blocks = functions[group](*pick(x, first, first + step))
                     skip = (start - first) * rows_each
                     yield slice(start * rows_each, (first + step) * rows_each), [_wide(block)[skip:] for block in blocks]
+            vjp = self._vjp if xla else self._plain_vjp
             jacobian = RowsJacobian(chunks, self.shapes, self.n, available_memory() // _SHARE,
-                                    lambda v: [_wide(gradient) for gradient in self._vjp(x, tf.constant(v))])
+                                    lambda v: [np.zeros(shape) if share is None else _wide(share)
+                                               for share, shape in zip(vjp(x, tf.constant(v)), self.shapes)])
             return loss, outcome, gradient.numpy(), jacobian
         return linearise
 
-    def _trace_network_rows(self, group, x):
+    def _trace_network_rows(self, group, x, copies):
         """Blocks of J where the weights act in the network alone: its rows by the cotangents of the controls."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            _, inputs, controls, target, seeds = self._repeated_pass(x, tape)
+            _, inputs, controls, target, seeds = self._repeated_pass(x, tape.watch)
         cotangents = tape.gradient(target, controls, seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        inputs, cotangents = tf.nest.map_structure(lambda t: t[:, None], (inputs, cotangents))
+        inputs = tf.nest.map_structure(lambda t: tf.repeat(t[:, None], copies, axis=1) if t.shape.rank and
+                                       t.shape[0] == self._count(x) * self.d else t, inputs)
+        cotangents = tf.nest.map_structure(lambda t: _with_copies(t, copies), cotangents)
         return tf.vectorized_map(lambda row: self._row(
             group, lambda: self.model.network(row[0], training=False), row[1]),
                                  (inputs, cotangents))
 
-    def _trace_sample_rows(self, group, x):
+    def _trace_sample_rows(self, group, x, copies):
         """Blocks of J where samples are independent: network and simulator on one sample for each row."""
-        seeds = tf.tile(tf.eye(self.d)[:, None], [tf.nest.flatten(x)[0].shape[0], 1, 1])
-        repeated = tf.nest.map_structure(lambda t: tf.repeat(t, self.d, axis=0)[:, None], x)
-        return tf.vectorized_map(lambda row: self._row(
-            group, lambda: self.flat(self.model(row[0], training=False), 1), row[1]), (repeated, seeds))
+        seeds = _with_copies(tf.tile(tf.eye(self.d), [self._count(x), 1]), copies)
+        repeated = [tf.repeat(tf.repeat(leaf, self.d, axis=0)[:, None], copies, axis=1)
+                    for leaf, sampled in zip(tf.nest.flatten(x), self._sampled) if sampled]
+
+        def row(arguments):
+            leaves, cotangent = arguments
+            leaves = iter(leaves)
+            sample = tf.nest.pack_sequence_as(x, [next(leaves) if sampled else leaf
+                                                  for leaf, sampled in zip(tf.nest.flatten(x), self._sampled)])
+            return self._row(group, lambda: self.flat(self._outcome(sample), copies), cotangent)
+        return tf.vectorized_map(row, (repeated, seeds))
 
     def _row(self, group, function, cotangent):
         """One row of J: the gradient of Σ cotangent · function() with respect to a group of weights."""
@@ -359,7 +556,7 @@ class Derivatives:
     def _trace_batch_rows(self, group, x, seeds):
         """Blocks of J for any function: one forward pass of the batch, a backward pass for each of the seeds (rows, n)."""
         with tf.GradientTape() as tape:
-            flat = tf.reshape(self.flat(self.model(x, training=False), self.batch), [-1])
+            flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
         return tf.vectorized_map(lambda seed: _dense(tape.gradient(
             flat, self._values(group), tf.cast(seed, flat.dtype), tf.UnconnectedGradients.ZERO)), seeds)
 
@@ -369,6 +566,35 @@ class Derivatives:
             found = [self._vjp(x, seed) for seed in seeds]
             return [tf.stack([row[index] for row in found]) for index in group]
         return rows
+
+
+class _Reference(NamedTuple):
+    """What automatic differentiation of the whole model gives for a batch, without XLA: L, y, g, a v and Jᵀv."""
+
+    loss: tf.Tensor
+    outcome: object
+    gradient: tf.Tensor
+    v: np.ndarray
+    product: list
+
+
+@contextlib.contextmanager
+def _moved(weights):
+    """The weights changed by about a thousandth while the block runs."""
+    before, random = [weight.numpy() for weight in weights], np.random.default_rng(1)
+    try:
+        for weight, value in zip(weights, before):
+            scale = 1e-3 * (np.abs(value) + np.mean(np.abs(value)))
+            weight.assign((value + scale * random.standard_normal(value.shape)).astype(value.dtype))
+        yield
+    finally:
+        for weight, value in zip(weights, before):
+            weight.assign(value)
+
+
+def _with_copies(rows, copies):
+    """(rows, …) → (rows, copies, …): each row, and behind it zeros."""
+    return tf.stack([rows] + [tf.zeros_like(rows)] * (copies - 1), axis=1)
 
 
 def _dense(gradients):

@@ -1,0 +1,111 @@
+"""Nothing that is computed for a step's sake touches metrics, losses, layers' state or what users look at."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hig
+from tests.networks import B, ETA, FEATURES, float64, rows, squares, stack  # noqa: F401
+from tests.networks import assert_same_step
+from tests.reference import flat
+
+
+def two_outcomes(x, u):
+    return {"a": u[:, :1] + x[:, :1], "b": 3 * u[:, 1:]}
+
+
+@pytest.mark.parametrize("optimizer", [lambda: hig.HIG(ETA, truncation=1e-3), lambda: hig.HIG(ETA, truncation=1e-3, adaptive=True),
+                                       hig.LevenbergMarquardt], ids=["HIG", "adaptive", "Levenberg-Marquardt"])
+def test_losses_of_single_outcomes_are_those_before_the_update(float64, optimizer):  # noqa: F811
+    """Their weighted sum is the loss, in the first epoch as in later ones, with ragged batches."""
+    model = hig.PhysicsModel(stack(5, 2), two_outcomes)
+    model.compile(optimizer(), loss={"a": "mse", "b": "mse"}, loss_weights={"a": 1.0, "b": 0.25})
+    x = np.concatenate([rows(FEATURES), rows(FEATURES, seed=4)[:3]])
+    y = {"a": np.zeros((len(x), 1)), "b": np.ones((len(x), 1))}
+    outcome = model(tf.constant(x[:B]))
+    expected = {name: float(np.mean((outcome[name] - y[name][:B]) ** 2)) for name in y}
+    logs = model.train_on_batch(x[:B], {name: value[:B] for name, value in y.items()}, return_dict=True)
+    for name in y:
+        assert logs[f"{name}_loss"] == pytest.approx(expected[name], rel=1e-12)
+    history = model.fit(x, y, batch_size=B, epochs=3, shuffle=False, verbose=0).history
+    np.testing.assert_allclose(np.array(history["a_loss"]) + 0.25 * np.array(history["b_loss"]), history["loss"], rtol=1e-12)
+
+
+class WithPenalty(hig.PhysicsModel):
+    """A user's subclass that adds a loss within its call."""
+
+    def call(self, x, training=False):
+        u = self.network(x, training=training)
+        self.add_loss(0.1 * tf.reduce_sum(u ** 2))
+        return self.simulator(x, u)
+
+
+def test_add_loss_within_call_of_a_subclass(float64):  # noqa: F811
+    """The step at κ = 1 is that of gradient descent in Keras' own loop."""
+    after = []
+    for optimizer in (keras.optimizers.SGD(ETA), hig.JacobianPower(ETA, kappa=1.0, truncation=0.0)):
+        keras.utils.set_random_seed(3)
+        model = WithPenalty(stack(5, 2), lambda x, u: 2 * u)
+        model.compile(optimizer, squares, run_eagerly=not after)
+        model.fit(rows(FEATURES), rows(2), batch_size=B, epochs=2, verbose=0)
+        after.append(flat(model.get_weights()))
+    assert_same_step(after[1], after[0], np.zeros_like(after[0]), 1e-9)
+
+
+@pytest.mark.parametrize("names", [("functions", "grid"), ("u", "grid")])
+def test_data_shared_by_all_samples(float64, names):  # noqa: F811
+    """An operator network on functions (5, 6) and a grid (9, 1), whichever name comes first in the alphabet."""
+    branch, trunk = stack(4, 3, features=6), stack(4, 3, features=1)
+
+    class Both(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.branch, self.trunk = branch, trunk
+
+        def call(self, x):
+            return tf.einsum("bf,gf->bg", self.branch(x[names[0]]), self.trunk(x[names[1]]))
+    x = {names[0]: tf.constant(rows(6)), names[1]: tf.constant(np.linspace(0, 1, 9)[:, None])}
+    y = tf.zeros((B, 9), tf.float64)
+    after = []
+    for optimizer in (keras.optimizers.SGD(ETA), hig.JacobianPower(ETA, kappa=1.0, truncation=0.0)):
+        model = hig.PhysicsModel(Both(), lambda x, u: u)
+        model.compile(optimizer, squares, run_eagerly=not after)
+        start = [weight.numpy() for weight in model.trainable_variables]
+        with pytest.warns(UserWarning) if after else contextlib.nullcontext():
+            model.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0)
+        after.append(flat([weight.numpy() for weight in model.trainable_variables]))
+        for weight, value in zip(model.trainable_variables, start):
+            weight.assign(value)
+    assert_same_step(after[1], after[0], flat(start), 1e-9)
+
+
+def test_complex_weights_are_refused_by_name(float64):  # noqa: F811
+    class Complex(keras.layers.Layer):
+        def build(self, *shapes):
+            self.phase = self.add_weight(shape=(), dtype="complex64", name="phase")
+
+        def call(self, x, u):
+            return u * tf.cast(tf.math.real(self.phase), u.dtype)
+    model = hig.PhysicsModel(stack(5, 2), Complex())
+    model.compile(hig.HIG(ETA, truncation=1e-3), squares)
+    with pytest.raises(TypeError, match="phase.*complex64"):
+        model.train_on_batch(rows(FEATURES), rows(2))
+
+
+def test_the_route_is_that_of_the_last_update_and_few_shapes_are_kept(float64):  # noqa: F811
+    from hig.model import KEPT_SHAPES
+    model = hig.PhysicsModel(stack(3, 2), lambda x, u: u - (tf.reduce_mean(u, 0) if u.shape[0] > 4 else 0.0))
+    model.compile(hig.HIG(ETA, truncation=1e-3), squares, jit_compile=False)
+    with pytest.warns(UserWarning, match="whole batch"):
+        for size, route in ((2, "factored"), (B, "whole batch"), (2, "factored")):
+            model.train_on_batch(rows(FEATURES)[:size], rows(2)[:size])
+            assert model.route == route
+    for size in range(1, KEPT_SHAPES + 4):
+        model._derivatives[size] = None
+        model.derivatives_for(tf.constant(rows(FEATURES)[:2]), tf.constant(rows(2)[:2]), None)
+        assert len(model._derivatives) <= KEPT_SHAPES + 1
+    model.compile(hig.HIG(ETA, truncation=1e-3), squares)
+    assert not model._derivatives
