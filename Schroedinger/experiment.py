@@ -92,15 +92,15 @@ def evaluation(model, train_data, test_data):
     "population_error_2" and "population_error_3" are the mean absolute errors of the populations of |2⟩ and |3⟩, of
     lower and higher energy, over the test samples.
     """
-    @tf.function(jit_compile=True)
     def measure(targets):
         targets, outcome = unit(targets), unit(model(targets, training=False))
         return tf.reduce_mean(loss(targets, outcome)), {
             f"population_error_{n}": tf.reduce_mean(tf.abs(population(n, outcome) - population(n, targets)))
             for n in (2, 3)}
+    compiled = model.compiler.function(measure, "The evaluation")
 
     def evaluate(epoch, logs):
-        (train_loss, _), (test_loss, errors) = measure(train_data[1]), measure(test_data[1])
+        (train_loss, _), (test_loss, errors) = compiled(train_data[1]), compiled(test_data[1])
         return {"train_loss": float(train_loss), "test_loss": float(test_loss),
                 **{key: float(value) for key, value in errors.items()}}
     return evaluate

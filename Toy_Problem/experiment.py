@@ -55,14 +55,13 @@ def evaluation(model, train_data, test_data):
     losses = mean_losses(model, train_data, test_data)
     hidden = model.network.get_layer("hidden")
 
-    @tf.function(jit_compile=True)
     def inside():
         activations = tf.abs(hidden(test_data[0]))                                  # (B, 7)
         y = model.network(tf.constant([[PATH_X]]), training=False)[0]
         return {"activation_mean": tf.reduce_mean(activations), "activation_std": tf.math.reduce_std(activations),
                 "path_y1": y[0], "path_y2": y[1]}
-
-    return lambda epoch, logs: {**losses(epoch, logs), **{key: float(value) for key, value in inside().items()}}
+    compiled = model.compiler.function(inside, "The evaluation")
+    return lambda epoch, logs: {**losses(epoch, logs), **{key: float(value) for key, value in compiled().items()}}
 
 
 def run(settings):

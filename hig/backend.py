@@ -20,3 +20,10 @@ if _found != "tensorflow":
 def leaves(layer):
     """The layers inside a network, models within models taken apart."""
     return [leaf for child in layer.layers for leaf in leaves(child)] if hasattr(layer, "layers") else [layer]
+
+
+def share_gpus():
+    """Has TensorFlow take a GPU's memory as it needs it, so that two runs fit on one card; before the first operation."""
+    import tensorflow as tf
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)

@@ -34,15 +34,15 @@ def machine():
     import tensorflow as tf
 
     found = provenance()
-    gpus = tf.config.list_physical_devices("GPU")
     threads = tf.config.threading
     lines = {
         "hig": found.pop("commit") or "not from a checkout",
         "system": f"{platform.platform()}, libc {' '.join(platform.libc_ver()) or 'unknown'}",
         "cpu": f"{found.pop('cpu')}, {found.pop('cores')} cores for this process, of {os.cpu_count()}",
         "memory": f"{available_memory() / 2**30:.1f} GiB free",
-        "gpu": ", ".join(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus)
-               or "none that TensorFlow sees",
+        "gpu": ", ".join(found.pop("gpus")) or "none that TensorFlow sees",
+        "tf32": f"{'on' if tf.config.experimental.tensor_float_32_execution_enabled() else 'off'} on GPUs that have it; "
+                "hig switches it off during its updates",
         "blas": ", ".join(f"{name} with {count} threads" for name, count in found.pop("blas_threads").items()),
         "tensorflow threads": f"{threads.get_intra_op_parallelism_threads() or 'all cores'} within an operation, "
                               f"{threads.get_inter_op_parallelism_threads() or 'all cores'} between them (as set)",

@@ -271,3 +271,22 @@ def test_where_weights_act():
     assert products(lambda x: tf.identity(network(x))) == [(0, 1), (2, 3)]
     assert "acts 2 times" in products(lambda x: network(x) + 0.0 * tf.reduce_sum(network.layers[0].kernel))
     assert "While" in products(lambda x: tf.while_loop(lambda s: True, lambda s: [s * network(x)[:, :1]], [x], maximum_iterations=2)[0])
+
+
+def test_where_the_graph_leaves_it_open_the_proof_is_repeated(float64):  # noqa: F811
+    """An operation that is not known, hidden behind a factor that is 0 at first: found at the next proof, and told."""
+    factor = number(0.0)
+    model = hig.PhysicsModel(hidden(2, FEATURES), lambda x, u: u + factor * tf.math.unsorted_segment_sum(
+        u, tf.zeros_like(u[:, 0], "int32"), 1))
+    model.compile(hig.HIG(ETA, truncation=1e-3), squares)
+    assert_same_step(*step_and_reference(model, rows(FEATURES)))
+    assert model.route == "factored"
+    factor.assign(1.0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        x, y = rows(FEATURES), rows(2)
+        model.train_on_batch(x, y)
+        model.train_on_batch(x, y)
+    assert any("Steps may have been wrong since update 1; this is update 2" in str(w.message) for w in caught)
+    assert_same_step(*step_and_reference(model, rows(FEATURES)))
+    assert model.route == "whole batch"

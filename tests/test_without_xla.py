@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import hig
+from hig.backend import share_gpus
 from hig.compiled import Compiler, full_precision
 from tests.networks import B, ETA, FEATURES, assert_same_step, derivatives, float64, hig_model, moved, one_step, rows  # noqa: F401
 from tests.networks import squares, stack, targets
@@ -152,3 +153,24 @@ def test_a_device_out_of_memory_is_not_a_matter_of_xla():
     with pytest.raises(tf.errors.ResourceExhaustedError, match="OOM"):
         Compiler().function(full, "The step")(tf.constant(1.0))
     assert len(calls) == 1
+
+
+def test_runs_share_a_card(monkeypatch):
+    """By emulation, without a GPU: TensorFlow is asked to take memory as it needs it, for every card."""
+    asked = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0", f"{kind}:1"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *arguments: asked.append(arguments))
+    share_gpus()
+    assert asked == [("GPU:0", True), ("GPU:1", True)]
+
+
+def test_the_evaluation_runs_without_xla_where_it_must():
+    """Of the systems, on a simulator that XLA cannot compile."""
+    from hig.runs.experiments import mean_losses
+    model = hig.PhysicsModel(stack(5, 2), lambda x, u: u + tf.ensure_shape(tf.numpy_function(np.tanh, [u], u.dtype), u.shape))
+    model.compile("sgd", squares)
+    data = rows(FEATURES), rows(2)
+    with pytest.warns(UserWarning, match="The evaluation runs without XLA"):
+        losses = mean_losses(model, data, data)(0, None)
+    u = model.network(data[0]).numpy()
+    assert losses["test_loss"] == pytest.approx(np.mean(np.sum((u + np.tanh(u) - data[1]) ** 2, axis=1)), rel=1e-6)

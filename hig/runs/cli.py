@@ -102,7 +102,8 @@ def load_keras():
             fail(f"the environment variable {name} is {os.environ[name]!r}, not a whole number of threads")
     try:
         with silent_start():
-            from hig.backend import keras
+            from hig.backend import keras, share_gpus
+            share_gpus()
     except ImportError as error:
         fail(str(error))
     return keras

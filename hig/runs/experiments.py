@@ -194,14 +194,14 @@ def mean_losses(model, train_data, test_data, validation_data=None):
 
     Args:
         model: compiled PhysicsModel.
-        train_data, test_data: (x, y*) each, of the same shapes (so that one compiled function serves both).
+        train_data, test_data: (x, y*) each; one compiled function serves those of the same shapes.
         validation_data: (x, y*) for a "validation_loss", or None.
     """
-    @tf.function(jit_compile=True)
     def loss(x, y):
         return model.compute_loss(x, y, model(x, training=False), training=False)
 
     sets = {"train_loss": train_data, "test_loss": test_data}
     if validation_data:
         sets["validation_loss"] = validation_data
-    return lambda epoch, logs: {name: float(loss(*data)) for name, data in sets.items()}
+    compiled = {len(data[1]): model.compiler.function(loss, "The evaluation") for data in sets.values()}
+    return lambda epoch, logs: {name: float(compiled[len(data[1])](*data)) for name, data in sets.items()}

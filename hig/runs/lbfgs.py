@@ -32,7 +32,6 @@ class ByLBFGS(PhysicsModel):
         super().__init__(model.network, model.simulator, model.network_input)
         self.memory = memory
         self._set = tf.function(self._trace_set)
-        self._loss_and_gradient = tf.function(self._trace_loss_and_gradient, jit_compile=True)
 
     def fit(self, dataset, initial_epoch=0, epochs=1, callbacks=(), **options):
         """Iterates on the first batch of the dataset, from epoch `initial_epoch` to `epochs`, or until a callback sets
@@ -40,10 +39,11 @@ class ByLBFGS(PhysicsModel):
         x, y_true = next(iter(dataset))
         callbacks, epoch = keras.callbacks.CallbackList(callbacks, model=self), initial_epoch
         dtype = self.trainable_variables[0].dtype
+        loss_and_gradient = self.compiler.function(self._trace_loss_and_gradient, "Loss and gradient")
 
         def evaluate(weights):
             self.optimizer.iterations.assign_add(1)                     # before the weights are those of a trial
-            loss, gradient = self._loss_and_gradient(weights.astype(dtype), x, y_true)
+            loss, gradient = loss_and_gradient(weights.astype(dtype), x, y_true)
             return float(loss), gradient.numpy().astype(np.float64)
 
         def accept(intermediate_result):

@@ -17,7 +17,7 @@ def provenance():
     """What a number depends on besides its settings, as a dict of builtins.
 
     Keys: "python" and one key per package of PACKAGES (version, "unknown" if not found), "commit" (of this checkout, with "+" if files differ
-    from it; None outside a checkout of hig), "cpu" (model), "cores", "blas_threads" (library → threads).
+    from it; None outside a checkout of hig), "cpu" (model), "cores", "gpus" (their names), "blas_threads" (library → threads).
     """
     return {
         "python": platform.python_version(),
@@ -25,9 +25,17 @@ def provenance():
         "commit": _commit(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpus": _gpus(),
         "blas_threads": {f"{library['internal_api']} {library.get('version')}": library["num_threads"]
                          for library in threadpool_info()},
     }
+
+
+def _gpus():
+    """Names of the GPUs that TensorFlow sees; none where it is not loaded."""
+    config = getattr(sys.modules.get("tensorflow"), "config", None)
+    return [config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+            for gpu in config.list_physical_devices("GPU")] if config else []
 
 
 def peak_memory():
