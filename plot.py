@@ -1,25 +1,29 @@
 """Draw the loss curves of training runs, as in the figures of the paper: loss (log) over seconds of training.
 
-    python plot.py                        every system: <folder>/plot.png; figures/overview.png if several have curves
-    python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in the first; of a
-                                          folder of several systems' folders, like results, also one in each of these
-                                          and in each folder in studies, Peers and Published_Budgets; of one of these, one in each
-    python plot.py FILE [FILE ...]        these pickles in one figure, plot.png beside the first
-    python plot.py trajectories ...       what a trained network does (--help lists the flags; loads TensorFlow)
+    python plot.py                        every system: <folder>/plot.png; figures/overview.png if several
+    have curves python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in
+    the first; of a
+                                          folder of several systems' folders, like results, also one in each
+                                          of these and in each folder in studies, Peers and Published_Budgets;
+                                          of one of these, one in each
+    python plot.py FILE [FILE ...]        these pickles in one figure, plot.png beside the first python
+    plot.py trajectories ...       what a trained network does (--help lists the flags; loads TensorFlow)
 
-Curves are read from the pickles of the submit scripts, from those of the published code, and from PhiFlow's scene
-folders (`log_step_time.txt`, `log_loss_<X>_0.txt`). A pickle is named `<prefix>_<X>_RESULTS.pickle`, for instance
-`NLO_HIG_RESULTS.pickle`, and X is the name in the legend; those of a system with several tasks also tell which, as in
-`TOY_lambda_1_HIG_RESULTS.pickle`, and each task has panels of its own. Runs of one optimizer that differ only in
-their seed become the median with a band from minimum to maximum, over those that have come so far; a run that died at
-inf or NaN ends in a cross, when and where it died. Runs over one or two varied settings also show their final losses
-over these. Losses are those of the test set where a run has measured them, otherwise those of training. A table of
-the runs is printed.
+Curves are read from the pickles of the submit scripts, from those of the published code, and from PhiFlow's
+scene folders (`log_step_time.txt`, `log_loss_<X>_0.txt`). A pickle is named `<prefix>_<X>_RESULTS.pickle`,
+for instance `NLO_HIG_RESULTS.pickle`, and X is the name in the legend; those of a system with several tasks
+also tell which, as in `TOY_lambda_1_HIG_RESULTS.pickle`, and each task has panels of its own. Runs of one
+optimizer that differ only in their seed become the median with a band from minimum to maximum, over those
+that have come so far; a run that died at inf or NaN ends in a cross, when and where it died. Runs over one or
+two varied settings also show their final losses over these. Losses are those of the test set where a run has
+measured them, otherwise those of training. A table of the runs is printed.
 
-With --csv the table and the curves that are drawn are written, too, in long form for pandas: one number in each row.
+With --csv the table and the curves that are drawn are written, too, in long form for pandas: one number in
+each row.
 
-Exit status: 0, or 2 with a sentence on stderr if a pickle named on the command line cannot be read, if no curve is
-found, or if a figure cannot be written. Unreadable pickles in a folder are reported, and the other curves are drawn.
+Exit status: 0, or 2 with a sentence on stderr if a pickle named on the command line cannot be read, if no
+curve is found, or if a figure cannot be written. Unreadable pickles in a folder are reported, and the other
+curves are drawn.
 """
 
 import argparse
@@ -51,14 +55,16 @@ def parse(arguments):
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("paths", nargs="*", metavar="PATH", help="pickles or folders (default: the folders of all systems)")
-    add("--output", type=named(*FIGURES), metavar="FILE", help="draw all curves into this figure (png, pdf or svg)")
+    add("--output", type=named(*FIGURES), metavar="FILE",
+        help="draw all curves into this figure (png, pdf or svg)")
     add("--x", choices=AXES, default="time", help="horizontal axis (default: %(default)s)")
     add("--y", choices=LOSSES, default="test", help="loss to draw (default: %(default)s)")
     add("--size", choices=("column", "wide"), default="column",
         help="column: of a paper; wide: panels side by side, for slides and web pages (default: %(default)s)")
     add("--csv", type=named(".csv"), nargs="?", const=True, metavar="FILE",
-        help="write the table and the curves that are drawn, too; without FILE beside each figure, under its name")
-    add("--smooth", type=positive, metavar="SECONDS", help="geometric mean over so many seconds of training around each entry")
+        help="write table and curves, too; without FILE beside each figure, under its name")
+    add("--smooth", type=positive, metavar="SECONDS",
+        help="geometric mean over so many seconds of training around each entry")
     add_looks(parser)
     return parser.parse_args(arguments)
 
@@ -70,10 +76,14 @@ def parse_trajectories(arguments):
     add = parser.add_argument
     add("--weights", type=named(".weights.h5"), nargs="+", required=True, metavar="FILE",
         help="what --save-weights of a submit script wrote; several files are drawn side by side")
-    add("--output", type=named(*FIGURES), metavar="FILE", help="figure to write (png, pdf or svg; default: a PNG beside the weights)")
-    add("--animate", type=named(*ANIMATIONS), metavar="FILE", help="animation to write (gif, or mp4 with ffmpeg)")
-    add("--losses", type=Path, nargs="+", metavar="PATH", help="pickles or folders whose loss curves are drawn at the right")
-    add("--seed", type=int, default=1, metavar="N", help="of the samples that are drawn (default: %(default)s)")
+    add("--output", type=named(*FIGURES), metavar="FILE",
+        help="figure to write (png, pdf or svg; default: a PNG beside the weights)")
+    add("--animate", type=named(*ANIMATIONS), metavar="FILE",
+        help="animation to write (gif, or mp4 with ffmpeg)")
+    add("--losses", type=Path, nargs="+", metavar="PATH",
+        help="pickles or folders whose loss curves are drawn at the right")
+    add("--seed", type=int, default=1, metavar="N",
+        help="of the samples that are drawn (default: %(default)s)")
     add_looks(parser)
     options = parser.parse_args(arguments)
     if not 0 <= options.seed < 2**32:
@@ -83,13 +93,15 @@ def parse_trajectories(arguments):
 
 def add_looks(parser):
     """The flags of both: background and colours."""
-    parser.add_argument("--style", choices=("paper", "dark"), default="paper", help="background (default: %(default)s)")
+    parser.add_argument("--style", choices=("paper", "dark"), default="paper",
+                        help="background (default: %(default)s)")
     parser.add_argument("--colors", choices=COLORS, default="paper",
                         help="safe: for colour-blind readers (default: %(default)s)")
 
 
 def figures_of(folder, runs, axis):
-    """[(runs, figure)] of a folder: plot.png of all, after those of its own folders and studies if they are of several systems.
+    """[(runs, figure)] of a folder: plot.png of all, after those of its own folders and studies if they are
+    of several systems.
 
     Of a folder named in APART, one for each of its folders.
     """
@@ -118,18 +130,20 @@ def figures_asked_for(options, root):
         else:
             figures = [(runs, (first if first.is_dir() else first.parent) / "plot.png")]
     else:
-        folders = [root / folder for folder in SYSTEMS.values()]
-        figures = [(collect([folder], options.x), folder / "plot.png") for folder in folders if folder.is_dir()]
+        folders = [root / folder for folder in SYSTEMS.values() if (root / folder).is_dir()]
+        figures = [(collect([folder], options.x), folder / "plot.png") for folder in folders]
         figures = [figure for figure in figures if figure[0]]
         runs = [run for own, _ in figures for run in own]
         figures += [(runs, root / "figures" / "overview.png")] if len(figures) > 1 else []
     if not runs:
-        raise ValueError(f"no curves in {' '.join(options.paths) or root}; the systems' submit scripts make them")
+        where = " ".join(options.paths) or root
+        raise ValueError(f"no curves in {where}; the systems' submit scripts make them")
     return [(runs, options.output)] if options.output else figures
 
 
 def write_tables(figures, options):
-    """Writes what --csv asks for: a file beside each figure, or one for all, which tells the figures apart if there are several."""
+    """Writes what --csv asks for: a file beside each figure, or one for all, which tells the figures apart if
+    there are several."""
     tables = {output: tidy(runs, options) for runs, output in figures}
     if options.csv is True:
         files = {output.with_suffix(".csv"): rows for output, rows in tables.items()}

@@ -8,11 +8,12 @@ from hig.figures.style import choose_dashes
 
 
 def draw_population(state, ax, groups, colors, options):
-    """Panel: mean absolute error of the population of the state |2⟩ or |3⟩; of several seeds, medians and bands."""
+    """Panel: mean absolute error of the population of the state |2⟩ or |3⟩; of several seeds, medians and
+    bands."""
     ax.set_ylabel(f"population error, |{state}⟩")
     for label, dashes in choose_dashes(groups).items():
-        curves = [drawable(run, run.results[f"population_error_{state}"], options.x, ax.get_xscale() == "log", options.smooth)
-                  for run in groups[label]]
+        curves = [drawable(run, run.results[f"population_error_{state}"], options.x, ax.get_xscale() == "log",
+                           options.smooth) for run in groups[label]]
         draw_curves(ax, curves, colors[label], dashes=dashes)
 
 

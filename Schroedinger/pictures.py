@@ -30,24 +30,29 @@ def solve(weights, seed):
     states = to_complex(dipole.trajectory(ground_state, controls)[:, 0])
 
     def density(psi):
-        return np.pad(np.abs(psi) ** 2, [(0, 0), (1, 1)])                                   # ψ = 0 on the walls
+        return np.pad(np.abs(psi) ** 2, [(0, 0), (1, 1)])       # ψ = 0 on the walls
 
     return {"x": np.linspace(*experiment.BOX, experiment.N_POINTS), "density": density(states),
-            "time": experiment.DT * np.arange(experiment.N_STEPS + 1), "target": density(to_complex(target))[0],
+            "time": experiment.DT * np.arange(experiment.N_STEPS + 1),
+            "target": density(to_complex(target))[0],
             "controls": controls.numpy()[0]}
 
 
 def draw(figure, solution, together, colors):
-    """|ψ|² over time and position, the control under it, and at the side where it ends over where it should."""
-    x, time, density, controls, target = (solution[key] for key in ("x", "time", "density", "controls", "target"))
+    """|ψ|² over time and position, the control under it, and at the side where it ends over where it
+    should."""
+    names = "x", "time", "density", "controls", "target"
+    x, time, density, controls, target = (solution[name] for name in names)
     most = max(max(other["density"].max(), other["target"].max()) for other in together)
     grid = figure.add_gridspec(2, 2, height_ratios=[2, 1], width_ratios=[3, 1])
     ax = figure.add_subplot(grid[0, 0], ylabel="$x$", xlim=(0, time[-1]), ylim=(x[0], x[-1]))
     ax.grid(False)
-    image = ax.imshow(density.T, origin="lower", aspect="auto", extent=(0, time[-1], x[0], x[-1]), cmap="magma", vmin=0, vmax=most,
+    image = ax.imshow(density.T, origin="lower", aspect="auto", extent=(0, time[-1], x[0], x[-1]),
+                      cmap="magma", vmin=0, vmax=most,
                       interpolation="bilinear")
     curtain = ax.axvspan(time[-1], time[-1], color=ax.get_facecolor(), linewidth=0)
-    figure.colorbar(image, ax=ax, location="top", label="$|\\psi|^2$", aspect=30, pad=0.02).ax.tick_params(labelsize=8)
+    bar = figure.colorbar(image, ax=ax, location="top", label="$|\\psi|^2$", aspect=30, pad=0.02)
+    bar.ax.tick_params(labelsize=8)
     ax.tick_params(labelbottom=False)
     side = figure.add_subplot(grid[0, 1], xlim=(0, 1.05 * most), ylim=(x[0], x[-1]), xlabel="$|\\psi|^2$")
     side.plot(target, x, color=colors[3], linewidth=3, alpha=0.5, label="target")

@@ -1,4 +1,5 @@
-"""What figures and pages show of the toy problem, for each λ: beside the loss, how neurons saturate and where outputs go."""
+"""What figures and pages show of the toy problem, for each λ: beside the loss, how neurons saturate and where
+outputs go."""
 
 import math
 
@@ -13,16 +14,19 @@ def draw_activations(ax, groups, colors, options):
     ax.set(yscale="linear", ylim=(0, 1.05), ylabel="hidden activations")
     dashes = choose_dashes(groups)
     for label, members in groups.items():
-        x, mean, *_ = drawable(members[0], members[0].results["activation_mean"], options.x, False, options.smooth)
+        mean = members[0].results["activation_mean"]
+        x, mean, *_ = drawable(members[0], mean, options.x, False, options.smooth)
         std = np.interp(x, x_values(members[0], options.x), members[0].results["activation_std"])
         index = thin(x, mean, False)
-        ax.fill_between(x[index], (mean - std)[index], (mean + std)[index], color=colors[label], alpha=0.15, linewidth=0)
+        ax.fill_between(x[index], (mean - std)[index], (mean + std)[index], color=colors[label], alpha=0.15,
+                        linewidth=0)
         ax.plot(x[index], mean[index], dashes[label], color=colors[label])
     ax.set_title(f"mean and spread of |tanh|{of_one_seed(groups)}", fontsize=9, loc="left")
 
 
 def draw_paths(ax, groups, colors, options):
-    """Panel: the outputs for one sample in the (y₁, y₂) plane, from a ring, the start, to a star, the target; of one seed.
+    """Panel: the outputs for one sample in the (y₁, y₂) plane, from a ring, the start, to a star, the target;
+    of one seed.
 
     The view is that of start and target; a path may leave it and come back.
     """
@@ -35,8 +39,10 @@ def draw_paths(ax, groups, colors, options):
         ax.plot(*path[:, -1:], ".", color=colors[label], markersize=9)
         target = [results["sim_par"].get(f"path_target_{y}", np.nan) for y in ("y1", "y2")]
         first = label == next(iter(groups))
-        ax.plot(*path[:, :1], "o", color=ink, markersize=5, markerfacecolor="none", zorder=4, label="start" if first else None)
-        ax.plot(*target, "*", color=ink, markersize=11, markerfacecolor="gold", zorder=3, label="target" if first else None)
+        ax.plot(*path[:, :1], "o", color=ink, markersize=5, markerfacecolor="none", zorder=4,
+                label="start" if first else None)
+        ax.plot(*target, "*", color=ink, markersize=11, markerfacecolor="gold", zorder=3,
+                label="target" if first else None)
         shown += [path[:, 0], target]
     ax.legend(loc="best")
     low, high = np.nanmin(shown, axis=0), np.nanmax(shown, axis=0)
@@ -44,7 +50,8 @@ def draw_paths(ax, groups, colors, options):
     if np.all(margin > 0):
         ax.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
     x = next(iter(groups.values()))[0].results["sim_par"].get("path_x")
-    ax.set_title(f"output for {'one sample' if x is None else f'x = {x:g}'}{of_one_seed(groups)}", fontsize=9, loc="left")
+    sample = "one sample" if x is None else f"x = {x:g}"
+    ax.set_title(f"output for {sample}{of_one_seed(groups)}", fontsize=9, loc="left")
 
 
 def of_one_seed(groups):
@@ -56,10 +63,11 @@ def of_one_seed(groups):
 
 
 def draw_finals(ax, groups, colors, options):
-    """Panel of the toy problem, where there are several seeds: the final loss of each run, and a bar at their median."""
+    """Panel of the toy problem, where there are several seeds: the final loss of each run, and a bar at their
+    median."""
     ax.set(xscale="linear", xlabel="", ylabel=f"final {LOSSES[options.y]}")
     names = [label.replace("_", " ") for label in groups]
-    if max(map(len, names)) > 8:                                        # of several settings: a word in a line, or they would overlap
+    if max(map(len, names)) > 8:                                        # words side by side would overlap
         names = [name.replace(" ", "\n") for name in names]
     ax.set_xticks(range(len(groups)), [legible(name) for name in names])
     ax.set_xlim(-0.6, len(groups) - 0.4)
@@ -72,12 +80,13 @@ def draw_finals(ax, groups, colors, options):
         if np.isfinite(np.median(finals)):
             ax.plot([i - 0.35, i + 0.35], [np.median(finals)] * 2, "-", color=colors[label])
         if len(alive) < len(finals):
-            ax.annotate(f"{len(finals) - len(alive)} died", (i, 1), xycoords=("data", "axes fraction"), ha="center",
-                        va="bottom", color=colors[label], fontsize=9)
+            ax.annotate(f"{len(finals) - len(alive)} died", (i, 1), xycoords=("data", "axes fraction"),
+                        ha="center", va="bottom", color=colors[label], fontsize=9)
 
 
 def case(settings):
-    """Order and words of a run by its λ, the well-conditioned one first; those that do not tell it come last."""
+    """Order and words of a run by its λ, the well-conditioned one first; those that do not tell it come
+    last."""
     factor = settings.get("lambda")
     known = isinstance(factor, (int, float)) and math.isfinite(factor)
     return (-factor, f"λ = {factor:g}") if known and factor else (0, "")
@@ -85,7 +94,8 @@ def case(settings):
 
 SYSTEM = System(
     "Toy problem", case=case, in_names="lambda_[0-9.e+-]+",
-    words={"activation_mean": "mean of the hidden activations", "activation_std": "spread of the hidden activations",
+    words={"activation_mean": "mean of the hidden activations",
+           "activation_std": "spread of the hidden activations",
            "path_y1": "output y₁ for one sample", "path_y2": "output y₂ for one sample"},
     panels=(Panel(draw_activations, arrays=("activation_mean", "activation_std")),
             Panel(draw_paths, arrays=("path_y1", "path_y2")),

@@ -134,7 +134,7 @@ def test_the_table(curves, capsys):
 
 
 def test_why_a_run_failed_is_told(tmp_path, capsys):
-    path = save(tmp_path / "NLO_GN_RESULTS.pickle", falling(), state="interrupted")
+    path = save(tmp_path / "NLO_GN_RESULTS.pickle", falling(), state="failed")
     results = load_results(path)
     save_results(path, {**results, "provenance": {**results["provenance"], "reason": "SVD did not converge"}})
     assert plot.main([str(path)]) == 0

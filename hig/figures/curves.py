@@ -1,7 +1,7 @@
-"""What loss curves say: where a run died, what it reached and when; smoothed, thinned, as the median of several.
+"""What loss curves say: where a run died, what it reached and when; smoothed, thinned, as medians.
 
-All programs that show curves share this; it needs numpy alone, so that they start at once. What is special to a system
-is in the `panels.py` of its folder, as one `System` named SYSTEM.
+All programs that show curves share this; it needs numpy alone, so that they start at once. What is special to
+a system is in the `panels.py` of its folder, as one `System` named SYSTEM.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import numpy as np
 
 from hig.runs import locks
 
-SYSTEMS = {  # prefix of the pickles: folder of the system. A new system is one more line here, and its panels.py
+SYSTEMS = {  # prefix of the pickles: folder of the system. A new system is one more line here, and panels.py
     "NLO": "Nonlinear_Oscillators",
     "QMC": "Schroedinger",
     "POISSON": "Poisson",
@@ -46,7 +46,8 @@ class System(NamedTuple):
     log_x: whether its time axis is logarithmic.
     thresholds: test losses whose time the tables tell.
     words: {array in the pickles: what it is, in words}.
-    case: function of a run's `sim_par` → (order, words) for a system that has several cases, each with panels of its own.
+    case: function of a run's `sim_par` → (order, words) for a system that has several cases, each with panels
+    of its own.
     in_names: regular expression of what the file names hold between prefix and optimizer.
     panels: tuple of Panel.
     """
@@ -60,7 +61,7 @@ class System(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One curve: prefix of its system, name for the legend, file it comes from, content (layout of `hig.runs.results`)."""
+    """One curve: prefix of its system, name in the legend, its file, its content as in `hig.runs.results`."""
     system: str
     label: str
     path: Path
@@ -68,7 +69,7 @@ class Run(NamedTuple):
 
 
 class Death(NamedTuple):
-    """Where a run became infinite or not a number: index of the first such entry, its seconds, "inf" or "NaN"."""
+    """Where a loss became infinite or not a number: index of the entry, its seconds, "inf" or "NaN"."""
     index: int
     seconds: float
     value: str
@@ -79,7 +80,9 @@ class Death(NamedTuple):
 
 def system(prefix):
     """The `System` of a prefix; of one that is not in SYSTEMS, only a title."""
-    return importlib.import_module(f"{SYSTEMS[prefix]}.panels").SYSTEM if prefix in SYSTEMS else System("Training")
+    if prefix not in SYSTEMS:
+        return System("Training")
+    return importlib.import_module(f"{SYSTEMS[prefix]}.panels").SYSTEM
 
 
 def state_of(run):
@@ -109,7 +112,7 @@ def x_values(run, axis):
     if axis == "epochs":
         return epochs
     if "updates_per_epoch" not in run.results.get("provenance", {}):
-        raise ValueError(f"{run.path} does not tell how many updates an epoch has, so --x updates cannot draw it")
+        raise ValueError(f"{run.path} does not tell how many updates an epoch has, for --x updates")
     return epochs * run.results["provenance"]["updates_per_epoch"]
 
 
@@ -129,7 +132,7 @@ def find_death(run):
     if index < len(train):
         dead = test[index] if np.isfinite(train[index]) else train[index]
         return Death(index, float(seconds[index]), "NaN" if np.isnan(dead) else "inf")
-    if run.results.get("provenance", {}).get("state") == "diverged":  # and stopped before it recorded the value
+    if run.results.get("provenance", {}).get("state") == "diverged":    # and did not record the value
         return Death(index, float(seconds[-1]), "NaN")
     return None
 
@@ -137,7 +140,7 @@ def find_death(run):
 def find_switch(run, axis):
     """Position on an axis (as in `x_values`) at which a pretrained run's second optimizer took over, or None.
 
-    That is the last entry of the first optimizer: of a long curve, which is thinned, not necessarily its last epoch.
+    That is the last entry of the first optimizer, in a thinned curve not necessarily its last epoch.
     """
     epoch = run.results.get("provenance", {}).get("switch_epoch")
     index = [] if epoch is None else np.flatnonzero(run.results["epochs"] <= epoch)
@@ -152,18 +155,18 @@ def final_loss(run, kind):
 
 
 def end_loss(run, wanted):
-    """What a run has come to: its final loss of the `loss_kind`, or infinity if it died, so that a median counts it as worst."""
+    """Final loss of the `loss_kind`; infinity if the run died, so that a median counts it as worst."""
     return np.inf if find_death(run) else final_loss(run, loss_kind(run, wanted))
 
 
 def time_to_reach(run, threshold):
-    """Seconds until the test loss (training loss where there is none) was first `threshold` or less, or None."""
+    """Seconds until the test loss, or training loss where there is none, was first `threshold`; or None."""
     reached = np.flatnonzero(run.results[f"{loss_kind(run, 'test')}_loss"] <= threshold)
     return float(run.results["simulation_time"][reached[0]]) if len(reached) else None
 
 
 def smooth(seconds, y, width):
-    """Geometric mean of the entries within `width` seconds around each one; seconds ascending, y positive, (N,) → (N,)."""
+    """Geometric means of y > 0, (N,), over `width` seconds around each of the ascending `seconds`, (N,)."""
     if not width or not len(y):
         return y
     total = np.concatenate([[0.0], np.cumsum(np.log(y))])
@@ -173,7 +176,7 @@ def smooth(seconds, y, width):
 
 
 class Curve(NamedTuple):
-    """What a figure shows of a run: x, y (M,), ascending x; end (x, y) of one that died; whether it will not go on."""
+    """What a figure shows of a run: ascending x, y (M,); where it died, (x, y); whether it has ended."""
     x: np.ndarray
     y: np.ndarray
     death: tuple | None
@@ -200,7 +203,7 @@ def drawable(run, y, axis, logarithmic=False, width=None, positive=True):
 
 
 def thin(x, y, logarithmic, bins=BINS):
-    """Indices of the entries to draw: the lowest and the highest one in each bin of the x axis, and both ends.
+    """Indices of the entries to draw: both ends, and the lowest and highest one in each bin of the x axis.
 
     Args:
         x, y: (N,), x ascending (and positive if `logarithmic`).
@@ -224,16 +227,17 @@ def thin(x, y, logarithmic, bins=BINS):
 def median_band(curves, logarithmic=True):
     """Median, minimum and maximum of several curves, interpolated in the logarithm of the loss.
 
-    At each position these are over the runs that have come so far; one that has ended counts on with its last value, and
-    one that has died as infinite. The band ends where the last run does, or where fewer than half of them are left.
+    At each position these are over the runs that have come so far; one that has ended counts on with its last
+    value, and one that has died as infinite. The band ends where the last run does, or where fewer than half
+    of them are left.
 
     Args:
         curves: list of Curve; of those without an entry the dead ones count as such, the others do not.
         logarithmic: False for quantities that may be zero or negative, interpolated as they are.
 
     Returns:
-        x, median, minimum, maximum: (M,) each. The median is infinite where half of the runs have died; the maximum is
-        that of the living, infinite where there are none.
+        x, median, minimum, maximum: (M,) each. The median is infinite where half of the runs have died; the
+            maximum is that of the living, infinite where there are none.
         count: how many runs the last median is of.
     """
     lost = sum(curve.death is not None and not len(curve.x) for curve in curves)
@@ -241,12 +245,13 @@ def median_band(curves, logarithmic=True):
     ends = [curve.death[0] if curve.death else curve.x[-1] for curve in curves]
     grid = np.unique(np.concatenate([*(curve.x for curve in curves), ends]))
     grid = grid[grid >= max((curve.x[0] for curve in curves), default=0)]
-    there = np.array([(grid <= end) | curve.ended | (curve.death is not None) for curve, end in zip(curves, ends)]
-                     + [np.ones(len(grid), bool)] * lost)
+    there = np.array([(grid <= end) | curve.ended | (curve.death is not None)
+                      for curve, end in zip(curves, ends)] + [np.ones(len(grid), bool)] * lost)
     enough = 2 * there.sum(axis=0) >= len(there)
     grid, there = grid[enough], there[:, enough]
     forth, back = (np.log, np.exp) if logarithmic else (np.asarray, np.asarray)
-    values = np.array([back(np.interp(grid, curve.x, forth(curve.y))) for curve in curves] + [np.full(len(grid), np.inf)] * lost)
+    values = np.array([back(np.interp(grid, curve.x, forth(curve.y))) for curve in curves]
+                      + [np.full(len(grid), np.inf)] * lost)
     for row, curve in zip(values, curves):
         if curve.death:
             row[grid >= curve.death[0]] = np.inf
@@ -254,7 +259,8 @@ def median_band(curves, logarithmic=True):
     high = np.where(np.isinf(values), -np.inf, values)
     high = np.nanmax(high, axis=0)
     high[np.isinf(high)] = np.inf
-    return grid, np.nanmedian(values, axis=0), np.nanmin(values, axis=0), high, int(there[:, -1].sum()) if len(grid) else 0
+    count = int(there[:, -1].sum()) if len(grid) else 0
+    return grid, np.nanmedian(values, axis=0), np.nanmin(values, axis=0), high, count
 
 
 def drawn_points(curves, log_x, log_y):

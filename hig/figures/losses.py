@@ -1,20 +1,20 @@
-"""The loss figure: the curves of each system's runs, and beside them the panels that the system's `panels.py` asks for."""
+"""The loss figure: the curves of each system, and beside them the panels that its `panels.py` asks for."""
 
 import re
 from argparse import Namespace
 
 import numpy as np
 
-from hig.figures.curves import (AXES, LOSSES, drawable, drawn_points, final_loss, find_death, find_switch, loss_kind,
-                                median_band, system)
+from hig.figures.curves import (AXES, LOSSES, drawable, drawn_points, final_loss, find_death, find_switch,
+                                loss_kind, median_band, system)
 from hig.figures.reading import collect, group_runs, sort_into_cases
 from hig.figures.studies import best_partners, study_panels
 from hig.figures.style import GREY, choose_colors, choose_dashes, legible, style
 
-# Inches of a panel, without a legend outside: 10 pt stay readable at half a page's width, also where two are side by side.
+# Inches of a panel without a legend outside: 10 pt stay readable in a column, also with two side by side.
 COLUMN, NARROW = (4.2, 2.9), (3.4, 2.4)
-LINE, LETTER, HANDLE = 0.158, 0.066, 0.45           # inches of a line, a letter and a line's sample in a legend of 9 pt
-MARGIN = 0.75, 0.7                                  # inches of a panel that its labels take, about
+LINE, LETTER, HANDLE = 0.158, 0.066, 0.45   # inches in a legend of 9 pt: of a line, a letter, a line's sample
+MARGIN = 0.75, 0.7                          # inches of a panel that its labels take, about
 MEDIAN, OTHERS = r", median of [\d of]+ runs", "other settings"      # in legends
 
 
@@ -34,7 +34,7 @@ def make_figure(runs, options):
 
 
 def figure_of(*paths, x="time", y="test", smooth=None, style="paper", colors="paper", size="column"):
-    """The figure of the curves in files or below folders, as plot.py draws it with these options; for notebooks.
+    """The figure of the curves in files or below folders, as plot.py draws it; for notebooks.
 
     Raises:
         ValueError: a file cannot be used as a curve, or there is none.
@@ -48,8 +48,8 @@ def figure_of(*paths, x="time", y="test", smooth=None, style="paper", colors="pa
 def draw(figure, runs, options):
     """The panels of one system, or the losses of several.
 
-    Of one system in the size "column" a case is a column, its losses on top and the further panels below; in the size
-    "wide" it is a row. Of several systems two panels are side by side, in the size "wide" three.
+    Of one system in the size "column" a case is a column, its losses on top and the further panels below; in
+    the size "wide" it is a row. Of several systems two panels are side by side, in the size "wide" three.
 
     Args:
         figure: matplotlib Figure or SubFigure.
@@ -77,12 +77,12 @@ def draw(figure, runs, options):
         else:
             losses = axes[(0, j) if not wide else (i, 0)]
             outside[i, j] = draw_panel(axes[i, j], *panel, losses, size, options, beside=wide and alone)
-    beside = sum(legend_size([text.get_text() for text in legend.get_texts()])[0] for legend in figure.legends)
+    beside = sum(legend_size([text.get_text() for text in legend.texts])[0] for legend in figure.legends)
     return size[0] * columns + beside, size[1] * len(grid) + outside.max(axis=1).sum()
 
 
 def draw_panel(ax, title, function, groups, colors, losses, size, options, beside):
-    """One panel with its title and legend; over the same x axis as the `losses` that it belongs to, it has their limits.
+    """One panel with title and legend; its limits are those of the `losses` over the same x axis.
 
     Returns the inches that stand above it, see `add_legend`.
     """
@@ -91,9 +91,11 @@ def draw_panel(ax, title, function, groups, colors, losses, size, options, besid
     function(ax, groups, colors, options)
     above = add_legend(ax, title if function is draw_losses else None, size, beside)
     if ax is not losses:
-        if (ax.get_xlabel(), ax.get_xscale()) == (losses.get_xlabel(), losses.get_xscale()) and function is not draw_losses:
+        axis = ax.get_xlabel(), ax.get_xscale()
+        if function is not draw_losses and axis == (losses.get_xlabel(), losses.get_xscale()):
             ax.set_xlim(losses.get_xlim())
-        if ax.get_ylabel() == losses.get_ylabel() and ax.get_subplotspec().rowspan == losses.get_subplotspec().rowspan:
+        rows = ax.get_subplotspec().rowspan, losses.get_subplotspec().rowspan
+        if ax.get_ylabel() == losses.get_ylabel() and rows[0] == rows[1]:
             ax.set_ylabel("")
     return above
 
@@ -106,7 +108,8 @@ def case_panels(title, runs, options):
     for panel in system(runs[0].system).panels:
         able = {label: [run for run in members if holds(run, panel)] for label, members in groups.items()}
         able = {label: members for label, members in able.items() if members}
-        panels += [(title, panel.draw, able, colors)] if max(map(len, able.values()), default=0) >= panel.seeds else []
+        if max(map(len, able.values()), default=0) >= panel.seeds:
+            panels.append((title, panel.draw, able, colors))
     return panels + [(title, draw_panel, groups, colors) for draw_panel in study_panels(runs)]
 
 
@@ -117,12 +120,15 @@ def holds(run, panel):
 
 
 def draw_losses(ax, groups, colors, options):
-    """First panel of every system: the loss over time, epochs or updates; what is grey without bands, names and crosses."""
+    """First panel of every system: the loss over time, epochs or updates.
+
+    What is grey has no band, no name and no cross where it died.
+    """
     logarithmic, grey = ax.get_xscale() == "log", GREY[options.style]
     kinds = {loss_kind(run, options.y) for members in groups.values() for run in members}
     ax.set_ylabel(LOSSES[kinds.pop()] if len(kinds) == 1 else "loss")
-    drawn = {label: [drawable(run, run.results[f"{loss_kind(run, options.y)}_loss"], options.x, logarithmic, options.smooth)
-                     for run in members] for label, members in groups.items()}
+    drawn = {label: [drawable(run, run.results[f"{loss_kind(run, options.y)}_loss"], options.x, logarithmic,
+                              options.smooth) for run in members] for label, members in groups.items()}
     for label in [label for label in groups if colors[label] == grey]:
         x, y, _ = drawn_points(drawn.pop(label), logarithmic, True)
         ax.plot(x, np.where(np.isfinite(y), y, np.nan), color=grey, linewidth=1, zorder=1)
@@ -136,20 +142,21 @@ def draw_losses(ax, groups, colors, options):
         draw_curves(ax, curves, colors[label], legible(text), dashes[label])
         for moment in {find_switch(run, options.x) for run in groups[label]} - {None}:
             ax.axvline(moment, color=colors[label], linestyle=":", linewidth=1.2)
-            ax.annotate("switch", (moment, 1), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top",
-                        color=colors[label], fontsize=8)
+            ax.annotate("switch", (moment, 1), xycoords=("data", "axes fraction"), rotation=90, ha="right",
+                        va="top", color=colors[label], fontsize=8)
     top = 1e3 * max(starts, default=np.inf)
     if ax.get_ylim()[1] > top:  # a run that explodes would leave the others a flat line at the bottom
         ax.set_ylim(min(lowest) * (min(lowest) / top) ** 0.05, top)
     for label, curves in drawn.items():
         for x, y in (curve.death for curve in curves if curve.death and len(curve.y)):
-            ax.plot([x], [min(y, top)], "x", color=colors[label], markersize=9, markeredgewidth=2.2, clip_on=False, zorder=4)
+            ax.plot([x], [min(y, top)], "x", color=colors[label], markersize=9, markeredgewidth=2.2,
+                    clip_on=False, zorder=4)
     if not any(np.ptp(line.get_xdata()) > 0 for line in ax.lines if len(line.get_xdata())):
         around_points(ax)
 
 
 def around_points(ax):
-    """Limits for axes that show single points only: matplotlib's own would be a decade, or less than a digit, wide."""
+    """Limits for axes of single points: matplotlib's own would be a decade, or less than a digit, wide."""
     x, y = (np.concatenate([np.asarray(part, float) for part in parts]) for parts in
             zip(*[line.get_data() for line in ax.lines], ([], [])))
     for values, scale, limit in ((x, ax.get_xscale(), ax.set_xlim), (y, ax.get_yscale(), ax.set_ylim)):
@@ -159,7 +166,7 @@ def around_points(ax):
 
 
 def draw_curves(ax, curves, color, label=None, dashes="-"):
-    """A list of `Curve`: one of them as a line, several as their median with a band from minimum to maximum."""
+    """A list of `Curve`: a single one as a line, several as median with a band from minimum to maximum."""
     shown = [curve for curve in curves if len(curve.x)]
     x, y, band = drawn_points(curves, ax.get_xscale() == "log", ax.get_yscale() == "log")
     if band:
@@ -168,11 +175,12 @@ def draw_curves(ax, curves, color, label=None, dashes="-"):
     elif shown and shown[0].death:
         end, last = shown[0].death
         ax.plot([x[-1], end], [y[-1], last], ":", color=color, linewidth=1.2)               # to where it died
-    ax.plot(x, y, dashes, color=color, label=label, marker="o" if len(x) == 1 else None)     # a line of one point is not seen
+    point = "o" if len(x) == 1 else None                                # a line of one point is not seen
+    ax.plot(x, y, dashes, color=color, label=label, marker=point)
 
 
 def legend_text(label, members, wanted, curves):
-    """Name of a group of runs with its final loss, or with the moment of its death; of several, as their median ends.
+    """Name of a group with its final loss, that of the median of several, or with the moment of its death.
 
     Args:
         label: of `group_runs`.
@@ -196,7 +204,7 @@ def legend_text(label, members, wanted, curves):
 
 
 def add_legend(ax, title, size, beside):
-    """The title of a panel and a legend: inside the axes where no curve runs, or outside of them; none where there is one.
+    """The title of a panel, and unless it has one a legend: inside the axes where no curve is, or outside.
 
     Args:
         title: of the panel, or None.
@@ -213,7 +221,8 @@ def add_legend(ax, title, size, beside):
     above = 0.2 * (title.count("\n") if title else 0)
     if not texts or ax.get_legend():
         return above
-    look = {"handlelength": 1.6, "handletextpad": 0.5, "labelspacing": 0.25, "columnspacing": 1.0, "borderaxespad": 0.3}
+    look = {"handlelength": 1.6, "handletextpad": 0.5, "labelspacing": 0.25, "columnspacing": 1.0,
+            "borderaxespad": 0.3}
     room = size[0] - MARGIN[0], size[1] - MARGIN[1]
     for points in (9, 8, 7):
         width, height = legend_size(texts, points)
@@ -227,8 +236,9 @@ def add_legend(ax, title, size, beside):
     points, columns = next(((points, columns) for points in (9, 8, 7) for columns in (3, 2)
                             if columns * (0.1 + legend_size(texts, points)[0]) < size[0]), (8, 1))
     ax.set_title("", loc="left")
-    ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(-0.6 / room[0] if columns > 1 else -0.02, 1), ncols=columns, fontsize=points, alignment="left",
-              title=title and legible(title), title_fontsize=10, **look)
+    left = -0.6 / room[0] if columns * (0.1 + legend_size(texts, points)[0]) > room[0] else -0.02
+    ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(left, 1), ncols=columns, fontsize=points,
+              alignment="left", title=title and legible(title), title_fontsize=10, **look)
     return above + legend_size(texts[::columns], points)[1] + 0.1
 
 
@@ -238,7 +248,7 @@ def legend_size(texts, points=9):
 
 
 def shared_words(title, texts, letters):
-    """What all entries of a legend say of their runs, and the name that all begin with, in the title instead of in them.
+    """Moves the name that all entries of a legend begin with, and "median of 5 runs", into the title.
 
     Args:
         title: str.
@@ -255,7 +265,7 @@ def shared_words(title, texts, letters):
         title += f", {name}"
         texts = [text.removeprefix(f"{name} (").replace(")", "", 1) for text in texts]
     medians = {re.search(MEDIAN, text)[0] for text in texts if re.search(MEDIAN, text)}
-    if len(medians) == 1 and all(re.search(MEDIAN, text) or text.endswith(" died") or text == OTHERS for text in texts):
+    if len(medians) == 1 and all(re.search(MEDIAN, text) or text.endswith(" died") for text in curves):
         median = medians.pop()[2:]
         title += f"\n{median}" if len(title) + len(median) > letters else f": {median}"
         texts = [re.sub(MEDIAN, "", text) for text in texts]
@@ -263,16 +273,17 @@ def shared_words(title, texts, letters):
 
 
 def free_place(ax, width, height):
-    """Middle of a legend of this size where no line and no band is, all as shares of the axes; None if there is none."""
+    """Middle of a legend of this size where no line and no band is, in shares of the axes, or None."""
     from matplotlib.transforms import Bbox
 
-    ax.get_xlim(), ax.get_ylim()                                        # which sets them, so that the transform is right
+    ax.get_xlim(), ax.get_ylim()                                        # sets them for the transforms
     to_axes = ax.transScale + ax.transLimits
-    lines = [(to_axes.transform_path(line.get_path()), False) for line in ax.lines if line.get_transform() == ax.transData]
-    bands = [(to_axes.transform_path(path), True) for band in ax.collections for path in band.get_paths()]
+    paths = [(line.get_path(), False) for line in ax.lines if line.get_transform() == ax.transData]
+    paths += [(path, True) for band in ax.collections for path in band.get_paths()]
+    paths = [(to_axes.transform_path(path), filled) for path, filled in paths if len(path)]
     for x in (1 - width, 0, (1 - width) / 2):
         for y in np.linspace(1 - height, 0, 11) if min(x, 1 - height) >= 0 else ():
             place = Bbox.from_bounds(x, y, width, height)
-            if not any(path.intersects_bbox(place, filled) for path, filled in lines + bands if len(path)):
+            if not any(path.intersects_bbox(place, filled) for path, filled in paths):
                 return x + width / 2, y + height / 2
     return None

@@ -2,11 +2,13 @@
 
 Each system's folder may have a `pictures.py` with two functions, of which the first may load TensorFlow:
 
-    solve(weights, seed)                        what the network of a .weights.h5 file does, as a dict of numpy arrays
-    draw(figure, solution, together, colors)    draws that into a (sub)figure, in the scales of all solutions `together`,
-                                                in the colours of `hig.figures.style.TRAJECTORIES`; returns a function of
-                                                progress in [0, 1], which shows so much of it, and returns the artists
-                                                that it has changed, or None if nothing of the picture stays
+    solve(weights, seed)                        what the network of a .weights.h5 file does, as a dict of
+    numpy arrays draw(figure, solution, together, colors)    draws that into a (sub)figure, in the scales of
+    all solutions `together`,
+                                                in the colours of `hig.figures.style.TRAJECTORIES`; returns a
+                                                function of progress in [0, 1], which shows so much of it, and
+                                                returns the artists that it has changed, or None if nothing of
+                                                the picture stays
 
 A file of weights does not tell its system: the one whose network has the shapes in the file is taken.
 """
@@ -52,15 +54,18 @@ def solve(weights, seed, root):
 
 
 def make_picture(solutions, names, options):
-    """A matplotlib figure with one column for each (module, solution) of `solve`, titled with its name, and one for losses.
+    """A matplotlib figure with one column for each (module, solution) of `solve`, titled with its name, and
+    one for losses.
 
     Args:
         solutions, names: lists of one length.
-        options: style and colors of the command line; losses, a list of files or folders with curves of one system that
+        options: style and colors of the command line; losses, a list of files or folders with curves of one
+            system that
             are drawn at the right, or None.
 
     Returns:
-        figure, and a function of progress in [0, 1] that shows so much of it, and returns the artists that it has changed.
+        figure, and a function of progress in [0, 1] that shows so much of it, and returns the artists that it
+        has changed.
 
     Raises:
         ValueError: there are no such curves, or they are of several systems.
@@ -69,8 +74,8 @@ def make_picture(solutions, names, options):
 
     runs = collect(options.losses, "time") if options.losses else []
     if options.losses and len({run.system for run in runs}) != 1:
-        raise ValueError(f"--losses takes curves of one system, and in {' '.join(map(str, options.losses))} there are "
-                         f"{'those of several' if runs else 'none'}")
+        found, paths = "those of several" if runs else "none", " ".join(map(str, options.losses))
+        raise ValueError(f"--losses takes curves of one system, and in {paths} there are {found}")
     columns = len(solutions) + bool(runs)
     figure = Figure((SIZE[0] * columns, SIZE[1]), layout="constrained")
     places = figure.subfigures(1, columns, squeeze=False)[0]
@@ -81,8 +86,8 @@ def make_picture(solutions, names, options):
         shows.append(pictures.draw(column, solution, together, colors))
         column.suptitle(legible(name.replace("_", " ")))
     if runs:
-        draw_losses(places[-1], runs, Namespace(x="time", y="test", smooth=None, size="column", style=options.style,
-                                                colors=options.colors))
+        draw_losses(places[-1], runs, Namespace(x="time", y="test", smooth=None, size="column",
+                                                style=options.style, colors=options.colors))
 
     def show(progress):
         changed = [one(progress) for one in shows]
@@ -91,7 +96,8 @@ def make_picture(solutions, names, options):
 
 
 def animate(solutions, names, options):
-    """Writes the animation options.animate, which stays on its last frame for a while; the suffix decides the format.
+    """Writes the animation options.animate, which stays on its last frame for a while; the suffix decides the
+    format.
 
     Raises:
         ValueError: the format is mp4 and there is no ffmpeg, or the file cannot be written.
@@ -100,8 +106,8 @@ def animate(solutions, names, options):
 
     output = options.animate
     if output.suffix.lower() == ".mp4" and not animation.writers.is_available("ffmpeg"):
-        raise ValueError(f"{output} cannot be written: mp4 needs the program ffmpeg, which is not installed; a name that"
-                         " ends in .gif does without")
+        raise ValueError(f"{output} cannot be written: mp4 needs the program ffmpeg, which is not installed; "
+                         "a name that ends in .gif does without")
     figure, show = make_picture(solutions, names, options)
     if output.suffix.lower() == ".gif":
         write_file(output, gif(figure, show))
@@ -117,7 +123,8 @@ def animate(solutions, names, options):
 
 
 def frames(figure, show):
-    """Puts one frame after the other into the figure, and yields what has changed; the layout stays that of the whole."""
+    """Puts one frame after the other into the figure, and yields what has changed; the layout stays that of
+    the whole."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for frame in range(FRAMES):
@@ -125,7 +132,8 @@ def frames(figure, show):
 
 
 def gif(figure, show):
-    """Bytes of a GIF of the figure as it grows, the last frame shown for PAUSE seconds; arguments of `make_picture`.
+    """Bytes of a GIF of the figure as it grows, the last frame shown for PAUSE seconds; arguments of
+    `make_picture`.
 
     What stays is drawn once.
     """
@@ -156,7 +164,8 @@ def gif(figure, show):
 
 
 def moving_picture(*files, seed=1, style="paper", colors="paper"):
-    """Bytes of a GIF of what the networks in files of weights do, as `plot.py trajectories` animates them; for notebooks.
+    """Bytes of a GIF of what the networks in files of weights do, as `plot.py trajectories` animates them;
+    for notebooks.
 
     Raises:
         ValueError: weights cannot be used; one sentence.

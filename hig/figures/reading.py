@@ -1,7 +1,8 @@
 """Curves from files: found below a folder, read, and sorted into cases and groups.
 
-A pickle is named `<prefix>_<X>_RESULTS.pickle`, with a prefix of `hig.figures.curves.SYSTEMS`, and X is the name in the
-legend; a folder with `log_step_time.txt` is a scene of PhiFlow's, as the published code of the Poisson problem wrote them.
+A pickle is named `<prefix>_<X>_RESULTS.pickle`, with a prefix of `hig.figures.curves.SYSTEMS`, and X is the
+name in the legend; a folder with `log_step_time.txt` is a scene of PhiFlow's, as the published code of the
+Poisson problem wrote them.
 """
 
 import os
@@ -14,10 +15,10 @@ import numpy as np
 from hig.figures.curves import SYSTEMS, Run, system, x_values
 from hig.runs.results import load_results
 
-OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP", "Muon", "L-BFGS", "HIG_Krylov",
-              "HIG_adaptive", "LM")                 # in the order of legends
-SYMBOLS = {"kappa": "κ", "learning_rate": "η", "truncation": "τ", "damping": "μ", "batch_size": "batch"}      # in legends
-APART = ("studies", "Peers", "Published_Budgets")   # folders of which each folder is a figure of its own, and none of others
+OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP", "Muon", "L-BFGS",
+              "HIG_Krylov", "HIG_adaptive", "LM")   # in the order of legends
+SYMBOLS = {"kappa": "κ", "learning_rate": "η", "truncation": "τ", "damping": "μ", "batch_size": "batch"}
+APART = ("studies", "Peers", "Published_Budgets")   # each folder in them has a figure of its own
 
 
 def find_files(folder):
@@ -28,7 +29,8 @@ def find_files(folder):
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in APART)
-        found += [Path(place, name) for name in sorted(files) if name.endswith("_RESULTS.pickle") and name[0] != "."]
+        found += [Path(place, name) for name in sorted(files)
+                  if name.endswith("_RESULTS.pickle") and name[0] != "."]
         found += [Path(place)] if "log_step_time.txt" in files else []
     return found
 
@@ -47,10 +49,11 @@ def read_runs(path):
 
 
 def describe(filename):
-    """Prefix of the system and legend name in the name of a pickle: `NLO_HIG_RESULTS.pickle` → ("NLO", "HIG")."""
+    """Prefix of the system and legend name in a file's name: `NLO_HIG_RESULTS.pickle` → ("NLO", "HIG")."""
     prefix = filename.split("_")[0] if filename.split("_")[0] in SYSTEMS else ""
     more = f"(?:{system(prefix).in_names}_)?" if prefix else ""
-    match = re.fullmatch(rf"{prefix and prefix + '_'}{more}(.+)_RESULTS(?:_(\d+-\d+-\d+_\d+.*))?\.pickle", filename)
+    start = f"{prefix}_" if prefix else ""
+    match = re.fullmatch(rf"{start}{more}(.+)_RESULTS(?:_(\d+-\d+-\d+_\d+.*))?\.pickle", filename)
     label, date = match.groups() if match else (Path(filename).stem, None)
     label = "L-BFGS" if label == "LBFGS" else label
     label = re.sub(r"(?i)(?<=.)[_-]seed[_-]?\d+$", "", label)
@@ -59,16 +62,18 @@ def describe(filename):
 
 
 def read_scene(folder):
-    """The runs of a PhiFlow scene: step and seconds in log_step_time.txt, step and loss in log_loss_<X>_0.txt.
+    """The runs of a PhiFlow scene.
 
-    PhiFlow counts the steps that have ended: loss 0 is that of the untrained network, before step 1 has taken time.
+    log_step_time.txt has step and seconds, log_loss_<X>_0.txt step and loss. PhiFlow counts the steps that
+    have
+    ended: loss 0 is that of the untrained network.
 
     Raises:
         ValueError: a file is not of that form.
     """
     def columns(file):
         try:
-            *lines, last = file.read_text().split("\n")                  # a last line without end is still being written
+            *lines, last = file.read_text().split("\n")      # a last line without end is still being written
             table = np.loadtxt(lines or [last], ndmin=2, usecols=(0, 1))
         except (OSError, ValueError) as error:
             raise ValueError(f"{file} cannot be used as a curve: {str(error).splitlines()[0]}") from None
@@ -78,8 +83,9 @@ def read_scene(folder):
     for file in sorted(folder.glob("log_loss_*_0.txt")):
         steps, losses = columns(file)
         times = clock[np.searchsorted(ended, steps, side="right")]
-        results = {"epochs": steps, "train_loss": losses, "test_loss": np.full(len(losses), np.nan), "simulation_time": times,
-                   "epoch_time": np.diff(times), "sim_par": {}, "provenance": {"updates_per_epoch": 1}}
+        results = {"epochs": steps, "train_loss": losses, "test_loss": np.full(len(losses), np.nan),
+                   "simulation_time": times, "epoch_time": np.diff(times), "sim_par": {},
+                   "provenance": {"updates_per_epoch": 1}}
         runs.append(Run("POISSON", file.name[len("log_loss_"):-len("_0.txt")], folder, results))
     if not runs:
         raise ValueError(f"{folder} cannot be used as a curve: it has no file log_loss_<X>_0.txt")
@@ -87,7 +93,7 @@ def read_scene(folder):
 
 
 def collect(paths, axis):
-    """Runs of pickles, which must be readable, and of folders, where an unreadable one is reported on stderr."""
+    """Runs of pickles, which must be readable, and of folders; there an unreadable one is reported only."""
     runs, seen = [], set()
     for path in map(Path, paths):
         for file in find_files(path) if path.is_dir() else [path]:
@@ -113,11 +119,12 @@ def rank(label):
 
 
 def sort_into_cases(runs):
-    """{title: runs} in the order of SYSTEMS, unknown ones last; a system may have several cases, as the toy problem does."""
+    """{title: runs}, one entry for each case of each system, in the order of SYSTEMS, unknown ones last."""
+    def case(run):
+        return system(run.system).case(run.results["sim_par"])
     cases = {}
-    for run in sorted(runs, key=lambda run: ([*SYSTEMS, ""].index(run.system), system(run.system).case(run.results["sim_par"])[0])):
-        words = system(run.system).title, system(run.system).case(run.results["sim_par"])[1]
-        cases.setdefault(", ".join(filter(None, words)), []).append(run)
+    for run in sorted(runs, key=lambda run: ([*SYSTEMS, ""].index(run.system), case(run)[0])):
+        cases.setdefault(", ".join(filter(None, (system(run.system).title, case(run)[1]))), []).append(run)
     return cases
 
 
@@ -125,9 +132,9 @@ def varied_settings(runs):
     """The settings in which runs of one optimizer differ, besides the seed.
 
     Returns:
-        {optimizer: DataFrame} in the order of legends: a row for each run, its index the place in `runs`, sorted by
-        seed; a column of texts for each setting that differs, – where a file does not tell it. The learning rate, which
-        is chosen for each value of the others, is the last column.
+        {optimizer: DataFrame} in the order of legends: a row for each run, its index the place in `runs`,
+        sorted by seed; a column of texts for each setting that differs, – where a file does not tell it. The
+        learning rate, which is chosen for each value of the others, is the last column.
     """
     import pandas
 
@@ -139,11 +146,11 @@ def varied_settings(runs):
 
 
 def group_runs(runs):
-    """Runs that belong into one curve, by seed: {label: [runs]}, in the order of optimizers and of their settings.
+    """{label: runs of one curve, by seed}, in the order of optimizers and of their settings.
 
-    Runs of one optimizer whose settings differ in more than the seed are told apart by these settings, budget included.
-    Where more than two differ (the published files name them in their own way), the folder names a group, and the one
-    of most runs has the optimizer's name alone.
+    Runs of one optimizer whose settings differ in more than the seed are told apart by these settings, budget
+    included. Where more than two differ (the published files name them in their own way), the folder names a
+    group, and the one of most runs has the optimizer's name alone.
     """
     groups = {}
     for label, own in varied_settings(runs).items():
@@ -158,7 +165,8 @@ def group_runs(runs):
             order = sorted(found, key=words.get)
             words[most] = "" if len(found[most]) > len(found[second]) else words[most]
         for values in order:
-            groups.setdefault(f"{label} ({words[values]})" if words[values] else label, []).extend(found[values])
+            name = f"{label} ({words[values]})" if words[values] else label
+            groups.setdefault(name, []).extend(found[values])
     return groups
 
 
@@ -168,9 +176,10 @@ def setting(key, value):
 
 
 def settings_of(run):
-    """The settings of a run that make it another curve than its neighbours: {name: text}, without the seed and places."""
+    """{name: text} of the settings of a run, without its seed and places."""
     return {key: f"{value:g}" if isinstance(value, (int, float)) else str(value)
-            for key, value in run.results["sim_par"].items() if not re.search("seed|output|folder|path", key, re.IGNORECASE)}
+            for key, value in run.results["sim_par"].items()
+            if not re.search("seed|output|folder|path", key, re.IGNORECASE)}
 
 
 def seed_of(run):

@@ -1,4 +1,4 @@
-"""What a study shows beside its curves: the final loss over the setting that is varied, or over two of them."""
+"""What a study shows beside its curves: the final loss over one or two varied settings."""
 
 from functools import partial
 
@@ -21,8 +21,8 @@ def subjects(runs):
 def best_partners(runs, wanted):
     """Labels of the groups of runs that a figure shows in colour; the others stand grey behind them.
 
-    Of an optimizer with more than MANY settings, these are for each value of its leading setting the one whose final
-    losses, "test" or "train" as `wanted`, have the lowest median.
+    Of an optimizer with more than MANY settings, these are for each value of its leading setting the one
+    whose final losses, "test" or "train" as `wanted`, have the lowest median.
     """
     groups, keys = group_runs(runs), subjects(runs)
     best = {}
@@ -35,28 +35,32 @@ def best_partners(runs, wanted):
 
 
 def study_panels(runs):
-    """Functions that draw the panels of a study, as `hig.figures.losses.draw_losses`; none if the runs are no study.
+    """Functions that draw the panels of a study, as `hig.figures.losses.draw_losses`; none if it is none.
 
-    One setting varied with at least three values: its panel. Two: a heat map for each optimizer that varies both.
+    One varied setting of at least three values has one panel. Two have a heat map for each optimizer that
+    varies both.
     """
     keys = subjects(runs)
     varied = sorted({key for own in keys.values() for key in own})
-    if len(varied) == 1 and len({settings_of(run).get(varied[0], "–") for run in runs if keys[run.label]}) >= FEWEST:
-        return [partial(draw_over_setting, *varied)]
-    return [partial(draw_heat_map, label, *own) for label, own in keys.items() if len(varied) == len(own) == 2]
+    if len(varied) == 1:
+        values = {settings_of(run).get(*varied, "–") for run in runs if keys[run.label]}
+        return [partial(draw_over_setting, *varied)] * (len(values) >= FEWEST)
+    return [partial(draw_heat_map, label, *own) for label, own in keys.items()
+            if len(varied) == len(own) == 2]
 
 
 def finals(runs, keys, wanted):
-    """DataFrame with a row for each run: "optimizer", its settings named `keys` as texts, "loss", infinite if it died."""
+    """DataFrame, a row for each run: "optimizer", the settings `keys` as texts, "loss" as in `end_loss`."""
     import pandas
+
     return pandas.DataFrame([{"optimizer": run.label, **{key: settings_of(run).get(key, "–") for key in keys},
                               "loss": end_loss(run, wanted)} for run in runs])
 
 
 def scale_of(texts):
-    """Positions of the values of a setting on an axis, given as texts: {text: position}, and the name of its scale.
+    """{text: position on an axis} of the values of a setting, and the name of the axis' scale.
 
-    Numbers that span more than a factor of 8 are on a logarithmic axis; texts that are no numbers stand in a row.
+    Numbers that span more than a factor of 8 are on a logarithmic axis; other texts stand in a row.
     """
     texts = sorted(set(texts), key=numeric)
     if any(numeric(text)[0] for text in texts):
@@ -72,11 +76,15 @@ def named(key):
 
 
 def draw_over_setting(key, ax, groups, colors, options):
-    """Panel: for each optimizer the median of the final losses over a setting, with their range; crosses where runs died."""
+    """Panel: for each optimizer the median of the final losses over a setting, with their range; crosses
+    where runs died."""
+    from matplotlib.ticker import LogFormatterSciNotation
+
     table = finals([run for members in groups.values() for run in members], [key], options.y)
     positions, scale = scale_of(table[key])
     plain = choose_colors(list(table["optimizer"].unique()), options.colors, options.style)
     ax.set(xscale=scale, xlabel=named(key), ylabel=f"final {LOSSES[options.y]}")
+    ax.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1.5, 0.4)))  # of a single decade
     for optimizer, own in table.groupby("optimizer", sort=False):
         color = plain[optimizer]
         middle = own.groupby(key)["loss"].median().reindex(positions).dropna()
@@ -84,22 +92,26 @@ def draw_over_setting(key, ax, groups, colors, options):
                 label=legible(optimizer.replace("_", " ")))
         for text, losses in own.groupby(key)["loss"]:
             x, alive = positions[text], losses[np.isfinite(losses)]
-            ax.plot([x, x], [alive.min(), alive.max()], color=color, alpha=0.35, linewidth=5, solid_capstyle="butt")
+            ax.plot([x, x], [alive.min(), alive.max()], color=color, alpha=0.35, linewidth=5,
+                    solid_capstyle="butt")
             if len(alive) < len(losses):
-                ax.plot([x], [1], "x", color=color, transform=ax.get_xaxis_transform(), markersize=8, markeredgewidth=2, clip_on=False)
-                ax.annotate(f"{len(losses) - len(alive)}/{len(losses)}", (x, 1), (0, -8), xycoords=("data", "axes fraction"),
-                            textcoords="offset points", ha="center", va="top", fontsize=8, color=color)
-    few = list(positions)[::-(-len(positions) // 8)]                    # of many values every second or third one
+                ax.plot([x], [1], "x", color=color, transform=ax.get_xaxis_transform(), markersize=8,
+                        markeredgewidth=2, clip_on=False)
+                ax.annotate(f"{len(losses) - len(alive)}/{len(losses)}", (x, 1), (0, -8), color=color,
+                            xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8,
+                            ha="center", va="top")
+    few = list(positions)[::-(-len(positions) // 8)]                    # of many, every second or third one
     small = {"fontsize": 7} if sum(map(len, few)) > 30 else {}
     ax.set_xticks([positions[text] for text in few], [legible(text) for text in few], **small)
     ax.set_xticks([], minor=True)
 
 
 def draw_heat_map(optimizer, first, second, ax, groups, colors, options):
-    """Panel: the median of the final losses of one optimizer over two settings, and how many of its runs died.
+    """Panel: the median of the final losses of one optimizer over two settings, and how many of its runs
+    died.
 
-    Greys mean the same for all optimizers and have no meaning in the other panels. The best cell of each row, whose
-    curve is in colour, has a frame of that colour.
+    Greys mean the same for all optimizers and have no meaning in the other panels. The best cell of each row,
+    whose curve is in colour, has a frame of that colour.
     """
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
     from matplotlib.patches import Rectangle
@@ -108,7 +120,8 @@ def draw_heat_map(optimizer, first, second, ax, groups, colors, options):
     every = table.groupby(["optimizer", first, second])["loss"].median()
     every = every[np.isfinite(every)] if np.isfinite(every).any() else [1.0]
     own = table[table["optimizer"] == optimizer].groupby([first, second])["loss"]
-    medians, died = own.median().unstack(), own.agg(lambda losses: f"{np.isinf(losses).sum()}/{len(losses)} died").unstack()
+    medians = own.median().unstack()
+    died = own.agg(lambda losses: f"{np.isinf(losses).sum()}/{len(losses)} died").unstack()
     rows, columns = (sorted(values, key=numeric) for values in (medians.index, medians.columns))
     medians, died = (cells.reindex(index=rows, columns=columns) for cells in (medians, died))
     shown = np.ma.masked_invalid(medians.to_numpy(float))
@@ -119,15 +132,17 @@ def draw_heat_map(optimizer, first, second, ax, groups, colors, options):
         words = [f"{loss:.0e}" if np.isfinite(loss) else "×"] + [dead] * (not dead.startswith("0/"))
         text = ("\n" if len(rows) < 6 else " ").join(words)
         ink = "black" if np.isfinite(loss) else ax.xaxis.label.get_color()
-        ax.annotate(text, (j + 0.5, i + 0.5), ha="center", va="center", color=ink, fontsize=8 if len(columns) < 7 else 6)
+        ax.annotate(text, (j + 0.5, i + 0.5), ha="center", va="center", color=ink,
+                    fontsize=8 if len(columns) < 7 else 6)
     for label in best_partners([run for members in groups.values() for run in members], options.y):
         if groups[label][0].label == optimizer:
             row, column = (settings_of(groups[label][0]).get(key, "–") for key in (first, second))
-            ax.add_patch(Rectangle((columns.index(column) + 0.04, rows.index(row) + 0.04), 0.92, 0.92, fill=False,
-                                   edgecolor=colors[label], linewidth=2.5))
+            corner = columns.index(column) + 0.04, rows.index(row) + 0.04
+            ax.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colors[label], linewidth=2.5))
     ax.set(xscale="linear", yscale="linear", xlabel=named(second), ylabel=named(first))
     ax.grid(False)
     ax.set_xticks(np.arange(len(columns)) + 0.5, [legible(text) for text in columns])
     ax.set_yticks(np.arange(len(rows)) + 0.5, [legible(text) for text in rows])
-    ax.set_title(legible(f"{optimizer.replace('_', ' ')}: median of the final {LOSSES[options.y]}"), fontsize=10, loc="left")
+    title = f"{optimizer.replace('_', ' ')}: median of the final {LOSSES[options.y]}"
+    ax.set_title(legible(title), fontsize=10, loc="left")
     ax.figure.colorbar(image, ax=ax, label="lower is better")

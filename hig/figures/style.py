@@ -7,23 +7,26 @@ from contextlib import contextmanager
 from hig.runs.files import write_atomically
 
 COLORS = {
-    "paper": {"Adam": "dodgerblue", "GN": "crimson", "HIG": "darkorchid", "SGD": "slategray", "Adagrad": "darkorange",
-              "Adadelta": "forestgreen", "RMSprop": "saddlebrown", "SIP": "darkturquoise",
-              "Muon": "seagreen", "L-BFGS": "goldenrod", "HIG_Krylov": "mediumblue", "HIG_adaptive": "deeppink", "LM": "black",
+    "paper": {"Adam": "dodgerblue", "GN": "crimson", "HIG": "darkorchid", "SGD": "slategray",
+              "Adagrad": "darkorange", "Adadelta": "forestgreen", "RMSprop": "saddlebrown",
+              "SIP": "darkturquoise", "Muon": "seagreen", "L-BFGS": "goldenrod", "HIG_Krylov": "mediumblue",
+              "HIG_adaptive": "deeppink", "LM": "black",
               "others": ["olive", "hotpink", "royalblue", "darkkhaki"]},
+    # Okabe and Ito's palette, Tol's, and colours that differ from these for the colour-blind, too
     "safe": {"Adam": "#0072B2", "GN": "#D55E00", "HIG": "#CC79A7", "SGD": "#7f7f7f", "Adagrad": "#E69F00",
-             "Adadelta": "#009E73", "RMSprop": "#56B4E9", "SIP": "#8c6d1f",  # Okabe and Ito's palette; the others are Tol's
-             "Muon": "#733900", "L-BFGS": "#b2b274", "HIG_Krylov": "#b3004d", "HIG_adaptive": "#7300e6", "LM": "#000000",
+             "Adadelta": "#009E73", "RMSprop": "#56B4E9", "SIP": "#8c6d1f", "Muon": "#733900",
+             "L-BFGS": "#b2b274", "HIG_Krylov": "#b3004d", "HIG_adaptive": "#7300e6", "LM": "#000000",
              "others": ["#332288", "#999933", "#882255", "#44AA99"]},
 }
 
 GREY = {"paper": "#cfcfcf", "dark": "#3f444c"}      # of curves that only stand behind the others
 DASHES = ("-", "--", "-.")              # of the settings of one optimizer, if there are no more
-WORDS = {"kappa": "power κ", "learning_rate": "learning rate η", "truncation": "truncation τ", "damping": "damping μ",
-         "hidden": "widths of the hidden layers"}           # of settings, at an axis
+WORDS = {"kappa": "power κ", "learning_rate": "learning rate η", "truncation": "truncation τ",
+         "damping": "damping μ", "hidden": "widths of the hidden layers"}      # of settings, at an axis
 
-TRAJECTORIES = {"paper": ("teal", "darkgoldenrod", "dimgray", "firebrick"),  # two positions, the control, a target: not the
-                "safe": ("#117733", "#CC6677", "#777777", "#AA4499")}        # colours of the optimizers; Tol's muted scheme
+# Two positions, the control, a target: not the colours of optimizers; "safe" is Tol's muted scheme.
+TRAJECTORIES = {"paper": ("teal", "darkgoldenrod", "dimgray", "firebrick"),
+                "safe": ("#117733", "#CC6677", "#777777", "#AA4499")}
 
 STYLES = {
     "paper": {"figure.facecolor": "white", "axes.facecolor": "white", "grid.color": "#b0b0b0"},
@@ -38,9 +41,10 @@ STYLES = {
 
 @contextmanager
 def style(name):
-    """Context in which a figure is made and written: "paper" or "dark", whatever the user's matplotlibrc says."""
+    """Context in which a figure is made and written: "paper" or "dark", whatever the user's matplotlibrc
+    says."""
     import matplotlib
-    from matplotlib.style.core import STYLE_BLACKLIST  # the settings that are no matter of looks, like the backend
+    from matplotlib.style.core import STYLE_BLACKLIST  # settings that are not looks
 
     plain = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in STYLE_BLACKLIST}
     with matplotlib.rc_context({**plain, **STYLES["both"], **STYLES[name]}):
@@ -48,10 +52,10 @@ def style(name):
 
 
 def choose_colors(groups, palette, look="paper", shown=None):
-    """{label: colour} for the labels of groups: each known optimizer has its own colour, unknown ones the others in turn.
+    """{label: colour} for the labels of groups: each optimizer has its own, unknown ones the others in turn.
 
-    Up to three settings of an optimizer have its one colour and differ by `choose_dashes`. More are shades of it in their
-    order, and where there is no other optimizer a colour map.
+    Up to three settings of an optimizer have its one colour and differ by `choose_dashes`. More are shades of
+    it in their order, and where there is no other optimizer a colour map.
 
     Args:
         groups: labels of `hig.figures.reading.group_runs`, in their order.
@@ -66,13 +70,15 @@ def choose_colors(groups, palette, look="paper", shown=None):
     for name, labels in settings.items():
         own = COLORS[palette].get(name.split()[0])
         own = own if own and own not in colors.values() else next(others)
-        scale = [own] * len(labels) if len(labels) <= len(DASHES) else graded(own, len(labels), wide=len(settings) == 1)
+        scale = [own] * len(labels)
+        if len(labels) > len(DASHES):
+            scale = graded(own, len(labels), wide=len(settings) == 1)
         colors |= {label: readable(color, look) for label, color in zip(labels, scale)}
     return colors
 
 
 def choose_dashes(groups):
-    """{label: line style}: solid, but of two or three settings of an optimizer, which have one colour, each has its own."""
+    """{label: line style}: solid; two or three settings of an optimizer, of one colour, have one each."""
     settings = {}
     for label in groups:
         settings.setdefault(label.split(" (")[0], []).append(label)
@@ -85,7 +91,7 @@ def readable(color, look):
     from matplotlib.colors import to_hex, to_rgb
 
     def brightness(color):                                              # relative luminance, WCAG 2
-        parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(color)]
+        parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055)**2.4 for part in to_rgb(color)]
         return 0.05 + 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
     while look == "dark" and brightness(color) < 4 * brightness(STYLES["dark"]["figure.facecolor"]):
         color = to_hex([0.95 * part + 0.05 for part in to_rgb(color)])
@@ -109,7 +115,8 @@ def legible(text):
 
 
 def write_figure(figure, output, look):
-    """Write a figure atomically; the suffix of `output` (png, pdf, svg) decides the format, and text stays text.
+    """Write a figure atomically; the suffix of `output` (png, pdf, svg) decides the format, and text stays
+    text.
 
     Args:
         figure: matplotlib Figure, made in the same `style`.
@@ -120,7 +127,7 @@ def write_figure(figure, output, look):
         ValueError: the file cannot be written.
     """
     kind = output.suffix[1:].lower()
-    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # equal curves give equal files
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # equal curves, equal files
     content = io.BytesIO()
     with style(look):
         figure.savefig(content, format=kind, dpi=200, metadata=undated)

@@ -1,16 +1,18 @@
-"""What plot.py says of runs in numbers: the table that it prints, and the same with the drawn curves as a CSV file."""
+"""What plot.py says of runs in numbers: the table that it prints, and the same with the drawn curves as a CSV
+file."""
 
 import numpy as np
 
-from hig.figures.curves import (SYSTEMS, drawable, drawn_points, end_loss, final_loss, find_death, loss_kind, short,
-                                state_of, system, time_to_reach)
+from hig.figures.curves import (SYSTEMS, drawable, drawn_points, end_loss, final_loss, find_death, loss_kind,
+                                short, state_of, system, time_to_reach)
 from hig.figures.reading import group_runs, sort_into_cases
 
 UNKNOWN = "not recorded"                # peak memory of a file that does not tell it
 
 
 def numbers(run, thresholds):
-    """Epochs, final losses, seconds, seconds to each threshold; infinite where a run died or did not come there.
+    """Epochs, final losses, seconds, seconds to each threshold; infinite where a run died or did not come
+    there.
 
     The test loss of a run that has never measured one is NaN.
     """
@@ -22,38 +24,45 @@ def numbers(run, thresholds):
 
 
 def summary(runs):
-    """DataFrame of the runs of one system: a row for each, and after those of several seeds one for their median.
+    """DataFrame of the runs of one system: a row for each, and after those of several seeds one for their
+    median.
 
-    Columns: "system" (with its case), "optimizer" (as `hig.figures.reading.group_runs` names it), "seed" or "median",
-    those of `numbers`, "peak memory [MB]" (NaN where a file does not tell it), and "remark".
+    Columns: "system" (with its case), "optimizer" (as `hig.figures.reading.group_runs` names it), "seed" or
+    "median", those of `numbers`, "peak memory [MB]" (NaN where a file does not tell it), and "remark".
     """
     import pandas
 
     thresholds, parts = system(runs[0].system).thresholds, []
-    columns = ["epochs", "train loss", "test loss", "time [s]", *(f"to {threshold:g} [s]" for threshold in thresholds)]
+    reached = [f"to {threshold:g} [s]" for threshold in thresholds]
+    columns = ["epochs", "train loss", "test loss", "time [s]", *reached]
     for title, case in sort_into_cases(runs).items():
         for label, members in group_runs(case).items():
-            rows = pandas.DataFrame([numbers(run, thresholds) for run in members], columns=columns, dtype=float)
-            rows.insert(4, "peak memory [MB]", [run.results.get("provenance", {}).get("peak_memory", np.nan) / 1e6 for run in members])
+            rows = pandas.DataFrame([numbers(run, thresholds) for run in members], None, columns, float)
+            memory = [run.results.get("provenance", {}).get("peak_memory", np.nan) for run in members]
+            rows.insert(4, "peak memory [MB]", np.array(memory, float) / 1e6)
             middle, seeds = rows.median(), [str(run.results["sim_par"].get("seed", "–")) for run in members]
-            rows = rows.assign(seed=seeds, remark=[remark(run, seeds.count(seed) == 1) for run, seed in zip(members, seeds)])
+            rows["seed"] = seeds
+            rows["remark"] = [remark(run, seeds.count(seed) == 1) for run, seed in zip(members, seeds)]
             if len(members) > 1:
                 died = np.isinf(rows["train loss"]).sum()
-                rows.loc[len(rows)] = {**middle, "seed": "median", "remark": f"of {len(members)}" + (f", {died} died" if died else "")}
+                died = f", {died} died" if died else ""
+                rows.loc[len(rows)] = {**middle, "seed": "median", "remark": f"of {len(members)}{died}"}
             parts.append(rows.assign(system=title, optimizer=label.replace("_", " ")))
     rows = pandas.concat(parts, ignore_index=True)
     return rows[["system", "optimizer", "seed", *rows.columns[:-4], "remark"]]
 
 
 def remark(run, alone):
-    """How a run ended, unless it simply finished, and, if its seed is not `alone` in its group, where it is."""
+    """How a run ended, unless it simply finished, and, if its seed is not `alone` in its group, where it
+    is."""
     state, reason = str(find_death(run) or state_of(run)), run.results.get("provenance", {}).get("reason")
     state = f"failed: {reason}" if reason else state
     return ", ".join([state] * (state not in ("finished", "unknown")) + [str(run.path)] * (not alone))
 
 
 def table(runs):
-    """Text: for each system final losses of each run, its memory, and when its test loss reached the system's thresholds."""
+    """Text: for each system final losses of each run, its memory, and when its test loss reached the system's
+    thresholds."""
     return "\n\n".join(aligned(summary(own)) for own in by_system(runs))
 
 
@@ -72,19 +81,21 @@ def aligned(rows):
         if name.endswith("loss"):
             return "–" if np.isnan(value) else f"{value:.3e}"
         return f"{value:.0f}" if name == "epochs" else "–" if np.isinf(value) else short(value)
-    columns = [[name if name != "remark" else "", *(text(name, value) for value in rows[name])] for name in rows]
-    widths = [max(map(len, column)) for column in columns]
-    pads = [str.ljust, str.ljust, *[str.rjust] * (len(widths) - 3), str.ljust]
-    lines = ("  ".join(pad(cell, width) for pad, cell, width in zip(pads, line, widths)) for line in zip(*columns))
-    return "\n".join(line.rstrip() for line in lines)
+    columns = []
+    for name in rows:
+        cells = [name.replace("remark", ""), *(text(name, value) for value in rows[name])]
+        pad = str.ljust if name in ("system", "optimizer", "remark") else str.rjust
+        columns.append([pad(cell, max(map(len, cells))) for cell in cells])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns))
 
 
 def tidy(runs, options):
-    """DataFrame of the table and of the loss curves that a figure of these runs shows, one number in each row.
+    """DataFrame of the table and of the loss curves that a figure of these runs shows, one number in each
+    row.
 
-    Columns: "system", "optimizer" and "seed" as in `summary`; "quantity"; the position on the x axis ("seconds", "epochs"
-    or "updates"), NaN for numbers of the table; "value"; "lowest" and "highest" of the band around a curve of several
-    seeds, which is their median; "remark" of the table.
+    Columns: "system", "optimizer" and "seed" as in `summary`; "quantity"; the position on the x axis
+    ("seconds", "epochs" or "updates"), NaN for numbers of the table; "value"; "lowest" and "highest" of the
+    band around a curve of several seeds, which is their median; "remark" of the table.
 
     Args:
         runs: list of Run, not empty.
@@ -98,11 +109,13 @@ def tidy(runs, options):
         logarithmic = system(case[0].system).log_x
         for label, members in group_runs(case).items():
             kind = loss_kind(members[0], options.y)
-            curves = [drawable(run, run.results[f"{loss_kind(run, options.y)}_loss"], options.x, logarithmic, options.smooth)
-                      for run in members]
+            losses = [run.results[f"{loss_kind(run, options.y)}_loss"] for run in members]
+            curves = [drawable(run, loss, options.x, logarithmic, options.smooth)
+                      for run, loss in zip(members, losses)]
             x, y, band = drawn_points(curves, logarithmic, True)
             low, high = band or (np.nan, np.nan)
             seed = str(members[0].results["sim_par"].get("seed", "–")) if len(members) == 1 else "median"
             curve = pandas.DataFrame({position: x, "value": y, "lowest": low, "highest": high})
-            parts.append(curve.assign(system=title, optimizer=label.replace("_", " "), seed=seed, quantity=f"{kind} loss, curve"))
+            parts.append(curve.assign(system=title, optimizer=label.replace("_", " "), seed=seed,
+                                      quantity=f"{kind} loss, curve"))
     return pandas.concat(parts)[[*ends, "quantity", position, "value", "lowest", "highest", "remark"]]
