@@ -19,6 +19,7 @@ SYSTEMS = {  # prefix of the pickles: folder of the system. A new system is one 
     "TOY": "Toy_Problem",
     "CHAIN": "Linear_Chain",
     "REGRESSION": "Regression",
+    "POLES": "Cart_Pole",
 }
 AXES = {"time": "training time (s)", "epochs": "epochs", "updates": "updates"}
 LOSSES = {"test": "test loss", "train": "training loss"}

@@ -1,0 +1,26 @@
+"""Which settings suit each method on one cart pole, by the validation loss? Four trials each, with one seed.
+
+`study_peers.py` has the settings that were chosen, and seeds that no choice has seen.
+"""
+
+from hig.runs.study import study
+
+TRIALS = [
+    ("Adam", {"learning_rate": 1e-3, "batch_size": 8}),                # the published setting
+    ("Adam", {"learning_rate": 3e-3, "batch_size": 8}),
+    ("Adam", {"learning_rate": 1e-2, "batch_size": 8}),
+    ("Adam", {"learning_rate": 3e-3, "batch_size": 32}),
+    ("Adam", {"learning_rate": 3e-3, "batch_size": 8, "clip_norm": 1.0}),
+    ("Adam", {"learning_rate": 1e-2, "batch_size": 8, "clip_norm": 1.0}),
+    ("Adam", {"learning_rate": 3e-3, "batch_size": 8, "clip_norm": 0.1}),
+    ("Adam", {"learning_rate": 1e-2, "batch_size": 8, "clip_norm": 0.1}),
+    *(("HIG", {"learning_rate": rate, "truncation": cut}) for rate in (0.1, 0.3) for cut in (1e-5, 1e-3)),
+    *(("GN", {"learning_rate": rate, "truncation": cut}) for rate in (0.1, 0.5) for cut in (1e-5, 1e-2)),
+    *(("HIG_adaptive", {"truncation": cut, "batch_size": b}) for cut in (1e-5, 1e-3) for b in (32, 256)),
+    *(("LM", {"damping": damping, "batch_size": b}) for damping in (0.1, 1.0) for b in (32, 256)),
+]
+SEEDS = (0,)
+MAX_TIME = 30.0          # seconds of training of each run
+
+if __name__ == "__main__":
+    study("Cart_Pole", "settings", __doc__, TRIALS, seeds=SEEDS, max_time=MAX_TIME)
