@@ -6,8 +6,9 @@ the simulator, in `network_input`. From the fastest to the most general, with th
 factored      Every weight is the kernel or bias of a product z = a W + b of one row per sample. Every sample is repeated
               d times, row (b, k) is seeded with the unit cotangent e_k, and one backward pass gives the cotangents Δ
               of all z.
-per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone, all rows in one vectorised pass: of the
-              network by the cotangents that come out of the simulator, or of network and simulator together.
+per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone: all rows in one backward pass where every
+              row can have weights of its own (`hig.own_weights`), else in one vectorised pass, of the network by the
+              cotangents that come out of the simulator, or of network and simulator together.
 whole batch   Row r of J is a vector-Jacobian product of the whole batch. Right for every differentiable function θ → y
               that gives the same y each time; n backward passes of B samples.
 
@@ -31,6 +32,7 @@ from hig.backend import keras, leaves
 from hig.compiled import NotApplicable
 from hig.jacobian import FactoredJacobian, RowsJacobian
 from hig.memory import available_memory, keep_freed_memory, require_memory
+from hig.own_weights import own_weights
 from hig.structure import SampleAxes, layer_products, weight_operations
 
 ROUTES = ("factored", "per sample", "whole batch")
@@ -159,7 +161,7 @@ class Derivatives:
 
         self._layered, self._network_alone = "the graph of the model cannot be read", False
         self._mixing = "its graph cannot be read"
-        self._certainly_mixed = self._loop = self._loop_in_network = False
+        self._certainly_mixed = self._loop = self._loop_in_network = self._has_own_weights = False
         try:
             traced = self.compiler.trace(outcome_of, x)
         except Exception:                                               # a model that runs as plain Python only
@@ -180,7 +182,25 @@ class Derivatives:
                 self._loop_in_network = any(operation.type in _LOOPS for operation in inside)
                 uses = weight_operations(graph, self.weights, outcome)
                 self._network_alone = all(operation in inside for each in uses for operation, _ in each)
+            self._has_own_weights = bool(self._layered) and not self._mixing and self._may_have_own_weights(x)
         self.n = self.batch * self.d
+
+    def _may_have_own_weights(self, x):
+        """Whether weights act in Dense layers alone, and rows that have their own of them still stay apart."""
+        leaves = tf.nest.flatten(x)
+
+        def outcome_of(*arguments):
+            own = dict(zip(map(id, self.weights), arguments[len(leaves):]))
+            with own_weights(own, shared=False):
+                return tf.identity(self.flat(self._outcome(tf.nest.pack_sequence_as(x, arguments[:len(leaves)])), self.batch))
+        try:
+            traced = self.compiler.trace(outcome_of, *leaves, *(
+                tf.zeros((self.batch, *weight.shape), weight.dtype) for weight in self.weights))
+        except Exception:                                               # a layer is called on other rows than the samples
+            return False
+        held = {id(outside) for outside, _ in traced.graph.captures}
+        return not any(id(weight.value.handle) in held for weight in self.weights) and (
+            SampleAxes(traced, len(leaves) + len(self.weights), self.batch).verdict() == "")
 
     # ------------------------------------------------------------------------------------------------ the proof
 
@@ -382,6 +402,8 @@ class Derivatives:
                 self._reasons.append(self._layered)
             else:
                 yield _Candidate("factored", self._factored, apart)
+            if self._has_own_weights:
+                yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_own_rows, xla), apart)
             if self._network_alone:
                 yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_network_rows, xla), apart,
                                  self._loop_in_network)
@@ -448,25 +470,31 @@ class Derivatives:
     def _linearised_simulator(self, x, controls, samples):
         """(outcome, ∂y/∂u (samples, d, *controls)) where that takes less than d backward passes, else None.
 
-        The simulator's own `linearize`, or forward mode: one tangent for each of c controls, where c ≤ d/2 and the weights
-        act in the network alone.
+        The simulator's own `linearize`, or products with ∂y/∂u, one for each of c controls, where c ≤ d/8 and the weights
+        act in the network alone. Such a product is the derivative of a backward pass, some four times its time;
+        TensorFlow's forward mode does not know lists of tensors in loops.
         """
         if hasattr(self.model.simulator, "linearize"):
             return self.model.simulator.linearize(x, controls)
         if not self._network_alone or tf.nest.is_nested(controls) or controls.shape.rank is None:
             return None
         count = math.prod(controls.shape[1:])
-        if not 0 < 2 * count <= self.d:
+        if not 0 < 8 * count <= self.d:
             return None
         repeated = self._of_samples(lambda t: tf.repeat(t, count, axis=0), x)
         primals = tf.repeat(controls, count, axis=0)
         tangents = tf.reshape(tf.tile(tf.eye(count, dtype=controls.dtype), [samples, 1]), primals.shape)
         try:
-            with tf.autodiff.ForwardAccumulator(primals, tangents) as accumulator:
-                outcome = self.model.simulator(repeated, primals)
-                flat = self.flat(outcome, samples * count)
-            columns = accumulator.jvp(flat, tf.UnconnectedGradients.ZERO)                   # row (b, j): ∂y_b/∂u_bj
-        except Exception:                                               # an operation has no forward mode
+            with tf.GradientTape() as outer:
+                with tf.GradientTape() as inner:
+                    inner.watch(primals)
+                    outcome = self.model.simulator(repeated, primals)
+                    flat = self.flat(outcome, samples * count)
+                weights = tf.ones_like(flat)                                # w; ∂(uᵀ Jᵀ w)/∂w = J u
+                outer.watch(weights)
+                transposed = inner.gradient(flat, primals, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            columns = outer.gradient(transposed, weights, tangents, tf.UnconnectedGradients.ZERO)   # row (b, j): ∂y_b/∂u_bj
+        except Exception:                                               # an operation has no second derivative
             return None
         jacobian = tf.transpose(tf.reshape(columns, [samples, count, self.d]), [0, 2, 1])
         return tf.nest.map_structure(lambda leaf: leaf[::count], outcome), tf.cast(jacobian, controls.dtype)
@@ -519,6 +547,18 @@ class Derivatives:
                                                for share, shape in zip(vjp(x, tf.constant(v)), self.shapes)])
             return loss, outcome, gradient.numpy(), jacobian
         return linearise
+
+    def _trace_own_rows(self, group, x, copies):
+        """Blocks of J where every row has weights of its own; without copies, which only vectorised rows need."""
+        repeated = self._of_samples(lambda t: tf.repeat(t, self.d, axis=0), x)
+        rows = self._count(x) * self.d
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            own = {id(self.weights[index]): tf.zeros((rows, *self.shapes[index]), self.weights[index].dtype) for index in group}
+            tape.watch(list(own.values()))
+            with own_weights(own):
+                flat = self.flat(self._outcome(repeated), rows)
+        seeds = tf.tile(tf.eye(self.d, dtype=flat.dtype), [self._count(x), 1])
+        return tape.gradient(flat, list(own.values()), seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def _trace_network_rows(self, group, x, copies):
         """Blocks of J where the weights act in the network alone: its rows by the cotangents of the controls."""

@@ -290,3 +290,51 @@ def test_where_the_graph_leaves_it_open_the_proof_is_repeated(float64):  # noqa:
     assert any("Steps may have been wrong since update 1; this is update 2" in str(w.message) for w in caught)
     assert_same_step(*step_and_reference(model, rows(FEATURES)))
     assert model.route == "whole batch"
+
+
+def rows_of(model, x, y, batch):
+    """J as the route gives it, (n, p), and the name of the route."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        derivatives = model.derivatives_for(tf.constant(x), tf.constant(y), None)
+    *_, jacobian = derivatives.linearise(tf.constant(x), tf.constant(y), None)
+    return np.array([flat(jacobian.pullback(row)) if derivatives.route == "factored" else flat(jacobian.pullback_by_rows(row))
+                     for row in np.eye(batch * derivatives.d)]), derivatives.route
+
+
+def test_whole_trajectories_are_linearised_by_their_few_controls(float64):  # noqa: F811
+    """d = 40 outcomes of a loop, 2 controls: products with ∂y/∂u, not 40 backward passes."""
+    def trajectory(x, u):
+        def body(i, s, states):
+            s = s + 0.1 * tf.stack([s[:, 1] + u[:, 0], u[:, 1] - tf.sin(s[:, 0])], 1)
+            return i + 1, s, states.write(i, s)
+        states = tf.TensorArray(x.dtype, 20, element_shape=(None, 2))
+        states = tf.while_loop(lambda i, *_: i < 20, body, (0, x[:, :2], states), maximum_iterations=20)[2].stack()
+        return tf.transpose(tf.ensure_shape(states, (20, *x.shape[:1], 2)), [1, 0, 2])
+    backward = []
+    model = hig.PhysicsModel(hidden(2, FEATURES), lambda x, u: (backward.append(u.shape[0]), trajectory(x, u))[1])
+    model.compile(hig.HIG(ETA, truncation=1e-3), squares)
+    x = rows(FEATURES)
+    found, route = rows_of(model, x, np.zeros((B, 20, 2)), B)
+    assert route == "factored" and 2 * B in backward and 40 * B not in backward
+    reference = jacobian_by_rows(lambda: model(tf.constant(x)), [weight.value for weight in model.trainable_variables])
+    np.testing.assert_allclose(found, reference, rtol=0, atol=1e-13 * np.abs(reference).max() * 100)     # loops of 20 steps
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_closed_loop_takes_weights_of_its_own_for_each_row(float64, outputs):  # noqa: F811
+    """The network acts in every step of a loop, and once in a derivative by its input: rows without vectorised loops."""
+    network = hidden(FEATURES, FEATURES)
+
+    def loop(x, u):
+        x = x + 0.1 * slope(network, x) + u
+        return tf.while_loop(lambda i, s: i < 7, lambda i, s: (i + 1, s + 0.3 * network(s)), (0, x), maximum_iterations=7)[1][:, :outputs]
+    model = hig.PhysicsModel(network, loop)
+    model.compile(hig.HIG(ETA, truncation=1e-3), squares)
+    x, y = rows(FEATURES), rows(outputs)
+    found, route = rows_of(model, x, y, B)
+    assert route == "per sample"
+    reference = jacobian_by_rows(lambda: model(tf.constant(x)), [weight.value for weight in model.trainable_variables])
+    np.testing.assert_allclose(found, reference, rtol=0, atol=1e-11 * np.abs(reference).max())
+    derivatives = next(iter(model._derivatives.values()))
+    assert derivatives._has_own_weights

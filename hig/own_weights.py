@@ -1,0 +1,46 @@
+"""Dense layers in which every row of the batch has weights of its own: rows of J from one backward pass.
+
+Row r of a batch is computed with the weights W + W_r, where W_r = 0 has the shape of W. If samples stay apart, y_r
+depends on no other W_s, and the gradient of Σ_r y_r with respect to all W_r is ∂y_r/∂W for every r: the rows of J. This
+holds however often a layer is called (in a loop, in a derivative by its input), because
+
+    z_r = a_r (W + W_r) + b + b_r
+
+is an ordinary function of W_r and b_r, which automatic differentiation takes to any order.
+"""
+
+import contextlib
+
+import tensorflow as tf
+
+from hig.backend import keras
+
+
+@contextlib.contextmanager
+def own_weights(own, shared=True):
+    """While open, every Dense layer adds to its weights those of the rows.
+
+    Args:
+        own: dict of id(Keras variable) → tensor (rows, *shape), what is added to that weight in each row.
+        shared: False leaves the weight itself out, so that the graph holds it only where no Dense layer reads it.
+    """
+    original = keras.layers.Dense.call
+
+    def call(layer, inputs, training=None):
+        if layer.lora_enabled or layer.quantization_mode or type(layer).call is not call:
+            return original(layer, inputs)
+        z = keras.ops.matmul(inputs, layer.kernel) if shared or id(layer.kernel) not in own else 0.0
+        if id(layer.kernel) in own:
+            z += tf.einsum("n...i,nio->n...o", inputs, tf.cast(own[id(layer.kernel)], inputs.dtype))
+        if layer.use_bias:
+            z = keras.ops.add(z, layer.bias) if shared or id(layer.bias) not in own else z
+            if id(layer.bias) in own:
+                between = [1] * (len(inputs.shape) - 2)
+                z += tf.reshape(tf.cast(own[id(layer.bias)], z.dtype), [-1, *between, layer.units])
+        return z if layer.activation is None else layer.activation(z)
+
+    keras.layers.Dense.call = call
+    try:
+        yield
+    finally:
+        keras.layers.Dense.call = original
