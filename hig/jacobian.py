@@ -18,6 +18,7 @@ so the layer's share of J is held by two thin matrices, A (B × in) and Δ (n ×
 
 (∘ is the elementwise product; A Aᵀ only where the kernel is trained, + 1 only where the bias is). This is
 `FactoredJacobian`. Weights that act in any other way are held by `RowsJacobian`, which is handed rows of J in chunks.
+Quadratic penalties on weights are further rows of J, `PenalizedJacobian`. Each of them has the products K, JᵀJ, Jᵀv, J d.
 How either is obtained from a model, and the proof that it is right, is the subject of `hig.routes`.
 
 Everything here is numpy in float64, whatever the precision of the network, because the singular values of J are square
@@ -122,17 +123,35 @@ class FactoredJacobian:
                 blocks[bias] = delta
         return np.concatenate([blocks[index] for index in sorted(blocks)], axis=1)
 
-    def normal(self, v):
-        """(JᵀJ (p, p), Jᵀv (p,)) float64 for v of shape (n,): the small side where p < n; J is formed some samples at a time."""
+    def push(self, direction):
+        """J d for d of shape (p,), the weights one behind the other: (n,) float64, without forming J.
+
+        The layer's share is (A D) ∘ Δ, summed over its units, D the change of its kernel.
+        """
+        shapes = {}
+        for a, delta, kernel, bias in self._layers():
+            shapes.update({kernel: (a.shape[1], delta.shape[1]), bias: (delta.shape[1],)})
+        shapes.pop(None, None)
+        parts = dict(zip(sorted(shapes), unflatten(direction, [shapes[index] for index in sorted(shapes)])))
+        change = 0.0
+        for a, delta, kernel, bias in self._layers():
+            sums = (a @ parts[kernel] if kernel is not None else 0.0) + (parts[bias] if bias is not None else 0.0)
+            by_sample = delta.reshape(len(a), -1, delta.shape[1])                           # (B, d, out)
+            change = change + np.einsum("bko,bo->bk", by_sample, np.broadcast_to(sums, (len(a), delta.shape[1])))
+        return change.ravel()
+
+    def chunks_of_rows(self):
+        """J some samples at a time: (slice of rows, (rows, p) float64)."""
         batch, (n, p) = len(self.inputs[0]), self.shape
         d = n // batch
         samples = max(1, _CHUNK_BYTES // (8 * p * d))
-        matrix, vector = np.zeros((p, p)), np.zeros(p)
         for first in range(0, batch, samples):
-            rows = self.rows(first, min(first + samples, batch))
-            matrix += rows.T @ rows
-            vector += rows.T @ v[first * d:first * d + len(rows)]
-        return matrix, vector
+            last = min(first + samples, batch)
+            yield slice(first * d, last * d), self.rows(first, last)
+
+    def normal(self, v):
+        """(JᵀJ (p, p), Jᵀv (p,)) float64 for v of shape (n,): the small side where p < n."""
+        return _normal(self, v)
 
 
 class RowsJacobian:
@@ -181,14 +200,29 @@ class RowsJacobian:
             gram += _gram_of(self._columns(group))
         return gram
 
-    def normal(self, v):
-        """(JᵀJ (p, p), Jᵀv (p,)) float64 for v of shape (n,): the small side where p < n; J is formed a chunk of rows at a time."""
-        matrix, vector = np.zeros((self.shape[1],) * 2), np.zeros(self.shape[1])
+    def chunks_of_rows(self):
+        """J a chunk of rows at a time: (slice of rows, (rows, p) float64). J is held after that if it fits the budget."""
+        if self.matrix is not None:
+            yield slice(0, self.shape[0]), self.matrix
+            return
+        held = np.empty(self.shape) if len(self.groups) == 1 else None
         for where, blocks in self.chunks(tuple(range(len(self.shapes)))):
             rows = np.concatenate([np.reshape(block, (len(block), -1)) for block in blocks], axis=1, dtype=np.float64)
-            matrix += rows.T @ rows
-            vector += rows.T @ v[where]
-        return matrix, vector
+            if held is not None:
+                held[where] = rows
+            yield where, rows
+        self.matrix = held
+
+    def normal(self, v):
+        """(JᵀJ (p, p), Jᵀv (p,)) float64 for v of shape (n,): the small side where p < n."""
+        return _normal(self, v)
+
+    def push(self, direction):
+        """J d for d of shape (p,): (n,) float64. Where J is not held its rows are taken once more."""
+        change = np.empty(self.shape[0])
+        for where, rows in self.chunks_of_rows():
+            change[where] = rows @ direction
+        return change
 
     def pullback(self, v):
         """Jᵀ v for v of shape (n,): a list of float64 arrays, shaped like the weights and in their order."""
@@ -211,6 +245,61 @@ class RowsJacobian:
                 for index, block in zip(group, blocks):
                     total[index] += np.tensordot(v[where], np.asarray(block, np.float64), 1)
         return total
+
+
+class PenalizedJacobian:
+    """J and further rows below it, each with one entry: those of a quadratic penalty, see `hig.penalties`.
+
+    Args:
+        jacobian: FactoredJacobian or RowsJacobian, J (n, p).
+        columns: array (q,) of int, in which column the entry of each further row is.
+        scales: array (q,) float64, the entries.
+
+    Attributes:
+        shape: (n + q, p).
+    """
+
+    def __init__(self, jacobian, columns, scales):
+        self.jacobian, self.columns, self.scales = jacobian, columns, scales
+        self.outcomes = jacobian.shape[0]                                                   # n
+        self.shape = self.outcomes + len(columns), jacobian.shape[1]
+
+    def gram(self):
+        """K of all rows, (n + q, n + q) float64."""
+        n = self.outcomes
+        gram = np.diag(np.concatenate([np.zeros(n), self.scales**2]))
+        gram[:n, :n] = self.jacobian.gram()
+        for where, rows in self.jacobian.chunks_of_rows():
+            gram[where, n:] = rows[:, self.columns] * self.scales
+        gram[n:, :n] = gram[:n, n:].T
+        return gram
+
+    def normal(self, v):
+        """JᵀJ (p, p) and Jᵀv (p,) of all rows, float64, for v of shape (n + q,)."""
+        matrix, vector = self.jacobian.normal(v[:self.outcomes])
+        matrix[self.columns, self.columns] += self.scales**2
+        vector[self.columns] += self.scales * v[self.outcomes:]
+        return matrix, vector
+
+    def pullback(self, v):
+        """Jᵀ v of all rows for v of shape (n + q,): a list of float64 arrays, shaped like the weights and in their order."""
+        parts = self.jacobian.pullback(v[:self.outcomes])
+        vector = flatten(parts)
+        vector[self.columns] += self.scales * v[self.outcomes:]
+        return unflatten(vector, [part.shape for part in parts])
+
+    def push(self, direction):
+        """J d of all rows for d of shape (p,): (n + q,) float64."""
+        return np.concatenate([self.jacobian.push(direction), self.scales * direction[self.columns]])
+
+
+def _normal(jacobian, v):
+    """(JᵀJ, Jᵀv) float64 of a Jacobian whose rows come in chunks."""
+    matrix, vector = np.zeros((jacobian.shape[1],) * 2), np.zeros(jacobian.shape[1])
+    for where, rows in jacobian.chunks_of_rows():
+        matrix += rows.T @ rows
+        vector += rows.T @ v[where]
+    return matrix, vector
 
 
 def _gram_of(matrix):

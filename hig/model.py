@@ -1,11 +1,13 @@
 """A network that controls a differentiable simulator, as one Keras model: y = P(x, u), u = network(input)."""
 
+from functools import partial
+
 import numpy as np
 import tensorflow as tf
 
 from hig.backend import keras, leaves
 from hig.compiled import Compiler, full_precision
-from hig.control import Control
+from hig.control import step
 from hig.jacobian import flatten, small_side
 from hig.optimizers import JacobianPower
 from hig.powers import blas_threads
@@ -20,9 +22,10 @@ class PhysicsModel(keras.Model):
     """Network and simulator in a row, trained on a loss of the simulator's outcome.
 
     With an ordinary Keras optimizer it trains by plain gradients; with `hig.HIG`, `hig.GaussNewton` or
-    `hig.JacobianPower` each step is Δθ = −η · (J^κ · g + gradient of the penalties). θ are all trainable weights of the
-    model: of the network, and of simulator and `network_input` where these are Keras layers. Penalties are what
-    regularisers and `add_loss` add to the loss; they have no outcome to be inverted, so that their plain gradient is taken.
+    `hig.JacobianPower` each step is Δθ = −η · J^κ · g. θ are all trainable weights of the model: of the network, and of
+    simulator and `network_input` where these are Keras layers. L2 regularisers are part of J and g, so that training ends at
+    the minimum of the whole loss. Other penalties add their plain gradient, and training ends where the sum is 0, which is a
+    minimum for κ = 1 only; with adaptive steps they are refused (`hig.penalties`).
     Everything else is Keras: compile, fit, evaluate, callbacks, saving.
 
     Args:
@@ -244,22 +247,22 @@ class PhysicsModel(keras.Model):
             return super().train_step(data)
         x, y_true, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)     # as Keras does before `call`
-        derivatives = self.derivatives_for(x, y_true, sample_weight)
-        loss, outcome, gradient, jacobian = derivatives.linearise(x, y_true, sample_weight)
+        batch = x, y_true, sample_weight
+        derivatives = self.derivatives_for(*batch)
+        loss, outcome, gradient, jacobian = derivatives.linearise(*batch)                   # L, y, g, J
         self.route = derivatives.route
-        penalty = derivatives.penalty(x)
-        if penalty:
-            loss = loss + tf.cast(penalty[0], loss.dtype)
-        if self.optimizer.adaptive:
-            numbers = derivatives.control.step((x, y_true, sample_weight), outcome, gradient, jacobian, loss,
-                                               penalty and penalty[1].numpy())
-            direction = None                                            # the weights have moved
+        loss, gradient, jacobian, rest = derivatives.penalties.extend(
+            x, loss, gradient, jacobian, lambda: derivatives.curvature(batch, outcome, gradient)[0])
+        direction, numbers = step(                                                          # fixed, or adapted
+            self.optimizer, loss, self.power(jacobian, gradient, derivatives.batch, rest),  # J^κ g
+            partial(derivatives.quadratic_model, batch, outcome, gradient, jacobian), partial(derivatives.loss_after, batch))
+        known = loss, x, y_true, outcome, sample_weight
+        if direction is None:                                                               # no step was good enough
+            results = derivatives.record(*known)
         else:
-            direction, numbers = self.direction(gradient, jacobian, derivatives.batch)
-            direction = tf.constant(direction + penalty[1].numpy() if penalty else direction)
+            results = derivatives.apply(tf.constant(direction), *known)                     # θ ← θ − η · direction
         self._count_spectrum(numbers)
-        results = derivatives.apply(direction, loss, x, y_true, outcome, sample_weight)
-        return {**results, **self.mean_spectrum()}
+        return {**results, **self.mean_spectrum(), **results}                               # a metric keeps its name
 
     def derivatives_for(self, x, y_true, sample_weight):
         """The Derivatives of batches of this shape, proven to be right with the first of them."""
@@ -271,42 +274,48 @@ class PhysicsModel(keras.Model):
         if key not in self._derivatives:
             while len(self._derivatives) >= KEPT_SHAPES:
                 del self._derivatives[next(iter(self._derivatives))]
-            derivatives = self._derivatives[key] = Derivatives(self, self.compiler, x, y_true, sample_weight)
-            derivatives.apply = self.compiler.function(self._trace_update, "The update", xla=False)
+            derivatives = Derivatives(self, self.compiler, x, y_true, sample_weight)
+            self.optimizer.check(weights, derivatives.penalties)
             self.optimizer.build_for(weights)
-            derivatives.control = Control(self, derivatives) if self.optimizer.adaptive else None
+            self._derivatives[key] = derivatives
         self._derivatives[key] = self._derivatives.pop(key)             # the latest one comes last
         return self._derivatives[key]
 
-    def direction(self, gradient, jacobian, samples):
-        """J^κ g on the host.
+    def power(self, jacobian, gradient, samples, rest=None):
+        """J^κ g on the host, as a function, so that damping can be varied: K is formed here, once.
 
         Args:
+            jacobian: FactoredJacobian, RowsJacobian or PenalizedJacobian.
             gradient: g, (n,).
-            jacobian: FactoredJacobian or RowsJacobian.
             samples: B.
+            rest: r, the plain gradient of penalties that are no sums of squares, (p,) float64; added to J^κ g.
 
         Returns:
-            (direction, numbers): (p,) float64, the weights one behind the other; what `optimizer.logged` names.
-            Not-a-number comes out where it went in, so that a diverged run is seen in its loss rather than stopped here.
+            function of the optimizer's loss L → (direction, numbers): (p,) float64, the weights one behind the other;
+            what `optimizer.logged` names. Not-a-number comes out where it went in, so
+            that a diverged run is seen in its loss rather than stopped here.
         """
         n, p = jacobian.shape
         with blas_threads(min(n, p)):
             matrix, vector = small_side(jacobian, gradient)
-            if not (np.isfinite(matrix.diagonal()).all() and np.isfinite(vector).all()):     # |K_ij|² ≤ K_ii K_jj
+        finite = np.isfinite(matrix.diagonal()).all() and np.isfinite(vector).all()         # |K_ij|² ≤ K_ii K_jj
+
+        def direction(loss):
+            if not finite:
                 return np.full(p, np.nan), (0.0, np.nan, np.nan)[:len(self.optimizer.logged)]
-            coefficients, numbers = self.solve(matrix, vector, samples)
-            direction = flatten(jacobian.pullback(coefficients)) if n <= p else coefficients
-        return direction, numbers
+            with blas_threads(min(n, p)):
+                v, numbers = self.optimizer.coefficients(matrix, vector, samples, loss)
+                found = flatten(jacobian.pullback(v)) if n <= p else v
+            return found if rest is None else found + rest, numbers
+        return direction
 
-    def solve(self, matrix, vector, samples, loss=None):
-        """What `optimizer.coefficients` gives, of the same arguments."""
-        return self.optimizer.coefficients(matrix, vector, samples, loss)
+    def trace_update(self, direction, *known):
+        """Moves the weights by −η · direction, (p,), and records the update as `trace_record`."""
+        self.optimizer.apply_directions(self.shares(direction), self.trainable_variables)
+        return self.trace_record(*known)
 
-    def _trace_update(self, direction, loss, x, y_true, outcome, sample_weight):
-        """Moves the weights along a direction (p,), unless they have moved, and updates Keras' metrics; returns their results."""
-        if direction is not None:
-            self.move(direction)
+    def trace_record(self, loss, x, y_true, outcome, sample_weight):
+        """Updates Keras' metrics by a batch; returns their results."""
         if len(tf.nest.flatten(outcome)) > 1:                           # Keras counts the losses of single outcomes within
             self.compute_loss(x, y_true, outcome, sample_weight, training=False)
         for metric in self.metrics:
@@ -314,11 +323,11 @@ class PhysicsModel(keras.Model):
                 metric.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(outcome)[0])[0])
         return self.compute_metrics(x, y_true, outcome, sample_weight)
 
-    def move(self, direction):
-        """Moves the weights by −η · direction, (p,), the weights one behind the other; within a tf.function."""
+    def shares(self, direction):
+        """The weights' shares of a direction (p,), each of its weight's shape and dtype; within a tf.function."""
         weights = self.trainable_variables
         shares = tf.split(direction, [w.shape.num_elements() for w in weights])
-        self.optimizer.apply_directions([tf.cast(tf.reshape(share, w.shape), w.dtype) for share, w in zip(shares, weights)], weights)
+        return [tf.cast(tf.reshape(share, w.shape), w.dtype) for share, w in zip(shares, weights)]
 
     # -------------------------------------------------------------------------------------------- what fit logs
 

@@ -5,6 +5,9 @@ the Jacobian of network and simulator, which an ordinary Keras training loop doe
 of a step follows from what the one before did (`hig.control`).
 """
 
+import inspect
+import warnings
+
 import numpy as np
 
 from hig.backend import keras
@@ -15,6 +18,9 @@ POOR, GOOD = 0.25, 0.75     # ratio of actual to predicted decrease below and ab
 SLOWER, FASTER = 4.0, 2.0   # η is divided by the first where steps are poor, multiplied by the second where they are good
 STIFFER, SOFTER = 4.0, 1.5  # q, the damping of Levenberg-Marquardt, the other way round
 LARGEST = 1e8               # η and q stay between its inverse and this
+RESOLVED = 1e-8             # √ε: σ/σ_max down to which K = J Jᵀ shows it in float64
+CHANGING_STEPS = ("gradient_accumulation_steps", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay",
+                  "ema_overwrite_frequency")                            # Keras' options that make another step of −η d
 
 
 @keras.saving.register_keras_serializable("hig")
@@ -35,7 +41,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         controls: the optimizer's variables that step control changes.
 
     Raises:
-        ValueError: if κ, τ, μ or η is out of range; adaptive with a schedule or with accumulated gradients.
+        ValueError: if κ, τ, μ or η is out of range; adaptive with a schedule, accumulated gradients, clipping, weight decay
+            or weights that are overwritten by their averages.
 
     Source: the paper's definition of J^κ = V Σ^κ Uᵀ and of its truncation.
     """
@@ -46,23 +53,25 @@ class JacobianPower(keras.optimizers.Optimizer):
         if options.get("loss_scale_factor") is not None:
             raise ValueError(f"loss_scale_factor is {options['loss_scale_factor']}, but a Jacobian power takes no gradient of "
                              "a loss that could be scaled: leave it out")
-        if isinstance(learning_rate, (int, float)):
-            learning_rate = _positive(learning_rate)
-        if adaptive and options.get("gradient_accumulation_steps"):
-            raise ValueError(f"gradient_accumulation_steps is {options['gradient_accumulation_steps']}, but an adaptive step is "
-                             "judged by the loss after it: leave it out, or adaptive=False")
-        super().__init__(learning_rate=learning_rate, name=name, **options)
+        for option in CHANGING_STEPS if adaptive else ():
+            if options.get(option):
+                raise ValueError(f"{option} is {options[option]}, but an adaptive step is judged by what it does to the loss, and "
+                                 f"{option} would make another step of it: leave it out, or adaptive=False")
+        super().__init__(learning_rate=learning_rate if callable(learning_rate) else _positive(learning_rate), name=name, **options)
         self.kappa, self.truncation, self.damping, self.adaptive = kappa, truncation, damping, bool(adaptive)
         self._set_controls()
 
     def _set_controls(self):
         self.logged, self.controls = SPECTRUM, []
         if self.adaptive:
-            if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-                raise ValueError("learning_rate is a schedule, but adaptive=True sets η itself: give the number to start from")
+            self._refuse_schedule(self._learning_rate)
             self.logged = (*SPECTRUM, "learning_rate")
             self.first_loss = self._number("first_loss", 0.0)           # L₀
             self.controls = [self._learning_rate, self.first_loss]
+
+    def _refuse_schedule(self, learning_rate):
+        if self.adaptive and not self.damping_adapts and callable(learning_rate):
+            raise ValueError("learning_rate is a schedule, but adaptive=True sets η itself: give the number to start from")
 
     def _number(self, name, value):
         """A variable of the optimizer."""
@@ -90,6 +99,9 @@ class JacobianPower(keras.optimizers.Optimizer):
     @truncation.setter
     def truncation(self, value):
         _, self._truncation = check_settings(0.0, value)
+        if 0 < self._truncation < RESOLVED:
+            warnings.warn(f"truncation is {self._truncation:g}, but singular values below {RESOLVED:g} of the largest drown in the "
+                          "rounding of J Jᵀ, which is formed in float64: what is kept of them is noise", stacklevel=2)
 
     @property
     def damping(self):
@@ -102,28 +114,28 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     @property
     def learning_rate(self):
-        """η of the next update; may be set, to a positive number or a Keras schedule."""
+        """η of the next update; may be set: to a number ≥ 0 (0 moves nothing), or to a Keras schedule unless η adapts."""
         return super().learning_rate
 
     @learning_rate.setter
     def learning_rate(self, value):
-        value = _positive(value) if isinstance(value, (int, float)) else value
-        keras.optimizers.Optimizer.learning_rate.fset(self, value)
+        self._refuse_schedule(value)
+        keras.optimizers.Optimizer.learning_rate.fset(self, value if callable(value) or value == 0 else _positive(value))
 
     def update_step(self, direction, variable, learning_rate):
         """One weight's step: `direction` is its share of J^κ g, shaped like `variable`."""
         self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * direction)
 
-    def coefficients(self, matrix, vector, samples, loss=None):
+    def coefficients(self, matrix, vector, samples, loss):
         """v of d = Jᵀ v from K and g, or d itself from JᵀJ and Jᵀg (`hig.jacobian.small_side`), and numbers to log.
 
         Args:
-            matrix, vector: float64 (n, n) and (n,); unless the steps are adaptive the matrix may be overwritten.
-            samples: B, and loss: L before the step, if adaptive.
+            matrix, vector: float64 (n, n) and (n,); the matrix may be overwritten unless the damping adapts.
+            samples: B.
+            loss: L before the step.
         """
-        mean = np.trace(matrix) / len(matrix) if self.damping else 0.0
-        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=self._present(loss) * mean,
-                                        overwrite=not self.adaptive)
+        damping = self._present(loss) * np.trace(matrix) / len(matrix) if self.damping else 0.0
+        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping, overwrite=True)
         return v, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
 
     def _present(self, loss):
@@ -152,9 +164,26 @@ class JacobianPower(keras.optimizers.Optimizer):
         elif ratio > GOOD and not bounded:
             self.learning_rate = min(rate * FASTER, LARGEST)
 
-    def adapted(self):
+    def adapted(self, loss):
         """What step control has come to: η."""
         return float(self.learning_rate)
+
+    def check(self, variables, penalties):
+        """Refuses what an adaptive step cannot be judged with.
+
+        Args:
+            variables: the trainable weights.
+            penalties: hig.penalties.Penalties.
+
+        Raises:
+            ValueError: a penalty that is no sum of squares, a constraint on a weight; for adaptive steps.
+        """
+        constrained = [variable.path for variable in variables if variable.constraint is not None]
+        if self.adaptive and (penalties.irregular or constrained):
+            reason = (f"{penalties.irregular} is no sum of squares" if penalties.irregular else
+                      f"the constraint of {constrained[0]!r} changes the step")
+            raise ValueError(f"adaptive steps are judged by a quadratic model of the loss, but {reason}: leave it out, or "
+                             "adaptive=False")
 
     def build_for(self, variables):
         """Builds the optimizer's own variables, again if one of these was not trainable before."""
@@ -175,8 +204,9 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     def get_config(self):
         """The arguments of the constructor, for `from_config`."""
-        return {**super().get_config(), "kappa": self.kappa, "truncation": self.truncation,
-                "damping": self.damping, "adaptive": self.adaptive}
+        settings = {name: getattr(self, name) for name in ("kappa", "truncation", "damping", "adaptive")
+                    if name in inspect.signature(type(self)).parameters}
+        return {**super().get_config(), **settings}
 
 
 @keras.saving.register_keras_serializable("hig")
@@ -186,12 +216,6 @@ class HIG(JacobianPower):
     def __init__(self, learning_rate, truncation, damping=0.0, adaptive=False, name="hig", **options):
         super().__init__(learning_rate, -0.5, truncation, damping, adaptive, name=name, **options)
 
-    def get_config(self):
-        """The arguments of the constructor, for `from_config`."""
-        config = super().get_config()
-        del config["kappa"]
-        return config
-
 
 @keras.saving.register_keras_serializable("hig")
 class GaussNewton(JacobianPower):
@@ -199,12 +223,6 @@ class GaussNewton(JacobianPower):
 
     def __init__(self, learning_rate, truncation, damping=0.0, adaptive=False, name="gauss_newton", **options):
         super().__init__(learning_rate, -1.0, truncation, damping, adaptive, name=name, **options)
-
-    def get_config(self):
-        """The arguments of the constructor, for `from_config`."""
-        config = super().get_config()
-        del config["kappa"]
-        return config
 
 
 @keras.saving.register_keras_serializable("hig")
@@ -239,18 +257,13 @@ class LevenbergMarquardt(JacobianPower):
             self.factor, self.first_loss = self.controls = [            # q and L₀
                 self._number("damping_factor", self.damping), self._number("first_loss", 0.0)]
 
-    def coefficients(self, matrix, vector, samples, loss=None):
+    def coefficients(self, matrix, vector, samples, loss):
         """As in JacobianPower, without numbers to log: no singular value is known."""
         damping = self._present(loss) * np.trace(matrix) / len(matrix)
         return samples / 2 * levenberg_marquardt_coefficients(matrix, vector, damping), ()
 
     def _present(self, loss):
         return float(self.factor) * self._fallen(loss) if self.adaptive else self.damping
-
-    def record_first_loss(self, loss):
-        """As in JacobianPower."""
-        super().record_first_loss(loss)
-        self._last = loss
 
     def rate(self, slope, curvature):
         """(η, False): the damping is what adapts."""
@@ -263,15 +276,9 @@ class LevenbergMarquardt(JacobianPower):
         elif ratio > GOOD:
             self.factor.assign(max(float(self.factor) / SOFTER, 1 / LARGEST))
 
-    def adapted(self):
+    def adapted(self, loss):
         """What step control has come to: μ in units of tr K/n."""
-        return self._present(self._last)
-
-    def get_config(self):
-        """The arguments of the constructor, for `from_config`."""
-        config = super().get_config()
-        del config["kappa"], config["truncation"]
-        return config
+        return self._present(loss)
 
 
 def _positive(learning_rate):

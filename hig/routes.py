@@ -33,6 +33,7 @@ from hig.compiled import NotApplicable
 from hig.jacobian import FactoredJacobian, RowsJacobian
 from hig.memory import available_memory, keep_freed_memory, require_memory
 from hig.own_weights import own_weights
+from hig.penalties import Penalties
 from hig.structure import SampleAxes, layer_products, weight_operations
 
 ROUTES = ("factored", "per sample", "whole batch")
@@ -109,7 +110,12 @@ class Derivatives:
         self._require_finite(reference)
         require_memory(self.n, model, f"reduce the batch size, {self.batch}, or the outputs per sample, {self.d}")
         keep_freed_memory()
-        self._penalty = compiler.function(self._trace_penalty, "The gradient of the penalties") if self.penalized else None
+        self.penalties = Penalties(model, compiler, self.penalty_count)
+        self.apply = compiler.function(model.trace_update, "The update", xla=False)
+        self.record = compiler.function(model.trace_record, "The metrics", xla=False)
+        self._curvature = compiler.function(self._trace_curvature, "The loss' curvature")
+        self._shift = compiler.function(self._trace_shift, "The step", xla=False)
+        self._restore = compiler.function(self._trace_restore, "The step taken back", xla=False)
         self._reasons, self._untried = [], self._candidates()
         self._updates = self._right_until = 0
         self._next_proof, self._seconds = 2, 0.0
@@ -129,9 +135,44 @@ class Derivatives:
             result = self._prove_again((x, y_true, sample_weight), result)
         return result
 
-    def penalty(self, x):
-        """(Σ of the losses that layers add, its gradient (p,) float64), or None without any."""
-        return self._penalty(x) if self._penalty else None
+    def curvature(self, batch, outcome, gradient, change=None):
+        """Curvatures of the loss in y: per outcome, and along a change of y.
+
+        Args:
+            batch: (x, y_true, sample_weight).
+            outcome, gradient: y and g (n,).
+            change: of y, (n,); g if None.
+
+        Returns:
+            h = gᵀ H g/gᵀg, H = ∂²L/∂y², and changeᵀ H change, floats, by Hessian-vector products: exact for every sum of
+            squares, however weighted. Where gᵀ H g is not positive, h is 2/B, that of the mean over B samples of
+            Σ (y − y*)². Where either is not positive, the second is h ‖change‖².
+        """
+        change = gradient if change is None else change
+        own, along = map(float, self._curvature(*batch, outcome, tf.constant(change, tf.float64)))
+        square = float(np.vdot(gradient, gradient))
+        h = own / square if own > 0 else 2 / self.batch
+        return h, along if own > 0 and along > 0 else h * float(np.vdot(change, change))
+
+    def quadratic_model(self, batch, outcome, gradient, jacobian, direction):
+        """(a, c): slope gᵀ J d and curvature (J d)ᵀ H (J d) of the loss along −d, penalties included.
+
+        Args:
+            batch, outcome: as in `curvature`.
+            gradient, jacobian: g and J with the rows of the penalties.
+            direction: d, (p,) float64.
+        """
+        change = jacobian.push(direction)
+        h, curvature = self.curvature(batch, outcome, gradient[:self.n], change[:self.n])
+        return float(gradient @ change), curvature + h * float(np.sum(change[self.n:]**2))
+
+    def loss_after(self, batch, direction):
+        """The loss of a batch, penalties included, after an optimizer's step along −direction, (p,), which is then taken back."""
+        before = self._shift(tf.constant(direction))
+        try:
+            return float(self.loss(*batch)[0]) + self.penalties.value(batch[0])
+        finally:
+            self._restore(before)
 
     def _of_samples(self, function, x):
         """x with a function applied to the arrays that have a row for each sample; others are shared by all."""
@@ -355,7 +396,7 @@ class Derivatives:
         """Jᵀv by automatic differentiation of the whole model; None for a weight without a gradient."""
         with tf.GradientTape() as tape:
             flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
-        self.penalized = bool(self.model.losses)
+        self.penalty_count = len(self.model.losses)
         known = {id(weight.value) for weight in self.model.variables}
         strangers = sorted({variable.name for variable in tape.watched_variables() if id(variable) not in known})
         if strangers:
@@ -369,14 +410,6 @@ class Derivatives:
             flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
         return _dense(tape.gradient(flat, self._values(), tf.cast(v, flat.dtype), tf.UnconnectedGradients.ZERO))
 
-    def _trace_penalty(self, x):
-        """Σ of `model.losses` and its gradient: what regularisers and `add_loss` add to the loss of the outcome."""
-        with tf.GradientTape() as tape:
-            self.model(x, training=False)
-            penalty = tf.add_n([tf.cast(tf.reduce_sum(loss), keras.config.floatx()) for loss in self.model.losses])
-        gradients = _dense(tape.gradient(penalty, self._values(), unconnected_gradients=tf.UnconnectedGradients.ZERO))
-        return penalty, tf.concat([tf.cast(tf.reshape(gradient, [-1]), tf.float64) for gradient in gradients], axis=0)
-
     def _trace_loss(self, x, y_true, sample_weight):
         """Loss, outcome and g (n,) of a batch."""
         return self.loss_and_gradient(x, y_true, sample_weight, self._outcome(x))
@@ -388,6 +421,28 @@ class Derivatives:
             loss = self.model.data_loss(x, y_true, outcome, sample_weight)
         gradient = tape.gradient(loss, outcome, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return loss, outcome, tf.reshape(self.flat(gradient, self.batch), [-1])
+
+    def _trace_curvature(self, x, y_true, sample_weight, outcome, change):
+        """gᵀ H g and changeᵀ H change of the loss at this outcome."""
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(outcome)
+            gradient = self.loss_and_gradient(x, y_true, sample_weight, outcome)[2]
+            vectors = tf.stop_gradient(gradient), tf.cast(change, gradient.dtype)
+            products = [tf.reduce_sum(gradient * vector) for vector in vectors]
+        return [tf.reduce_sum(vector * tf.reshape(self.flat(tape.gradient(
+            product, outcome, unconnected_gradients=tf.UnconnectedGradients.ZERO), self.batch), [-1]))
+                for product, vector in zip(products, vectors)]
+
+    def _trace_shift(self, direction):
+        """Moves the weights as the optimizer would along a direction (p,); returns their values before that."""
+        before, optimizer = [tf.identity(weight.value) for weight in self.weights], self.model.optimizer
+        for weight, share in zip(self.weights, self.model.shares(direction)):
+            optimizer.update_step(share, weight, optimizer.learning_rate)
+        return before
+
+    def _trace_restore(self, values):
+        for weight, value in zip(self.weights, values):
+            weight.assign(value)
 
     def _values(self, group=None):
         return [self.weights[index].value for index in (range(len(self.weights)) if group is None else group)]

@@ -4,7 +4,7 @@ A case is right if one update by `hig.PhysicsModel` equals
 
     Δθ = −η · (J^κ g + ∂penalties/∂θ)
 
-for κ = −1/2 and for κ = 1 without truncation, where J is taken row by row of the whole batch's outcome, with respect to
+(penalties that are sums of squares of weights are further rows of J and g instead) for κ = −1/2 and for κ = 1 without truncation, where J is taken row by row of the whole batch's outcome, with respect to
 all trainable weights of the model, and J^κ by numpy's singular value decomposition, all in float64. At κ = 1 the step
 also equals that of keras.optimizers.SGD in Keras' own training loop, which knows nothing of Jacobians.
 """
@@ -152,7 +152,10 @@ def targets(case, model, seed=3):
 
 
 def derivatives(case, model, x, y):
-    """(J, g, ∂penalties/∂θ) at the model's present weights, float64, from TensorFlow's tape alone."""
+    """(J, g, ∂penalties/∂θ) at the model's present weights, float64, from TensorFlow's tape alone.
+
+    A weight's L2 regulariser λ Σ w² is q further rows √(2λ/h) of J, h = 2/B as for `squares`, and entries 2λw/√(2λ/h) of g.
+    """
     x = tf.nest.map_structure(tf.constant, x)
     values = [v.value for v in model.trainable_variables]
     jacobian = jacobian_by_rows(lambda: joined(model(x)), values)
@@ -164,7 +167,18 @@ def derivatives(case, model, x, y):
     with tf.GradientTape() as tape:
         model(x)
         penalty = tf.add_n([tf.reduce_sum(loss) for loss in model.losses]) if model.losses else tf.constant(0.0)
-    return jacobian, gradient, flat(tape.gradient(penalty, values, unconnected_gradients="zero"))
+    penalty_gradient, place = flat(tape.gradient(penalty, values, unconnected_gradients="zero")), 0
+    for weight in model.trainable_variables:
+        size = weight.numpy().size
+        if weight.regularizer is not None:
+            scale = np.sqrt(2 * weight.regularizer.l2 * len(outcome) / 2)
+            rows = np.zeros((size, jacobian.shape[1]))
+            rows[:, place:place + size] = scale * np.eye(size)
+            jacobian = np.vstack([jacobian, rows])
+            gradient = np.append(gradient, 2 * weight.regularizer.l2 * weight.numpy().ravel() / scale)
+            penalty_gradient[place:place + size] -= 2 * weight.regularizer.l2 * weight.numpy().ravel()
+        place += size
+    return jacobian, gradient, penalty_gradient
 
 
 def truncation_in_a_gap(jacobian):

@@ -100,7 +100,7 @@ def test_gauss_newton_solves_a_linear_problem_in_one_step(float64):
     x, y = data(rows=1)
     linear = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model = hig.PhysicsModel(linear, lambda x, u: u * [1e-3, 1.0, 1e3])
-    step_of(model, x, y, hig.GaussNewton(0.5, truncation=1e-9))
+    step_of(model, x, y, hig.GaussNewton(0.5, truncation=1e-8))
     np.testing.assert_allclose(model(x), y, atol=1e-8)
 
 
@@ -129,6 +129,17 @@ def test_fit_a_users_problem_with_a_convolution(optimizer):
     assert ("rank" in history) == (optimizer != "adam")
     assert "mae" in history
     np.testing.assert_allclose(model.evaluate(x, y, verbose=0)[0], np.mean(squares(y, model(x))), rtol=1e-5)
+
+
+def test_a_metric_of_the_users_own_keeps_its_name():
+    """Called "rank" as one of the spectrum's numbers is: its value is logged, and the others beside it."""
+    def rank(y_true, y):
+        return tf.reduce_sum(y * 0 - 7.0, axis=-1) / 3
+    x, y = data()
+    model = hig.PhysicsModel(network(), simulator)
+    model.compile(hig.HIG(0.3, truncation=1e-4), squares, metrics=[rank], jit_compile=False)
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert logs["rank"] == -7.0 and logs["sigma_max"] > 0
 
 
 def test_predict_returns_controls_and_outcome_of_what_the_network_sees():

@@ -48,6 +48,25 @@ def test_settings_out_of_range(settings, words):
         hig.JacobianPower(**{"learning_rate": 1.0, "kappa": -0.5, "truncation": 1e-6, **settings})
 
 
+@pytest.mark.parametrize("value", [-1.0, float("nan"), np.float32(-1.0), float("inf")])
+def test_a_learning_rate_may_be_set_to_zero_but_not_to_nonsense(value):
+    optimizer = hig.HIG(0.5, truncation=1e-6)
+    optimizer.learning_rate = 0.0
+    assert float(optimizer.learning_rate) == 0.0
+    with pytest.raises(ValueError, match="learning_rate"):
+        optimizer.learning_rate = value
+
+
+def test_a_truncation_that_float64_cannot_resolve_is_told_when_it_is_set():
+    """Rows 1e6 : 1 and τ = 1e-11: K knows eigenvalues to 1e-16 of the largest, σ to 1e-8. 0 and 1e-8 are silent."""
+    with pytest.warns(UserWarning, match="truncation is 1e-11"):
+        optimizer = hig.GaussNewton(1.0, truncation=1e-11)
+    with pytest.warns(UserWarning, match="truncation is 5e-09"):
+        optimizer.truncation = 5e-9
+    optimizer.truncation = 0.0
+    optimizer.truncation = 1e-8
+
+
 def test_an_ordinary_keras_model_cannot_use_it_by_mistake():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(optimizer=hig.HIG(1.0, truncation=1e-6), loss="mse")

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import hig
 import hig.control
+import hig.model
 from hig.runs.results import load_results
 from tests import tiny
 from tests.reference import flat, jacobian_by_rows
@@ -75,20 +76,29 @@ def test_the_damping_of_an_adaptive_power_falls_with_the_loss(float64):         
     assert np.abs(step - undiminished).max() > 0.01 * np.abs(expected).max()
 
 
+SAMPLE_WEIGHTS = {"alike": lambda rows: None, "of samples": lambda rows: np.geomspace(1e-3, 10, rows),
+                  "0 or 1": lambda rows: np.arange(rows) % 2.0}
+
+
+@pytest.mark.parametrize("weights", SAMPLE_WEIGHTS.values(), ids=SAMPLE_WEIGHTS)
 @pytest.mark.parametrize("loss, weight", [
-    (squares, 2.0), (lambda y_true, y: squares(y_true, y) / 2, 1.0), ("mse", 2.0 / 3)], ids=["Σ", "½ Σ", "mse"])
-@pytest.mark.parametrize("rows, hidden", [(6, 8), (40, 1)], ids=["n < p", "n > p"])
-def test_no_step_is_longer_than_to_the_minimum_of_the_quadratic_model(float64, loss, weight, rows, hidden):   # noqa: F811
+    (squares, 2.0), (lambda y_true, y: squares(y_true, y) / 2, 1.0), ("mse", 2.0 / 3),
+    (keras.losses.MeanSquaredError(reduction="sum"), None)], ids=["Σ", "½ Σ", "mse", "sum"])
+@pytest.mark.parametrize("rows", [6, 40], ids=["n < p", "n > p"])
+def test_no_step_is_longer_than_to_the_minimum_of_the_quadratic_model(float64, loss, weight, rows, weights):  # noqa: F811
     """Linear network and simulator: the model is exact, so that a huge η ends in the minimum along −J^κ g, whatever the
-    loss' scale; found here from gᵀJd and ‖J d‖² by explicit matrices."""
+    loss' scale and the samples' weights; found here from gᵀJd and (Jd)ᵀ H Jd by explicit matrices."""
     x, y = data(rows)
+    weight, sample_weight = weight or 2.0 / 3 * rows, weights(rows)
     linear = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model = hig.PhysicsModel(linear, lambda x, u: u * [0.1, 1.0, 10.0])
     g, J = gradient_and_jacobian(model, x, y, weight)
-    d = hig.powers.jacobian_power(J, -0.5, 1e-6)[0] @ g
-    expected = -(g @ J @ d) / (weight / rows * np.sum((J @ d)**2)) * d
+    each = np.repeat(np.ones(rows) if sample_weight is None else sample_weight, 3)
+    d = hig.powers.jacobian_power(J, -0.5, 1e-6)[0] @ (each * g)
+    expected = -(each * g @ J @ d) / (weight / rows * np.sum(each * (J @ d)**2)) * d
     before = weights_of(model)
-    fit(model, x, y, hig.HIG(1e6, 1e-6, adaptive=True), loss)
+    model.compile(hig.HIG(1e6, 1e-6, adaptive=True), loss, jit_compile=False)
+    model.train_on_batch(x, y, sample_weight=sample_weight)
     np.testing.assert_allclose(weights_of(model) - before, expected, atol=1e-6 * np.abs(expected).max())
 
 
@@ -125,6 +135,39 @@ def test_kappa_one_with_control_is_gradient_descent_with_backtracking(float64): 
     # η is kept in single precision: 1e-7 per update, which the fifth power amplifies
     np.testing.assert_allclose(weights_of(model), theta, atol=1e-4)
     assert float(optimizer.learning_rate) == pytest.approx(eta, rel=1e-4)
+
+
+def test_the_curvature_of_several_losses_is_that_of_each(float64):                                       # noqa: F811
+    """Two outcomes, weighed 10³ to 1: one step of a huge η ends where the loss has no slope along it, the model being exact."""
+    x, y = data()
+    linear = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model = hig.PhysicsModel(linear, lambda x, u: {"a": u[:, :1], "b": 5 * u[:, 1:]})
+    targets = {"a": y[:, :1], "b": y[:, 1:]}
+    before = weights_of(model)
+    model.compile(hig.HIG(1e6, 1e-6, adaptive=True), {"a": "mse", "b": "mse"}, loss_weights={"a": 1e3, "b": 1.0},
+                  jit_compile=False)
+    model.train_on_batch(x, targets)
+    weights = [v.value for v in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        outcome = model(x)
+        loss = sum(weight * tf.reduce_mean((outcome[key] - targets[key])**2) for key, weight in (("a", 1e3), ("b", 1.0)))
+    gradient, step = flat(tape.gradient(loss, weights)), weights_of(model) - before
+    assert abs(gradient @ step) < 1e-9 * np.linalg.norm(gradient) * np.linalg.norm(step)
+
+
+@pytest.mark.parametrize("make", [lambda: hig.HIG(0.1, 1e-4), lambda: hig.HIG(0.1, 1e-4, adaptive=True),
+                                  lambda: hig.LevenbergMarquardt()], ids=["fixed", "adaptive", "LM"])
+def test_a_warm_up_by_keras_callback_may_begin_with_zero(make):
+    """No step in the first epoch, as with Adam, and training from the second on."""
+    x, y = data()
+    model, optimizer = hig.PhysicsModel(network(), simulator), make()
+    before, seen = weights_of(model), []
+    model.compile(optimizer, squares, jit_compile=False)
+    model.fit(x, y, batch_size=6, epochs=2, verbose=0, callbacks=[
+        keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 * epoch),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(weights_of(model)))])
+    np.testing.assert_array_equal(seen[0], before)
+    assert (seen[1] != before).all()
 
 
 # --- whole problems ---
@@ -205,13 +248,13 @@ def test_not_a_number_shows_in_the_weights_as_with_fixed_steps():
 @pytest.mark.parametrize("optimizer", ["LM", "HIG_adaptive"])
 def test_resume_in_the_middle_of_a_streak_of_rejections(tmp_path, monkeypatch, optimizer):
     """The same curve and weights to the last bit; every step of updates 3 to 8 is refused, the run is cut after epoch 3."""
-    count, move = [], hig.control.Control.step
+    count, step = [], hig.control.step
 
-    def refusing(control, *arguments):
+    def refusing(*arguments):
         count.append(1)
         monkeypatch.setattr(hig.control, "ACCEPTED", np.inf if len(count) in range(3, 9) else 1e-4)
-        return move(control, *arguments)
-    monkeypatch.setattr(hig.control.Control, "step", refusing)
+        return step(*arguments)
+    monkeypatch.setattr(hig.model, "step", refusing)
     names = {key: f"TINY_{optimizer}_{key}" for key in ("RESULTS.pickle", "CHECKPOINT.npz")}
     for folder, runs in (("whole", [6]), ("parts", [3, 6])):
         count.clear()
@@ -242,6 +285,11 @@ def test_what_fit_logs():
     (lambda: hig.HIG(keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9), 1e-6, adaptive=True), "schedule"),
     (lambda: hig.HIG(1.0, 1e-6, adaptive=True, gradient_accumulation_steps=2), "gradient_accumulation_steps is 2"),
     (lambda: hig.LevenbergMarquardt(gradient_accumulation_steps=2), "gradient_accumulation_steps is 2"),
+    (lambda: hig.HIG(1.0, 1e-6, adaptive=True, clipnorm=0.01), "clipnorm is 0.01"),
+    (lambda: hig.LevenbergMarquardt(clipvalue=0.5), "clipvalue is 0.5"),
+    (lambda: hig.GaussNewton(1.0, 1e-6, adaptive=True, global_clipnorm=2.0), "global_clipnorm is 2"),
+    (lambda: hig.LevenbergMarquardt(weight_decay=0.1), "weight_decay is 0.1"),
+    (lambda: hig.HIG(1.0, 1e-6, adaptive=True, use_ema=True, ema_overwrite_frequency=5), "ema_overwrite_frequency is 5"),
     (lambda: hig.HIG(1.0, 1e-6, damping=-1.0), "damping must be at least 0"),
     (lambda: hig.LevenbergMarquardt(damping=0.0), "damping must be positive"),
     (lambda: hig.LevenbergMarquardt(learning_rate=0.0), "learning_rate"),
@@ -249,6 +297,25 @@ def test_what_fit_logs():
 def test_settings_out_of_range(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_schedule_is_refused_when_it_is_assigned_to_what_sets_its_own_learning_rate():
+    schedule, optimizer = keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9), hig.HIG(0.3, 1e-6, adaptive=True)
+    with pytest.raises(ValueError, match="learning_rate is a schedule"):
+        optimizer.learning_rate = schedule
+    assert float(optimizer.learning_rate) == pytest.approx(0.3)
+    for other in (hig.HIG(0.3, 1e-6), hig.LevenbergMarquardt()):        # η is not what adapts
+        other.learning_rate = schedule
+        assert float(other.learning_rate) == 1.0
+
+
+def test_a_constraint_on_a_weight_is_refused_with_adaptive_steps():
+    x, y = data()
+    model = hig.PhysicsModel(keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(3, kernel_constraint=keras.constraints.NonNeg())]), simulator)
+    model.compile(hig.HIG(0.1, 1e-4, adaptive=True), squares, jit_compile=False)
+    with pytest.raises(ValueError, match="the constraint of 'sequential.*/kernel' changes the step"):
+        model.train_on_batch(x, y)
 
 
 @pytest.mark.parametrize("optimizer", [hig.HIG(0.5, 1e-5, damping=0.1, adaptive=True), hig.GaussNewton(0.5, 1e-5, damping=0.1),

@@ -1,0 +1,121 @@
+"""Penalties: what regularisers and `add_loss` add to the loss of the outcome, and how the powers of a Jacobian see them.
+
+A regulariser that is a sum of squares of a weight, R(w) = Σ_i c_i/2 (w_i − o_i)² (L2 with o = 0, c = 2λ), is a least-squares
+problem like the loss itself, with the weights as its outcome. Near the outcome the loss is h/2 ‖y − y*‖², with h its
+curvature per outcome, so that in its units the residuals of R are √(c_i/h) (w_i − o_i). They become further rows of J and
+entries of g,
+
+    s_i = √(c_i/h)  in column i ,     g_i = R'(w_i)/s_i ,
+
+and Jᵀg is the gradient of the whole loss. J^κ g then vanishes where that does: the minimum of the reported loss is the fixed
+point of every κ, as long as truncation keeps these rows.
+
+What is no sum of squares (L1, activity regularisers, other `add_loss`) has no residuals. Its plain gradient r is added to
+J^κ g. Training then ends where J^κ g + r = 0, which is a minimum of the reported loss for κ = 1 only.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from hig.backend import keras
+from hig.jacobian import PenalizedJacobian
+
+_TOLERANCE = 1e-3           # of a curvature from one place to another: far above float32's rounding of the differences
+
+
+class Penalties:
+    """The penalties of one model with one set of trainable weights.
+
+    Args:
+        model: compiled PhysicsModel.
+        compiler: hig.compiled.Compiler.
+        count: number of the model's `losses` when it is called on a batch.
+
+    Attributes:
+        irregular: str, which penalty is no sum of squares, as the subject of a sentence; "" if all are.
+    """
+
+    def __init__(self, model, compiler, count):
+        self.model, self.weights = model, model.trainable_variables
+        regularized = [weight for weight in self.weights if weight.regularizer is not None]
+        self.quadratic = [weight for weight in regularized if _is_sum_of_squares(weight)]
+        known = {id(weight) for weight in self.quadratic}
+        others = [f"the regulariser of {weight.path!r}" for weight in regularized if id(weight) not in known]
+        if count > len(regularized):
+            others.append("what layers add to the loss (add_loss, activity regularisers)")
+        self.irregular = others[0] if others else ""
+        self.any = bool(self.quadratic or others)
+        self._values = compiler.function(self._trace, "The gradient of the penalties")
+
+    def value(self, x):
+        """What is added to the loss of a batch x, float."""
+        return float(self._values(x)[0]) if self.any else 0.0
+
+    def extend(self, x, loss, gradient, jacobian, curvature):
+        """Adds the penalties to what is known of a batch.
+
+        Args:
+            x: of the batch.
+            loss, gradient, jacobian: L, g (n,) and J (n, p) of the outcome.
+            curvature: function of nothing → h of the loss, which quadratic penalties need.
+
+        Returns:
+            (loss, gradient, jacobian, rest): with the quadratic penalties as further rows, and the plain gradient of the
+            others, (p,) float64, or None without any penalty.
+        """
+        if not self.any:
+            return loss, gradient, jacobian, None
+        value, slopes, curvatures, rest = [tensor.numpy() for tensor in self._values(x)]
+        loss = loss + tf.cast(value, loss.dtype)
+        columns = np.flatnonzero(curvatures > 0)
+        if len(columns):
+            scales = np.sqrt(curvatures[columns] / curvature())
+            jacobian = PenalizedJacobian(jacobian, columns, scales)
+            gradient = np.concatenate([gradient, slopes[columns] / scales])
+            slopes[columns] = 0.0
+        return loss, gradient, jacobian, rest + slopes
+
+    def _trace(self, x):
+        """Σ of all penalties; gradient and second derivatives of the quadratic ones; gradient of the others: (p,) float64."""
+        slopes, curvatures, quadratic = [], [], {id(weight) for weight in self.quadratic}
+        for weight in self.weights:
+            slope = curvature = tf.zeros(weight.shape, tf.float64)
+            if id(weight) in quadratic:
+                with tf.GradientTape() as second:
+                    with tf.GradientTape() as first:
+                        penalty = weight.regularizer(weight.value)
+                    slope = first.gradient(penalty, weight.value)
+                curvature = second.gradient(slope, weight.value, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            slopes.append(slope)
+            curvatures.append(curvature)
+        values = [weight.value for weight in self.weights]
+        with tf.GradientTape() as tape:
+            squares = [tf.cast(weight.regularizer(weight.value), keras.config.floatx()) for weight in self.quadratic]
+            total = tf.add_n(squares) if squares else tf.zeros((), keras.config.floatx())
+            others = tf.zeros_like(total)
+            if self.irregular:
+                self.model(x, training=False)
+                others = tf.add_n([tf.cast(tf.reduce_sum(loss), total.dtype) for loss in self.model.losses]) - total
+        rest = tape.gradient(others, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return total + others, *(tf.concat([tf.cast(tf.reshape(part, [-1]), tf.float64) for part in parts], axis=0)
+                                 for parts in (slopes, curvatures, rest))
+
+
+def _is_sum_of_squares(weight):
+    """Whether a weight's regulariser is Σ c_i/2 (w_i − o_i)² with c_i ≥ 0: its gradient grows by c_i from any place to any other.
+
+    Shown with four random places of different size, at which anything else gives other quotients with probability one.
+    """
+    random, places, slopes = np.random.default_rng(0), [], []
+    for size in (0.1, 1.0, 10.0, 100.0):
+        place = tf.constant(size * random.standard_normal(weight.shape), weight.dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(place)
+            penalty = weight.regularizer(place)
+        slope = tape.gradient(penalty, place, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        places.append(np.float64(place))
+        slopes.append(np.float64(slope))
+    curvatures = np.diff(slopes, axis=0) / np.diff(places, axis=0)
+    flat = curvatures[-1] == 0
+    return bool((curvatures >= 0).all() and np.isfinite(curvatures).all() and not np.any(slopes[-1][flat])
+                and np.allclose(curvatures, curvatures[-1], rtol=_TOLERANCE, atol=0))
