@@ -16,8 +16,9 @@ Which route is right is decided in two ways. The structure of the traced graph (
 and whether samples stay apart; a route that it rules out is never taken, whatever the numbers are. Numbers then prove
 the route with the first batch of each shape: for a random v, Jᵀv by the route's own factors or rows must equal the
 vector-Jacobian product of the whole model, which automatic differentiation gives at the cost of one backward pass.
-Where the graph has operations of which the structure is not known, the proof is repeated at the updates 1, 2, 4, 8, …,
-with every row of J weighed alike; if it fails, the next route is taken.
+Where the graph has operations of which the structure is not known, the proof is repeated, with every row of J weighed
+alike: at the updates 1, 2, 4, 8, …, and when a variable that the model reads has changed. If it fails, the next route is
+taken.
 """
 
 import contextlib
@@ -130,10 +131,15 @@ class Derivatives:
         started = time.perf_counter()
         result = self._linearise(x, y_true, sample_weight)
         self._updates += 1
-        if not self._proven and self._updates >= self._next_proof:
+        if not self._proven and (self._updates >= self._next_proof or self._settings_have_changed()):
             self._seconds = time.perf_counter() - started
             result = self._prove_again((x, y_true, sample_weight), result)
         return result
+
+    def _settings_have_changed(self):
+        """Whether a variable that the model reads and the optimizer does not train has another value than last time."""
+        before, self._settings = self._settings, [variable.numpy() for variable in self._read]
+        return not all(map(np.array_equal, before, self._settings))
 
     def curvature(self, batch, outcome, gradient, change=None):
         """Curvatures of the loss in y: per outcome, and along a change of y.
@@ -202,7 +208,7 @@ class Derivatives:
             return tf.identity(self.flat(outcome, self.batch))
 
         self._layered, self._network_alone = "the graph of the model cannot be read", False
-        self._mixing = "its graph cannot be read"
+        self._mixing, self._read = "its graph cannot be read", ()
         self._certainly_mixed = self._loop = self._loop_in_network = self._has_own_weights = False
         try:
             traced = self.compiler.trace(outcome_of, x)
@@ -210,6 +216,8 @@ class Derivatives:
             self.d = int(self.flat(self._outcome(x), self.batch).shape[1])
         else:
             graph, outcome = traced.graph, traced.graph.outputs[0]
+            trained = {id(weight.value) for weight in self.weights}
+            self._read = [variable for variable in traced.variables if id(variable) not in trained]
             self.d = int(outcome.shape[1])
             axes = SampleAxes(traced, len(tf.nest.flatten(x)), self.batch)
             products, self._layered = layer_products(graph, self.weights, outcome, self.batch)
@@ -226,6 +234,7 @@ class Derivatives:
                 self._network_alone = all(operation in inside for each in uses for operation, _ in each)
             self._has_own_weights = bool(self._layered) and not self._mixing and self._may_have_own_weights(x)
         self.n = self.batch * self.d
+        self._settings = [variable.numpy() for variable in self._read]
 
     def _may_have_own_weights(self, x):
         """Whether weights act in Dense layers alone, and rows that have their own of them still stay apart."""
@@ -342,7 +351,7 @@ class Derivatives:
             found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
             return np.isfinite(wanted).all() and not np.linalg.norm(found - wanted) <= 10 * tolerance * np.linalg.norm(wanted)
         if any(map(differ, tf.nest.flatten(outcome), tf.nest.flatten(reference.outcome))):
-            return "the outcome differs from one call to the next"
+            return "a faster route gives another outcome than the model does"
         loss_without, _, gradient_without = self._loss_of_outcome(*batch, outcome)
         if differ(gradient, gradient_without) or np.isfinite(loss_without) and not np.isfinite(loss):
             return "the loss or its gradient is another one than without XLA"
