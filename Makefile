@@ -1,13 +1,14 @@
-# `make` says what there is; `make reproduce` draws the oscillator figure, `make test` runs every test; both set up .venv first.
+# `make` says what there is; `make reproduce` draws the oscillator figure, `make test` runs the tests; both set up .venv first.
 PYTHON ?= python3
 PY := .venv/bin/python
 SECONDS_EACH ?= 60
+MARKERS ?= not slow
 
 .PHONY: help reproduce test
 
 help:
 	@echo "make reproduce   trains Adam, Gauss-Newton and HIG on the oscillators, $(SECONDS_EACH) s each, and draws the figure"
-	@echo "make test        runs every test"
+	@echo "make test        runs the tests, but for long campaigns of fuzzing and kills; MARKERS= runs these, too"
 	@echo "make .venv       only sets up .venv, which the others do first; PYTHON=python3.12 names the Python to take"
 
 .venv/installed: requirements.txt tests/requirements.txt pyproject.toml
@@ -26,4 +27,4 @@ reproduce: .venv/installed
 	$(PY) plot.py Nonlinear_Oscillators
 
 test: .venv/installed
-	$(PY) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	$(PY) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -m "$(MARKERS)"

@@ -1,38 +1,26 @@
 """The task: bring two linearly coupled oscillators back to where they started, 24 steps later (PBDL book, HIG chapter).
 
-The network sees the target state y*, the simulator starts from the initial state x, and x = y*. The book fixes no seed,
-and measures the training loss alone; the test set, of the same size and distribution, is ours.
+The network sees the target state y*, the simulator starts from the initial state x, and x = y*. States and loss are those
+of the nonlinear oscillators. The book fixes no seed, and measures the training loss alone; the test set, of the same size
+and distribution, is ours.
 """
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from hig.model import PhysicsModel
 from hig.runs.experiments import train_on_fixed_data
 from hig.runs.initialization import draw_published_weights
 from Linear_Chain.network import build_network
 from Linear_Chain.simulator import LinearChain, ScaleInvariant
+from Nonlinear_Oscillators.experiment import draw_data, loss
 
 N_OSCILLATORS = 2              # N
 N_STEPS = 24                   # Nt
 DT = 0.5                       # time step
 COUPLING = 0.2                 # k
 CONTROL_STRENGTH = 1.0         # c_N
-TRAIN_SAMPLES = TEST_SAMPLES = 4096
 
 CHAIN = LinearChain(N_OSCILLATORS, N_STEPS, DT, COUPLING, CONTROL_STRENGTH)
-
-
-def draw_data(seed):
-    """Initial states, uniform in [0, 1): (train, test), (4096, 2N) float32 each."""
-    states = np.random.RandomState(seed).rand(TRAIN_SAMPLES + TEST_SAMPLES, 2 * N_OSCILLATORS).astype(np.float32)
-    return states[:TRAIN_SAMPLES], states[TRAIN_SAMPLES:]
-
-
-def loss(target, outcome):
-    """Σ_components (y − y*)² for each sample, (B,), from states (B, 2N)."""
-    return tf.reduce_sum(tf.square(outcome - target), axis=-1)
 
 
 def build_model(seed, simulator=CHAIN):

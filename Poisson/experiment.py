@@ -6,7 +6,6 @@ update and the training loss an unbiased estimate of the true one; a held-out ba
 
 import math
 import time
-from argparse import Namespace
 
 import keras
 import numpy as np
@@ -17,9 +16,8 @@ from hig.memory import require_memory
 from hig.model import PhysicsModel
 from hig.optimizers import JacobianPower
 from hig.runs.cli import SettingsError, check_writable
-from hig.runs.experiments import common_settings, make_optimizer
+from hig.runs.experiments import train_on_fresh_data
 from hig.runs.initialization import draw_published_weights
-from hig.runs.training import train
 from hig.runs.weights import name_and_hash
 from Poisson.fields import held_out_fields, training_fields
 from Poisson.network import HIDDEN, build_network
@@ -40,14 +38,19 @@ class HalfSquaredError(keras.losses.Loss):
 
 
 def build_model(resolution, seed, optimizer, hidden=HIDDEN):
-    """Network and simulator, compiled; the seed draws the initial weights, Glorot-uniform with biases zero.
+    """Network and simulator, compiled, with the initial weights of that seed."""
+    return compile_model(initial_network(resolution, seed, hidden), resolution, optimizer)
+
+
+def initial_network(resolution, seed, hidden=HIDDEN):
+    """The network, untrained; the seed draws its weights, Glorot-uniform with biases zero.
 
     The published runs did not fix them. The fields are drawn with `seed`, so the weights take `seed + 1`: with the same
     seed they would be functions of the same random numbers.
     """
     network = build_network(resolution, hidden)
     draw_published_weights(network, seed + 1)
-    return compile_model(network, resolution, optimizer)
+    return network
 
 
 def compile_model(network, resolution, optimizer):
@@ -159,37 +162,30 @@ class SceneLogs(keras.callbacks.Callback):
 
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
-    name = settings.optimizer.removeprefix("Adam_then_")                                    # with it, that of the files
-    if settings.pretrain_time and settings.pretrain_time >= settings.max_time:
-        raise SettingsError(f"the pretraining of {settings.pretrain_time:g} s (--pretrain-time) leaves nothing of the "
-                            f"{settings.max_time:g} s (--max-time) for {name}")
-    optimizer = make_optimizer(Namespace(**{**vars(settings), "optimizer": name}))
-    model = build_model(settings.resolution, settings.seed, optimizer, settings.hidden or HIDDEN)
-    if isinstance(model.optimizer, JacobianPower):
-        try:
-            require_memory(settings.batch_size * settings.resolution**2, model.network,
-                           "batch size times resolution² is the number of rows: reduce either")
-        except MemoryError as error:
-            raise SettingsError(str(error)) from None
-    pretraining = None
-    if settings.pretrain_time:
-        adam = keras.optimizers.Adam(settings.pretrain_learning_rate)
-        pretraining = compile_model(model.network, settings.resolution, adam), settings.pretrain_time
+    resolution, batch_size = settings.resolution, settings.batch_size
+    network = initial_network(resolution, settings.seed, settings.hidden or HIDDEN)
+
+    def compiled(optimizer):
+        if isinstance(optimizer, JacobianPower):
+            try:
+                require_memory(batch_size * resolution**2, network,
+                               "batch size times resolution² is the number of rows: reduce either")
+            except MemoryError as error:
+                raise SettingsError(str(error)) from None
+        return compile_model(network, resolution, optimizer)
+
+    def fields(updates_done=0):
+        return training_fields(settings.seed, batch_size, resolution, updates_done)
 
     def batches(updates_done):
-        fields = training_fields(settings.seed, settings.batch_size, settings.resolution, updates_done)
-        return fields.map(lambda x_gt, target: (target, target))
+        return fields(updates_done).map(lambda x_gt, target: (target, target))
 
-    first_batch = next(iter(training_fields(settings.seed, settings.batch_size, settings.resolution)))
-    evaluation = Evaluation(model, first_batch, settings.batch_size, settings.evaluate_every)
-    sim_par = {**common_settings(settings), "resolution": settings.resolution, "held_out": HELD_OUT,
-               "evaluate_every": settings.evaluate_every}
-    if settings.pretrain_time:
-        sim_par |= {"pretrain_time": settings.pretrain_time,
-                    "pretrain_learning_rate": settings.pretrain_learning_rate}
-    callbacks = []
-    if settings.scene:
+    def measure(model):
+        return Evaluation(model, next(iter(fields())), batch_size, settings.evaluate_every)
+
+    def scene(sim_par):
         loaded = {"load_weights": name_and_hash(settings.load_weights)} if settings.load_weights else {}
-        callbacks.append(SceneLogs(settings.scene, settings.optimizer, settings.batch_size, {**sim_par, **loaded}))
-    return train(model, batches, 1, evaluation, settings, "POISSON", sim_par,
-                 pretraining=pretraining, snapshot=evaluation.snapshot, callbacks=callbacks)
+        return [SceneLogs(settings.scene, settings.optimizer, batch_size, {**sim_par, **loaded})] if settings.scene else []
+
+    constants = {"resolution": resolution, "held_out": HELD_OUT, "evaluate_every": settings.evaluate_every}
+    return train_on_fresh_data(settings, "POISSON", compiled, batches, measure, constants, callbacks=scene)

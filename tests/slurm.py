@@ -87,8 +87,8 @@ def end(process):
 
 
 def wait_for(condition):
-    """Until it holds; a minute or two is far beyond what a busy machine takes."""
-    for _ in range(600):
+    """Until it holds; five minutes are far beyond what a busy machine takes."""
+    for _ in range(1500):
         if condition():
             return
         time.sleep(0.2)

@@ -5,6 +5,7 @@ import os
 import pickle
 import pickletools
 import random
+import random
 import sys
 import tracemalloc
 
@@ -42,18 +43,12 @@ def dangerous(marker):
     evaluate = call(b"builtins\neval\n", command)
     return {
         "REDUCE": program(extra=evaluate),
-        "INST": program(extra=b"(" + command + b"ibuiltins\neval\n"),
-        "OBJ": program(extra=b"(cbuiltins\neval\n" + command + b"o"),
         "STACK_GLOBAL": program(extra=text("builtins") + text("eval") + b"\x93(" + command + b"tR", protocol=4),
         "dotted name": program(extra=text("numpy.ctypeslib") + text("os.system") + b"\x93("
                                + text(f"touch '{marker}'") + b"tR", protocol=4),
         "within an array": program(extra=array(b"", [], kind=evaluate + b"0" + dtype())),
-        "before the curve": b"\x80\x03" + evaluate + b"0" + program()[2:],
         "in the settings": program(sim_par=entries([("lr", evaluate)])),
-        "as a key": b"\x80\x03}" + evaluate + b"K\x01s.",
         "numpy's own way": program(extra=call(b"numpy.testing._private.utils\nrunstring\n", command, b"}")),
-        "thrown away": program(extra=evaluate + b"0N"),
-        "state of a module's object": program(extra=b"cos\n_Environ\n)\x81" + evaluate + b"b"),
     }
 
 
@@ -83,26 +78,13 @@ EMPTY = b"c" + RECONSTRUCT + b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R"
 FLAGS = b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00"
 UNUSUAL = {
     "object array": array(b"\0" * 8, [1], dtype("O8", "|", b"NNN" + FLAGS[:10] + b"K\x3f")),
-    "object array of a list": array(b"", [1], dtype("O8", "|")).replace(b"\x89B\0\0\0\0", b"\x89](K\x01e"),
-    "object scalar": call(SCALAR, dtype("O8", "|"), content(b"\0" * 8)),
-    "scalar of eight pointers": call(SCALAR, dtype(), content(b"")),
     "structured dtype": array(b"\0" * 8, [1], dtype("V8", "|", b"N" + text("a") + b"\x85}" + FLAGS)),
-    "subarray dtype": array(b"\0" * 8, [1], dtype("f8", "<", dtype() + b"K\x02\x85\x86NN" + FLAGS)),
-    "dtype with metadata": array(b"\0" * 8, [1], dtype("f8", "<", b"NNN" + FLAGS + b"}")),
-    "dtype with fields": array(b"\0" * 8, [1], dtype("f8", "<", b"N" + text("a") + b"\x85}" + FLAGS)),
-    "dtype with item size": array(b"\0" * 8, [1], dtype("f8", "<", b"NNNJ\0\0\1\0J\1\0\0\0K\x00")),
-    "dtype with object flag": array(b"\0" * 8, [1], dtype("f8", "<", b"NNN" + FLAGS[:10] + b"K\x3f")),
-    "dtype of two bytes orders": array(b"\0" * 8, [1], dtype("f8", "<>")),
     "date": array(b"\0" * 8, [1], dtype("M8")),
     "text array": array(b"\0" * 8, [1], dtype("U2")),
-    "dtype by a list": array(b"\0" * 8, [1], b"cnumpy\ndtype\n]K\x00K\x01\x87R"),
     "array without dtype": array(b"\0" * 8, [1], b"N"),
     "shape too large": array(b"\0" * 8, [2]),
     "shape too small": array(b"\0" * 16, [1]),
     "negative shape": array(b"\0" * 8, [-1]),
-    "negative shapes": array(b"\0" * 8, [-1, -1]),
-    "giant shape": array(b"", [2**31 - 1, 2**31 - 1]),
-    "giant empty shape": array(b"", [0, 2**31 - 1]),
     "overflowing shape": array(b"", [0]).replace(number(0), b"\x8a\x09" + b"\0" * 8 + b"\1", 1),
     "many axes": array(b"\0" * 8, [1] * 100),
     "bool in the shape": array(b"\0" * 8, [1]).replace(number(1), b"\x88", 1),
@@ -110,77 +92,49 @@ UNUSUAL = {
     "array filled twice": EMPTY + (b"(K\x01K\x00\x85" + dtype() + b"\x89C\x00tb") * 2,
     "array that holds itself": b"(" + EMPTY + b"q\x01(K\x01K\x01\x85" + dtype() + b"\x89h\x01tbe",
     "other start": array(b"\0" * 8, [1], start=b"K\x01\x85C\x01b"),
-    "huge start": array(b"\0" * 8, [1], start=b"J\xff\xff\xff\x7f\x85C\x01b"),
-    "object start": array(b"\0" * 8, [1], start=b"K\x00\x85C\x01O"),
     "array subclass": array(b"\0" * 8, [1]).replace(b"cnumpy\nndarray\n", b"cnumpy\nmatrix\n"),
     "ndarray itself": b"cnumpy\nndarray\n",
     "dtype itself": dtype(),
     "call of ndarray": call(b"numpy\nndarray\n", b"J\xff\xff\xff\x7f\x85"),
     "frombuffer of text": call(FROMBUFFER, text("12345678"), dtype(), b"K\x01\x85", text("C")),
-    "frombuffer of object": call(FROMBUFFER, content(b"\0" * 8), dtype("O8"), b"K\x01\x85", text("C")),
     "frombuffer of too much": call(FROMBUFFER, content(b""), dtype(), b"J\xff\xff\xff\x7f\x85", text("C")),
     "frombuffer in other order": call(FROMBUFFER, content(b"\0" * 8), dtype(), b"K\x01\x85", text("K")),
     "other encoding": call(ENCODE, text("3"), text("zlib_codec")),
-    "decoding": call(b"_codecs\ndecode\n", text("3"), text("latin1")),
     "wildcard": call(b"numpy\nfromfile\n", text("/etc/passwd")),
-    "numpy load": call(b"numpy\nload\n", text("a.npy"), b"N\x88"),
     "import under another name": b"cnumpy.core.multiarray\nos.system\n",
-    "core of core": b"cnumpy._core._core.multiarray\n_reconstruct\n",
     "builtin type": b"cbuiltins\ndict\n",
     "state of a dict": b"}}" + text("a") + b"K\x01sb",
     "state of a global": b"cnumpy\nndarray\n}" + text("__doc__") + b"K\x01sb",
     "state of a number": b"K\x01}b",
     "new object": b"cnumpy\nndarray\nK\x01\x85\x81",
-    "new object with names": b"cnumpy\nndarray\n)}\x92",
     "persistent number": b"K\x01Q",
-    "persistent text": b"Pabc\n",
     "extension 1": b"\x82\x01",
-    "extension 2": b"\x83\x01\x00",
-    "extension 4": b"\x84\x01\x00\x00\x00",
-    "next buffer": b"\x97",
-    "readonly buffer": b"\x97\x98",
     "set": b"\x8f",
-    "frozen set": b"(\x91",
     "long number in digits": b"L" + b"9" * 100_000 + b"L\n",
-    "long number": b"\x8b\xff\xff\xff\x7f",
     "giant bytes": b"\x8e" + b"\xff" * 7 + b"\x7f",
-    "giant byte array": b"\x96" + b"\xff" * 7 + b"\x7f",
-    "negative bytes": b"\x8e" + b"\xff" * 8,
-    "giant text": b"\x8d" + b"\xff" * 7 + b"\x7f",
     "not UTF-8": b"X\x01\0\0\0\xff",
     "bytes": content(b"abc"),
-    "text of quotes": b"S'abc'\n",
     "unknown instruction": b"\xff",
     "another protocol within": b"\x80\x03N",
     "number as a key": b"}K\x01K\x01s",
-    "tuple as a key": b"}K\x01\x85K\x01s",
-    "key without value": b"}(" + text("a") + b"u",
-    "entry of a list": b"]" + text("a") + b"K\x01s",
-    "item of a dict": b"}K\x01a",
     "too few values": b"\x87",
-    "too few marks": b"t",
     "a mark too many": b"(N",
-    "unknown memo": b"h\xff",
     "unknown long memo": b"j\xff\xff\xff\xff",
     "list of itself": b"]q\x01h\x01a",
-    "dict of itself": b"}q\x01" + text("a") + b"h\x01s",
     "nested lists": b"]" * 100_000 + b"a" * 99_999,
-    "nested tuples": b")" + b"\x85" * 100_000,
     "billion laughs": b"](]q\x01" + b"".join(
         b"](" + (b"h" + bytes([i])) * 10 + b"eq" + bytes([i + 1]) for i in range(1, 12)) + b"e",
-    "too many values": b"](" + b"K\x01" * 199_900 + b"e",
     "too many instructions": b"(" + b"N" * 300_000 + b"t",
 }
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-@pytest.mark.parametrize("place", ["extra", "sim_par"])
-def test_unusual_pickles_are_refused(file, name, place):
-    part = UNUSUAL[name] if place == "extra" else entries([("lr", UNUSUAL[name])])
-    with pytest.raises(ValueError) as error:
-        read(file, program(**{place: part}))
-    message = str(error.value)
-    assert message.startswith(f"{file} cannot be used as a curve: ") and "\n" not in message and len(message) < 500
+def test_unusual_pickles_are_refused(file, name):
+    for parts in ({"extra": UNUSUAL[name]}, {"sim_par": entries([("lr", UNUSUAL[name])])}):
+        with pytest.raises(ValueError) as error:
+            read(file, program(**parts))
+        message = str(error.value)
+        assert message.startswith(f"{file} cannot be used as a curve: ") and "\n" not in message and len(message) < 500
 
 
 @pytest.mark.parametrize("part,expected", [
@@ -206,34 +160,23 @@ def test_nothing_may_follow_the_end(file):
         read(file, program() + b"N")
 
 
-def bomb(name):
-    """Files that could grow to many times their size."""
-    room = reader.MAX_BYTES - 100
-    return {
-        "many arrays of one content": lambda: b"\x80\x03](" + content(bytes(2**20)) + b"q\x01" + (
-            EMPTY + b"(K\x01" + number(2**17) + b"\x85" + dtype() + b"\x89h\x01tb") * 1000 + b"e.",
-        "many contents of one text": lambda: b"\x80\x03](" + text("a" * 2**20) + b"q\x01" + (
-            call(ENCODE, b"h\x01", text("latin1"))) * 1000 + b"e.",
-        "four bytes per letter": lambda: b"\x80\x03" + text("a" * (room - 4) + "\U0001f600") + b".",
-        "one large content": lambda: b"\x80\x03" + content(bytes(room)) + b".",
-        "an array as large as the file": lambda: program(extra=array(bytes(8 * (room // 8 - 1000)))),
-        "numbers that collide in a dict": lambda: b"\x80\x03}(" + b"".join(
-            b"\x8a\x0c" + (i * (2**61 - 1)).to_bytes(12, "little") + b"N" for i in range(60_000)) + b"u.",
-    }[name]()
+ROOM = reader.MAX_BYTES - 100
+BOMBS = {   # files that could grow to many times their size, and one that is as large as it may be
+    "many arrays of one content": lambda: b"\x80\x03](" + content(bytes(2**20)) + b"q\x01" + (
+        EMPTY + b"(K\x01" + number(2**17) + b"\x85" + dtype() + b"\x89h\x01tb") * 1000 + b"e.",
+    "many contents of one text": lambda: b"\x80\x03](" + text("a" * 2**20) + b"q\x01" + (
+        call(ENCODE, b"h\x01", text("latin1"))) * 1000 + b"e.",
+    "four bytes per letter": lambda: b"\x80\x03" + text("a" * (ROOM - 4) + "\U0001f600") + b".",
+    "an array as large as the file": lambda: program(extra=array(bytes(8 * (ROOM // 8 - 1000)))),
+}
 
 
-@pytest.mark.parametrize("name,valid", [
-    ("many arrays of one content", False), ("many contents of one text", False), ("four bytes per letter", False),
-    ("one large content", False), ("an array as large as the file", True), ("numbers that collide in a dict", False)])
-def test_memory_is_bounded(file, name, valid):
-    file.write_bytes(bomb(name))
+@pytest.mark.parametrize("name", BOMBS)
+def test_memory_is_bounded(file, name):
+    file.write_bytes(BOMBS[name]())
     tracemalloc.start()
-    try:
+    with contextlib.nullcontext() if name == "an array as large as the file" else pytest.raises(ValueError):
         load_results(file)
-    except ValueError:
-        assert not valid
-    else:
-        assert valid
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 170e6  # which leaves 30 MB of the 200 MB for Python and numpy
@@ -267,7 +210,7 @@ def check_damaged(file, data):
 def test_truncation_anywhere_is_noticed(file, samples):
     for data in samples:
         assert check_damaged(file, data)
-        for length in range(len(data)):
+        for length in {*range(0, len(data), 7), len(data) - 1}:
             assert not check_damaged(file, data[:length])
 
 
@@ -295,6 +238,7 @@ def mutate(data, random):
     return bytes(data)
 
 
+@pytest.mark.slow
 def test_ten_thousand_mutations(file, samples):
     source = random.Random(0)
     kept = sum(check_damaged(file, mutate(source.choice(samples), source)) for _ in range(10_000))
@@ -308,6 +252,7 @@ PIECES = [part for part in UNUSUAL.values() if len(part) < 1000] + [
     b"c" + RECONSTRUCT, b"c" + SCALAR, b"c" + FROMBUFFER, b"c" + ENCODE]
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None)
 @given(pieces=st.lists(st.sampled_from(PIECES) | st.binary(max_size=8), max_size=40), place=st.integers(0, 2))
 @example(pieces=[array(b"\0" * 40)], place=1)
@@ -315,14 +260,6 @@ def test_random_programs(tmp_path_factory, pieces, place):
     file = tmp_path_factory.getbasetemp() / "random_RESULTS.pickle"
     part = b"".join(pieces)
     check_damaged(file, [b"\x80\x03" + part, program(extra=part), program(sim_par=part)][place])
-
-
-@settings(max_examples=300, deadline=None)
-@given(data=st.binary(max_size=200), protocol=st.integers(0, 5))
-def test_random_bytes(tmp_path_factory, data, protocol):
-    file = tmp_path_factory.getbasetemp() / "bytes_RESULTS.pickle"
-    assert not check_damaged(file, data)
-    assert not check_damaged(file, bytes([0x80, protocol]) + data)
 
 
 plain = st.recursive(

@@ -1,6 +1,11 @@
-"""The smallest experiment: a whole run of hig.runs.training.train in a tenth of a second, for what holds for all systems."""
+"""The smallest experiment: a whole run of hig.runs.training.train in a tenth of a second, for what holds for all systems;
+and submit scripts in this process, which has loaded TensorFlow already."""
 
+import runpy
+import sys
 from argparse import Namespace
+from pathlib import Path
+from unittest import mock
 
 import keras
 import numpy as np
@@ -50,3 +55,13 @@ def losses(path):
 def contents(folder):
     """Name → bytes of the files in a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def submit(script, *flags):
+    """Runs a submit script, "Poisson/submit_Adam.py" for instance, in this process; returns its exit code."""
+    path = Path(__file__).resolve().parents[1] / script
+    with mock.patch.object(sys, "argv", [str(path), *map(str, flags)]):
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as ended:
+            return ended.code

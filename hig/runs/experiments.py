@@ -64,6 +64,43 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
     return train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par, label=label)
 
 
+def train_on_fresh_data(settings, prefix, compiled, batches, measure, constants, *, callbacks=lambda sim_par: []):
+    """Trains a model of which every update gets samples of its own; an epoch is one update.
+
+    An optimizer called "Adam_then_HIG", for instance, is HIG after `settings.pretrain_time` seconds of Adam with
+    `settings.pretrain_learning_rate`.
+
+    Args:
+        settings: as `hig.runs.cli.parse` returns them.
+        prefix: of the file names, "POISSON" for instance.
+        compiled: function of a Keras optimizer → PhysicsModel compiled with it; all of them share one network.
+        batches: function of the number of updates done → tf.data.Dataset of (x, y*), without end.
+        measure: function of the compiled model → the `evaluate` of `hig.runs.training.train`, with a method `snapshot`
+            as there.
+        constants: dict of builtins, what the system is besides the settings; it goes into `sim_par`.
+        callbacks: function of `sim_par` → list of further Keras callbacks.
+
+    Returns:
+        how the run ended, see `hig.runs.training.train`.
+
+    Raises:
+        SettingsError: if pretraining leaves no time for the rest; and as `train`.
+        OSError: as `train`.
+    """
+    name, before = settings.optimizer.removeprefix("Adam_then_"), getattr(settings, "pretrain_time", None)
+    if before and before >= settings.max_time:
+        raise SettingsError(f"the pretraining of {before:g} s (--pretrain-time) leaves nothing of the "
+                            f"{settings.max_time:g} s (--max-time) for {name}")
+    model = compiled(make_optimizer(Namespace(**{**vars(settings), "optimizer": name})))
+    sim_par, pretraining = {**common_settings(settings), **constants}, None
+    if before:
+        pretraining = compiled(keras.optimizers.Adam(settings.pretrain_learning_rate)), before
+        sim_par |= {"pretrain_time": before, "pretrain_learning_rate": settings.pretrain_learning_rate}
+    evaluate = measure(model)
+    return train(model, batches, 1, evaluate, settings, prefix, sim_par, pretraining=pretraining,
+                 snapshot=evaluate.snapshot, callbacks=callbacks(sim_par))
+
+
 def sometimes(evaluate, every):
     """The `evaluate` of `hig.runs.training.train` that asks the one given in epochs 0, `every`, 2 · `every` … alone.
 
