@@ -11,11 +11,11 @@ help:
 	@echo "make test        runs the tests, but for long campaigns of fuzzing and kills; MARKERS= runs these, too"
 	@echo "make .venv       only sets up .venv, which the others do first; PYTHON=python3.12 names the Python to take"
 
-.venv/installed: requirements.txt tests/requirements.txt pyproject.toml
+.venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 to 3.13 is needed, but $(PYTHON) is %d.%d; name another one: make PYTHON=python3.11" % sys.version_info[:2] if not (3, 10) <= sys.version_info[:2] <= (3, 13) else 0)'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv: .venv/installed

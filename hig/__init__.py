@@ -12,7 +12,7 @@ The names load on first use: `import hig` alone does not import TensorFlow, whic
 
 import importlib
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"
 _HOME = {"PhysicsModel": "hig.model", "HIG": "hig.optimizers", "GaussNewton": "hig.optimizers",
          "JacobianPower": "hig.optimizers", "LevenbergMarquardt": "hig.optimizers"}
 __all__ = list(_HOME)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-import hig
 from hig.figures.curves import SYSTEMS
 from hig.runs.results import load_results
 
@@ -45,15 +45,21 @@ def test_every_pin_is_within_its_range():
         assert {clause.operator for clause in requirement.specifier} == {">=", "<"}, requirement
 
 
-def test_the_version_is_that_of_the_package():
-    assert hig.__version__ == metadata.version("hig") and PROJECT["dynamic"] == ["version"]
+def locked():
+    """{name: version} of requirements.lock for this Python and machine."""
+    lines = map(Requirement, (line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[0] != "#"))
+    found = [(canonicalize_name(line.name), line.specifier) for line in lines if not line.marker or line.marker.evaluate()]
+    assert len(found) == len(dict(found))
+    return {name: str(specifier).removeprefix("==") for name, specifier in found}
 
 
-def test_conda_installs_the_pins():
-    environment = [line.strip() for line in (ROOT / "hig_env.yaml").read_text().splitlines() if not line.startswith("#")]
-    assert environment[0] == "name: hig_env"
-    listed = [line for line in environment if line.startswith("- ")]
-    assert listed == ["- conda-forge", "- python=3.11", "- pip", "- pip:", "- -r requirements.txt", "- -e ."]
+def test_the_lock_has_every_pin_and_all_that_these_packages_need():
+    lock, pinned = locked(), {**pins("requirements.txt"), **pins("tests/requirements.txt")}
+    assert pinned.items() <= lock.items()
+    for name in lock:
+        for needed in map(Requirement, metadata.requires(name) or ()):
+            if not needed.marker or needed.marker.evaluate({"extra": ""}):
+                assert needed.specifier.contains(lock[canonicalize_name(needed.name)], prereleases=True), (name, needed)
 
 
 def test_what_is_installed_is_what_is_pinned():

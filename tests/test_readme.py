@@ -91,15 +91,8 @@ def test_every_skipped_command_is_one_of_README():
         assert any(command.startswith(start) for command in COMMANDS), start
 
 
-def test_readme_is_short():
-    """At most 1,500 words, and 1,300 beside the code blocks; words as `wc -w` counts them."""
-    assert len(README.split()) <= 1500
-    beside = re.sub(r"^    .*$", "", PROSE, flags=re.MULTILINE)
-    assert len(beside.split()) <= 1300
-
-
 def test_make_says_what_there_is(copy):
-    """And `make test` would run the tests, `make reproduce` the commands of results/README.md."""
+    """And `make test` would run the tests."""
     make = subprocess.run(["make"], cwd=copy, capture_output=True, text=True, check=True).stdout
     assert all(f"make {target}" in make for target in ("reproduce", "test", ".venv"))
     plan = subprocess.run(["make", "-n", "test"], cwd=copy, capture_output=True, text=True, check=True).stdout
