@@ -7,7 +7,8 @@
     hig.LevenbergMarquardt   Gauss-Newton with damping
     hig.powers            J^κ on matrices (numpy and scipy only)
 
-The names load on first use: `import hig` alone does not import TensorFlow, which plot.py has no use for.
+The names load on first use. `import hig` alone does not load TensorFlow, so that plot.py, which does not need
+it, starts at once.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Keras on TensorFlow, which is what hig's models and optimizers are made for; importing this says so if it is not there."""
+"""Keras with its TensorFlow backend; without it the import of this module fails and says what to do."""
 
 import os
 import sys
@@ -18,12 +18,15 @@ if _found != "tensorflow":
 
 
 def leaves(layer):
-    """The layers inside a network, models within models taken apart."""
+    """List of all layers of a network. A model inside it counts by its layers."""
     return [leaf for child in layer.layers for leaf in leaves(child)] if hasattr(layer, "layers") else [layer]
 
 
 def share_gpus():
-    """Has TensorFlow take a GPU's memory as it needs it, so that two runs fit on one card; before the first operation."""
+    """Lets TensorFlow take a GPU's memory as it needs it, so that two runs fit on one card.
+
+    It has to be called before the first operation.
+    """
     import tensorflow as tf
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)

@@ -14,7 +14,7 @@ MOST_OPERATIONS = 4000      # of a graph given to XLA unasked; on a busy machine
 
 
 class NotApplicable(Exception):
-    """A function finds, while it is traced, that it is not the right one; the message is a clause that says why."""
+    """A function found while it was traced that it does not apply; the message is a clause with the reason."""
 
 
 @contextlib.contextmanager
@@ -33,11 +33,12 @@ def full_precision():
 
 
 class Compiler:
-    """How the functions of one model are run; what has been learned of them; the warnings that it gave, each once.
+    """Compiles and runs the functions of one model, and gives each warning once.
 
     Args:
-        jit_compile: as in `keras.Model.compile`: True, XLA or an error; False, a graph; "auto", XLA if it can.
-        eager: run the functions as plain Python.
+        jit_compile: as in `keras.Model.compile`. True: XLA compiles, or there is an error. False: a graph
+            without XLA. "auto": XLA compiles what it can.
+        eager: True to run the functions as plain Python.
     """
 
     def __init__(self, jit_compile="auto", eager=False):
@@ -51,15 +52,18 @@ class Compiler:
             warnings.warn(sentence, stacklevel=2)
 
     def without_xla(self, what, error):
-        """Says that something runs without XLA, which could not compile it."""
+        """Warns that something runs without XLA, because XLA could not compile it."""
         self._slower(what, f"XLA cannot compile it ({own_sentence(error)[:160]})")
 
     def differs(self, what):
-        """Says that something runs without XLA, which computes something else."""
+        """Warns that something runs without XLA, because XLA gave another result."""
         self._slower(what, "XLA gives another loss or gradient than TensorFlow does, as for a norm at zero or for a decomposition")
 
     def is_small(self, concrete_function, what):
-        """Whether a graph, loops counted by their bodies, is one that XLA compiles in seconds; warns if not."""
+        """Whether a graph has so few operations that XLA compiles it in seconds; warns if not.
+
+        The operations in the body of a loop count once.
+        """
         definition = concrete_function.graph.as_graph_def()
         count = len(definition.node) + sum(len(function.node_def) for function in definition.library.function)
         if count > MOST_OPERATIONS:
@@ -90,7 +94,10 @@ class Compiler:
         return _Function(self, python_function, without_xla, what, self.xla and xla and not self.eager)
 
     def trace(self, python_function, *arguments, **options):
-        """A graph of it, made without AutoGraph as in Keras; with it if there is an `if` or `for` over tensors."""
+        """The graph of a Python function, made without AutoGraph, as in Keras.
+
+        A function that has an `if` or `for` over tensors gets AutoGraph.
+        """
         try:
             return tf.function(python_function, autograph=False, **options).get_concrete_function(*arguments)
         except tf.errors.OperatorNotAllowedInGraphError:

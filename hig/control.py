@@ -1,13 +1,13 @@
-"""Steps that control themselves: an update whose size follows from what the loss of its own batch did.
+"""Steps that control themselves: the size of an update follows from how the loss of its own batch changes.
 
 A step s = −η d along d = J^κ g changes the outcome by J s = −η J d, and the loss by what its quadratic model says,
 
     L(θ) − L(θ + s) ≈ predicted = η a − ½ η² c ,     a = gᵀ J d ,     c = (J d)ᵀ H (J d) ,     H = ∂²L/∂y²
 
-whatever κ is: the model is Gauss-Newton's, only the direction differs. H J d is a Hessian-vector product of the loss in y,
-exact for all sums of squares, however weighted. Where the loss bends down in y (the dipole's infidelity, which only the
-sphere on which y lives makes a minimum), H is taken as 2/B, that of the mean of Σ (y − y*)² over B samples. Quadratic
-penalties are further rows of J and g (`hig.penalties`).
+whatever κ is: the model is Gauss-Newton's, only the direction differs. H J d is a Hessian-vector product of
+the loss in y, exact for all sums of squares, however weighted. If the loss bends down in y, H is taken as
+2/B, which is that of the mean of Σ (y − y*)² over B samples. (The dipole's infidelity bends down; it has a
+minimum only because y stays on a sphere.) Quadratic penalties are further rows of J and g (`hig.penalties`).
 
 The loss of the same batch after the step gives the ratio ρ = actual/predicted decrease (Nocedal and Wright, Numerical
 Optimization, algorithm 4.1; Moré 1978). A step with ρ ≤ 1e-4, or to a loss that is not finite, is taken back and tried
@@ -19,9 +19,10 @@ again smaller, up to TRIALS times per update. What adapts is a variable of the o
     Levenberg-Marquardt    the damping μ = q · (L/L₀) · tr K/n; L₀ is the loss of the very first batch. ρ < 1/4: q is four
                            times as large; ρ > 3/4: divided by 1.5.
 
-The damping falls with the loss (Yamashita and Fukushima 2001; Fan and Yuan 2005), not because steps have gone well:
-a batch of fewer outputs than weights can be fitted exactly from the start, at the expense of all other samples, and
-control by the same batch would not notice. Where every batch holds new samples even that is not enough: this is control
+The damping falls with the loss (Yamashita and Fukushima 2001; Fan and Yuan 2005). It does not fall just
+because steps have gone well: a batch with fewer outputs than the network has weights can be fitted exactly
+from the start, at the expense of all other samples, and control by the same batch does not notice that. If
+every batch holds new samples, a damping that falls with the loss is not enough either. Control of steps is
 for fixed data.
 """
 
@@ -32,7 +33,7 @@ ACCEPTED = 1e-4             # ρ from which a step is kept
 
 
 def step(optimizer, loss, power, quadratic_model, loss_after):
-    """The direction of an update, J^κ g for fixed steps; for adaptive ones that of the first step that is good enough.
+    """The direction of an update: J^κ g for fixed steps, and for adaptive ones that of the first good step.
 
     Args:
         optimizer: JacobianPower, whose variables for step control change.
@@ -42,8 +43,8 @@ def step(optimizer, loss, power, quadratic_model, loss_after):
         loss_after: function of a direction → the loss after the optimizer's step along it.
 
     Returns:
-        (direction, numbers): what the optimizer is to step along, (p,) float64, or None if it is to stay where it is; what
-        `optimizer.logged` names.
+        (direction, numbers): the direction along which the optimizer is to step, (p,) float64, or None if it
+        is to stay where it is; and the numbers that `optimizer.logged` names.
     """
     if not optimizer.adaptive:
         return power(loss)

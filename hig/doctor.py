@@ -73,7 +73,7 @@ def power_error(method):
 
 
 def milliseconds(function):
-    """Median over the calls of SECONDS; the first, which warms up, counts only if it takes that long."""
+    """Median time of calls during SECONDS; the first, which warms up, counts only if there is no other."""
     times, end = [], time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         began = time.perf_counter()

@@ -16,10 +16,11 @@ so the layer's share of J is held by two thin matrices, A (B × in) and Δ (n ×
     J Jᵀ  = Σ_layers (A Aᵀ + 1) ∘ (Δ Δᵀ)          with A Aᵀ repeated d times along both axes
     Jᵀ v  = Aᵀ (v ∘ Δ)  for W,   Σ_r v_r δ_r  for b
 
-(∘ is the elementwise product; A Aᵀ only where the kernel is trained, + 1 only where the bias is). This is
-`FactoredJacobian`. Weights that act in any other way are held by `RowsJacobian`, which is handed rows of J in chunks.
-Quadratic penalties on weights are further rows of J, `PenalizedJacobian`. Each of them has the products K, JᵀJ, Jᵀv, J d.
-How either is obtained from a model, and the proof that it is right, is the subject of `hig.routes`.
+where ∘ is the elementwise product. The term A Aᵀ is there only if the kernel is trained, and the term 1 only
+if the bias is. This is `FactoredJacobian`. For weights that act in any other way there is `RowsJacobian`,
+which is given rows of J in chunks. Quadratic penalties on weights are further rows of J: `PenalizedJacobian`.
+All three classes give K, JᵀJ, Jᵀv and J d. How either is obtained from a model, and the proof that it is
+right, is the subject of `hig.routes`.
 
 Everything here is numpy in float64, whatever the precision of the network, because the singular values of J are square
 roots of the eigenvalues of J Jᵀ.
@@ -61,8 +62,9 @@ class FactoredJacobian:
     def gram(self):
         """K = J Jᵀ, (n, n) float64, in O(n² Σ out) operations.
 
-        Built in stripes of whole samples that stay in the cache, the lower triangle computed and the upper mirrored:
-        measured at 2 to 6 times the speed of whole-matrix products, and little memory beyond K.
+        K is built in stripes of whole samples that stay in the cache; the lower triangle is computed and the
+        upper one mirrored. This was measured at 2 to 6 times the speed of whole-matrix products, and takes
+        little memory beyond K.
         """
         n, batch = self.shape[0], len(self.inputs[0])
         d = n // batch
@@ -126,7 +128,7 @@ class FactoredJacobian:
     def push(self, direction):
         """J d for d of shape (p,), the weights one behind the other: (n,) float64, without forming J.
 
-        The layer's share is (A D) ∘ Δ, summed over its units, D the change of its kernel.
+        A layer whose kernel changes by D has the share (A D) ∘ Δ, summed over its units.
         """
         shapes = {}
         for a, delta, kernel, bias in self._layers():
@@ -155,10 +157,10 @@ class FactoredJacobian:
 
 
 class RowsJacobian:
-    """J by its rows, for weights that act in any way; the same products as FactoredJacobian.
+    """J by its rows, for weights that act in any way, with the same products as FactoredJacobian.
 
-    Where J fits the budget it is held. Where it does not, K is summed over groups of weights whose columns fit, so that
-    the rows are taken once for each group, and JᵀJ over chunks of rows.
+    If J fits the budget, it is held in memory. If it does not, K is summed over groups of weights whose
+    columns fit, so that the rows are computed once for each group, and JᵀJ is summed over chunks of rows.
 
     Args:
         chunks: function of a group (tuple of places of weights in θ) → iterator of (slice of rows, [array (rows, *shape
@@ -218,7 +220,7 @@ class RowsJacobian:
         return _normal(self, v)
 
     def push(self, direction):
-        """J d for d of shape (p,): (n,) float64. Where J is not held its rows are taken once more."""
+        """J d for d of shape (p,): (n,) float64. If J is not held, its rows are computed once more."""
         change = np.empty(self.shape[0])
         for where, rows in self.chunks_of_rows():
             change[where] = rows @ direction
@@ -248,7 +250,7 @@ class RowsJacobian:
 
 
 class PenalizedJacobian:
-    """J and further rows below it, each with one entry: those of a quadratic penalty, see `hig.penalties`.
+    """J and below it the rows of a quadratic penalty, which have one entry each; see `hig.penalties`.
 
     Args:
         jacobian: FactoredJacobian or RowsJacobian, J (n, p).
@@ -322,7 +324,7 @@ def flatten(arrays):
 
 
 def small_side(jacobian, gradient):
-    """The matrix and the vector of which f takes the power: K and g (n) where n ≤ p, else JᵀJ and Jᵀg (p).
+    """The smaller arguments for `gram_coefficients`: K and g if n ≤ p, JᵀJ and Jᵀg otherwise.
 
     Source: f(JᵀJ) Jᵀg = Jᵀ f(J Jᵀ) g.
     """

@@ -1,8 +1,8 @@
 """Whether a Jacobian's Gram matrix fits the memory: better a sentence before the run than a killed process.
 
-A process may take what the machine has free, and no more than each control group on its path leaves (a container, a
-Slurm step, a systemd slice; Linux' cgroups, version 1 and 2). Of a group's use the page cache is counted as free: the
-kernel gives it up before it ends a process.
+A process may take what the machine has free, and no more than each control group on its path leaves (a
+container, a Slurm step, a systemd slice; Linux' cgroups, version 1 and 2). A group's page cache counts as
+free, because the kernel gives it up before it ends a process.
 
 Source: the kernel's documents admin-guide/cgroup-v2 and admin-guide/cgroup-v1/memory.
 """
@@ -38,9 +38,10 @@ def require_memory(rows, network, advice):
 
 
 def update_memory(rows, weights, widths):
-    """Bytes (int) that an update takes at its peak, about: K and the copy that LAPACK reduces, and the Jacobian's factors.
+    """About how many bytes (int) an update takes at its peak.
 
-    Where n > p, JᵀJ takes the place of K.
+    They hold K, the copy of K that LAPACK reduces, and the Jacobian's factors. Where n > p, JᵀJ takes the
+    place of K.
 
     Args:
         rows: n = B·d, rows of the Jacobian.
@@ -51,17 +52,17 @@ def update_memory(rows, weights, widths):
 
 
 def keep_freed_memory():
-    """Has the C library keep blocks of up to 32 MB when they are freed, instead of taking them anew, page by page, each time.
+    """Lets the C library keep freed blocks of up to 32 MB, so that they need not be taken anew, page by page.
 
     Without it each update of the oscillators, with matrices of 2 MB, met 990 page faults: 2.6 ms of 28.
     Source: mallopt(3) of glibc, M_MMAP_THRESHOLD: what is kept grows with the largest block freed so far, up to 32 MB.
-    Elsewhere it has no effect.
+    With other C libraries it has no effect.
     """
     np.empty(2**25 - 2**16, np.uint8)
 
 
 def available_memory(proc="/proc", groups="/sys/fs/cgroup"):
-    """Bytes (int, at least 0) that this process may still take: of the machine, and of every control group on its path.
+    """Bytes (int, at least 0) that the machine and every control group of this process leave to it.
 
     Args:
         proc, groups: where Linux shows processes and control groups.

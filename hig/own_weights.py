@@ -1,12 +1,13 @@
 """Dense layers in which every row of the batch has weights of its own: rows of J from one backward pass.
 
-Row r of a batch is computed with the weights W + W_r, where W_r = 0 has the shape of W. If samples stay apart, y_r
-depends on no other W_s, and the gradient of Σ_r y_r with respect to all W_r is ∂y_r/∂W for every r: the rows of J. This
-holds however often a layer is called (in a loop, in a derivative by its input), because
+Row r of a batch is computed with the weights W + W_r, where W_r is zero and has the shape of W. If samples
+stay apart, y_r depends on W_r alone, and one gradient of Σ_r y_r with respect to all W_r gives ∂y_r/∂W for
+every r, which are the rows of J. This holds however often a layer is called (in a loop, in a derivative by
+its input), because
 
     z_r = a_r (W + W_r) + b + b_r
 
-is an ordinary function of W_r and b_r, which automatic differentiation takes to any order.
+is an ordinary function of W_r and b_r, of which automatic differentiation gives derivatives of any order.
 """
 
 import contextlib
@@ -18,11 +19,12 @@ from hig.backend import keras
 
 @contextlib.contextmanager
 def own_weights(own, shared=True):
-    """While open, every Dense layer adds to its weights those of the rows.
+    """A context in which every Dense layer adds the rows' own weights to its weights.
 
     Args:
         own: dict of id(Keras variable) → tensor (rows, *shape), what is added to that weight in each row.
-        shared: False leaves the weight itself out, so that the graph holds it only where no Dense layer reads it.
+        shared: False leaves W itself out of the sum. A graph that holds W all the same then uses it outside
+            Dense layers.
     """
     original = keras.layers.Dense.call
 

@@ -1,17 +1,18 @@
 """Penalties: what regularisers and `add_loss` add to the loss of the outcome, and how the powers of a Jacobian see them.
 
-A regulariser that is a sum of squares of a weight, R(w) = Σ_i c_i/2 (w_i − o_i)² (L2 with o = 0, c = 2λ), is a least-squares
-problem like the loss itself, with the weights as its outcome. Near the outcome the loss is h/2 ‖y − y*‖², with h its
-curvature per outcome, so that in its units the residuals of R are √(c_i/h) (w_i − o_i). They become further rows of J and
-entries of g,
+A regulariser that is a sum of squares of a weight, R(w) = Σ_i c_i/2 (w_i − o_i)² (L2 with o = 0, c = 2λ), is
+a least-squares problem like the loss itself, with the weights as its outcome. Near the outcome the loss is
+h/2 ‖y − y*‖², where h is its curvature per outcome. In the same units the residuals of R are
+√(c_i/h) (w_i − o_i). They become further rows of J and entries of g,
 
     s_i = √(c_i/h)  in column i ,     g_i = R'(w_i)/s_i ,
 
-and Jᵀg is the gradient of the whole loss. J^κ g then vanishes where that does: the minimum of the reported loss is the fixed
-point of every κ, as long as truncation keeps these rows.
+so that Jᵀg is the gradient of the whole loss. J^κ g is zero where this gradient is zero. Training therefore
+ends at the minimum of the reported loss for every κ, as long as truncation keeps these rows.
 
-What is no sum of squares (L1, activity regularisers, other `add_loss`) has no residuals. Its plain gradient r is added to
-J^κ g. Training then ends where J^κ g + r = 0, which is a minimum of the reported loss for κ = 1 only.
+A penalty that is not a sum of squares (L1, activity regularisers, other `add_loss`) has no residuals. Its
+plain gradient r is added to J^κ g. Training then ends where J^κ g + r = 0, which is a minimum of the reported
+loss for κ = 1 only.
 """
 
 import numpy as np
@@ -32,7 +33,8 @@ class Penalties:
         count: number of the model's `losses` when it is called on a batch.
 
     Attributes:
-        irregular: str, which penalty is no sum of squares, as the subject of a sentence; "" if all are.
+        irregular: str, a penalty that is not a sum of squares, as the subject of a sentence; "" if there is
+            none.
     """
 
     def __init__(self, model, compiler, count):
@@ -52,12 +54,13 @@ class Penalties:
         return float(self._values(x)[0]) if self.any else 0.0
 
     def extend(self, x, loss, gradient, jacobian, curvature):
-        """Adds the penalties to what is known of a batch.
+        """Adds the penalties to the loss, gradient and Jacobian of a batch.
 
         Args:
             x: of the batch.
             loss, gradient, jacobian: L, g (n,) and J (n, p) of the outcome.
-            curvature: function of nothing → h of the loss, which quadratic penalties need.
+            curvature: function without arguments that returns h of the loss; called only if there are
+                quadratic penalties.
 
         Returns:
             (loss, gradient, jacobian, rest): with the quadratic penalties as further rows, and the plain gradient of the

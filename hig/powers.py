@@ -17,10 +17,10 @@ K = U Σ² Uᵀ and V = Jᵀ U Σ⁻¹,
 
     J^κ g = V Σ^κ Uᵀ g = Jᵀ U Σ^(κ−1) Uᵀ g = Jᵀ v ,   v = f(K) g ,   f(λ) = λ^(−a) ,   a = (1 − κ)/2 ∈ [0, 1]
 
-with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v. One vector f(K) g is much
-less than an eigendecomposition, and from n = 120 on (with truncation 240) `hig.tridiagonal` computes it faster, by a
-Householder reduction and a rational approximation of f. Where no gap above rounding separates the kept eigenvalues
-from the truncated ones, the eigendecomposition decides.
+with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v, for small n by
+an eigendecomposition of K. From n = 120 on (240 with truncation) `hig.tridiagonal` is faster: it computes the
+one vector f(K) g without eigenvectors, by a Householder reduction and a rational approximation of f. Where no
+gap above rounding separates the kept eigenvalues from the truncated ones, the eigendecomposition decides.
 
 With damping f(λ) = (λ + μ)^(−a), which bounds the step where σ is small: J^κ becomes Jᵀ (K + μ)^(−a). For κ = −1 and
 without truncation that is the step of Levenberg and Marquardt, and a Cholesky decomposition is enough:
@@ -29,7 +29,7 @@ without truncation that is the step of Levenberg and Marquardt, and a Cholesky d
 Truncation is a filter on the spectrum: the weight of σ is 1 above τ σ_max and 0 below. `spectral_filter` puts another one
 in its place, see `spectral_weights`.
 
-Where even K is too large, k products with J and k + 1 with Jᵀ give the best that their Krylov space holds. From u₁ = g/‖g‖
+Where even K is too large, J^κ g is approximated from k products with J and k + 1 with Jᵀ. From u₁ = g/‖g‖
 Golub and Kahan's recurrence makes orthonormal u_i and v_i,
 
     α_i v_i = Jᵀ u_i − β_i v_{i−1} ,     β_{i+1} u_{i+1} = J v_i − α_i u_i          (β₁ v₀ = 0)
@@ -39,13 +39,13 @@ takes the place of that of J: with B = Q S Pᵀ, and e₁ because g = ‖g‖ u�
 
     J^κ g ≈ V_k B^κ U_{k+1}ᵀ g = V_k P S^κ Qᵀ e₁ ‖g‖
 
-which is exact when k has reached the rank of J, for κ = 1 after one step, and for κ = −1 the iterate of LSQR (with damping
-too). Large singular values are found first, so that few steps are a filter by themselves. `operator_power` does this for
-any linear operator, and `hig.krylov` in TensorFlow for a model.
+which is exact when k has reached the rank of J, for κ = 1 after one step, and for κ = −1 the iterate of LSQR
+(with damping too). Large singular values are found first, so that stopping after few steps leaves out the
+small ones. `operator_power` does this for any linear operator, and `hig.krylov` in TensorFlow for a model.
 
 Precision: everything here is float64, whatever comes in. An eigenvalue of K carries an absolute error of
-about ε λ_max (ε = 2e-16), so singular values below 1e-8 σ_max drown in rounding, and so does what τ < 1e-8
-would keep.
+about ε λ_max (ε = 2e-16). Singular values below 1e-8 σ_max are therefore lost in rounding, and τ < 1e-8 keeps
+nothing more of them than noise.
 """
 from contextlib import nullcontext
 from functools import cache
@@ -66,11 +66,11 @@ SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (l
 
 
 def spectral_weights(values, cut, spectral_filter=None):
-    """The weight with which each singular value takes part in a power: truncation, or what users put in its place.
+    """The weight of each singular value in a power: truncation, or a filter that users put in its place.
 
-    The paper's rule is a hard cut, the weight 1 where σ > τ σ_max and 0 elsewhere. It makes J^κ g jump when a singular
-    value passes the cut. A spectral filter f multiplies the weight of what the cut has kept, usually all (τ = 0), by
-    f(σ/σ_max). Two that do not jump:
+    The paper's rule is a hard cut, the weight 1 where σ > τ σ_max and 0 elsewhere. It makes J^κ g jump when a
+    singular value passes the cut. A spectral filter f can do without the jump. It gives the weight
+    f(σ/σ_max) to the singular values that the cut has kept, which are all of them for τ = 0. Two examples:
 
         smooth      lambda s: 1 / (1 + (tau / s) ** 6)
         Tikhonov    lambda s: s ** 2 / (s ** 2 + tau ** 2)
@@ -99,7 +99,7 @@ def spectral_weights(values, cut, spectral_filter=None):
 
 
 class Spectrum(NamedTuple):
-    """What the truncation left of J: the numbers to log at each step.
+    """What the truncation has kept of J: numbers to log at each step.
 
     Attributes:
         rank: int, number of singular values kept.
@@ -177,8 +177,8 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
         TypeError: K or g not real.
         numpy.linalg.LinAlgError: none of three LAPACK drivers converged.
 
-    BLAS runs on one thread for n < 1200 (see `blas_threads`) and on as many as it is set to above. The setting is the
-    process's, not the thread's: do not call this from two Python threads at once.
+    BLAS runs on one thread for n < 1200 (see `blas_threads`), and above on as many threads as it is set to.
+    This setting holds for the whole process, so do not call this function from two Python threads at once.
     """
     (kappa, truncation), damping = check_settings(kappa, truncation), check_damping(damping)
     if method not in METHODS:
@@ -205,9 +205,9 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
 def levenberg_marquardt_coefficients(K, g, damping):
     """v = (K + μ)⁻¹ g, by a Cholesky decomposition: the damped power with κ = −1 and without truncation.
 
-    s = −Jᵀ v then minimises ‖J s + g‖² + μ ‖s‖², the linear least-squares problem of Levenberg (1944) and Marquardt
-    (1963), because Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ. On the small side when p < n, JᵀJ (p, p) and Jᵀg (p,) in the
-    place of K and g, v is −s itself.
+    Then s = −Jᵀ v minimises ‖J s + g‖² + μ ‖s‖², the linear least-squares problem of Levenberg (1944) and
+    Marquardt (1963), because Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ. When p < n, JᵀJ (p, p) and Jᵀg (p,) are the
+    smaller arguments: with them in the place of K and g, v is −s itself.
 
     Args:
         K: symmetric array (n, n) of any real dtype; only one of its triangles is used. Left unchanged.
@@ -215,14 +215,15 @@ def levenberg_marquardt_coefficients(K, g, damping):
         damping: μ ≥ 0, in units of the eigenvalues of K.
 
     Returns:
-        v float64 (n,). Where rounding leaves K + μ not positive definite, eigenvalues λ ≤ 0 of K are dropped.
+        v float64 (n,). If K + μ is not positive definite, which rounding can cause, the eigenvalues λ ≤ 0 of
+        K are dropped.
 
     Raises:
         ValueError: arrays not finite or of the wrong shape; μ out of range.
         TypeError: K or g not real.
-        numpy.linalg.LinAlgError: neither Cholesky nor, without it, an eigendecomposition succeeded.
+        numpy.linalg.LinAlgError: both Cholesky and the eigendecomposition that then takes its place failed.
 
-    On BLAS' threads see `gram_coefficients`.
+    BLAS' threads are those of `gram_coefficients`.
     """
     damping = check_damping(damping)
     K, g = _check_system(K, g)
@@ -240,13 +241,13 @@ def levenberg_marquardt_coefficients(K, g, damping):
 
 
 class KrylovSpectrum(NamedTuple):
-    """What k steps of Golub and Kahan's recurrence have seen of J.
+    """What k steps of Golub and Kahan's recurrence have found of J.
 
     Attributes:
         rank: int, number of singular values of B (Ritz values) kept.
         sigma_max: float, the largest Ritz value, which is at most the largest singular value of J.
         sigma_min: float, the smallest one kept; 0.0 if none is.
-        steps: int, k; less than asked for where the Krylov space was exhausted before.
+        steps: int, k. It is less than what was asked for if the Krylov space was exhausted before.
         change: float, by how much the last step changed J^κ g, relative to its norm: an estimate of what further steps would
             change. 1.0 after the first step; 0.0 where the Krylov space is exhausted, so that the result is exact.
     """
@@ -265,13 +266,14 @@ def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_fi
     otherwise. Memory: steps · min(n, p) float64.
 
     Args:
-        J: scipy.sparse.linalg.LinearOperator (n, p) of any real dtype, or what `aslinearoperator` makes one of: a matrix,
-            dense or sparse. From automatic differentiation its `matvec` is a Jacobian-vector product, its `rmatvec` a
-            vector-Jacobian product.
+        J: scipy.sparse.linalg.LinearOperator (n, p) of any real dtype, or a dense or sparse matrix. With
+            automatic differentiation `matvec` is a Jacobian-vector product and `rmatvec` a vector-Jacobian
+            product.
         g: array (n,) of any real dtype.
         kappa, truncation, damping, spectral_filter: κ, τ, μ (in units of σ²) and f as in `jacobian_power`; τ and f look at
             the Ritz values.
-        steps: k ≥ 1, the number of steps; min(n, p), with which the result is exact, if it is larger or None.
+        steps: k ≥ 1, the number of steps. None, or a number above min(n, p), means min(n, p), with which the
+            result is exact.
 
     Returns:
         (direction, spectrum): float64 (p,) and its `KrylovSpectrum`.
@@ -366,7 +368,7 @@ def _orthogonal(vector, others):
 
 
 def blas_threads(n):
-    """Context in which BLAS has the number of threads that suits n × n matrices: one below SMALLEST_THREADED.
+    """A context in which BLAS has as many threads as suit n × n matrices: one below SMALLEST_THREADED.
 
     A second thread gains at most a quarter there on an idle machine; on a busy one the threads wait for each other,
     and next to TensorFlow's own a product of milliseconds has been seen to take seconds. The setting is the process's.

@@ -1,17 +1,17 @@
-"""What a traced graph says of a model, whatever its numbers are: where weights act, and whether samples stay apart.
+"""What a model's graph says whatever its numbers are: where weights act, and whether samples stay apart.
 
 The fast routes of `hig.routes` rest on two properties of the function (x, θ) → y. Both are read from the operations
 of its graph, so that they hold for every later batch and every later value of a variable: a term that is multiplied by
 0 today is an operation all the same.
 
-Layer products   A weight W acts in a product z = a W + b alone, on one row a per sample. Then the share of row r of J
-                 is a_r ⊗ ∂y_r/∂z, and the factors a and ∂y/∂z hold it. `layer_products` follows every weight's value
-                 to the operations that take it.
+Layer products   A weight W acts only in a product z = a W + b, on one row a per sample. Then its share of row
+                 r of J is a_r ⊗ ∂y_r/∂z, and the factors a and ∂y/∂z are enough. `layer_products` follows the
+                 value of every weight to the operations that take it.
 Samples apart    No operation lets one sample's rows reach those of another. `SampleAxes` follows the axis of the
                  samples from x through every operation and every nested function to y.
 
-An operation that `SampleAxes` does not know leaves the second question open; `hig.routes` then asks numbers, again and
-again.
+An operation that `SampleAxes` does not know leaves the second question open. Then `hig.routes` compares
+numbers, and repeats the comparison during training.
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class Product(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """Why rows of a tensor may depend on several samples.
+    """Why a row of a tensor may depend on several samples.
 
     Attributes:
         operation: str, name of the operation.
@@ -58,8 +58,9 @@ def weight_operations(graph, weights, outcome):
         outcome: symbolic tensor of the graph.
 
     Returns:
-        a list, for each weight, of (operation, index of the input that holds the weight), casts and copies passed
-        over. A nested function (a loop, a branch, a function call) that takes the weight counts as one operation.
+        for each weight a list of (operation, index of the input that holds the weight). Casts and copies are
+        followed to what takes their result. A nested function (a loop, a branch, a call) that takes the
+        weight counts as one operation.
     """
     needed, waiting = set(), [outcome.op]
     while waiting:

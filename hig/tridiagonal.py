@@ -1,15 +1,16 @@
 """(K + μ)^(−a) g for a symmetric matrix K by its tridiagonal form: the fast path of `hig.powers`.
 
-One vector f(K) g, f(λ) = (λ + μ)^(−a) on the kept eigenvalues λ > cut·λ_max and 0 on the others, is much less than an
-eigendecomposition, and costs less:
+The result is one vector f(K) g, with f(λ) = (λ + μ)^(−a) on the kept eigenvalues λ > cut·λ_max and f(λ) = 0
+on the others. An eigendecomposition would give much more than this vector, and these four steps cost less:
 
 1. Householder reduction K = Q T Qᵀ to a tridiagonal T: f(K) g = Q f(T) Qᵀ g. This is nearly all of the work.
 2. Bisection on T gives λ_max, the number of truncated eigenvalues, the largest of them and the smallest kept one in
    O(n) each.
 3. Truncation multiplies with a rational step function of T that falls from 1 to 0 within the gap between these two
-   (`_step_function`): some tens of tridiagonal solves with complex shifts, O(n) each.
-4. On what is left, f(T) z = Σ_j w_j (T + μ + s_j)⁻¹ z with positive shifts and weights (`_partial_fractions`):
-   some tens of tridiagonal solves more. Damping is one more shift, and makes the interval shorter.
+   (`_step_function`). It takes some tens of tridiagonal solves with complex shifts, O(n) each.
+4. On what is left, f(T) z = Σ_j w_j (T + μ + s_j)⁻¹ z with positive shifts and weights
+   (`_partial_fractions`): some tens of tridiagonal solves more. Damping adds to these shifts and shortens the
+   interval of the eigenvalues.
 """
 from functools import lru_cache
 
@@ -37,7 +38,8 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
         (v, rank, λ_max, λ_min): v float64 (n,), the number of kept eigenvalues, the largest and the smallest of them.
 
     Raises:
-        numpy.linalg.LinAlgError: this path cannot tell: no gap at the cut, a LAPACK routine failed, overflow.
+        numpy.linalg.LinAlgError: this path has no answer, because there is no gap at the cut, a LAPACK
+            routine failed, or numbers overflowed.
     """
     n = len(g)
     A = K.T if K.flags.c_contiguous else K   # symmetric: no transposition
