@@ -1,13 +1,12 @@
 """Draw the loss curves of training runs, as in the figures of the paper: loss (log) over seconds of training.
 
-    python plot.py                        every system: <folder>/plot.png; figures/overview.png if several
-    have curves python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in
-    the first; of a
-                                          folder of several systems' folders, like results, also one in each
-                                          of these and in each folder in studies, Peers and Published_Budgets;
-                                          of one of these, one in each
-    python plot.py FILE [FILE ...]        these pickles in one figure, plot.png beside the first python
-    plot.py trajectories ...       what a trained network does (--help lists the flags; loads TensorFlow)
+    python plot.py                        every system: <folder>/plot.png, and figures/overview.png of several
+    python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in the first. A
+                                          folder of several systems' folders, like results, gets also one in
+                                          each of these and in each folder in studies, Peers and
+                                          Published_Budgets; each of these three one in each of its folders
+    python plot.py FILE [FILE ...]        these pickles in one figure, plot.png beside the first
+    python plot.py trajectories ...       what a trained network does (--help lists the flags)
 
 Curves are read from the pickles of the submit scripts, from those of the published code, and from PhiFlow's
 scene folders (`log_step_time.txt`, `log_loss_<X>_0.txt`). A pickle is named `<prefix>_<X>_RESULTS.pickle`,
@@ -100,10 +99,10 @@ def add_looks(parser):
 
 
 def figures_of(folder, runs, axis):
-    """[(runs, figure)] of a folder: plot.png of all, after those of its own folders and studies if they are
-    of several systems.
+    """[(runs, figure)] of a folder: plot.png of all its runs.
 
-    Of a folder named in APART, one for each of its folders.
+    Where these are of several systems, figures of its own folders and studies come before. A folder named in
+    APART has one for each of its folders instead.
     """
     parts = {}
     for run in runs:

@@ -70,5 +70,4 @@ def draw(figure, solution, together, colors):
         count = 1 + round(progress * len(controls))                     # of states
         for line, values in lines:
             line.set_data(time[:count][:len(values)], values[:count])
-        return [line for line, _ in lines]
     return show

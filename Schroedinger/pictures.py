@@ -68,5 +68,4 @@ def draw(figure, solution, together, colors):
         control.set_data(time[:count], controls[:count])
         state.set_xdata(density[count])
         curtain.set(x=time[count], width=1.01 * time[-1] - time[count])
-        return control, state, curtain
     return show

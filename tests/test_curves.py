@@ -133,7 +133,8 @@ def test_many_settings_are_graded_in_numeric_order(tmp_path):
     assert [name.split("=")[1] for name in lines(ax)] == ["16)", "32)", "64)", "128)", "512)", "1024)"]
     brightness = [sum(to_rgba(line.get_color())[:3]) for line in lines(ax).values()]
     assert np.all(np.diff(brightness) > 0)
-    assert final.get_xlabel() == "batch size" and final.get_xscale() == "log"
+    assert final.get_xlabel() == "batch size"
+    assert [label.get_text() for label in final.get_xticklabels()] == ["16", "32", "64", "128", "512", "1024"]
 
 
 def test_widths_of_networks_are_in_the_order_of_their_numbers(tmp_path):
@@ -166,11 +167,11 @@ def test_a_study_shows_final_losses_over_its_setting(tmp_path):
         study(tmp_path, "GN", losses, learning_rate=eta)
     *_, panel = draw([tmp_path])
     medians = lines(panel)["GN"]
-    assert_array_equal(medians.get_xdata(), [0.1, 1, 10])
+    assert_array_equal(medians.get_xdata(), [0, 1, 2])                  # the values in a row
     assert_allclose(medians.get_ydata(), [2e-2, 3e-4, np.nan])
     ranges = [(line.get_xdata()[0], *line.get_ydata()) for line in panel.lines if line.get_linewidth() == 5]
-    assert_allclose(ranges, [(0.1, 1e-2, 4e-2), (1, 1e-4, 3e-4), (10, 1e-3, 1e-3)])
-    assert [line.get_xdata()[0] for line in crosses(panel)] == [1, 10]
+    assert_allclose(ranges, [(0, 1e-2, 4e-2), (1, 1e-4, 3e-4), (2, 1e-3, 1e-3)])
+    assert [line.get_xdata()[0] for line in crosses(panel)] == [1, 2]
     assert [text.get_text() for text in panel.texts] == ["1/3", "2/3"]
     assert [tick.get_text() for tick in panel.get_xticklabels()] == ["0.1", "1", "10"]
 
@@ -288,16 +289,6 @@ def test_a_folder_of_dead_runs_only(tmp_path, capsys):
     save(tmp_path / "NLO_HIG_RESULTS.pickle", [np.nan], state="diverged")
     assert plot.main([str(tmp_path)]) == 0 and plot.main([str(tmp_path / "NLO_HIG_RESULTS.pickle")]) == 0
     assert "of 3, 3 died" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name, position", [("NLO", 0.0), ("POISSON", 20.0)])
-def test_axes_around_a_single_point_are_wide_enough_to_be_read(tmp_path, name, position):
-    losses = np.full(15, np.nan)
-    losses[[0, 10] if name == "POISSON" else 0] = 0.5
-    ax, *_ = draw([save(tmp_path / f"{name}_HIG_RESULTS.pickle", falling(15) if name == "POISSON" else [0.5], test=losses[:15 if name == "POISSON" else 1])])
-    (low, high), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    assert low < position < high and (high / low >= 99 if name == "POISSON" else high - low >= 2)
-    assert top / bottom >= 99 and bottom < 0.5 < top
 
 
 def test_seeds_are_in_numeric_order(tmp_path):

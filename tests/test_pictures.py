@@ -1,7 +1,6 @@
 """`plot.py trajectories`: what the pictures show, checked by physics; formats, and input that cannot be drawn."""
 
 from argparse import Namespace
-from io import BytesIO
 
 import numpy as np
 import pytest
@@ -113,36 +112,23 @@ def test_poisson(weights):
 
 def test_figures_and_animations_are_written(weights, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pictures, "FRAMES", 3)
+    monkeypatch.setattr(pictures, "PAUSE", 0.25)
     files = [str(weights / f"{name}.weights.h5") for name in ("nlo", "qmc")]
     output, animated = tmp_path / "new" / "a.png", tmp_path / "a.gif"
     assert plot.main(["trajectories", "--weights", *files, "--style", "dark", "--output", str(output),
                       "--animate", str(animated)]) == 0
     assert capsys.readouterr().out.splitlines() == [str(output), str(animated)]
     image, frames = imread(output), animated.read_bytes()
-    assert image.shape[:2] == (1000, 1680) and len(np.unique(image)) > 100          # lines and text: not blank
+    assert image.shape[:2] == (1160, 1680) and len(np.unique(image)) > 100          # lines and text: not blank
     np.testing.assert_allclose(image[0, 0, :3], np.array([0x14, 0x17, 0x1c]) / 255, atol=1e-6)       # 8-bit colours
     assert frames.startswith(b"GIF89a") and frames.count(b"\x21\xf9\x04") == 3       # graphic controls, one a frame
     with Image.open(animated) as still:
         shown = [still.seek(frame) or still.info["duration"] for frame in range(3)]
-    assert shown[-1] == 2000 and max(shown[:-1]) <= 100                     # 10 frames a second or more, then a pause
+    assert 200 <= shown[-1] <= 400 and max(shown[:-1]) <= 100               # 10 frames a second or more, then a pause
     assert plot.main(["trajectories", "--weights", files[0], "--output", str(tmp_path / "a.svg")]) == 0
     assert "<text" in (tmp_path / "a.svg").read_text()
     assert plot.main(["trajectories", "--weights", *files]) == 0            # beside the weights
     assert (weights / "nlo_qmc_trajectories.png").stat().st_size > 10_000
-
-
-def test_a_frame_is_what_drawing_all_of_it_gives(weights, monkeypatch):
-    """What stays is drawn once; but for lines that lie over others, and for the palette, that changes nothing."""
-    options = Namespace(style="paper", colors="paper", losses=None)
-    monkeypatch.setattr(pictures, "FRAMES", 4)
-    for name in ("nlo", "qmc"):
-        frames = {}
-        for way in ("quick", "whole"):
-            figure, show = pictures.make_picture([solved(weights, name)], [name], options)
-            image = Image.open(BytesIO(pictures.gif(figure, show if way == "quick" else lambda progress: show(progress) and None)))
-            frames[way] = [np.asarray(image.seek(frame) or image.convert("RGB"), float) for frame in (0, 3)]
-        (early, late), (expected, _) = frames["quick"], frames["whole"]
-        assert 5 * np.mean(np.abs(early - expected)) < np.mean(np.abs(early - late))
 
 
 def test_losses_beside_the_picture(weights, tmp_path, capsys):

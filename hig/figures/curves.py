@@ -203,6 +203,12 @@ def drawable(run, y, axis, logarithmic=False, width=None, positive=True):
     return Curve(x[keep], values, end, state_of(run) == "finished")
 
 
+def loss_curves(runs, options, logarithmic):
+    """The `Curve` of each run's loss, with x, y and smooth as the command line has them."""
+    losses = [run.results[f"{loss_kind(run, options.y)}_loss"] for run in runs]
+    return [drawable(run, y, options.x, logarithmic, options.smooth) for run, y in zip(runs, losses)]
+
+
 def thin(x, y, logarithmic, bins=BINS):
     """Indices of the entries to draw: both ends, and the lowest and highest one in each bin of the x axis.
 

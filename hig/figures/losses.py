@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import numpy as np
 
-from hig.figures.curves import (AXES, LOSSES, drawable, drawn_points, final_loss, find_death, find_switch,
+from hig.figures.curves import (AXES, LOSSES, drawn_points, final_loss, find_death, find_switch, loss_curves,
                                 loss_kind, median_band, system)
 from hig.figures.reading import collect, group_runs, sort_into_cases
 from hig.figures.studies import best_partners, study_panels
@@ -127,8 +127,7 @@ def draw_losses(ax, groups, colors, options):
     logarithmic, grey = ax.get_xscale() == "log", GREY[options.style]
     kinds = {loss_kind(run, options.y) for members in groups.values() for run in members}
     ax.set_ylabel(LOSSES[kinds.pop()] if len(kinds) == 1 else "loss")
-    drawn = {label: [drawable(run, run.results[f"{loss_kind(run, options.y)}_loss"], options.x, logarithmic,
-                              options.smooth) for run in members] for label, members in groups.items()}
+    drawn = {label: loss_curves(members, options, logarithmic) for label, members in groups.items()}
     for label in [label for label in groups if colors[label] == grey]:
         x, y, _ = drawn_points(drawn.pop(label), logarithmic, True)
         ax.plot(x, np.where(np.isfinite(y), y, np.nan), color=grey, linewidth=1, zorder=1)
@@ -151,18 +150,6 @@ def draw_losses(ax, groups, colors, options):
         for x, y in (curve.death for curve in curves if curve.death and len(curve.y)):
             ax.plot([x], [min(y, top)], "x", color=colors[label], markersize=9, markeredgewidth=2.2,
                     clip_on=False, zorder=4)
-    if not any(np.ptp(line.get_xdata()) > 0 for line in ax.lines if len(line.get_xdata())):
-        around_points(ax)
-
-
-def around_points(ax):
-    """Limits for axes of single points: matplotlib's own would be a decade, or less than a digit, wide."""
-    x, y = (np.concatenate([np.asarray(part, float) for part in parts]) for parts in
-            zip(*[line.get_data() for line in ax.lines], ([], [])))
-    for values, scale, limit in ((x, ax.get_xscale(), ax.set_xlim), (y, ax.get_yscale(), ax.set_ylim)):
-        if len(values):
-            low, high = values.min(), values.max()
-            limit((low / 10, high * 10) if scale == "log" else (min(0, low - 1), high + 1))
 
 
 def draw_curves(ax, curves, color, label=None, dashes="-"):

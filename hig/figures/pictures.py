@@ -2,18 +2,15 @@
 
 Each system's folder may have a `pictures.py` with two functions, of which the first may load TensorFlow:
 
-    solve(weights, seed)                        what the network of a .weights.h5 file does, as a dict of
-    numpy arrays draw(figure, solution, together, colors)    draws that into a (sub)figure, in the scales of
-    all solutions `together`,
-                                                in the colours of `hig.figures.style.TRAJECTORIES`; returns a
-                                                function of progress in [0, 1], which shows so much of it, and
-                                                returns the artists that it has changed, or None if nothing of
-                                                the picture stays
+    solve(weights, seed)        what the network of a .weights.h5 file does, as a dict of numpy arrays
+    draw(figure, solution, together, colors)
+                                draws that into a (sub)figure, in the scales of all solutions `together`, in the
+                                colours of `hig.figures.style.TRAJECTORIES`; returns a function of progress in
+                                [0, 1], which shows so much of it
 
 A file of weights does not tell its system: the one whose network has the shapes in the file is taken.
 """
 
-import io
 import tempfile
 from argparse import Namespace
 from pathlib import Path
@@ -28,7 +25,7 @@ from hig.figures.style import style as looks
 from hig.runs.cli import SettingsError, load
 
 FRAMES, FRAMES_PER_SECOND, PAUSE = 40, 12, 2.0      # of an animation; PAUSE: seconds on its last frame
-SIZE = (4.2, 5.0)            # inches for each file of weights
+SIZE = 4.2, 5.8              # inches for each file of weights
 
 
 def solve(weights, seed, root):
@@ -89,78 +86,33 @@ def make_picture(solutions, names, options):
         draw_losses(places[-1], runs, Namespace(x="time", y="test", smooth=None, size="column",
                                                 style=options.style, colors=options.colors))
 
-    def show(progress):
-        changed = [one(progress) for one in shows]
-        return None if None in changed else [artist for artists in changed for artist in artists]
-    return figure, show
+    return figure, lambda progress: [show(progress) for show in shows]
 
 
-def animate(solutions, names, options):
-    """Writes the animation options.animate, which stays on its last frame for a while; the suffix decides the
-    format.
+def animate(figure, show, suffix):
+    """Bytes of an animation of the figure as it grows, which stays on its last frame for PAUSE seconds.
+
+    Args:
+        figure, show: of `make_picture`.
+        suffix: ".gif" or ".mp4".
 
     Raises:
-        ValueError: the format is mp4 and there is no ffmpeg, or the file cannot be written.
+        ValueError: the format is mp4 and there is no ffmpeg.
     """
     from matplotlib import animation
 
-    output = options.animate
-    if output.suffix.lower() == ".mp4" and not animation.writers.is_available("ffmpeg"):
-        raise ValueError(f"{output} cannot be written: mp4 needs the program ffmpeg, which is not installed; "
-                         "a name that ends in .gif does without")
-    figure, show = make_picture(solutions, names, options)
-    if output.suffix.lower() == ".gif":
-        write_file(output, gif(figure, show))
-        return
-    writer = animation.writers["ffmpeg"](fps=FRAMES_PER_SECOND)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "animation.mp4")
-        with writer.saving(figure, str(file), dpi=100):
-            for frame, _ in enumerate(frames(figure, show)):
-                for _ in range(1 if frame < FRAMES - 1 else round(PAUSE * FRAMES_PER_SECOND)):
-                    writer.grab_frame(facecolor=figure.get_facecolor())
-        write_file(output, file.read_bytes())
-
-
-def frames(figure, show):
-    """Puts one frame after the other into the figure, and yields what has changed; the layout stays that of
-    the whole."""
+    if suffix == ".mp4" and not animation.writers.is_available("ffmpeg"):
+        raise ValueError("mp4 needs the program ffmpeg, which is not installed; a name that ends in .gif does not")
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for frame in range(FRAMES):
-        yield show((frame + 1) / FRAMES)
-
-
-def gif(figure, show):
-    """Bytes of a GIF of the figure as it grows, the last frame shown for PAUSE seconds; arguments of
-    `make_picture`.
-
-    What stays is drawn once.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    figure.set_dpi(100)
-    canvas, images, still = FigureCanvasAgg(figure), [], None
-    for changed in frames(figure, show):
-        if changed is None:
-            canvas.draw()
-        else:
-            if still is None:
-                for artist in changed:
-                    artist.set_animated(True)                           # left out when the canvas is drawn
-                canvas.draw()
-                still = canvas.copy_from_bbox(figure.bbox)
-            canvas.restore_region(still)
-            for artist in changed:
-                artist.axes.draw_artist(artist)
-        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    palette = images[-1].quantize(128, method=Image.Quantize.MAXCOVERAGE)
-    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    content, each = io.BytesIO(), 1000 // FRAMES_PER_SECOND
-    images[0].save(content, "GIF", save_all=True, append_images=images[1:], loop=0, optimize=False,
-                   duration=[each] * (len(images) - 1) + [round(1000 * PAUSE)])
-    return content.getvalue()
+    figure.set_layout_engine("none")                                    # stays that of the whole picture
+    writer = animation.writers["ffmpeg" if suffix == ".mp4" else "pillow"](fps=FRAMES_PER_SECOND)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"animation{suffix}")
+        with writer.saving(figure, str(file), dpi=100):
+            for frame in range(FRAMES + round(PAUSE * FRAMES_PER_SECOND)):
+                show(min(1, (frame + 1) / FRAMES))
+                writer.grab_frame(facecolor=figure.get_facecolor())
+        return file.read_bytes()
 
 
 def moving_picture(*files, seed=1, style="paper", colors="paper"):
@@ -173,8 +125,9 @@ def moving_picture(*files, seed=1, style="paper", colors="paper"):
     files = [Path(file) for file in files]
     solutions = [solve(file, seed, Path(__file__).resolve().parents[2]) for file in files]
     with looks(style):
-        return gif(*make_picture(solutions, [file.name.removesuffix(".weights.h5") for file in files],
-                                 Namespace(style=style, colors=colors, losses=None)))
+        picture = make_picture(solutions, [file.name.removesuffix(".weights.h5") for file in files],
+                               Namespace(style=style, colors=colors, losses=None))
+        return animate(*picture, ".gif")
 
 
 def draw_trajectories(options, root):
@@ -199,7 +152,8 @@ def draw_trajectories(options, root):
             write_figure(make_picture(solutions, names, options)[0], output, options.style)
             print(output)
         if options.animate:
-            animate(solutions, names, options)
+            picture = make_picture(solutions, names, options)
+            write_file(options.animate, animate(*picture, options.animate.suffix.lower()))
             print(options.animate)
 
 

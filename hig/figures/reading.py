@@ -57,7 +57,6 @@ def describe(filename):
     label, date = match.groups() if match else (Path(filename).stem, None)
     label = "L-BFGS" if label == "LBFGS" else label
     label = re.sub(r"(?i)(?<=.)[_-]seed[_-]?\d+$", "", label)
-    label = label.encode("utf-8", "replace").decode().strip("_ ") or "curve"
     return prefix if match else "", f"{label} {date}" if date else label
 
 

@@ -57,41 +57,31 @@ def finals(runs, keys, wanted):
                               "loss": end_loss(run, wanted)} for run in runs])
 
 
-def scale_of(texts):
-    """{text: position on an axis} of the values of a setting, and the name of the axis' scale.
-
-    Numbers that span more than a factor of 8 are on a logarithmic axis; other texts stand in a row.
-    """
-    texts = sorted(set(texts), key=numeric)
-    if any(numeric(text)[0] for text in texts):
-        return {text: float(i) for i, text in enumerate(texts)}, "linear"
-    numbers = {text: float(text) for text in texts}
-    low, *_, high = numbers.values()
-    return numbers, "log" if low > 0 and high > 8 * low else "linear"
-
-
 def named(key):
     """A setting at an axis, as word and symbol."""
     return legible(WORDS.get(key, key.replace("_", " ")))
 
 
 def draw_over_setting(key, ax, groups, colors, options):
-    """Panel: for each optimizer the median of the final losses over a setting, with their range; crosses
-    where runs died."""
+    """Panel: for each optimizer the median of the final losses over a setting, and their range.
+
+    The values of the setting stand in a row; crosses count the runs that died.
+    """
     from matplotlib.ticker import LogFormatterSciNotation
 
     table = finals([run for members in groups.values() for run in members], [key], options.y)
-    positions, scale = scale_of(table[key])
+    values = sorted(table[key].unique(), key=numeric)
     plain = choose_colors(list(table["optimizer"].unique()), options.colors, options.style)
-    ax.set(xscale=scale, xlabel=named(key), ylabel=f"final {LOSSES[options.y]}")
+    ax.set(xscale="linear", xlabel=named(key), ylabel=f"final {LOSSES[options.y]}")
     ax.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1.5, 0.4)))  # of a single decade
+    ax.set_xticks(range(len(values)), map(legible, values), fontsize=7 if sum(map(len, values)) > 30 else 10)
     for optimizer, own in table.groupby("optimizer", sort=False):
-        color = plain[optimizer]
-        middle = own.groupby(key)["loss"].median().reindex(positions).dropna()
-        ax.plot(middle.index.map(positions), middle.replace(np.inf, np.nan), "o-", color=color, markersize=5,
+        color, middle = plain[optimizer], own.groupby(key)["loss"].median().replace(np.inf, np.nan)
+        middle = middle[sorted(middle.index, key=numeric)]
+        ax.plot([values.index(text) for text in middle.index], middle, "o-", color=color, markersize=5,
                 label=legible(optimizer.replace("_", " ")))
         for text, losses in own.groupby(key)["loss"]:
-            x, alive = positions[text], losses[np.isfinite(losses)]
+            x, alive = values.index(text), losses[np.isfinite(losses)]
             ax.plot([x, x], [alive.min(), alive.max()], color=color, alpha=0.35, linewidth=5,
                     solid_capstyle="butt")
             if len(alive) < len(losses):
@@ -100,10 +90,6 @@ def draw_over_setting(key, ax, groups, colors, options):
                 ax.annotate(f"{len(losses) - len(alive)}/{len(losses)}", (x, 1), (0, -8), color=color,
                             xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8,
                             ha="center", va="top")
-    few = list(positions)[::-(-len(positions) // 8)]                    # of many, every second or third one
-    small = {"fontsize": 7} if sum(map(len, few)) > 30 else {}
-    ax.set_xticks([positions[text] for text in few], [legible(text) for text in few], **small)
-    ax.set_xticks([], minor=True)
 
 
 def draw_heat_map(optimizer, first, second, ax, groups, colors, options):

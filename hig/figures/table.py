@@ -3,8 +3,8 @@ file."""
 
 import numpy as np
 
-from hig.figures.curves import (SYSTEMS, drawable, drawn_points, end_loss, final_loss, find_death, loss_kind,
-                                short, state_of, system, time_to_reach)
+from hig.figures.curves import (SYSTEMS, drawn_points, end_loss, final_loss, find_death, loss_curves,
+                                loss_kind, short, state_of, system, time_to_reach)
 from hig.figures.reading import group_runs, sort_into_cases
 
 UNKNOWN = "not recorded"                # peak memory of a file that does not tell it
@@ -108,14 +108,10 @@ def tidy(runs, options):
     for title, case in sort_into_cases(runs).items():
         logarithmic = system(case[0].system).log_x
         for label, members in group_runs(case).items():
-            kind = loss_kind(members[0], options.y)
-            losses = [run.results[f"{loss_kind(run, options.y)}_loss"] for run in members]
-            curves = [drawable(run, loss, options.x, logarithmic, options.smooth)
-                      for run, loss in zip(members, losses)]
-            x, y, band = drawn_points(curves, logarithmic, True)
+            x, y, band = drawn_points(loss_curves(members, options, logarithmic), logarithmic, True)
             low, high = band or (np.nan, np.nan)
             seed = str(members[0].results["sim_par"].get("seed", "–")) if len(members) == 1 else "median"
             curve = pandas.DataFrame({position: x, "value": y, "lowest": low, "highest": high})
             parts.append(curve.assign(system=title, optimizer=label.replace("_", " "), seed=seed,
-                                      quantity=f"{kind} loss, curve"))
+                                      quantity=f"{loss_kind(members[0], options.y)} loss, curve"))
     return pandas.concat(parts)[[*ends, "quantity", position, "value", "lowest", "highest", "remark"]]

@@ -11,9 +11,6 @@ import platform
 import re
 from contextlib import contextmanager, suppress
 
-import psutil
-from filelock import FileLock, Timeout
-
 PATIENCE = 0.2                                                          # seconds, for one who is just removing the file
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)                  # says a file system that knows none
 
@@ -28,6 +25,8 @@ def locked(name):
         BlockingIOError: another process holds it; the message names that process.
         OSError: the folder is missing, not writable, or refuses to lock; the message names it.
     """
+    from filelock import FileLock, Timeout                              # plot.py, which only asks, starts without it
+
     path = name.with_name(f".{name.name}.lock")
     lock = FileLock(path, timeout=PATIENCE, fallback_to_soft=False)
     try:
@@ -54,6 +53,8 @@ def held(name):
     The lock is not tried: taking it for a moment could refuse a run that begins just then. A process of another host is
     taken at its word. One of this host must be living, and older than the file: its number may be another's by now.
     """
+    import psutil
+
     path = name.with_name(f".{name.name}.lock")
     owner = re.fullmatch(r"process (\d+) on (.*)", _owner(path))
     if not owner or owner[2] != platform.node():
