@@ -1,6 +1,6 @@
 """Which settings suit each method on one cart pole, by the validation loss? Four trials each, with one seed.
 
-`study_peers.py` has the settings that were chosen, and seeds that no choice has seen.
+`study_peers.py` compares the methods on seeds that no choice has seen.
 """
 
 from hig.runs.study import study
