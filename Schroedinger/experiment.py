@@ -6,6 +6,7 @@ The network sees the target wave function y* = f1·|2⟩ + f2·|3⟩; the simula
 import numpy as np
 import tensorflow as tf
 
+from hig.compiled import Compiler
 from hig.model import PhysicsModel
 from hig.runs.experiments import train_on_fixed_data
 from hig.runs.initialization import draw_published_weights
@@ -97,7 +98,7 @@ def evaluation(model, train_data, test_data):
         return tf.reduce_mean(loss(targets, outcome)), {
             f"population_error_{n}": tf.reduce_mean(tf.abs(population(n, outcome) - population(n, targets)))
             for n in (2, 3)}
-    compiled = model.compiler.function(measure, "The evaluation")
+    compiled = Compiler().function(measure, "The evaluation")
 
     def evaluate(epoch, logs):
         (train_loss, _), (test_loss, errors) = compiled(train_data[1]), compiled(test_data[1])

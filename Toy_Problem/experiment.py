@@ -10,6 +10,7 @@ from argparse import Namespace
 import numpy as np
 import tensorflow as tf
 
+from hig.compiled import Compiler
 from hig.model import PhysicsModel
 from hig.runs.cli import SettingsError
 from hig.runs.experiments import mean_losses, train_on_fixed_data
@@ -60,7 +61,7 @@ def evaluation(model, train_data, test_data):
         y = model.network(tf.constant([[PATH_X]]), training=False)[0]
         return {"activation_mean": tf.reduce_mean(activations), "activation_std": tf.math.reduce_std(activations),
                 "path_y1": y[0], "path_y2": y[1]}
-    compiled = model.compiler.function(inside, "The evaluation")
+    compiled = Compiler().function(inside, "The evaluation")
     return lambda epoch, logs: {**losses(epoch, logs), **{key: float(value) for key, value in compiled().items()}}
 
 

@@ -12,8 +12,8 @@ per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone: al
 whole batch   Row r of J is a vector-Jacobian product of the whole batch. Right for every differentiable function θ → y
               that gives the same y each time; n backward passes of B samples.
 
-Which route is right is decided in two ways. The structure of the traced graph (`hig.structure`) says where weights act
-and whether samples stay apart; a route that it rules out is never taken, whatever the numbers are. Numbers then prove
+Which route is right is decided in two ways. The structure of the traced graph says where weights act (`hig.structure`)
+and whether samples stay apart (`hig.sample_axes`); a route that it rules out is never taken, whatever the numbers are. Numbers then prove
 the route with the first batch of each shape: for a random v, Jᵀv by the route's own factors or rows must equal the
 vector-Jacobian product of the whole model, which automatic differentiation gives at the cost of one backward pass.
 Where the graph has operations of which the structure is not known, the proof is repeated, with every row of J weighed
@@ -35,7 +35,8 @@ from hig.jacobian import FactoredJacobian, RowsJacobian
 from hig.memory import available_memory, keep_freed_memory, require_memory
 from hig.own_weights import own_weights
 from hig.penalties import Penalties
-from hig.structure import SampleAxes, layer_products, weight_operations
+from hig.sample_axes import SampleAxes
+from hig.structure import layer_products, weight_operations
 
 ROUTES = ("factored", "per sample", "whole batch")
 _EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}

@@ -38,6 +38,7 @@ def results(folder):
     return load_results(path)
 
 
+@pytest.mark.filterwarnings("ignore:truncation is 1e-10")               # the book's τ on the linear chain
 @pytest.mark.parametrize("script", sorted(path.relative_to(ROOT) for path in ROOT.glob("*/submit_*.py")
                                           if path.stem.endswith(("LM", "adaptive", "Muon"))), ids=str)
 def test_every_script_names_an_optimizer_with_its_settings(tmp_path, monkeypatch, script):

@@ -172,8 +172,9 @@ def test_jacobian_is_factored_and_right():
     """PhiFlow's network takes the route by layers; J against one backward pass per output, in float32."""
     model = experiment.build_model(3, 0, HIG(0.01, truncation=1e-5))
     target = held_out_fields(2, 3)[1]
-    *_, jacobian = model.derivatives_for(target, target, None).linearise(target, target, None)
-    assert isinstance(jacobian, FactoredJacobian) and model.route == "factored"
+    derivatives = model.derivatives_for(target, target, None)
+    *_, jacobian = derivatives.linearise(target, target, None)
+    assert isinstance(jacobian, FactoredJacobian) and derivatives.route == "factored"
     explicit = jacobian_by_rows(lambda: model(target), model.network.trainable_variables)
     np.testing.assert_allclose(jacobian.rows(0, 2), explicit, atol=1e-5 * np.abs(explicit).max())
 

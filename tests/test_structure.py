@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 import hig
-from hig.structure import SampleAxes, layer_products
+from hig.sample_axes import SampleAxes
+from hig.structure import layer_products
 from tests.networks import (B, ETA, FEATURES, TOLERANCE, assert_same_step, dense, float64, joined, rows,  # noqa: F401
                             squares, stack, truncation_in_a_gap)
 from tests.reference import flat, jacobian_by_rows, power_by_svd

@@ -13,6 +13,7 @@ from argparse import Namespace
 import keras
 import tensorflow as tf
 
+from hig.compiled import Compiler
 from hig.optimizers import GaussNewton, HIG, JacobianPower, LevenbergMarquardt
 from hig.runs.cli import SettingsError
 from hig.runs.lbfgs import ByLBFGS
@@ -240,5 +241,5 @@ def mean_losses(model, train_data, test_data, validation_data=None):
     sets = {"train_loss": train_data, "test_loss": test_data}
     if validation_data:
         sets["validation_loss"] = validation_data
-    compiled = {len(data[1]): model.compiler.function(loss, "The evaluation") for data in sets.values()}
+    compiled = {len(data[1]): Compiler().function(loss, "The evaluation") for data in sets.values()}
     return lambda epoch, logs: {name: float(compiled[len(data[1])](*data)) for name, data in sets.items()}

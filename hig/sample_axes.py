@@ -1,0 +1,493 @@
+"""Whether samples stay apart in a traced graph: the axis along which they lie, followed from x to y.
+
+No number of the data is looked at: an operation that mixes samples does so also where a factor 0 hides it, and nested
+functions (loops, branches, calls) are followed as well. An operation that is not known here leaves the question open.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+
+class Mixed(NamedTuple):
+    """Why a row of a tensor may depend on several samples.
+
+    Attributes:
+        operation: str, name of the operation.
+        certain: True if it mixes samples, False if it is not known whether it does.
+    """
+
+    operation: str
+    certain: bool
+
+
+_ELEMENTWISE = frozenset("""
+    Abs Acos Acosh Add AddN AddV2 Angle ApproximateEqual Asin Asinh Atan Atan2 Atanh BesselI0 BesselI0e BesselI1 BesselI1e
+    BesselJ0 BesselJ1 BesselK0 BesselK0e BesselK1 BesselK1e BesselY0 BesselY1 Betainc BitwiseAnd BitwiseOr BitwiseXor Cast
+    Ceil CheckNumerics ClipByValue Complex ComplexAbs Conj Cos Cosh Digamma Div DivNoNan Elu EluGrad EnsureShape Equal Erf
+    Erfc Erfinv Exp Expm1 Floor FloorDiv FloorMod FresnelCos FresnelSin Greater GreaterEqual Identity IdentityN Igamma
+    Igammac Imag Inv InvGrad Invert IsFinite IsInf IsNan LeakyRelu LeakyReluGrad LeftShift Less LessEqual Lgamma Log Log1p
+    LogicalAnd LogicalNot LogicalOr Maximum Minimum Mod Mul MulNoNan Ndtri Neg NextAfter NotEqual OnesLike Polygamma Pow
+    PreventGradient Real RealDiv Reciprocal ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad RightShift Rint Round Rsqrt
+    RsqrtGrad SelectV2 Select Selu SeluGrad Sigmoid SigmoidGrad Sign Sin Sinh Snapshot Softplus SoftplusGrad Softsign
+    SoftsignGrad Spence Sqrt SqrtGrad Square SquaredDifference StopGradient Sub Tan Tanh TanhGrad TruncateDiv TruncateMod
+    Xdivy Xlog1py Xlogy ZerosLike Zeta""".split())
+_REDUCTIONS = frozenset("Sum Mean Prod Max Min Any All ArgMax ArgMin EuclideanNorm".split())
+_WITHIN_LAST_AXIS = {"Softmax": 1, "LogSoftmax": 1, "FFT": 1, "IFFT": 1, "RFFT": 1, "IRFFT": 1, "FFT2D": 2, "IFFT2D": 2,
+                     "RFFT2D": 2, "IRFFT2D": 2, "FFT3D": 3, "IFFT3D": 3, "RFFT3D": 3, "IRFFT3D": 3, "TopKV2": 1,
+                     "MatrixInverse": 2, "Cholesky": 2, "SelfAdjointEigV2": 2, "Svd": 2, "Qr": 2, "MatrixDeterminant": 2,
+                     "LogMatrixDeterminant": 2, "MatrixDiagPartV3": 2, "MatrixDiagPart": 2, "MatrixBandPart": 2,
+                     "MatrixExponential": 2, "MatrixSquareRoot": 2, "Lu": 2, "Eig": 2, "MatrixDiagV3": 1, "MatrixDiag": 1}
+_SOLVES = frozenset("MatrixSolve MatrixTriangularSolve BatchMatMul BatchMatMulV2 BatchMatMulV3 MatrixSolveLs".split())
+_ON_FIRST_AXIS = frozenset("""Conv2D Conv3D DepthwiseConv2dNative MaxPool AvgPool MaxPool3D AvgPool3D MaxPoolV2 Dilation2D
+    FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 ResizeBilinear ResizeNearestNeighbor ResizeBicubic ResizeArea
+    SpaceToDepth DepthToSpace LRN""".split())
+_OUTPUTS = {"TopKV2": ("values", "indices"), "SelfAdjointEigV2": ("e", "v"), "Svd": ("s", "u", "v"), "Qr": ("q", "r"),
+            "Lu": ("lu", "p"), "TensorListPopBack": ("output_handle", "tensor"), "Eig": ("e", "v"),
+            "LogMatrixDeterminant": ("sign", "log_abs_determinant"),
+            "FusedBatchNormV3": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2", "reserve_space_3")}
+_CALLS = frozenset("PartitionedCall StatefulPartitionedCall".split())
+_BRANCHES = frozenset("If StatelessIf Case StatelessCase".split())
+
+
+_ARITHMETIC = {                                                         # on axes and shapes, with few entries
+    "Identity": lambda value: value, "Cast": lambda value: value, "AddV2": np.add, "Sub": np.subtract, "Mul": np.multiply,
+    "GreaterEqual": np.greater_equal, "Less": np.less, "FloorMod": np.mod, "Range": np.arange, "SelectV2": np.where,
+    "Pack": lambda *values: np.stack(values), "ConcatV2": lambda *values: np.concatenate([np.atleast_1d(v) for v in values[:-1]]),
+    "Reshape": np.reshape}
+
+
+class SampleAxes:
+    """Follows the axis of the samples through the operations of a graph.
+
+    What is known of a tensor is one of
+        None            it does not depend on the samples
+        (axis, inner)   along this axis lie the samples, each with `inner` rows one behind the other, this block
+                        repeated any number of times; nothing on another sample's rows has come in
+        Mixed           why this is not so
+
+    and of a list of tensors (as loops keep them) the same of its elements.
+
+    Args:
+        function: tf.ConcreteFunction with the graph; its first outputs is y, samples along the first axis.
+        leaves: int, number of its first arguments that are data.
+        batch: B, number of samples. Data with B rows hold one for each; other data are shared by all.
+    """
+
+    def __init__(self, function, leaves, batch):
+        definition = function.graph.as_graph_def(add_shapes=True)
+        self.batch = batch
+        self.functions = {body.signature.name: body for body in definition.library.function}
+        arguments = {tensor.op.name: (((0, 1) if tensor.shape.rank and tensor.shape[0] == batch else None), _sizes(tensor.shape))
+                     for tensor in function.inputs[:leaves]}
+        self.nodes = _Nodes(self, definition.node, arguments)
+        self.outcome = self.nodes.known(function.outputs[0].op.name)[0]
+
+    def verdict(self):
+        """"" if each row of y depends on its own sample alone, else the `Mixed` that says where that ends."""
+        if self.batch == 1:
+            return ""
+        if isinstance(self.outcome, Mixed):
+            return self.outcome
+        return "" if self.outcome in (None, (0, 1)) else Mixed("the outcome", True)
+
+    def one_row_each(self, tensor):
+        """Whether a tensor of the graph has one row for each sample, which depends on that sample alone."""
+        return self.batch == 1 or self.nodes.known(tensor.op.name)[0] == (0, 1)
+
+    def call(self, name, arguments):
+        """What is known of each output of a function of the graph: list of (state, shape), in the order of its outputs."""
+        body = self.functions[name]
+        nodes = _Nodes(self, body.node_def, {arg.name: given for arg, given in zip(body.signature.input_arg, arguments)})
+        return [nodes.known(body.ret[output.name]) for output in body.signature.output_arg]
+
+
+class _Nodes:
+    """The nodes of one graph or function body: what is known of the tensors, computed when asked for."""
+
+    def __init__(self, owner, nodes, arguments):
+        self.owner, self.batch = owner, owner.batch
+        self.nodes, self.arguments = {node.name: node for node in nodes}, arguments
+        self.states = {}                                                # of a node: one for all outputs, or a list
+
+    def known(self, reference):
+        """(state, shape) of the tensor with this name; its node and all before it are visited without recursion."""
+        name = reference.split(":")[0]
+        waiting = [name]
+        while waiting:
+            current = waiting[-1]
+            if current in self.states or current in self.arguments:
+                waiting.pop()
+                continue
+            node = self.nodes[current]
+            missing = [source for source in (_source(i) for i in node.input if i[0] != "^")
+                       if source not in self.states and source not in self.arguments]
+            if missing:
+                waiting.extend(missing)
+            else:
+                self.states[current] = self._state(node)
+                waiting.pop()
+        if name in self.arguments:
+            return self.arguments[name]
+        return self._of_output(self.nodes[name], self.states[name], reference)
+
+    def _of_output(self, node, state, reference):
+        parts = reference.split(":")
+        if len(parts) == 3:
+            names = _OUTPUTS.get(node.op)
+            index = names.index(parts[1]) if names and parts[1] in names else int(parts[2])
+        else:
+            index = int(parts[1]) if len(parts) == 2 else 0
+        if isinstance(state, list):
+            return state[index]
+        shapes = node.attr["_output_shapes"].list.shape
+        return state, _sizes_of_proto(shapes[index]) if index < len(shapes) else None
+
+    def _constant(self, reference):
+        """The value of a tensor that follows from constants of the graph, such as an axis; None if it does not."""
+        node = self.nodes.get(_source(reference))
+        if node is None or node.op not in _ARITHMETIC and node.op != "Const":
+            return None
+        if node.op == "Const":
+            return tf.make_ndarray(node.attr["value"].tensor)
+        values = [self._constant(i) for i in node.input if i[0] != "^"]
+        return None if any(value is None for value in values) else _ARITHMETIC[node.op](*values)
+
+    def _state(self, node):
+        """What is known of the outputs of one node from what is known of its inputs."""
+        references = [reference for reference in node.input if reference[0] != "^"]
+        inputs = [self.known(reference) for reference in references]
+        if node.op in ("While", "StatelessWhile"):
+            return self._loop(node, inputs)
+        if node.op in _CALLS:
+            return self.owner.call(node.attr["f"].func.name, inputs)
+        if node.op in _BRANCHES:
+            return self._branches(node, inputs)
+        mixed = next((state for state, _ in inputs if isinstance(state, Mixed)), None)
+        if mixed:
+            return mixed
+        if all(state is None for state, _ in inputs):
+            return None
+        try:
+            found = self._rule(node, references, inputs)
+        except (TypeError, ValueError, IndexError):                     # a shape is not known
+            found = Mixed(node.op, False)
+        return found
+
+    # ---------------------------------------------------------------------------------------------- nested functions
+
+    def _loop(self, node, inputs):
+        """A while loop: what stays true of its variables when the body has run any number of times."""
+        present = list(inputs)
+        for _ in range(2 * len(inputs) + 2):
+            after = self.owner.call(node.attr["body"].func.name, present)
+            joined = [(_join(state, new, node.op), shape) for (state, shape), (new, _) in zip(present, after)]
+            if joined == present:
+                break
+            present = joined
+        condition = self.owner.call(node.attr["cond"].func.name, present)[0][0]
+        if condition is not None:                                       # how long it runs depends on the samples
+            reason = condition if isinstance(condition, Mixed) else Mixed(node.op, True)
+            return [(reason, shape) for _, shape in present]
+        return present
+
+    def _branches(self, node, inputs):
+        names = [node.attr[key].func.name for key in ("then_branch", "else_branch")] if "then_branch" in node.attr else [
+            branch.name for branch in node.attr["branches"].list.func]
+        (condition, _), *arguments = inputs
+        if condition is not None:
+            return condition if isinstance(condition, Mixed) else Mixed(node.op, True)
+        results = [self.owner.call(name, arguments) for name in names]
+        joined = []
+        for outputs in zip(*results):
+            state = outputs[0][0]
+            for other, _ in outputs[1:]:
+                state = _join(state, other, node.op)
+            joined.append((state, outputs[0][1]))
+        return joined
+
+    # ----------------------------------------------------------------------------------------------- operations
+
+    def _rule(self, node, references, inputs):
+        op = node.op
+        mixing, unknown = Mixed(op, True), Mixed(op, False)
+        states, shapes = [state for state, _ in inputs], [shape for _, shape in inputs]
+        state, shape = inputs[0]
+        out_shapes = [_sizes_of_proto(proto) for proto in node.attr["_output_shapes"].list.shape]
+        out = out_shapes[0] if out_shapes else None
+
+        def constant(index):
+            return self._constant(references[index])
+
+        if op == "Select" and shapes[0] is not None and len(shapes[0]) == 1 and len(out) > 1:   # a row for each entry
+            return (0, 1) if all(s in (None, (0, 1)) for s in states) else unknown
+        if op == "IdentityN":
+            return inputs
+        if out_shapes and node.attr["T"].type == tf.variant.as_datatype_enum:        # a list, copied or added
+            return self._joined(states, op)
+        if op == "BiasAdd":
+            return state if states[1] is None else unknown
+        if op in _ELEMENTWISE:
+            return self._broadcast(states, shapes, out, op)
+        if op in ("Shape", "ShapeN", "Rank", "Size", "BroadcastGradientArgs", "BroadcastArgs", "InvertPermutation", "TensorListLength"):
+            return None
+        if op in ("BroadcastTo", "Tile") and states[0] is not None and all(s is None for s in states[1:]):
+            axis, inner = state
+            axis += len(out) - len(shape)
+            whole = out[axis] == shape[axis - len(out) + len(shape)] or op == "Tile"
+            return (axis, inner) if whole else unknown
+        if op == "Reshape":
+            return self._reshape(state, shape, out) or unknown
+        if op in _REDUCTIONS:
+            axes = np.atleast_1d(constant(1)) % len(shape)
+            if state is None or states[1] is not None:
+                return unknown
+            if state[0] in axes:
+                return mixing
+            keep = op not in ("ArgMax", "ArgMin") and node.attr["keep_dims"].b
+            return state if keep else (state[0] - int(np.sum(axes < state[0])), state[1])
+        if op in ("Transpose", "ConjugateTranspose"):
+            return list(constant(1)).index(state[0]), state[1]
+        if op == "ExpandDims":
+            axis = int(constant(1)) % len(out)
+            return state[0] + (axis <= state[0]), state[1]
+        if op == "Squeeze":
+            removed = [axis % len(shape) for axis in node.attr["squeeze_dims"].list.i] or [
+                axis for axis, size in enumerate(shape) if size == 1]
+            return unknown if state[0] in removed else (state[0] - sum(axis < state[0] for axis in removed), state[1])
+        if op == "Pack":
+            axis = node.attr["axis"].i % len(out)
+            joined = self._same([(s, sh) for s, sh in inputs if s is not None], op)
+            if isinstance(joined, Mixed):
+                return joined
+            return joined[0] + (axis <= joined[0]), joined[1]
+        if op == "Unpack":
+            axis = node.attr["axis"].i % len(shape)
+            if axis == state[0]:
+                return mixing
+            return state[0] - (axis < state[0]), state[1]
+        if op in ("ConcatV2", "Concat"):
+            axis = int(constant(len(references) - 1)) % len(out)
+            parts = inputs[:-1]
+            joined = self._same([(s, sh) for s, sh in parts if s is not None], op)
+            if isinstance(joined, Mixed) or axis != joined[0]:
+                return joined
+            return joined if all(s is not None for s, _ in parts) else mixing
+        if op in ("Split", "SplitV"):
+            data = 1 if op == "Split" else 0
+            axis = int(constant(0 if op == "Split" else 2)) % len(shapes[data])
+            state = states[data]
+            whole = axis != state[0] or all(size[axis] % (self.batch * state[1]) == 0 for size in out_shapes)
+            return state if whole else mixing
+        if op == "StridedSlice":
+            return self._strided_slice(node, state, shape, out, references)
+        if op == "Slice":
+            if out[state[0]] == shape[state[0]]:
+                return state
+            begin = constant(1)
+            block = self.batch * state[1]
+            return state if begin is not None and begin[state[0]] % block == 0 == out[state[0]] % block else mixing
+        if op in ("Pad", "PadV2", "MirrorPad"):
+            return state if out[state[0]] == shape[state[0]] else mixing
+        if op in ("ReverseV2", "Roll"):
+            axes = np.atleast_1d(constant(1 if op == "ReverseV2" else 2)) % len(shape)
+            return mixing if state[0] in axes else state
+        if op in ("Cumsum", "Cumprod", "CumulativeLogsumexp"):
+            return mixing if int(constant(1)) % len(shape) == state[0] else state
+        if op == "MatMul":
+            return self._matmul(states, shapes, (node.attr["transpose_a"].b, node.attr["transpose_b"].b), op)
+        if op in _SOLVES:
+            flags = (node.attr["adj_x"].b, node.attr["adj_y"].b) if op.startswith("Batch") else (node.attr["adjoint"].b, False)
+            return self._matmul(states, shapes, flags, op)
+        if op == "Einsum":
+            return self._einsum(node.attr["equation"].s.decode(), states, shapes, out, op)
+        if op in _WITHIN_LAST_AXIS:
+            if any(s is not None for s in states[1:]):
+                return unknown
+            return state if state[0] < len(shape) - _WITHIN_LAST_AXIS[op] else mixing
+        if op in _ON_FIRST_AXIS:
+            if op.startswith("FusedBatchNorm") and node.attr["is_training"].b:
+                return mixing
+            return state if state and state[0] == 0 and all(s is None for s in states[1:]) else mixing
+        if op in ("Conv2DBackpropInput", "Conv3DBackpropInputV2", "DepthwiseConv2dNativeBackpropInput"):
+            return states[2] if states[:2] == [None, None] and states[2][0] == 0 else mixing
+        if op == "SparseTensorDenseMatMul":                             # a sparse matrix times a dense one
+            return (1, state[1]) if states[3] and (state := states[3])[0] == (0 if node.attr["adjoint_b"].b else 1) else mixing
+        if op in ("MaxPoolGrad", "AvgPoolGrad", "MaxPool3DGrad", "AvgPool3DGrad"):
+            return (0, 1) if all(s in (None, (0, 1)) for s in states) else mixing
+        if op in ("SpaceToBatchND", "BatchToSpaceND"):
+            return state if state == (0, 1) else unknown
+        if op == "OneHot":
+            axis = node.attr["axis"].i
+            axis = len(out) - 1 if axis == -1 else axis
+            return state[0] + (axis <= state[0]), state[1]
+        if op in ("ResourceGather", "GatherV2", "Gather"):
+            return self._gather(node, op, states, shapes, constant(2) if op == "GatherV2" else 0)
+        if op in ("GatherNd", "ResourceGatherNd"):
+            depth = shapes[1][-1]
+            if states[1] is None and state[0] >= depth:
+                return len(shapes[1]) - 1 + state[0] - depth, state[1]
+            return states[1] if state is None and states[1][0] < len(shapes[1]) - 1 else unknown
+        if op in ("TensorScatterUpdate", "TensorScatterAdd", "TensorScatterSub", "TensorScatterMax", "TensorScatterMin"):
+            depth = shapes[1][-1]
+            moved = states[2] and (states[2][0] - (len(shapes[1]) - 1) + depth, states[2][1])
+            same = {s for s in (state, moved) if s is not None}
+            return same.pop() if states[1] is None and len(same) == 1 and min(s[0] for s in same) >= depth else unknown
+        if op == "TensorListFromTensor":
+            return (state[0] - 1, state[1]) if state[0] else unknown
+        if op in ("TensorListStack", "TensorListGather"):
+            return (state[0] + 1, state[1]) if state else unknown
+        if op in ("TensorListSetItem", "TensorListPushBack", "TensorListGetItem", "TensorListPopBack", "TensorListResize"):
+            data = {"TensorListSetItem": 2, "TensorListPushBack": 1}.get(op)
+            if op in ("TensorListSetItem", "TensorListGetItem") and states[1] is not None:
+                return mixing
+            return _join(state, states[data], op) if data else state
+        return unknown
+
+    def _broadcast(self, states, shapes, out, op):
+        found = None
+        for state, shape in zip(states, shapes):
+            if state is None:
+                continue
+            axis = state[0] + len(out) - len(shape)
+            if out[axis] != shape[state[0]]:
+                return Mixed(op, False)
+            if found not in (None, (axis, state[1])):
+                return Mixed(op, True)                                  # samples along two axes: all pairs
+            found = axis, state[1]
+        return found
+
+    def _joined(self, states, op):
+        found = None
+        for state in states:
+            found = _join(found, state, op)
+        return found
+
+    def _same(self, inputs, op):
+        states = {state for state, _ in inputs}
+        return states.pop() if len(states) == 1 else Mixed(op, True)
+
+    def _reshape(self, state, shape, out):
+        """The axis along which a row-major reshape puts the samples; None if they do not keep to one."""
+        axis, inner = state
+        stride = int(np.prod(shape[axis + 1:], dtype=int)) * inner       # from one sample to the next in memory
+        for index in reversed(range(len(out))):
+            behind = int(np.prod(out[index + 1:], dtype=int))
+            if stride % behind == 0 and (behind * out[index]) % (stride * self.batch) == 0 and (
+                    self.batch > 1 or out[index] > 1 or index == 0):
+                return index, stride // behind
+        return None
+
+    def _strided_slice(self, node, state, shape, out, references):
+        begin, end, strides = (self._constant(reference) for reference in references[1:4])
+        masks = {name: node.attr[f"{name}_mask"].i for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
+        length = self.known(references[1])[1][0]
+        inside = outside = 0
+        fixed = sum(not masks["new_axis"] >> i & 1 and not masks["ellipsis"] >> i & 1 for i in range(length))
+        for i in range(length):
+            if masks["ellipsis"] >> i & 1:
+                step = len(shape) - fixed
+                if inside <= state[0] < inside + step:
+                    return outside + state[0] - inside, state[1]
+                inside, outside = inside + step, outside + step
+            elif masks["new_axis"] >> i & 1:
+                outside += 1
+            elif masks["shrink_axis"] >> i & 1:
+                if inside == state[0]:
+                    return Mixed(node.op, True)
+                inside += 1
+            else:
+                if inside == state[0]:
+                    stride = None if strides is None else strides[i]
+                    block = self.batch * state[1]
+                    first = 0 if masks["begin"] >> i & 1 else None if begin is None else int(begin[i]) % max(shape[inside], 1)
+                    if stride == 1 and (out[outside] == shape[inside] or (
+                            first is not None and first % block == 0 == out[outside] % block)):
+                        return outside, state[1]
+                    return Mixed(node.op, True)
+                inside, outside = inside + 1, outside + 1
+        return outside + state[0] - inside, state[1]
+
+    def _matmul(self, states, shapes, transposed, op):
+        """Products and solutions of the last two axes, the axes before them broadcast."""
+        rank = max(len(shape) for shape in shapes)
+        found = None
+        for place, (state, shape, flag) in enumerate(zip(states, shapes, transposed)):
+            if state is None:
+                continue
+            axis, inner = state[0] + rank - len(shape), state[1]
+            if axis >= rank - 2:                                        # the matrix' own axes
+                row = (axis == rank - 2) != flag                        # its first axis, once transposed
+                free = row if place == 0 else not row
+                if "Solve" in op and place == 0 or not free:
+                    return Mixed(op, True)
+                axis = rank - 2 if place == 0 else rank - 1
+            if found not in (None, (axis, inner)):
+                return Mixed(op, True)
+            found = axis, inner
+        return found
+
+    def _einsum(self, equation, states, shapes, out, op):
+        operands, result = equation.split("->")
+        found = None
+        for labels, state, shape in zip(operands.split(","), states, shapes):
+            if state is None:
+                continue
+            if "..." in labels:
+                before = labels.index("...")
+                hidden = len(shape) - (len(labels) - 3)
+                after = state[0] - before - hidden
+                label = labels[state[0]] if state[0] < before else labels[before + 3 + after] if after >= 0 else (
+                    state[0] - before - hidden)                         # an axis of the dots, counted from their end
+            else:
+                label = labels[state[0]]
+            if found not in (None, (label, state[1])):
+                return Mixed(op, True)
+            found = label, state[1]
+        label, inner = found
+        if isinstance(label, int):
+            before = result.index("...")
+            hidden = len(out) - (len(result) - 3)
+            return before + hidden + label, inner
+        if label not in result:
+            return Mixed(op, True)
+        axis = result.index(label)
+        if "..." in result and axis > result.index("..."):
+            axis += len(out) - len(result)
+        return axis, inner
+
+    def _gather(self, node, op, states, shapes, axis):
+        params, indices = states[:2]
+        rank = len(shapes[0]) if op != "ResourceGather" else None
+        axis = int(axis) % (rank or 1)
+        batch_dims = node.attr["batch_dims"].i
+        if batch_dims:
+            return params if params is not None and params == indices and params[0] < batch_dims else Mixed(op, False)
+        if params is None:
+            return axis + indices[0], indices[1]
+        if indices is not None or params[0] == axis:
+            return Mixed(op, True)
+        return params[0] if params[0] < axis else params[0] + len(shapes[1]) - 1, params[1]
+
+
+def _join(one, other, op):
+    """What is known of a tensor that is one or the other."""
+    for state in (one, other):
+        if isinstance(state, Mixed):
+            return state
+    if one is None or other is None or one == other:
+        return other if one is None else one
+    return Mixed(op, False)
+
+
+def _source(reference):
+    return reference.split(":")[0]
+
+
+def _sizes(shape):
+    return None if shape.rank is None else [-1 if size is None else size for size in shape]
+
+
+def _sizes_of_proto(proto):
+    return None if proto.unknown_rank else [dim.size for dim in proto.dim]
