@@ -166,10 +166,10 @@ def run(settings):
     network = initial_network(resolution, settings.seed, settings.hidden or HIDDEN)
 
     def compiled(optimizer):
-        if isinstance(optimizer, JacobianPower):
+        if isinstance(optimizer, JacobianPower) and not optimizer.krylov:
             try:
                 require_memory(batch_size * resolution**2, network,
-                               "batch size times resolution² is the number of rows: reduce either")
+                               "batch size times resolution² is the number of rows: reduce either, or take HIG_Krylov")
             except MemoryError as error:
                 raise SettingsError(str(error)) from None
         return compile_model(network, resolution, optimizer)

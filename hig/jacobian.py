@@ -292,7 +292,7 @@ class PenalizedJacobian:
 
     def push(self, direction):
         """J d of all rows for d of shape (p,): (n + q,) float64."""
-        return np.concatenate([self.jacobian.push(direction), self.scales * direction[self.columns]])
+        return np.concatenate([self.jacobian.push(direction), self.scales * np.asarray(direction)[self.columns]])
 
 
 def _normal(jacobian, v):

@@ -260,7 +260,7 @@ class PhysicsModel(keras.Model):
         if direction is None:                                                               # no step was good enough
             results = derivatives.record(*known)
         else:
-            results = derivatives.apply(tf.constant(direction), *known)                     # θ ← θ − η · direction
+            results = derivatives.apply(tf.convert_to_tensor(direction), *known)            # θ ← θ − η · direction
         self._count_spectrum(numbers)
         return {**results, **self.mean_spectrum(), **results}                               # a metric keeps its name
 
@@ -269,7 +269,7 @@ class PhysicsModel(keras.Model):
         if not self.built:                                              # a simulator that makes its weights when it is called
             self(x, training=False)
         weights = self.trainable_variables
-        key = (tuple(map(id, weights)), tuple(
+        key = (self.optimizer.krylov, tuple(map(id, weights)), tuple(
             None if t is None else (tuple(t.shape), t.dtype) for t in tf.nest.flatten((x, y_true, sample_weight))))
         if key not in self._derivatives:
             while len(self._derivatives) >= KEPT_SHAPES:
@@ -285,7 +285,8 @@ class PhysicsModel(keras.Model):
         """J^κ g on the host, as a function, so that damping can be varied: K is formed here, once.
 
         Args:
-            jacobian: FactoredJacobian, RowsJacobian or PenalizedJacobian.
+            jacobian: FactoredJacobian, RowsJacobian or PenalizedJacobian; with the optimizer's `krylov`, KrylovJacobian or
+                a PenalizedJacobian of it.
             gradient: g, (n,).
             samples: B.
             rest: r, the plain gradient of penalties that are no sums of squares, (p,) float64; added to J^κ g.
@@ -295,6 +296,8 @@ class PhysicsModel(keras.Model):
             what `optimizer.logged` names. Not-a-number comes out where it went in, so
             that a diverged run is seen in its loss rather than stopped here.
         """
+        if self.optimizer.krylov:
+            return self.optimizer.krylov_power(jacobian, gradient, samples, rest)
         n, p = jacobian.shape
         with blas_threads(min(n, p)):
             matrix, vector = small_side(jacobian, gradient)

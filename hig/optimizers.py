@@ -11,9 +11,11 @@ import warnings
 import numpy as np
 
 from hig.backend import keras
+from hig.krylov import krylov_space
 from hig.powers import check_damping, check_settings, gram_coefficients, levenberg_marquardt_coefficients
 
 SPECTRUM = ("rank", "sigma_max", "sigma_min")
+KRYLOV = ("krylov_steps", "krylov_change")
 POOR, GOOD = 0.25, 0.75     # ratio of actual to predicted decrease below and above which steps change
 SLOWER, FASTER = 4.0, 2.0   # η is divided by the first where steps are poor, multiplied by the second where they are good
 STIFFER, SOFTER = 4.0, 1.5  # q, the damping of Levenberg-Marquardt, the other way round
@@ -34,14 +36,20 @@ class JacobianPower(keras.optimizers.Optimizer):
         damping: μ ≥ 0 in units of the mean eigenvalue of K = J Jᵀ, tr K/n (of JᵀJ, tr K/p, where p < n): raises every σ²
             that takes part, see `hig.powers`. With `adaptive` it falls with the loss, in proportion to it.
         adaptive: whether η is controlled, from the one given on, for training on fixed data; see `hig.control`.
+        krylov: None for the exact J^κ g, or k ≥ 1 for what k products with J and Jᵀ find of it, at a small part of the time
+            and memory: see `hig.krylov`. The large singular values are found first.
+        krylov_tolerance: ≥ 0; fewer than k steps are taken where a step changes J^κ g by less than this part of it.
+        krylov_chunk: samples that go through the model at a time, where the products for a whole batch take too much memory.
+        spectral_filter: function of σ/σ_max → weight besides the hard cut, see `hig.powers.spectral_weights`.
         **options: those of keras.optimizers.Optimizer, for instance `name`.
 
     Attributes:
-        logged: names of what `fit` logs of the updates: rank, σ_max and σ_min kept, and η if it is adaptive.
+        logged: names of what `fit` logs of the updates: rank, σ_max and σ_min kept; with `krylov`, of the singular values
+            found, and the steps taken and how much the last one changed J^κ g; η if it is adaptive.
         controls: the optimizer's variables that step control changes.
 
     Raises:
-        ValueError: if κ, τ, μ or η is out of range; adaptive with a schedule, accumulated gradients, clipping, weight decay
+        ValueError: if κ, τ, μ, η or k is out of range; adaptive with a schedule, accumulated gradients, clipping, weight decay
             or weights that are overwritten by their averages.
 
     Source: the paper's definition of J^κ = V Σ^κ Uᵀ and of its truncation.
@@ -49,7 +57,8 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     damping_adapts = False      # whether a step tried again needs coefficients of its own
 
-    def __init__(self, learning_rate, kappa, truncation, damping=0.0, adaptive=False, name="jacobian_power", **options):
+    def __init__(self, learning_rate, kappa, truncation, damping=0.0, adaptive=False, name="jacobian_power", *, krylov=None,
+                 krylov_tolerance=1e-3, krylov_chunk=None, spectral_filter=None, **options):
         if options.get("loss_scale_factor") is not None:
             raise ValueError(f"loss_scale_factor is {options['loss_scale_factor']}, but a Jacobian power takes no gradient of "
                              "a loss that could be scaled: leave it out")
@@ -59,13 +68,15 @@ class JacobianPower(keras.optimizers.Optimizer):
                                  f"{option} would make another step of it: leave it out, or adaptive=False")
         super().__init__(learning_rate=learning_rate if callable(learning_rate) else _positive(learning_rate), name=name, **options)
         self.kappa, self.truncation, self.damping, self.adaptive = kappa, truncation, damping, bool(adaptive)
+        self.krylov, self.krylov_tolerance, self.krylov_chunk = krylov, krylov_tolerance, krylov_chunk
+        self.spectral_filter = spectral_filter
         self._set_controls()
 
     def _set_controls(self):
-        self.logged, self.controls = SPECTRUM, []
+        self.logged, self.controls = SPECTRUM + KRYLOV * bool(self.krylov), []
         if self.adaptive:
             self._refuse_schedule(self._learning_rate)
-            self.logged = (*SPECTRUM, "learning_rate")
+            self.logged = (*self.logged, "learning_rate")
             self.first_loss = self._number("first_loss", 0.0)           # L₀
             self.controls = [self._learning_rate, self.first_loss]
 
@@ -135,8 +146,36 @@ class JacobianPower(keras.optimizers.Optimizer):
             loss: L before the step.
         """
         damping = self._present(loss) * np.trace(matrix) / len(matrix) if self.damping else 0.0
-        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping, overwrite=True)
+        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping, overwrite=True,
+                                        spectral_filter=self.spectral_filter)
         return v, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
+
+    def krylov_power(self, jacobian, gradient, samples, rest=None):
+        """J^κ g by `hig.krylov`, as a function, so that damping can be varied: the Krylov space is found here, once.
+
+        Args:
+            as in `hig.PhysicsModel.power`.
+
+        Returns:
+            function of the loss L → (direction, numbers): a tensor (p,); what `logged` names, but for what adapts.
+        """
+        space = krylov_space(jacobian, gradient, self.krylov, self.krylov_tolerance, self.kappa, self.truncation, self.spectral_filter)
+
+        def power(loss):
+            direction, spectrum = space.power(self._present(loss) if self.damping else 0.0)
+            return direction if rest is None else direction + keras.ops.cast(rest, direction.dtype), spectrum
+        return power
+
+    @property
+    def krylov(self):
+        """k, int ≥ 1, or None for the exact J^κ g; may be set between updates."""
+        return self._krylov
+
+    @krylov.setter
+    def krylov(self, value):
+        if value is not None and not (value >= 1 and value == int(value)):
+            raise ValueError(f"krylov must be a whole number of at least 1, or None for the exact method, got {value}")
+        self._krylov = None if value is None else int(value)
 
     def _present(self, loss):
         """The damping of an update, in units of the mean eigenvalue: L/L₀ times the one given if it is adaptive."""
@@ -206,7 +245,16 @@ class JacobianPower(keras.optimizers.Optimizer):
         """The arguments of the constructor, for `from_config`."""
         settings = {name: getattr(self, name) for name in ("kappa", "truncation", "damping", "adaptive")
                     if name in inspect.signature(type(self)).parameters}
-        return {**super().get_config(), **settings}
+        return {**super().get_config(), **settings, "krylov": self.krylov, "krylov_tolerance": self.krylov_tolerance,
+                "krylov_chunk": self.krylov_chunk,
+                "spectral_filter": self.spectral_filter and keras.saving.serialize_keras_object(self.spectral_filter)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The optimizer of a `get_config`."""
+        if config.get("spectral_filter"):
+            config = {**config, "spectral_filter": keras.saving.deserialize_keras_object(config["spectral_filter"], custom_objects)}
+        return super().from_config(config, custom_objects)
 
 
 @keras.saving.register_keras_serializable("hig")
@@ -251,9 +299,9 @@ class LevenbergMarquardt(JacobianPower):
             raise ValueError(f"damping must be positive, got {damping}: hig.GaussNewton is without")
 
     def _set_controls(self):
-        self.logged, self.controls, self.damping_adapts = (), [], self.adaptive
+        self.logged, self.controls, self.damping_adapts = KRYLOV * bool(self.krylov), [], self.adaptive
         if self.adaptive:
-            self.logged = ("damping",)
+            self.logged = (*self.logged, "damping")
             self.factor, self.first_loss = self.controls = [            # q and L₀
                 self._number("damping_factor", self.damping), self._number("first_loss", 0.0)]
 
@@ -261,6 +309,16 @@ class LevenbergMarquardt(JacobianPower):
         """As in JacobianPower, without numbers to log: no singular value is known."""
         damping = self._present(loss) * np.trace(matrix) / len(matrix)
         return samples / 2 * levenberg_marquardt_coefficients(matrix, vector, damping), ()
+
+    def krylov_power(self, jacobian, gradient, samples, rest=None):
+        """As in JacobianPower."""
+        power = super().krylov_power(jacobian, gradient, samples)
+
+        def scaled(loss):
+            direction, spectrum = power(loss)
+            direction = samples / 2 * direction
+            return direction if rest is None else direction + keras.ops.cast(rest, direction.dtype), spectrum[len(SPECTRUM):]
+        return scaled
 
     def _present(self, loss):
         return float(self.factor) * self._fallen(loss) if self.adaptive else self.damping

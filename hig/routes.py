@@ -24,6 +24,7 @@ taken.
 import contextlib
 import math
 import time
+from functools import partial
 from typing import Callable, NamedTuple
 
 import numpy as np
@@ -31,7 +32,8 @@ import tensorflow as tf
 
 from hig.backend import keras, leaves
 from hig.compiled import NotApplicable
-from hig.jacobian import FactoredJacobian, RowsJacobian
+from hig.jacobian import FactoredJacobian, RowsJacobian, flatten
+from hig.krylov import Products, ways
 from hig.memory import available_memory, keep_freed_memory, require_memory
 from hig.own_weights import own_weights
 from hig.penalties import Penalties
@@ -110,8 +112,11 @@ class Derivatives:
             raise ValueError("No gradients provided for any variable: the outcome does not depend on any trainable weight, "
                              "or not in a differentiable way.")
         self._require_finite(reference)
-        require_memory(self.n, model, f"reduce the batch size, {self.batch}, or the outputs per sample, {self.d}")
-        keep_freed_memory()
+        self.krylov = model.optimizer.krylov
+        if not self.krylov:
+            require_memory(self.n, model, f"set krylov=16 or so in the optimizer, or reduce the batch size, {self.batch}, or the "
+                           f"outputs per sample, {self.d}")
+            keep_freed_memory()
         self.penalties = Penalties(model, compiler, self.penalty_count)
         self.apply = compiler.function(model.trace_update, "The update", xla=False)
         self.record = compiler.function(model.trace_record, "The metrics", xla=False)
@@ -123,7 +128,7 @@ class Derivatives:
         self._next_proof, self._seconds = 2, 0.0
         self._take_route((x, y_true, sample_weight), reference)
         smaller = min(self.shape)
-        if smaller > _LARGE:
+        if smaller > _LARGE and not self.krylov:
             compiler.warn(f"An update decomposes a matrix of {smaller} × {smaller} numbers on the host, which takes about "
                           f"{3 * (smaller / 4096)**3:.0f} s; the optimizer's krylov=16 never forms it")
 
@@ -171,7 +176,7 @@ class Derivatives:
         """
         change = jacobian.push(direction)
         h, curvature = self.curvature(batch, outcome, gradient[:self.n], change[:self.n])
-        return float(gradient @ change), curvature + h * float(np.sum(change[self.n:]**2))
+        return float(np.asarray(gradient) @ change), curvature + h * float(np.sum(change[self.n:]**2))
 
     def loss_after(self, batch, direction):
         """The loss of a batch, penalties included, after an optimizer's step along −direction, (p,), which is then taken back."""
@@ -362,11 +367,21 @@ class Derivatives:
             if np.isfinite(norms).all() and norms.any():
                 weighed = np.asarray(reference.v) / np.maximum(norms, norms[norms > 0].min())
                 wrong = self._wrong_weights(jacobian, self._reference(*batch, v=weighed), tolerance)
-        return f"{' and '.join(map(repr, wrong[:2]))} acts on the outcome in a way that a faster route misses" if wrong else ""
+        if wrong:
+            return f"{' and '.join(map(repr, wrong[:2]))} acts on the outcome in a way that a faster route misses"
+        return self._inconsistency(jacobian, reference.v, tolerance) if self.krylov else ""
+
+    def _inconsistency(self, jacobian, v, tolerance):
+        """What is wrong with products J w: ⟨J w, v⟩ must equal ⟨w, Jᵀv⟩ for a random w."""
+        w = np.random.default_rng(3).standard_normal(self.shape[1])
+        forwards, backwards = jacobian.push(w), flatten(jacobian.pullback(v))
+        size = np.linalg.norm(forwards) + np.linalg.norm(backwards)
+        wrong = np.isfinite(backwards).all() and not abs(forwards @ v - w @ backwards) <= tolerance * size
+        return "products with the Jacobian and with its transpose do not belong together" if wrong else ""
 
     def _wrong_weights(self, jacobian, reference, tolerance):
         """Paths of the weights whose share of Jᵀv is not that of the reference."""
-        found = (jacobian.pullback if isinstance(jacobian, FactoredJacobian) else jacobian.pullback_by_rows)(reference.v)
+        found = (jacobian.pullback_by_rows if isinstance(jacobian, RowsJacobian) else jacobian.pullback)(reference.v)
         wanted = [np.zeros(shape) if gradient is None else np.asarray(gradient, np.float64)
                   for gradient, shape in zip(reference.product, self.shapes)]
         floor = 0.01 * np.sqrt(sum(np.sum(gradient**2) for gradient in wanted))
@@ -381,6 +396,8 @@ class Derivatives:
 
     def _costs(self, route):
         n, p = self.shape
+        if self.krylov:
+            return f"{min(self.krylov, n, p)} products with J and as many with its transpose"
         passes = f"{n} backward passes of {'one sample' if route == 'per sample' else f'all {self.batch} samples'}"
         return f"{passes} and {8 * n * p / 1e6:.3g} MB for J, n = {n} by p = {p}"
 
@@ -461,6 +478,10 @@ class Derivatives:
 
     def _candidates(self):
         """The routes that the structure of the graph does not rule out, the fastest first."""
+        if self.krylov:
+            for way in ways(self, self._network_alone and not self._certainly_mixed):
+                yield _Candidate(f"krylov, {way}", partial(self._by_products, way), way != "through the network" or not self._mixing)
+            return
         if self._certainly_mixed:
             self._reasons.append(f"samples reach each other's outcomes by {self._mixing}")
         else:
@@ -478,6 +499,9 @@ class Derivatives:
         yield _Candidate("whole batch", lambda xla: self._by_batch(lambda group: self.compiler.function(
             lambda x, seeds: self._trace_batch_rows(group, x, seeds), "The Jacobian by rows", xla=xla), xla), True)
         yield _Candidate("whole batch", lambda xla: self._by_batch(self._one_by_one, xla), True)
+
+    def _by_products(self, way, xla):
+        return Products(self, way, self.model.optimizer.krylov_chunk, xla).linearise
 
     def _factored(self, xla):
         found = {}

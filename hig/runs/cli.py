@@ -261,5 +261,6 @@ SETTINGS = {    # of an optimizer: type, symbol and meaning of the flag
     "learning_rate": (positive, "η", "size of the steps"),
     "truncation": (_truncation, "τ", "singular values up to τ times the largest are dropped"),
     "damping": (positive, "μ", "damping to start from, in units of the mean eigenvalue of J Jᵀ"),
+    "krylov": (positive_integer, "K", "products with J and with Jᵀ of each update"),
     "memory": (positive_integer, "M", "pairs of steps and gradients that it remembers"),
 }

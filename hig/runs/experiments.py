@@ -19,7 +19,7 @@ from hig.runs.cli import SettingsError
 from hig.runs.lbfgs import ByLBFGS
 from hig.runs.training import train
 
-OWN = ("HIG", "GN", "Power", "HIG_adaptive", "GN_adaptive", "Power_adaptive", "LM")     # names of this project's optimizers
+OWN = ("HIG", "GN", "Power", "HIG_adaptive", "GN_adaptive", "Power_adaptive", "LM", "HIG_Krylov", "HIG_Krylov_adaptive")     # names of this project's optimizers
 
 
 def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, constants, *, measure=None, label=None,
@@ -118,7 +118,7 @@ def common_settings(settings):
     """The part of `sim_par` that every run has: dict of builtins."""
     common = {key: getattr(settings, key)
               for key in ("optimizer", "seed", "batch_size", "learning_rate", "truncation", "max_time", "epochs")}
-    for key in ("damping", "memory", "kappa"):                                    # of the optimizers that have them
+    for key in ("damping", "krylov", "memory", "kappa"):                                  # of the optimizers that have them
         if getattr(settings, key, None) is not None:
             common[key] = getattr(settings, key)
     if getattr(settings, "hidden", None):                               # only where it is not the published one
@@ -129,8 +129,8 @@ def common_settings(settings):
 def make_optimizer(settings):
     """The Keras optimizer that `settings.optimizer` names.
 
-    "HIG", "GN" or "Power" (with `settings.kappa`), each also with controlled steps ("HIG_adaptive"); "LM" (with
-    `settings.damping`); or a class of keras.optimizers like "Adam". Muon is without weight decay, as the others are,
+    "HIG", "HIG_Krylov" (with `settings.krylov`), "GN" or "Power" (with `settings.kappa`), each also with controlled steps
+    ("HIG_adaptive"); "LM" (with `settings.damping`); or a class of keras.optimizers like "Adam". Muon is without weight decay, as the others are,
     and leaves the output layer to its own Adam, as its authors recommend.
 
     Raises:
@@ -145,6 +145,8 @@ def make_optimizer(settings):
     adaptive = name != settings.optimizer
     if name == "HIG":
         return HIG(setting("learning_rate"), setting("truncation"), adaptive=adaptive)
+    if name == "HIG_Krylov":
+        return HIG(setting("learning_rate"), setting("truncation"), adaptive=adaptive, krylov=setting("krylov"))
     if name == "GN":
         return GaussNewton(setting("learning_rate"), setting("truncation"), adaptive=adaptive)
     if name == "Power":

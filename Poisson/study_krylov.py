@@ -1,0 +1,19 @@
+"""Question: what do half-inverse gradients from few products with the Jacobian reach, over batch size and grid? Beside the exact
+method on the published grid, and Adam at two learning rates (Poisson).
+"""
+
+from hig.runs.study import study
+
+STEPS = (8, 16, 32)
+BATCH_SIZES = (64, 256)
+RESOLUTIONS = (16, 32)   # cells along each axis, where the exact method cannot go
+ADAM = (3e-4, 3e-3)      # η
+SEEDS = (0,)
+MAX_TIME = 100.0         # seconds of training of each run
+
+if __name__ == "__main__":
+    study("Poisson", "krylov", __doc__,
+          [("HIG_Krylov", {"krylov": steps, "batch_size": size}) for size in BATCH_SIZES for steps in STEPS] + [("HIG", {})]
+          + [("HIG_Krylov", {"resolution": cells}) for cells in RESOLUTIONS]
+          + [("Adam", {"learning_rate": rate, "resolution": cells}) for cells in (8, *RESOLUTIONS) for rate in ADAM],
+          seeds=SEEDS, max_time=MAX_TIME)

@@ -1,0 +1,361 @@
+"""J^κ g of a model in TensorFlow from products with J and Jᵀ, for what is too large for K = J Jᵀ.
+
+The recurrence, and what is made of it, are those of `hig.powers.operator_power`. Here its k steps are one compiled function,
+and only the 2k numbers of B come to the host, where `hig.powers.bidiagonal_power` takes their power. An update takes k
+products with J, k + 1 with Jᵀ (two more with damping), and keeps k vectors of min(n, p) numbers. With the notation of
+`hig.jacobian`, products are taken in one of three ways:
+
+through the network    The simulator is linearised once, M = ∂y/∂(controls) of each sample, (d, c), by one backward pass for d
+                       repetitions of each sample. Then J v = M (∂controls/∂θ v) and Jᵀu = (∂controls/∂θ)ᵀ Mᵀu. Right where
+                       all weights act in the network, and the simulator acts on each sample by itself.
+forward mode           Through the whole model: Jᵀu is one backward pass, J v one forward pass that carries tangents along.
+double backward        The same, but J v is the gradient of ⟨Jᵀw, v⟩ with respect to w: right for every differentiable
+                       model, also where a part of it has no forward mode (functions with a gradient of their own).
+
+`hig.routes` proves with the first batch of each shape that the one taken is right: Jᵀu for a random u must equal the
+vector-Jacobian product of the whole model, and ⟨J v, u⟩ = ⟨v, Jᵀu⟩ for a random v.
+"""
+
+import math
+from functools import partial
+
+import numpy as np
+import tensorflow as tf
+
+from hig.jacobian import PenalizedJacobian, unflatten
+from hig.powers import EXHAUSTED, KrylovSpectrum, bidiagonal_power
+
+_PIECE = 8                  # steps between two looks at whether more are worth while
+_PROBES_OF_ROWS = 8         # random vectors for the rows' norms, of which the proof needs the order of magnitude
+_PROBES = 2                 # random vectors for what the recurrence has not seen of the trace of K
+
+
+def ways(derivatives, in_network):
+    """The ways to take products that may be right for a model, the fastest first.
+
+    The network's comes first where its d backward passes are fewer than the steps, or spared by a simulator that knows
+    its own derivatives; else last.
+
+    Args:
+        derivatives: hig.routes.Derivatives.
+        in_network: whether weights act in the network alone, and the simulator perhaps on each sample by itself.
+    """
+    names = ["forward mode", "double backward"]
+    if in_network:
+        cheap = derivatives.d <= derivatives.krylov or hasattr(derivatives.model.simulator, "linearize")
+        names.insert(0 if cheap else 2, "through the network")
+    return names
+
+
+class Products:
+    """Products with J and Jᵀ of a model, for batches of one shape, and the recurrence made of them.
+
+    An `operator` is J of one batch: (x, [M] or [] where products go through the whole model, [columns, scales] or [] without
+    quadratic penalties, each of which is one more row of J with the entry `scale` in its column).
+
+    Args:
+        derivatives: hig.routes.Derivatives.
+        way: "through the network", "forward mode" or "double backward".
+        chunk: samples that go through the model at a time, or None for all of the batch.
+        xla: whether XLA may compile them.
+    """
+
+    def __init__(self, derivatives, way, chunk=None, xla=True):
+        self.derivatives, self.model, self.way = derivatives, derivatives.model, way
+        self.batch, self.shape, self.shapes = derivatives.batch, derivatives.shape, derivatives.shapes
+        self.samples = min(chunk or self.batch, self.batch)             # of a pass
+        function = partial(derivatives.compiler.function, xla=xla)
+        self._loss = function(derivatives._trace_loss, "The loss")
+        self._linearise = function(self._trace_linearise, "The linearised simulator")
+        self.pull = function(self._trace_pull, "A product with the transposed Jacobian")
+        self.push = function(self._trace_push, "A product with the Jacobian")
+        self.go_on = function(self._trace_steps, "The Krylov steps")
+
+    def linearise(self, x, y_true, sample_weight):
+        """Loss, outcome, g (n,) as a tensor, and the `KrylovJacobian` of a batch."""
+        if self.way == "through the network":
+            loss, outcome, gradient, matrices = self._linearise(x, y_true, sample_weight)
+        else:
+            (loss, outcome, gradient), matrices = self._loss(x, y_true, sample_weight), []
+        gradient = tf.cast(gradient, tf.float64 if gradient.dtype == tf.float64 else tf.float32)
+        return loss, outcome, gradient, KrylovJacobian(self, (x, matrices, []), gradient.dtype)
+
+    def _trace_linearise(self, x, y_true, sample_weight):
+        """Loss, outcome, g, and [M]."""
+        def linearise(x):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                outcome, _, controls, target, seeds = self.derivatives._repeated_pass(x, tape.watch)
+            cotangents = tape.gradient(target, controls, seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            dtype = tf.float64 if self._flat(outcome).dtype == tf.float64 else tf.float32
+            return outcome, tf.concat([tf.cast(tf.reshape(leaf, [self.samples, self.derivatives.d, -1]), dtype)
+                                       for leaf in tf.nest.flatten(cotangents)], axis=2)
+        outcome, matrices = self._joined(linearise, x)
+        loss, outcome, gradient = self.derivatives.loss_and_gradient(x, y_true, sample_weight, outcome)
+        return loss, outcome, gradient, [matrices]
+
+    # -------------------------------------------------------------------------------------------- chunks of samples
+
+    def _joined(self, function, *arguments):
+        """The results, with a row for each sample, of a function of some samples at a time (nested tensors like `x`)."""
+        if self.samples == self.batch:
+            return function(*arguments)
+        dtypes = tf.nest.map_structure(lambda t: t.dtype, function(*self._chunk(0, arguments)))
+        chunks = tf.map_fn(lambda i: function(*self._chunk(i, arguments)), tf.range(-(-self.batch // self.samples)),
+                           fn_output_signature=dtypes)
+        return tf.nest.map_structure(lambda t: tf.reshape(t, [-1, *t.shape[2:]])[:self.batch], chunks)
+
+    def _chunk(self, i, arguments):
+        """The rows of chunk i of nested tensors. The last chunk is as long as the others: it ends with samples repeated."""
+        rows = tf.minimum(i * self.samples + tf.range(self.samples), self.batch - 1)
+        x, *others = arguments
+        return self.derivatives._of_samples(lambda t: tf.gather(t, rows), x), *tf.nest.map_structure(lambda t: tf.gather(t, rows), others)
+
+    # --------------------------------------------------------------------------------------------- the products
+
+    def _function(self, x):
+        """What the weights act on, for some samples: their outcomes (samples, d), or the network's controls (samples, c)."""
+        if self.way != "through the network":
+            return self._flat(self.derivatives._outcome(x))
+        return self._flat(self.model.network(self.model.network_input(x), training=False))
+
+    def _flat(self, structure):
+        return self.derivatives.flat(structure, self.samples)
+
+    def _trace_pull(self, operator, u):
+        """Jᵀu, (p,), for u of as many numbers as J has rows."""
+        x, matrices, penalties = operator
+        n = self.shape[0]
+
+        def pull(x, matrices, cotangent):
+            if matrices:
+                cotangent = tf.einsum("bd,bdc->bc", cotangent, tf.cast(matrices[0], u.dtype))
+            with tf.GradientTape() as tape:
+                value = self._function(x)
+            gradients = tape.gradient(value, self.derivatives._values(), tf.cast(cotangent, value.dtype), tf.UnconnectedGradients.ZERO)
+            return tf.concat([tf.cast(tf.reshape(gradient, [-1]), u.dtype) for gradient in gradients], axis=0)
+        rows = tf.reshape(u[:n], [self.batch, -1])
+        if self.samples == self.batch:
+            product = pull(x, matrices, rows)
+        else:
+            chunks = -(-self.batch // self.samples)
+            rows = tf.pad(rows, [[0, chunks * self.samples - self.batch], [0, 0]])          # samples repeated count nothing
+            product = tf.while_loop(lambda i, _: i < chunks, lambda i, total: (i + 1, total + pull(
+                *self._chunk(i, (x, matrices)), rows[i * self.samples:(i + 1) * self.samples])),
+                                    (0, tf.zeros([self.shape[1]], u.dtype)))[1]
+        return self._with_penalties(penalties, product, u[n:])
+
+    def _trace_push(self, operator, v):
+        """J v for v (p,)."""
+        x, matrices, penalties = operator
+        values = self.derivatives._values()
+        shares = tf.split(v, [math.prod(shape) for shape in self.shapes])
+        tangents = [tf.cast(tf.reshape(share, value.shape), value.dtype) for share, value in zip(shares, values)]
+
+        def push(x, matrices):
+            product = tf.cast((self._double_backward if self.way == "double backward" else self._forward_mode)(x, values, tangents),
+                              v.dtype)
+            return tf.einsum("bdc,bc->bd", tf.cast(matrices[0], v.dtype), product) if matrices else product
+        product = tf.reshape(self._joined(push, x, matrices), [-1])
+        return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])], axis=0) if penalties else product
+
+    def _forward_mode(self, x, values, tangents):
+        with tf.autodiff.ForwardAccumulator(values, tangents) as accumulator:
+            value = self._function(x)
+        return accumulator.jvp(value, tf.UnconnectedGradients.ZERO)
+
+    def _double_backward(self, x, values, tangents):
+        with tf.GradientTape(watch_accessed_variables=False) as outer:
+            with tf.GradientTape() as tape:
+                value = self._function(x)
+            w = tf.zeros_like(value)                                    # Jᵀw is linear in w: any w will do
+            outer.watch(w)
+            gradients = tape.gradient(value, values, w, tf.UnconnectedGradients.ZERO)
+            projection = tf.add_n([tf.cast(tf.reduce_sum(gradient * tangent), value.dtype)
+                                   for gradient, tangent in zip(gradients, tangents)])
+        return outer.gradient(projection, w, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    # ------------------------------------------------------------------------------------------- the recurrence
+
+    def begin(self, gradient, steps):
+        """‖g‖ and the state of the recurrence before the first of k steps, see `_trace_steps`."""
+        p, dtype = self.shape[1], gradient.dtype
+        norm, zero = _norm(gradient), tf.zeros((), dtype)
+        return norm, (tf.constant(0), tf.constant(False), tf.math.divide_no_nan(gradient, norm), zero, tf.zeros([p], dtype), zero,
+                      tf.zeros([steps, min(len(gradient), p)], dtype), tf.zeros([steps], dtype), tf.zeros([steps], dtype))
+
+    def _trace_steps(self, operator, state, until):
+        """The state after `until` steps in all, fewer where the Krylov space is exhausted.
+
+        It consists of the number of steps taken, whether the space is exhausted, the last u, β and v, the largest α or β,
+        the vectors kept (k, min(n, p)) with zeros where steps are still to come, and all α and β (k,).
+        """
+        of_rows = state[2].shape[0] <= state[4].shape[0]
+
+        def step(i, _, u, beta, v, largest, kept, alphas, betas):
+            tiny = EXHAUSTED * np.finfo(u.dtype.as_numpy_dtype).eps
+            w = self._trace_pull(operator, u) - beta * v
+            w = w if of_rows else _orthogonal(w, kept)
+            alpha = _norm(w)
+            ended = alpha <= tiny * largest                             # by the step before, which nothing below changes
+            next_v = tf.math.divide_no_nan(w, alpha)
+            kept = tf.tensor_scatter_nd_update(kept, [[i]], tf.where(ended, tf.zeros_like(kept[0]), u if of_rows else next_v)[None])
+            next_u = self._trace_push(operator, next_v) - alpha * u
+            next_u = _orthogonal(next_u, kept) if of_rows else next_u
+            next_beta = _norm(next_u)
+            largest = tf.maximum(largest, tf.maximum(alpha, next_beta))
+            exhausted = next_beta <= tiny * largest
+            next_beta = tf.where(exhausted, tf.zeros_like(beta), next_beta)
+            next_u = tf.math.divide_no_nan(next_u, next_beta)
+            alphas = tf.tensor_scatter_nd_update(alphas, [[i]], [alpha])
+            betas = tf.tensor_scatter_nd_update(betas, [[i]], [next_beta])
+            return (tf.where(ended, i, i + 1), ended | exhausted, tf.where(ended, u, next_u), tf.where(ended, beta, next_beta),
+                    tf.where(ended, v, next_v), largest, kept, alphas, betas)
+        return tf.while_loop(lambda i, exhausted, *_: (i < until) & ~exhausted, step, state, parallel_iterations=1)
+
+    def finish(self, operator, state, by_u, last, by_v):
+        """J^κ g (p,) from the coefficients of `bidiagonal_power`, those of steps not taken being 0; last = by_u[k] β_{k+1}."""
+        _, _, u, _, v, _, kept, _, _ = state
+        if len(u) > len(v):
+            return tf.linalg.matvec(kept, by_v, transpose_a=True)
+        return self._pull_all(operator, tf.linalg.matvec(kept, by_u, transpose_a=True)) + last * v
+
+    def _pull_all(self, operator, u):
+        """Jᵀu with the rows of penalties, by the compiled function that knows none."""
+        x, matrices, penalties = operator
+        n = self.shape[0]
+        return self._with_penalties(penalties, self.pull((x, matrices, []), u[:n]), u[n:])
+
+    @staticmethod
+    def _with_penalties(penalties, product, u):
+        return tf.tensor_scatter_nd_add(product, penalties[0][:, None], penalties[1] * u) if penalties else product
+
+    def _push_all(self, operator, v):
+        """J v with the rows of penalties, likewise."""
+        x, matrices, penalties = operator
+        product = self.push((x, matrices, []), v)
+        return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])], axis=0) if penalties else product
+
+    def remainder(self, operator, state):
+        """An estimate of tr K without the part that the recurrence has seen: mean of ‖J z‖² or ‖Jᵀz‖², signs z of that side.
+
+        Source: Meyer, Musco, Musco and Woodruff, Hutch++, SIAM Symposium on Simplicity in Algorithms 2021.
+        """
+        _, exhausted, u, _, v, _, kept, _, _ = state
+        if exhausted and len(u) <= len(v):                              # by α: then u belongs to what has been seen
+            kept = tf.concat([kept, u[None]], axis=0)
+        product, total = self._pull_all if len(u) <= len(v) else self._push_all, 0.0
+        for probe in range(_PROBES):
+            signs = 2 * tf.random.stateless_uniform(kept.shape[1:], (22, probe), 0, 2, tf.int32) - 1
+            total += float(_norm(product(operator, _orthogonal(tf.cast(signs, kept.dtype), kept))))**2 / _PROBES
+        return total
+
+
+class KrylovJacobian:
+    """J of a batch by its products alone.
+
+    Args:
+        products: Products.
+        operator: what they take J from.
+        dtype: float32 or float64: the precision of all that follows.
+
+    Attributes:
+        shape: (n, p).
+    """
+
+    def __init__(self, products, operator, dtype):
+        self.products, self.operator, self.dtype, self.shape = products, operator, dtype, products.shape
+
+    def pullback(self, u):
+        """Jᵀu for u of shape (n,): a list of float64 arrays, shaped like the weights and in their order."""
+        return unflatten(np.asarray(self.products.pull(self.operator, tf.cast(u, self.dtype)), np.float64), self.products.shapes)
+
+    def row_squares(self):
+        """Σ_j J_rj² of each row, about: the mean of (J v)² over a few random v; float64 (n,)."""
+        random = np.random.default_rng(0)
+        return np.mean([self.push(random.standard_normal(self.shape[1]))**2 for _ in range(_PROBES_OF_ROWS)], axis=0)
+
+    def push(self, v):
+        """J v, float64 (n,), for v of shape (p,)."""
+        return np.asarray(self.products.push(self.operator, tf.cast(v, self.dtype)), np.float64)
+
+
+def krylov_space(jacobian, gradient, *settings):
+    """The `KrylovSpace` of a KrylovJacobian, or of a PenalizedJacobian of one."""
+    if isinstance(jacobian, PenalizedJacobian):
+        return KrylovSpace(jacobian.jacobian, gradient, *settings, jacobian.columns, jacobian.scales)
+    return KrylovSpace(jacobian, gradient, *settings)
+
+
+class KrylovSpace:
+    """What some steps of the recurrence from g find of J: its powers times g, for any damping.
+
+    Args:
+        jacobian: KrylovJacobian.
+        gradient: g, (n,) or with the entries of further rows behind them.
+        steps: k ≥ 1; the number of rows or columns of J, with which the result is exact, if that is smaller.
+        tolerance: ≥ 0; no more steps are taken after one, of each eight, that changes J^κ g by less than this, relative to its
+            norm (without damping).
+        kappa, truncation, spectral_filter: κ, τ and f as in `hig.powers.operator_power`.
+        columns, scales: arrays (q,), those of a `hig.jacobian.PenalizedJacobian`, or None.
+    """
+
+    def __init__(self, jacobian, gradient, steps, tolerance, kappa, truncation, spectral_filter=None, columns=None, scales=None):
+        self.products, self.settings = jacobian.products, (kappa, truncation)
+        self.filter = spectral_filter
+        gradient = tf.cast(gradient, jacobian.dtype)
+        self.sides = len(gradient), jacobian.shape[1]
+        penalties = [] if columns is None else [tf.constant(columns, tf.int32), tf.constant(scales, jacobian.dtype)]
+        self.operator = (*jacobian.operator[:2], penalties)
+        norm, self.state = self.products.begin(gradient, min(steps, *self.sides))
+        self.norm, steps = float(norm), len(self.state[7])
+        for until in (*range(_PIECE, steps, _PIECE), steps) if tolerance else (steps,):
+            self.state = self.products.go_on(self.operator, self.state, tf.constant(until))
+            self._read_state()
+            if self.exhausted or not self.finite or self._small_part(0.0)[2].change <= tolerance:
+                break
+
+    def _read_state(self):
+        """α_1 … α_k and β_2 … β_{k+1} of the k steps taken, float64, and whether the space is exhausted."""
+        taken, exhausted, *_, alphas, betas = self.state
+        self.alphas, self.betas = (np.asarray(numbers, np.float64)[:int(taken)] for numbers in (alphas, betas))
+        self.exhausted, self.finite = bool(exhausted), bool(np.isfinite([self.norm, *self.alphas, *self.betas]).all())
+
+    def _small_part(self, mu):
+        return bidiagonal_power(self.alphas, self.betas, self.norm, self.exhausted, *self.settings, mu, self.filter)
+
+    def power(self, damping=0.0):
+        """J^κ g.
+
+        Args:
+            damping: μ in units of the mean eigenvalue of the smaller of K and JᵀJ.
+
+        Returns:
+            (direction, spectrum): a tensor (p,) of J's dtype, and the `hig.powers.KrylovSpectrum`. Both are full of
+            not-a-number where g or J is.
+        """
+        dtype, p = self.state[6].dtype, self.sides[1]
+        if not self.finite:
+            return tf.fill([p], tf.constant(np.nan, dtype)), KrylovSpectrum(0, np.nan, np.nan, len(self.alphas), np.nan)
+        if not len(self.alphas):
+            return tf.zeros([p], dtype), KrylovSpectrum(0, 0.0, 0.0, 0, 0.0)
+        by_u, by_v, spectrum = self._small_part(damping * self._trace() / min(self.sides) if damping else 0.0)
+        missing = (0, len(self.state[7]) - len(self.alphas))
+        numbers = np.pad(by_u[:-1], missing), by_u[-1] * self.betas[-1], np.pad(by_v, missing)
+        return self.products.finish(self.operator, self.state, *(tf.constant(number, dtype) for number in numbers)), spectrum
+
+    def _trace(self):
+        """tr K: what the recurrence has seen of it exactly, the rest from random vectors; exact where k is all of it."""
+        betas = self.betas if self.sides[0] > self.sides[1] or self.exhausted else self.betas[:-1]
+        return np.sum(self.alphas**2) + np.sum(betas**2) + self.products.remainder(self.operator, self.state)
+
+
+def _norm(vector):
+    """‖v‖ in the dtype of v; the sum in float64, because in float32 that of a million numbers would lose three digits."""
+    return tf.cast(tf.sqrt(tf.reduce_sum(tf.cast(vector, tf.float64)**2)), vector.dtype)
+
+
+def _orthogonal(vector, others):
+    """A vector without its components along orthonormal or zero others (k, …), taken off twice: once leaves rounding errors."""
+    for _ in range(2):
+        vector = vector - tf.linalg.matvec(others, tf.linalg.matvec(others, vector), transpose_a=True)
+    return vector

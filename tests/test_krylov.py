@@ -1,0 +1,256 @@
+"""hig.krylov: updates from products with J and Jᵀ, held to the singular value decomposition of the whole batch's Jacobian."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hig
+from hig import krylov
+from tests.networks import (ETA, TOLERANCE, Case, Physics, assert_same_step, derivatives, float64, hig_model,  # noqa: F401
+                            moved, one_step, rows, simulator, stack, targets, truncation_in_a_gap)
+from tests.reference import flat, jacobian_by_rows, power_by_svd
+from tests.test_networks import ELSEWHERE
+from tests.test_networks_layers import FROZEN, LAYERS, OUTSIDE
+from tests.test_networks_physics import LOSSES, SIMULATORS, STRUCTURES
+
+ALL = 10**6                 # steps: as many as there are
+
+TABLE = {**{build.__name__: build for build in ELSEWHERE}, **LAYERS, **FROZEN, **OUTSIDE, **STRUCTURES,
+         **{name: lambda name=name: Case(stack(4, 2), SIMULATORS[name]) for name in SIMULATORS},
+         **{name: lambda options=options: Case(stack(4, 2), **options) for name, options in LOSSES.items()}}
+COMPILED = {"dense": lambda: Case(stack(7, 5, 2)),
+            "more rows than weights": lambda: Case(stack(2), lambda x, u: tf.concat([u, u**2, tf.sin(u), x * u[:, :1]], axis=1)),
+            "a weight in the simulator": lambda: Case(stack(4, 2), Physics(lambda self, x, u: u * self.mass + x[:, :2], mass=1.5)),
+            "coupled samples": lambda: Case(stack(4, 2), lambda x, u: u - tf.reduce_mean(u, axis=0))}
+
+
+def hold_krylov_to_the_svd(case, **compile_options):
+    """One update for κ = −1/2 and for κ = 1, without penalties, is that of the explicit J, with all steps."""
+    model = hig_model(case)
+    y = targets(case, model)
+    before = flat([weight.numpy() for weight in model.trainable_variables])
+    jacobian, gradient, _ = derivatives(case, model, case.x, y)
+    truncation = truncation_in_a_gap(jacobian)
+    optimizer = hig.JacobianPower(ETA, -0.5, truncation, krylov=ALL, krylov_tolerance=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                                 # of what cannot be compiled
+        model.compile(optimizer, case.loss, **{**case.compile, **compile_options})
+        half_inverse = one_step(case, model, y)
+        assert_same_step(half_inverse, moved(model, power_by_svd(jacobian, -0.5, truncation) @ gradient), before, TOLERANCE)
+        optimizer.kappa, optimizer.truncation = 1.0, 0.0
+        assert_same_step(one_step(case, model, y), moved(model, jacobian.T @ gradient), before, TOLERANCE)
+    assert model.route.startswith("krylov, ")
+    return model
+
+
+
+@pytest.mark.parametrize("build", TABLE.values(), ids=TABLE)
+def test_all_steps_are_the_exact_update(build, float64):  # noqa: F811
+    """The tables of networks and simulators, operation by operation, which spares compiling each of them."""
+    hold_krylov_to_the_svd(build(), run_eagerly=True)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_updates(name, float64):  # noqa: F811
+    """The ways of taking products, of both sides, as they run in practice."""
+    model = hold_krylov_to_the_svd(COMPILED[name]())
+    assert model.route == {"dense": "krylov, through the network",
+                           "more rows than weights": "krylov, through the network",
+                           "a weight in the simulator": "krylov, forward mode", "coupled samples": "krylov, forward mode"}[name]
+
+
+def products_of(case, way, chunk=None):
+    """The `Products` of a case by one way, its batch, and J and g by rows."""
+    model = hig_model(case)
+    y = targets(case, model)
+    model.compile(hig.HIG(ETA, 1e-6, krylov=3), case.loss, run_eagerly=True)
+    x, y_tensor = tf.nest.map_structure(tf.constant, (case.x, y))
+    jacobian, gradient, _ = derivatives(case, model, case.x, y)
+    return krylov.Products(model.derivatives_for(x, y_tensor, None), way, chunk), (x, y_tensor, None), jacobian, gradient
+
+
+@pytest.mark.parametrize("way", ["through the network", "forward mode", "double backward"])
+def test_products_are_those_of_the_matrix(way, float64):  # noqa: F811
+    """Each way, in one pass and in chunks that divide the five samples or do not."""
+    rng = np.random.default_rng(0)
+    for chunk in (None, 1, 2, 9):
+        products, batch, J, g = products_of(Case(stack(4, 2)), way, chunk)
+        _, _, gradient, jacobian = products.linearise(*batch)
+        u, v = rng.standard_normal(len(J)), rng.standard_normal(J.shape[1])
+        np.testing.assert_allclose(gradient, g, rtol=1e-12)
+        np.testing.assert_allclose(flat(jacobian.pullback(u)), J.T @ u, rtol=1e-10)
+        np.testing.assert_allclose(jacobian.push(v), J @ v, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("units", [(7, 2), (2,)], ids=["n < p", "n > p"])
+def test_the_recurrence_is_that_of_numpy(units, float64):  # noqa: F811
+    """Step by step, and with further rows of one entry each, as penalties give; μ in units of the mean eigenvalue."""
+    products, batch, J, g = products_of(
+        Case(stack(*units), lambda x, u: tf.concat([u, u**2, tf.sin(3 * u), x * u[:, :1]], axis=1)), "through the network")
+    _, _, gradient, jacobian = products.linearise(*batch)
+    columns, scales = np.array([1, 4]), np.array([0.5, 2.0])
+    more = np.zeros((2, J.shape[1]))
+    more[[0, 1], columns] = scales
+    for full, right, options in ((J, g, {}), (np.vstack([J, more]), np.append(g, [0.3, -1.0]), {"columns": columns, "scales": scales})):
+        mean = np.sum(full**2) / min(full.shape)
+        for steps in (1, 2, 6, ALL):
+            for kappa in (1.0, -0.5, -1.0):
+                space = krylov.KrylovSpace(jacobian, right, steps, 0.0, kappa, 1e-7, **options)
+                for damping in (0.0, 0.3) if steps == ALL else (0.0,):  # the trace, and with it μ, is else an estimate
+                    direction, spectrum = space.power(damping)
+                    expected, same = hig.powers.operator_power(full, right, kappa, 1e-7, damping * mean, steps)
+                    assert np.linalg.norm(direction - expected) < 1e-8 * np.linalg.norm(expected)
+                    np.testing.assert_allclose(spectrum[:3], same[:3], rtol=1e-7)
+                    # where the space ends, rounding may take one step more
+                    assert spectrum.steps == same.steps or steps == ALL and abs(spectrum.steps - same.steps) == 1
+
+
+def test_the_trace_that_scales_the_damping(float64):  # noqa: F811
+    """‖J‖² is exact with all steps; with two steps, which have seen most of it, to a quarter."""
+    products, batch, J, g = products_of(Case(stack(7, 2)), "through the network")
+    _, _, gradient, jacobian = products.linearise(*batch)
+    exact, few = (krylov.KrylovSpace(jacobian, gradient, steps, 0.0, -1.0, 0.0)._trace() for steps in (ALL, 2))
+    assert exact == pytest.approx(np.sum(J**2), rel=1e-10) and few == pytest.approx(np.sum(J**2), rel=0.25) and few != exact
+
+
+def test_200_steps_in_single_precision_stay_orthogonal():
+    """A wide spectrum, so that without orthogonalisation the vectors would return: the negative control."""
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential([keras.Input((8,)), keras.layers.Dense(64, "tanh"), keras.layers.Dense(8)])
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    model = hig.PhysicsModel(network, lambda x, u: u * np.geomspace(1, 1e-3, 8, dtype="float32"))
+    model.compile(hig.HIG(1.0, 1e-6, krylov=200, krylov_tolerance=0), "mse", jit_compile=False)
+    x, y = tf.constant(x), tf.zeros((64, 8))
+    products = krylov.Products(model.derivatives_for(x, y, None), "forward mode", None)
+    _, _, gradient, jacobian = products.linearise(x, y, None)
+    kept = krylov.KrylovSpace(jacobian, gradient, 200, 0.0, -0.5, 1e-6).state[6].numpy()
+    assert kept.shape == (200, 512) and kept.dtype == np.float32
+    assert np.abs(kept @ kept.T - np.eye(200)).max() < 1e-5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(krylov, "_orthogonal", lambda vector, others: vector)
+        products = krylov.Products(products.derivatives, "forward mode", None)
+        _, _, gradient, jacobian = products.linearise(x, y, None)
+        kept = krylov.KrylovSpace(jacobian, gradient, 200, 0.0, -0.5, 1e-6).state[6].numpy()
+        assert np.abs(kept @ kept.T - np.eye(200)).max() > 0.1
+
+
+def users_model(optimizer, **options):
+    """README's problem in small: the second of two controls is weak."""
+    keras.utils.set_random_seed(1)
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(10, "tanh"), keras.layers.Dense(2)])
+    model = hig.PhysicsModel(network, lambda x, u: x + u * [1.0, 0.1])
+    model.compile(optimizer, "mse", **{"jit_compile": False, **options})
+    start = np.random.default_rng(0).uniform(-1, 1, (64, 2)).astype("float32")
+    return model, start, 0.5 * start[:, ::-1] ** 2
+
+
+def test_few_steps_train_and_are_logged():
+    model, x, y = users_model(hig.HIG(1.0, 1e-5, krylov=12))
+    history = model.fit(x, y, batch_size=32, epochs=20, verbose=0).history
+    assert {"rank", "sigma_max", "sigma_min", "krylov_steps", "krylov_change"} < set(history)
+    assert history["krylov_steps"][0] == 12 and 0 < history["krylov_change"][0] < 1
+    exact, x, y = users_model(hig.HIG(1.0, 1e-5))
+    spectrum = exact.fit(x, y, batch_size=32, epochs=20, verbose=0).history
+    assert history["sigma_max"][0] == pytest.approx(spectrum["sigma_max"][0], rel=1e-2)     # after two updates
+    assert history["loss"][-1] < 1.5 * spectrum["loss"][-1] < 0.1 * history["loss"][0]
+
+
+def test_more_steps_than_a_tolerance_asks_for_are_not_taken():
+    model, x, y = users_model(hig.HIG(1.0, 1e-5, krylov=40, krylov_tolerance=0.5))
+    history = model.fit(x, y, batch_size=32, epochs=1, verbose=0).history
+    assert history["krylov_steps"][0] == 8 and history["krylov_change"][0] <= 0.5
+
+
+@pytest.mark.parametrize("optimizer", [
+    lambda krylov: hig.HIG(1.0, 1e-3, adaptive=True, krylov=krylov, krylov_tolerance=0),
+    lambda krylov: hig.GaussNewton(0.5, 1e-2, damping=1e-2, krylov=krylov, krylov_tolerance=0),
+    lambda krylov: hig.JacobianPower(0.5, 0.2, 1e-3, krylov=krylov, krylov_tolerance=0),
+    lambda krylov: hig.LevenbergMarquardt(krylov=krylov, krylov_tolerance=0),
+    lambda krylov: hig.HIG(1.0, 0.0, spectral_filter=lambda s: s**2 / (s**2 + 1e-6), krylov=krylov, krylov_tolerance=0)],
+    ids=["HIG adaptive", "Gauss-Newton damped", "κ = 0.2", "Levenberg-Marquardt", "filter"])
+def test_all_steps_train_like_the_exact_method(optimizer, float64):  # noqa: F811
+    """Five updates with sample weights: control, damping and logs included."""
+    histories = []
+    for steps in (None, ALL):
+        model, x, y = users_model(optimizer(steps))
+        x, y = x.astype(float), y.astype(float)
+        histories.append(model.fit(x, y, sample_weight=np.linspace(0.5, 1.5, 64), batch_size=16, epochs=2, verbose=0).history)
+    for name, values in histories[0].items():
+        # the conditioning of Jacobians of a small network over eight updates
+        np.testing.assert_allclose(histories[1][name], values, rtol=1e-5, err_msg=name)
+    assert {"krylov_steps", "krylov_change"} == set(histories[1]) - set(histories[0])
+
+
+def test_single_precision_and_mixed():
+    """J^κ g to a few thousandths in float32, where K would be formed in float64; bfloat16 runs."""
+    case = Case(stack(7, 5, 2), compile={"jit_compile": False})
+    model = hig_model(case)
+    y = targets(case, model)
+    before = flat([weight.numpy() for weight in model.trainable_variables])
+    jacobian, gradient, _ = derivatives(case, model, case.x, y)
+    model.compile(hig.HIG(ETA, 1e-3, krylov=ALL), case.loss)
+    assert_same_step(one_step(case, model, y), moved(model, power_by_svd(jacobian, -0.5, 1e-3) @ gradient), before, 5e-3)
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, "tanh", dtype="mixed_bfloat16"),
+                                keras.layers.Dense(2, dtype="mixed_bfloat16")])
+    model = hig.PhysicsModel(network, lambda x, u: u)
+    model.compile(hig.HIG(0.1, 1e-2, krylov=4), "mse", jit_compile=False)
+    x = np.random.default_rng(0).normal(size=(8, 2)).astype("float32")
+    losses = model.fit(x, x, batch_size=8, epochs=10, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_a_gradient_that_is_not_finite_shows_in_the_loss():
+    model, x, y = users_model(hig.HIG(1.0, 1e-5, krylov=4))
+    model.fit(x, y, batch_size=32, epochs=1, verbose=0)
+    y[3] = np.nan
+    history = model.fit(x, y, batch_size=64, epochs=1, verbose=0).history
+    assert np.isnan(history["loss"][0]) and np.isnan(history["sigma_max"][0])
+    assert all(np.isnan(weight).all() for weight in model.get_weights())
+
+
+def test_an_outcome_that_fits_already_moves_nothing():
+    """g = 0, and with it the whole Krylov space."""
+    model, x, _ = users_model(hig.HIG(1.0, 1e-5, krylov=4))
+    before = model.get_weights()
+    y = model.predict(x, batch_size=64, verbose=0)["outcome"]
+    model.fit(x, y, batch_size=64, epochs=1, verbose=0)
+    np.testing.assert_allclose(flat(model.get_weights()), flat(before), atol=1e-6)
+
+
+def test_products_that_do_not_belong_together_are_noticed(monkeypatch):
+    """Negative control: J v a hundredth too long, in forward mode, is not taken."""
+    right = krylov.Products._forward_mode
+    monkeypatch.setattr(krylov.Products, "_forward_mode", lambda *arguments: 1.01 * right(*arguments))
+    model, x, y = users_model(hig.HIG(0.1, 1e-3, krylov=1))
+    with pytest.warns(UserWarning, match="do not belong together"):
+        model.fit(x, y, batch_size=64, epochs=1, verbose=0)
+    assert model.route == "krylov, double backward"
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5])
+def test_steps_out_of_range_are_named(value):
+    with pytest.raises(ValueError, match=f"krylov must be a whole number of at least 1, or None for the exact method, got {value}"):
+        hig.HIG(1.0, 1e-6, krylov=value)
+
+
+def test_the_settings_survive_saving():
+    optimizer = hig.LevenbergMarquardt(krylov=7, krylov_tolerance=0.0)
+    again = hig.LevenbergMarquardt.from_config(optimizer.get_config())
+    assert (again.krylov, again.krylov_tolerance, again.logged) == (7, 0.0, ("krylov_steps", "krylov_change", "damping"))
+    assert hig.HIG.from_config(hig.HIG(1.0, 1e-6).get_config()).krylov is None
+
+
+def test_what_does_not_fit_the_memory_says_what_would():
+    """n = 160,000 rows take 400 GB for K."""
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(400, "tanh"), keras.layers.Dense(400, "tanh"),
+                                keras.layers.Dense(2)])
+    model = hig.PhysicsModel(network, lambda x, u: u)
+    x = np.random.default_rng(0).normal(size=(80_000, 2)).astype("float32")
+    model.compile(hig.HIG(1.0, 1e-5), "mse")
+    with pytest.raises(MemoryError, match="krylov="):
+        model.train_on_batch(x, x)
+    model.compile(hig.HIG(1e-3, 1e-5, krylov=2), "mse")
+    assert np.isfinite(model.train_on_batch(x, x, return_dict=True)["loss"])
