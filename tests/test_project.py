@@ -62,11 +62,6 @@ def test_the_lock_has_every_pin_and_all_that_these_packages_need():
                 assert needed.specifier.contains(lock[canonicalize_name(needed.name)], prereleases=True), (name, needed)
 
 
-def test_what_is_installed_is_what_is_pinned():
-    for name, version in {**pins("requirements.txt"), **pins("tests/requirements.txt")}.items():
-        assert metadata.version(name) == version
-
-
 def test_every_folder_with_code_is_installed(tmp_path):
     """As a wheel: all packages and the pages' style sheet, and no test."""
     for path in (ROOT / "hig", *(ROOT / folder for folder in SYSTEMS.values())):
@@ -93,8 +88,6 @@ def test_another_backend_of_keras_is_one_sentence():
                              env={**os.environ, "KERAS_BACKEND": "numpy"})
     assert re.fullmatch("ImportError: hig needs Keras with its TensorFlow backend, found: .+; set KERAS_BACKEND=tensorflow",
                         process.stderr.splitlines()[-1])
-    for module in ("model", "optimizers", "routes"):                  # whichever is imported first
-        assert "\nfrom hig.backend import keras\n" in (ROOT / "hig" / f"{module}.py").read_text()
 
 
 @pytest.mark.parametrize("script, environment, missing, words", [
@@ -153,19 +146,3 @@ def test_readme_snippets_run(tmp_path):
     error = float(process.stdout.splitlines()[-2].split()[-1])          # of the physics-informed network
     assert error < 0.1                                                  # of exp(−t)
     assert process.stderr.count("UserWarning: The Jacobian takes the route") == 3
-
-
-def test_readme_commands_exist():
-    """Every script and make target that README tells to run is there."""
-    readme = (ROOT / "README.md").read_text()
-    for script in re.findall(r"python ((?:[A-Za-z_]+/)?[A-Za-z_]+\.py)", readme):
-        assert (ROOT / script).is_file(), script
-    targets = re.findall(r"^([.a-z/]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for target in re.findall(r"^make ([.a-z]+)", readme, re.MULTILINE):
-        assert target in targets
-
-
-def test_no_private_tensorflow_or_keras_modules():
-    for path in ROOT.glob("**/*.py"):
-        if ".venv" not in path.parts:
-            assert not re.search(r"^\s*(from|import) (tensorflow\.python|keras\.src)", path.read_text(), re.MULTILINE), path
