@@ -6,9 +6,9 @@ import sys
 try:
     import keras
     _found = keras.config.backend()
-except (ImportError, ValueError) as error:                              # another backend that is not installed, or not known
+except (ImportError, ValueError) as error:  # another backend that is not installed, or not known
     _found = " ".join(str(error).split())
-except (AssertionError, AttributeError, TypeError, OSError):            # a dtype that Keras does not take, for instance
+except (AssertionError, AttributeError, TypeError, OSError):  # a dtype that Keras does not take, for instance
     if sys.flags.optimize > 1:
         raise ImportError("Keras needs its docstrings: leave out -OO and PYTHONOPTIMIZE=2, -O is enough") from None
     _home = os.environ.get("KERAS_HOME", os.path.join(os.path.expanduser("~"), ".keras"))

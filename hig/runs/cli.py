@@ -20,7 +20,8 @@ EXIT_CODES = {"finished": 0, "terminated": 0, "diverged": 3, "failed": 4, "inter
 
 
 class SettingsError(ValueError):
-    """The settings of a run do not fit the experiment or the files found; the message is one sentence for the user."""
+    """The settings of a run do not fit the experiment or the files found; the message is one sentence for the
+    user."""
 
 
 def submit(system, optimizer, description, **settings):
@@ -28,19 +29,21 @@ def submit(system, optimizer, description, **settings):
     standard_streams()
     settings = parse(system, optimizer, description, **settings)
     try:
-        experiment = load(f"{system}.experiment")                    # TensorFlow loads only now, after the checks
+        experiment = load(f"{system}.experiment")  # TensorFlow loads only now, after the checks
         try:
             state = experiment.run(settings)
         except (SettingsError, OSError) as error:
             fail(str(error))
-    except KeyboardInterrupt:                                        # the second Ctrl-C, or one before training
-        print(f"{optimizer}: interrupted; --resume continues after the last epoch saved, if any", file=sys.stderr)
+    except KeyboardInterrupt:  # the second Ctrl-C, or one before training
+        print(f"{optimizer}: interrupted; --resume continues after the last epoch saved, if any",
+              file=sys.stderr)
         sys.exit(EXIT_CODES["interrupted"])
     sys.exit(EXIT_CODES[state])
 
 
 def parse(system, optimizer, description, *, seed, max_time, flags=None, arguments=None, **settings):
-    """The settings of a run as an argparse.Namespace; bad input ends the process with exit code 2 before anything is written.
+    """The settings of a run as an argparse.Namespace; bad input ends the process with exit code 2 before
+    anything is written.
 
     Args:
         system: folder of the physical system; its `experiment.run(settings)` does the training.
@@ -49,7 +52,8 @@ def parse(system, optimizer, description, *, seed, max_time, flags=None, argumen
         seed, max_time: int and seconds of training, which the flags of the same names replace.
         flags: function of the argparse parser that adds what only this system has.
         arguments: the command line as a list; that of the process if None.
-        **settings: those of SETTINGS that the optimizer has, again the defaults of flags; None is the same as left out.
+        **settings: those of SETTINGS that the optimizer has, again the defaults of flags; None is the same as
+        left out.
 
     Raises:
         TypeError: a setting is not in SETTINGS.
@@ -62,8 +66,8 @@ def parse(system, optimizer, description, *, seed, max_time, flags=None, argumen
         help=f"seconds of training, compiling included and evaluation excluded (default: {max_time:g})")
     add("--epochs", type=positive_integer, metavar="N", help="stop after N epochs if that is sooner")
     add("--evaluate-every", type=positive_integer, default=1, metavar="N",
-        help="measure the test loss only every N epochs, where that takes long (default: %(default)s); the training loss "
-             "is then the mean over the epoch's batches, each before its update")
+        help="measure the test loss only every N epochs, where that takes long (default: %(default)s); the "
+             "training loss is then the mean over the epoch's batches, each before its update")
     add("--seed", type=_seed, default=seed, help=f"of data and initial weights (default: {seed})")
     for name, (kind, symbol, text) in SETTINGS.items():
         if settings.get(name) is not None:
@@ -72,7 +76,8 @@ def parse(system, optimizer, description, *, seed, max_time, flags=None, argumen
     add("--output", type=Path, metavar="DIR", help=f"folder of the results (default: {system})")
     add("--resume", action="store_true", help="continue the interrupted run in that folder")
     add("--load-weights", type=_weights_file, metavar="FILE", help="start from these weights (*.weights.h5)")
-    add("--save-weights", type=_weights_file, metavar="FILE", help="write the network's weights there (*.weights.h5)")
+    add("--save-weights", type=_weights_file, metavar="FILE",
+        help="write the network's weights there (*.weights.h5)")
     add("--quiet", action="store_true", help="print nothing but errors")
     if flags is not None:
         flags(parser)
@@ -92,7 +97,8 @@ def parse(system, optimizer, description, *, seed, max_time, flags=None, argumen
     return options
 
 
-EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live", "submitit": "cluster"}      # module: which extra of hig installs it
+# module: which extra of hig installs it
+EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live", "submitit": "cluster"}
 
 
 def load_keras():
@@ -110,7 +116,8 @@ def load_keras():
 
 
 def load(module):
-    """A module of a system that needs TensorFlow, by its name; what it lacks ends the process with a sentence."""
+    """A module of a system that needs TensorFlow, by its name; what it lacks ends the process with a
+    sentence."""
     keras = load_keras()
     if keras.config.floatx() != "float32":
         fail(f"the experiments compute in float32, but Keras' default is {keras.config.floatx()}: "
@@ -129,8 +136,8 @@ def load(module):
 def silent_start():
     """Holds back what TensorFlow's C++ logs while it is imported (a dozen lines, no way to switch them off).
 
-    If the import fails, they are shown. A log level set by the user is respected; 3, errors only, is ours, which
-    processes started from here inherit.
+    If the import fails, they are shown. A log level set by the user is respected; 3, errors only, is ours,
+    which processes started from here inherit.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield
@@ -164,16 +171,17 @@ def fail(sentence):
 
 
 def make_parser(description):
-    """An argparse parser that shows the description as it is and answers bad flags with one sentence, exit code 2."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    """An argparse parser that shows the description as it is and answers bad flags with one sentence, exit
+    code 2."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: fail(f"{message} (--help lists the flags)")
     return parser
 
 
 def default_output(system):
-    """Folder of the results if the user names none: the system's in this checkout; in the working directory where hig
-    is installed without its source."""
+    """Folder of the results if the user names none: the system's in this checkout; in the working directory
+    where hig is installed without its source."""
     root = Path(__file__).resolve().parents[2]
     return (root if (root / "pyproject.toml").is_file() else Path.cwd()) / system
 
@@ -193,7 +201,8 @@ def check_writable(folder):
 
 @contextmanager
 def writing_to(folder):
-    """Makes one sentence of what goes wrong in writing to a folder: no space, no permission, a curve too long.
+    """Makes one sentence of what goes wrong in writing to a folder: no space, no permission, a curve too
+    long.
 
     Raises:
         OSError: with that sentence.
@@ -202,7 +211,8 @@ def writing_to(folder):
         yield
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OSError(f"cannot write to the folder {folder}: {reason}; what was saved before is intact") from error
+        raise OSError(f"cannot write to the folder {folder}: {reason}; "
+                      "what was saved before is intact") from error
 
 
 def number(text, kind, allowed, wanted):
@@ -251,8 +261,10 @@ def _weights_file(text):
 
 
 def hidden_flag(parser, default):
-    """Adds --hidden to an argparse parser; settings.hidden stays None without it, for networks of the published widths."""
-    parser.add_argument("--hidden", type=lambda text: tuple(map(positive_integer, text.split(","))), metavar="WIDTHS",
+    """Adds --hidden to an argparse parser; settings.hidden stays None without it, for networks of the
+    published widths."""
+    parser.add_argument("--hidden", metavar="WIDTHS",
+                        type=lambda text: tuple(map(positive_integer, text.split(","))),
                         help=f"neurons of the hidden layers (default: {','.join(map(str, default))})")
 
 

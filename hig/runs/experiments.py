@@ -1,10 +1,12 @@
-"""What the experiments share: an optimizer by its name, batches and losses of a fixed data set, settings, one run of it all.
+"""What the experiments share: an optimizer by its name, batches and losses of a fixed data set, settings, one
+run of it all.
 
 An experiment of a system states its constants, its data, its loss and its model, and ends in
 
     def run(settings):
         train_data, test_data = draw_data(settings.seed)
-        return train_on_fixed_data(settings, "NLO", build_model(settings.seed), loss, train_data, test_data, CONSTANTS)
+        return train_on_fixed_data(settings, "NLO", build_model(settings.seed), loss, train_data, test_data,
+        CONSTANTS)
 """
 
 import math
@@ -19,15 +21,18 @@ from hig.runs.cli import SettingsError
 from hig.runs.lbfgs import ByLBFGS
 from hig.runs.training import train
 
-OWN = ("HIG", "GN", "Power", "HIG_adaptive", "GN_adaptive", "Power_adaptive", "LM", "HIG_Krylov", "HIG_Krylov_adaptive")     # names of this project's optimizers
+# names of this project's optimizers
+OWN = ("HIG", "GN", "Power", "HIG_adaptive", "GN_adaptive", "Power_adaptive", "LM", "HIG_Krylov", "HIG_Krylov_adaptive")
 
 
 def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, constants, *, measure=None, label=None,
                         optimizer=None, validation_data=None, shuffle=False):
-    """Compiles and trains a model on a data set drawn once; an epoch is one pass over it, in its order or shuffled.
+    """Compiles and trains a model on a data set drawn once; an epoch is one pass over it, in its order or
+    shuffled.
 
     Args:
-        settings: as `hig.runs.cli.parse` returns them; "LBFGS" has the whole set as its batch, see `hig.runs.lbfgs`.
+        settings: as `hig.runs.cli.parse` returns them; "LBFGS" has the whole set as its batch, see
+            `hig.runs.lbfgs`.
         prefix: of the file names, "NLO" for instance.
         model: PhysicsModel, not compiled.
         loss: function of (y* (B, …), y (B, …)) → loss of each sample, (B,).
@@ -37,9 +42,10 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
             `mean_losses` if None.
         label: see `hig.runs.training.train`.
         optimizer: of Keras; the one that the settings name if None.
-        validation_data: (x, y*) for a further curve, "validation_loss", by which settings are chosen; or None.
-        shuffle: whether each epoch takes the samples in an order of its own and drops the last incomplete batch,
-            see `shuffled_batches`.
+        validation_data: (x, y*) for a further curve, "validation_loss", by which settings are chosen; or
+            None.
+        shuffle: whether each epoch takes the samples in an order of its own and drops the last incomplete
+            batch, see `shuffled_batches`.
 
     Returns:
         how the run ended, see `hig.runs.training.train`.
@@ -68,16 +74,17 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
 def train_on_fresh_data(settings, prefix, compiled, batches, measure, constants, *, callbacks=lambda sim_par: []):
     """Trains a model of which every update gets samples of its own; an epoch is one update.
 
-    An optimizer called "Adam_then_HIG", for instance, is HIG after `settings.pretrain_time` seconds of Adam with
-    `settings.pretrain_learning_rate`.
+    An optimizer called "Adam_then_HIG", for instance, is HIG after `settings.pretrain_time` seconds of Adam
+    with `settings.pretrain_learning_rate`.
 
     Args:
         settings: as `hig.runs.cli.parse` returns them.
         prefix: of the file names, "POISSON" for instance.
-        compiled: function of a Keras optimizer → PhysicsModel compiled with it; all of them share one network.
+        compiled: function of a Keras optimizer → PhysicsModel compiled with it; all of them share one
+            network.
         batches: function of the number of updates done → tf.data.Dataset of (x, y*), without end.
-        measure: function of the compiled model → the `evaluate` of `hig.runs.training.train`, with a method `snapshot`
-            as there.
+        measure: function of the compiled model → the `evaluate` of `hig.runs.training.train`, with a method
+            `snapshot` as there.
         constants: dict of builtins, what the system is besides the settings; it goes into `sim_par`.
         callbacks: function of `sim_par` → list of further Keras callbacks.
 
@@ -103,10 +110,12 @@ def train_on_fresh_data(settings, prefix, compiled, batches, measure, constants,
 
 
 def sometimes(evaluate, every):
-    """The `evaluate` of `hig.runs.training.train` that asks the one given in epochs 0, `every`, 2 · `every` … alone.
+    """The `evaluate` of `hig.runs.training.train` that asks the one given in epochs 0, `every`, 2 · `every` …
+    alone.
 
-    Between them all but the training loss is NaN. That is known without asking: Keras' mean over the epoch's batches, each
-    before its update (L-BFGS': the whole set after it). It is taken in all epochs but 0, so that no curve mixes two kinds.
+    Between them all but the training loss is NaN. That is known without asking: Keras' mean over the epoch's
+    batches, each before its update (L-BFGS': the whole set after it). It is taken in all epochs but 0, so
+    that no curve mixes two kinds.
     """
     def evaluate_or_not(epoch, logs):
         measured = {} if epoch % every else evaluate(epoch, logs)
@@ -118,10 +127,10 @@ def common_settings(settings):
     """The part of `sim_par` that every run has: dict of builtins."""
     common = {key: getattr(settings, key)
               for key in ("optimizer", "seed", "batch_size", "learning_rate", "truncation", "max_time", "epochs")}
-    for key in ("damping", "krylov", "memory", "kappa"):                                  # of the optimizers that have them
+    for key in ("damping", "krylov", "memory", "kappa"):  # of the optimizers that have them
         if getattr(settings, key, None) is not None:
             common[key] = getattr(settings, key)
-    if getattr(settings, "hidden", None):                               # only where it is not the published one
+    if getattr(settings, "hidden", None):  # only where it is not the published one
         common["hidden"] = ",".join(map(str, settings.hidden))
     return common
 
@@ -129,9 +138,10 @@ def common_settings(settings):
 def make_optimizer(settings):
     """The Keras optimizer that `settings.optimizer` names.
 
-    "HIG", "HIG_Krylov" (with `settings.krylov`), "GN" or "Power" (with `settings.kappa`), each also with controlled steps
-    ("HIG_adaptive"); "LM" (with `settings.damping`); or a class of keras.optimizers like "Adam". Muon is without weight decay, as the others are,
-    and leaves the output layer to its own Adam, as its authors recommend.
+    "HIG", "HIG_Krylov" (with `settings.krylov`), "GN" or "Power" (with `settings.kappa`), each also with
+    controlled steps ("HIG_adaptive"); "LM" (with `settings.damping`); or a class of keras.optimizers like
+    "Adam". Muon is without weight decay, as the others are, and leaves the output layer to its own Adam, as
+    its authors recommend.
 
     Raises:
         SettingsError: there is no such optimizer, or the submit script states too little for it.
@@ -164,7 +174,8 @@ def make_optimizer(settings):
 
 
 class Muon(keras.optimizers.Muon):
-    """Keras' Muon, which in Keras 3.12 fails with TensorFlow: its update wants Keras' variable and is handed TensorFlow's."""
+    """Keras' Muon, which in Keras 3.12 fails with TensorFlow: its update wants Keras' variable and is handed
+    TensorFlow's."""
 
     def build(self, variables):
         """Remembers which is which."""
@@ -194,13 +205,14 @@ def fixed_batches(data, batch_size):
         raise SettingsError(f"the batch size must divide the {rows} training samples, but is {batch_size}")
     batched = tuple(array.reshape(-1, batch_size, *array.shape[1:]) for array in data)
     dataset = tf.data.Dataset.from_tensor_slices(batched).cache().repeat().prefetch(2)
-    return lambda epochs_done: dataset, rows // batch_size            # every epoch begins with the first sample
+    return lambda epochs_done: dataset, rows // batch_size  # every epoch begins with the first sample
 
 
 def shuffled_batches(data, batch_size, seed):
     """Mini-batches of a fixed data set in an order that is another one in each epoch.
 
-    The order of an epoch follows from the seed and the number of the epoch alone, so that a run can be resumed at any.
+    The order of an epoch follows from the seed and the number of the epoch alone, so that a run can be
+    resumed at any.
 
     Args:
         data: (x, y), arrays with the same number of rows.

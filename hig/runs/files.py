@@ -1,4 +1,5 @@
-"""Files that are complete or not there: atomic writes, and earlier results that make room without being lost."""
+"""Files that are complete or not there: atomic writes, and earlier results that make room without being
+lost."""
 
 import itertools
 import os
@@ -15,8 +16,8 @@ def write_atomically(path, data):
         data: bytes, the whole content.
 
     Raises:
-        OSError: the folder is missing or not writable, the disk is full; an earlier file is then untouched and
-            the temporary file beside it is removed.
+        OSError: the folder is missing or not writable, the disk is full; an earlier file is then untouched
+            and the temporary file beside it is removed.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -46,8 +47,8 @@ def keep_earlier(path):
         path: file name (str or Path).
 
     Returns:
-        The new name (Path), or None if there was nothing to keep. A name in use is never taken; `…_093012-2.pickle`
-        follows.
+        The new name (Path), or None if there was nothing to keep. A name in use is never taken;
+        `…_093012-2.pickle` follows.
 
     Raises:
         OSError: the file cannot be moved.

@@ -1,8 +1,8 @@
 """Two runs must not write the same results: a lock beside them, held by the operating system.
 
-The lock is `flock` on the hidden file `.NLO_HIG.lock`, for instance, in which the process writes its number and host.
-The system gives it up when the process ends, however it ends, so that a file left by a killed process or an earlier
-boot locks nothing.
+The lock is `flock` on the hidden file `.NLO_HIG.lock`, for instance, in which the process writes its number
+and host. The system gives it up when the process ends, however it ends, so that a file left by a killed
+process or an earlier boot locks nothing.
 """
 
 import errno
@@ -11,7 +11,7 @@ import platform
 import re
 from contextlib import contextmanager, suppress
 
-PATIENCE = 0.2                                                          # seconds, for one who is just removing the file
+PATIENCE = 0.2  # seconds, for one who is just removing the file
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)                  # says a file system that knows none
 
 
@@ -25,7 +25,7 @@ def locked(name):
         BlockingIOError: another process holds it; the message names that process.
         OSError: the folder is missing, not writable, or refuses to lock; the message names it.
     """
-    from filelock import FileLock, Timeout                              # plot.py, which only asks, starts without it
+    from filelock import FileLock, Timeout  # plot.py, which only asks, starts without it
 
     path = name.with_name(f".{name.name}.lock")
     lock = FileLock(path, timeout=PATIENCE, fallback_to_soft=False)
@@ -38,20 +38,22 @@ def locked(name):
         if error.errno not in NO_LOCKS:
             raise OSError(f"cannot lock {name.name} in the folder {path.parent}: {error.strerror or error}") from error
     try:
-        with suppress(OSError):                                         # the number is only for the other's message
+        with suppress(OSError):  # the number is only for the other's message
             path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
-        with suppress(OSError):                                         # of a file system that has gone: the results are written
+        with suppress(OSError):  # of a file system that has gone: the results are written
             path.unlink(missing_ok=True)                                # before the lock is given up
         lock.release()
 
 
 def held(name):
-    """Whether a living process holds the lock of the results called `name` (as in `locked`), as far as its file tells.
+    """Whether a living process holds the lock of the results called `name` (as in `locked`), as far as its
+    file tells.
 
-    The lock is not tried: taking it for a moment could refuse a run that begins just then. A process of another host is
-    taken at its word. One of this host must be living, and older than the file: its number may be another's by now.
+    The lock is not tried: taking it for a moment could refuse a run that begins just then. A process of
+    another host is taken at its word. One of this host must be living, and older than the file: its number
+    may be another's by now.
     """
     import psutil
 
@@ -68,8 +70,8 @@ def held(name):
 def state_of(path, results):
     """How the run of the pickle at `path` (Path) stands: one of `hig.runs.results.STATES`.
 
-    A run that its pickle calls running, but whose lock no process holds, was killed: interrupted. Curves without a state,
-    those of the published code, are finished.
+    A run that its pickle calls running, but whose lock no process holds, was killed: interrupted. Curves
+    without a state, those of the published code, are finished.
 
     Args:
         results: the pickle's content, of `hig.runs.results.load_results`.

@@ -1,7 +1,7 @@
 """Where the runs of a study take place: in processes on this machine, or in jobs of Slurm, by submitit.
 
-Both places say how many runs may start (`free`), start them, and tell which have ended and why. A job of theirs is None
-for a run that an earlier call of the same study is still at.
+Both places say how many runs may start (`free`), start them, and tell which have ended and why. A job of
+theirs is None for a run that an earlier call of the same study is still at.
 """
 
 import io
@@ -19,7 +19,8 @@ START_UP = 15.0             # seconds that a run takes besides its training, for
 ARRAY = 1000                # jobs that are submitted at once, as one array: Slurm's own limit is 1001
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS",
            "TF_NUM_INTEROP_THREADS")
-ALIVE = ("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "PREEMPTED")
+ALIVE = ("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD",
+         "PREEMPTED")
 
 
 class Process:
@@ -40,8 +41,8 @@ class Process:
             environment = {**os.environ, **dict.fromkeys(THREADS if run.threads else (), str(run.threads))}
             with open(self.log, "ab") as log:
                 self.begin = log.tell()
-                self.process = subprocess.Popen(run.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                                env=environment, **options)
+                self.process = subprocess.Popen(run.command(), stdout=log, stderr=log, env=environment,
+                                                stdin=subprocess.DEVNULL, **options)
 
     def ended(self):
         """Whether it has."""
@@ -68,11 +69,14 @@ class Here:
 
     def start(self, runs):
         """{Run: Process, or None for one that another process is at}."""
-        return {run: None if run.state() == "running" else Process(run, start_new_session=True) for run in runs}   # without Ctrl-C
+        # without Ctrl-C
+        return {run: None if run.state() == "running" else Process(run, start_new_session=True)
+                for run in runs}
 
     def ended(self, active):
         """Those of {Run: Process} that will do no more."""
-        return [run for run, job in active.items() if (run.state() != "running" if job is None else job.ended())]
+        return [run for run, job in active.items()
+                if (run.state() != "running" if job is None else job.ended())]
 
     def why(self, job, state):
         """Why a run has failed."""
@@ -84,7 +88,7 @@ class Here:
         for job in own:
             job.process.terminate()
         tqdm.write("stopping after the epochs under way", file=sys.stderr)
-        with suppress(KeyboardInterrupt):                               # of somebody who does not wait for that
+        with suppress(KeyboardInterrupt):  # of somebody who does not wait for that
             for job in own:
                 job.process.wait()
         return "stopped; the same command goes on"
@@ -103,9 +107,12 @@ class Job:
     def __call__(self):
         """How the run ended, as `Process.outcome`."""
         from submitit import JobEnvironment
-        preemption = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")   # to which submitit answers by `checkpoint`
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), preemption) if wanted() else self.stop())
-        self.training = Process(self.run, preexec_fn=lambda: signal.signal(preemption, signal.SIG_IGN))   # sent to the whole job
+        # to which submitit answers by `checkpoint`
+        preemption = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
+        signal.signal(signal.SIGTERM,
+                      lambda *_: os.kill(os.getpid(), preemption) if wanted() else self.stop())
+        # sent to the whole job
+        self.training = Process(self.run, preexec_fn=lambda: signal.signal(preemption, signal.SIG_IGN))
         return self.training.outcome()
 
     def stop(self):
@@ -115,7 +122,8 @@ class Job:
         if self.training is not None:                                  # it has begun
             with suppress(ChildProcessError):                          # and not ended
                 self.training.process.send_signal(signal.SIGTERM)
-                os.waitid(os.P_PID, self.training.process.pid, os.WEXITED | os.WNOWAIT)   # `wait` holds its lock
+                # `wait` holds its lock
+                os.waitid(os.P_PID, self.training.process.pid, os.WEXITED | os.WNOWAIT)
 
     def checkpoint(self):
         """What submitit is to do once the job runs again: the same, from the checkpoint."""
@@ -147,16 +155,19 @@ class Slurm:
         try:
             import submitit
         except ModuleNotFoundError:
-            raise cli.SettingsError("the package submitit is not installed: pip install 'hig[cluster]'") from None
+            raise cli.SettingsError("the package submitit is not installed: "
+                                    "pip install 'hig[cluster]'") from None
         self.folder, self.jobs = options.output / ".jobs", options.jobs or sys.maxsize
         self.numbers = {}                                               # Run → its job's
         self.executor = submitit.SlurmExecutor(self.folder, max_num_timeout=100)
-        given = {"partition": options.partition, "account": options.account, "gpus_per_task": options.gpus_per_task,
-                 "mem": options.mem and f"{round(1024 * options.mem)}M"}
+        given = {"partition": options.partition, "account": options.account,
+                 "gpus_per_task": options.gpus_per_task, "mem": options.mem and f"{round(1024 * options.mem)}M"}
         self.executor.update_parameters(
-            job_name=options.output.name[:40], time=options.time or int((options.max_time + START_UP) // 60) + 10,
-            cpus_per_task=options.cpus_per_task or 1, ntasks_per_node=1, array_parallelism=min(self.jobs, ARRAY),
-            additional_parameters={"requeue": True}, **{key: value for key, value in given.items() if value is not None})
+            job_name=options.output.name[:40],
+            time=options.time or int((options.max_time + START_UP) // 60) + 10,
+            cpus_per_task=options.cpus_per_task or 1, ntasks_per_node=1,
+            array_parallelism=min(self.jobs, ARRAY), additional_parameters={"requeue": True},
+            **{key: value for key, value in given.items() if value is not None})
 
     def free(self, active):
         """How many more may be submitted."""
@@ -171,7 +182,8 @@ class Slurm:
         new = [run for run in runs if run not in earlier]
         try:                                                            # a job must not be without its number
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-            with cli.writing_to(self.folder), redirect_stderr(io.StringIO()), self.executor.batch() if new else nullcontext():
+            with (cli.writing_to(self.folder), redirect_stderr(io.StringIO()),
+                  self.executor.batch() if new else nullcontext()):
                 jobs = [self.executor.submit(Job(run)) for run in new]
             for run, job in zip(new, jobs):
                 with cli.writing_to(run.folder):
@@ -193,7 +205,8 @@ class Slurm:
     def ended(self, active):
         """Those of {Run: job} that will do no more."""
         living = self.living(active)
-        return [run for run, job in active.items() if run not in living or (job is not None and job.paths.result_pickle.exists())]
+        return [run for run, job in active.items()
+                if run not in living or (job is not None and job.paths.result_pickle.exists())]
 
     def why(self, job, state):
         """Why a run has failed."""
@@ -208,13 +221,15 @@ class Slurm:
 
 
 def slurm_states(numbers):
-    """{number: state} of those of these Slurm jobs that Slurm still knows, "17_3": "RUNNING" for instance; one question for all.
+    """{number: state} of those of these Slurm jobs that Slurm still knows, "17_3": "RUNNING" for instance;
+    one question for all.
 
     Returns:
         None if Slurm does not answer.
     """
     arrays = sorted({number.split("_")[0] for number in numbers})
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={','.join(arrays)}"]
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T",
+               f"--jobs={','.join(arrays)}"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode and "Invalid job id" not in answer.stderr:
         return None

@@ -35,7 +35,8 @@ class Progress:
             sys.stderr.flush()
 
     def update(self, epoch, seconds, curve):
-        """Shows the state after `epoch` epochs and `seconds` of training; `curve` maps names to lists of values."""
+        """Shows the state after `epoch` epochs and `seconds` of training; `curve` maps names to lists of
+        values."""
         if self.quiet:
             return
         done, left = seconds / self.max_time, self.max_time - seconds

@@ -16,8 +16,9 @@ PACKAGES = ("numpy", "scipy", "tensorflow", "keras", "phiflow")
 def provenance():
     """What a number depends on besides its settings, as a dict of builtins.
 
-    Keys: "python" and one key per package of PACKAGES (version, "unknown" if not found), "commit" (of this checkout, with "+" if files differ
-    from it; None outside a checkout of hig), "cpu" (model), "cores", "gpus" (their names), "blas_threads" (library → threads).
+    Keys: "python" and one key per package of PACKAGES (version, "unknown" if not found), "commit" (of this
+    checkout, with "+" if files differ from it; None outside a checkout of hig), "cpu" (model), "cores",
+    "gpus" (their names), "blas_threads" (library → threads).
     """
     return {
         "python": platform.python_version(),
@@ -44,7 +45,8 @@ def peak_memory():
 
 
 def _version(package):
-    """Of the distribution of that name, or of the module where it comes from another (tensorflow-cpu, for instance)."""
+    """Of the distribution of that name, or of the module where it comes from another (tensorflow-cpu, for
+    instance)."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -56,7 +58,8 @@ def _commit():
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)         # installed within somebody else's checkout it is not
+        # installed within somebody else's checkout it is not
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None

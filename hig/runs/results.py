@@ -9,8 +9,9 @@ The layout is that of the published code (`NLO_<X>_RESULTS.pickle`, `QMC_<X>_RES
     epoch_time        (N-1,)  seconds of training of every single epoch
     sim_par           dict    settings: builtins only
 
-to which this project adds `provenance` (a dict: versions, hardware, state of the run, singular values kept) and,
-where an experiment measures more, further numeric arrays with one or two axes. All keys of dicts are strings.
+to which this project adds `provenance` (a dict: versions, hardware, state of the run, singular values kept)
+and, where an experiment measures more, further numeric arrays with one or two axes. All keys of dicts are
+strings.
 
 Example:
     >>> save_results("NLO_HIG_RESULTS.pickle", results)         # doctest: +SKIP
@@ -39,9 +40,9 @@ CURVES = ("epochs", "train_loss", "test_loss", "simulation_time")
 def save_results(path, results):
     """Write a curve atomically, in the published layout (module docstring).
 
-    The file is pickle protocol 3 with numpy's names of before version 2, so that plain `pickle.load` of Python 3.8
-    with numpy 1.19 (the published code's stack) reads it. Arrays are written as float64 or int64, numpy scalars as
-    builtins.
+    The file is pickle protocol 3 with numpy's names of before version 2, so that plain `pickle.load` of
+    Python 3.8 with numpy 1.19 (the published code's stack) reads it. Arrays are written as float64 or int64,
+    numpy scalars as builtins.
 
     Args:
         path: file name (str or Path).
@@ -71,7 +72,8 @@ def pickled(results):
 
 
 def _old_numpy_names(data):
-    """Write `numpy.core` for `numpy._core` in a pickle of protocol 3, which says nowhere how long its names are."""
+    """Write `numpy.core` for `numpy._core` in a pickle of protocol 3, which says nowhere how long its names
+    are."""
     pieces, copied = [], 0
     for opcode, argument, position in pickletools.genops(data):
         if opcode.name == "GLOBAL" and argument.startswith("numpy._core."):
@@ -99,19 +101,20 @@ def write_parameters(path, sim_par):
 def load_results(path):
     """Read a curve of `save_results` or of the published code, without executing anything in the file.
 
-    Pickle protocols 2 to 5 with numpy's names of version 1 or 2 are understood. At most `MAX_BYTES` are read, and
-    a file cannot make arrays of more bytes than it holds.
+    Pickle protocols 2 to 5 with numpy's names of version 1 or 2 are understood. At most `MAX_BYTES` are read,
+    and a file cannot make arrays of more bytes than it holds.
 
     Args:
         path: file name (str or Path).
 
     Returns:
-        dict as in the module docstring; arrays keep the dtype of the file (float16 to float64, integers, bool) in
-        native byte order, numpy scalars come as builtins.
+        dict as in the module docstring; arrays keep the dtype of the file (float16 to float64, integers,
+        bool) in native byte order, numpy scalars come as builtins.
 
     Raises:
-        ValueError: the file is missing, unreadable, truncated, of another layout, or contains anything but arrays
-            and builtins; one sentence that names it and the reason. Nothing else is raised, whatever the file holds.
+        ValueError: the file is missing, unreadable, truncated, of another layout, or contains anything but
+            arrays and builtins; one sentence that names it and the reason. Nothing else is raised, whatever
+            the file holds.
     """
     try:
         results = _plain(unpickle(_read(path)))
@@ -141,7 +144,8 @@ def _read(path):
 # ----------------------------------------------------------------------------------------------------- layout
 
 def _plain(value, name="results", count=None, depth=0):
-    """A copy made of builtins and arrays: what `unpickle` has made, or what `save_results` was given, as 64 bit."""
+    """A copy made of builtins and arrays: what `unpickle` has made, or what `save_results` was given, as 64
+    bit."""
     count = count or itertools.count(1)
     expect(next(count) <= MAX_INSTRUCTIONS, f"it has more than the {MAX_INSTRUCTIONS} values allowed")
     expect(depth <= MAX_DEPTH, f"it is nested deeper than {MAX_DEPTH} levels")

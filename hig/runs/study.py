@@ -6,10 +6,10 @@ Each run is a submit script in a process of its own, on this machine, or in a jo
     <system>/studies/<name>/study.txt               which study the folder belongs to
     <system>/studies/<name>/.jobs/                  what submitit writes: job files and logs
 
-The files tell how far a study is. A run that has finished or diverged is left alone, an interrupted one is resumed, one
-that another process is at is waited for; so a study that was killed goes on when its command is given again. A job of
-Slurm that gets SIGTERM, or the USR2 by which Slurm announces the end of its time, lets the run write its checkpoint and
-is requeued.
+The files tell how far a study is. A run that has finished or diverged is left alone, an interrupted one is
+resumed, one that another process is at is waited for; so a study that was killed goes on when its command is
+given again. A job of Slurm that gets SIGTERM, or the USR2 by which Slurm announces the end of its time, lets
+the run write its checkpoint and is requeued.
 """
 
 import argparse
@@ -68,18 +68,22 @@ def parse(system, name, description, seeds, max_time, arguments=None):
     """The options of a study as an argparse.Namespace; bad input ends the process with exit code 2."""
     parser = cli.make_parser(description)
     add = parser.add_argument
-    add("--jobs", type=cli.positive_integer, metavar="N", help="runs at a time (default: 1 here, all of them on Slurm)")
-    add("--seeds", type=seed_range, default=list(seeds), metavar="1-5", help="one run of each setting per seed, 1-5 or 1,4,9 "
-        f"(default: {','.join(map(str, seeds))})")
+    add("--jobs", type=cli.positive_integer, metavar="N",
+        help="runs at a time (default: 1 here, all of them on Slurm)")
+    add("--seeds", type=seed_range, default=list(seeds), metavar="1-5",
+        help=f"one run of each setting per seed, 1-5 or 1,4,9 (default: {','.join(map(str, seeds))})")
     add("--max-time", type=cli.positive, default=max_time, metavar="SECONDS",
         help=f"of training in each run (default: {max_time:g})")
     add("--output", type=Path, metavar="DIR", help=f"folder of the study (default: {system}/studies/{name})")
     add("--list", action="store_true", help="only say what would run and how long it takes")
-    add("--cluster", choices=("local", "slurm"), default="local", help="where the runs take place (default: local)")
-    slurm = [add("--partition", metavar="NAME", help="of Slurm"), add("--account", metavar="NAME", help="of Slurm"),
-             add("--time", type=cli.positive_integer, metavar="MINUTES", help="limit of a Slurm job, which is requeued "
-                 "when it needs more (default: what --max-time takes, and ten minutes)"),
-             add("--cpus-per-task", type=cli.positive_integer, metavar="N", help="cores, and threads, of a Slurm job (default: 1)"),
+    add("--cluster", choices=("local", "slurm"), default="local",
+        help="where the runs take place (default: local)")
+    slurm = [add("--partition", metavar="NAME", help="of Slurm"),
+             add("--account", metavar="NAME", help="of Slurm"),
+             add("--time", type=cli.positive_integer, metavar="MINUTES",
+                 help="limit of a Slurm job, which is requeued when it needs more (default: what --max-time takes, and ten minutes)"),
+             add("--cpus-per-task", type=cli.positive_integer, metavar="N",
+                 help="cores, and threads, of a Slurm job (default: 1)"),
              add("--gpus-per-task", type=cli.positive_integer, metavar="N", help="of Slurm"),
              add("--mem", type=cli.positive, metavar="GB", help="memory of a Slurm job")]
     options = parser.parse_args(arguments)
@@ -106,11 +110,13 @@ def seed_range(text):
 
 
 def check_owner(folder, name):
-    """Raises SettingsError if the folder (Path) is that of another study than `name`, "Poisson/network" for instance."""
+    """Raises SettingsError if the folder (Path) is that of another study than `name`, "Poisson/network" for
+    instance."""
     path = folder / "study.txt"
     found = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else name
     if found != name:
-        raise cli.SettingsError(f"the folder {folder} is that of the study {found}: choose another one with --output")
+        raise cli.SettingsError(f"the folder {folder} is that of the study {found}: "
+                                "choose another one with --output")
 
 
 @contextmanager
@@ -131,8 +137,8 @@ def owned(folder, name):
 # ---------------------------------------------------------------------------------------------------- one run
 
 class Run(NamedTuple):
-    """One run: its submit script, its flags but for --output and --resume, folder of its results, seconds of training,
-    number of threads it is held to (None: as many as it likes)."""
+    """One run: its submit script, its flags but for --output and --resume, folder of its results, seconds of
+    training, number of threads it is held to (None: as many as it likes)."""
     script: Path
     flags: tuple
     folder: Path
@@ -153,7 +159,8 @@ class Run(NamedTuple):
 
     def state(self):
         """"new", "running", "interrupted", "failed", "finished" (with this budget) or "diverged"."""
-        if any(locks.held(path.with_name(path.name[1:-len(".lock")])) for path in self.folder.glob(".*.lock")):
+        if any(locks.held(path.with_name(path.name[1:-len(".lock")]))
+               for path in self.folder.glob(".*.lock")):
             return "running"
         path, results = self.results()
         if results is None:
@@ -181,12 +188,14 @@ def make_run(options, system, optimizer, settings, seed):
                                      for key, value in settings.items())])
     flags = {**settings, "seed": seed, "max_time": f"{options.max_time:g}"}
     words = [f"--{key.replace('_', '-')}={value}" for key, value in flags.items()]
-    threads = (options.cpus_per_task or 1) if options.cluster == "slurm" else 1 if (options.jobs or 1) > 1 else None
-    return Run(system / f"submit_{optimizer}.py", (*words, "--quiet"), options.output / setting / f"seed_{seed}",
-               options.max_time, threads)
+    threads = 1 if (options.jobs or 1) > 1 else None
+    if options.cluster == "slurm":
+        threads = options.cpus_per_task or 1
+    return Run(system / f"submit_{optimizer}.py", (*words, "--quiet"),
+               options.output / setting / f"seed_{seed}", options.max_time, threads)
 
 
-# ---------------------------------------------------------------------------------------------------- all of them
+# ------------------------------------------------------------------------------------------------ all of them
 
 def carry_out(runs, options):
     """Runs what is left of a study.
@@ -206,24 +215,27 @@ def carry_out(runs, options):
     place = places.Slurm(options) if options.cluster == "slurm" else places.Here(options)
     waiting = [run for run in runs if run.state() not in DONE]
     left = {run: run.seconds_left() for run in waiting}
-    active, failures, pause = {}, {}, POLL                              # active: Run → its job, None for another process'
-    with tqdm(total=len(waiting), desc="runs", disable=None, leave=False, bar_format="{desc} {n_fmt}/{total_fmt} {bar} {postfix}") as bar:
+    active, failures, pause = {}, {}, POLL  # active: Run → its job, None for another process'
+    with tqdm(total=len(waiting), desc="runs", disable=None, leave=False,
+              bar_format="{desc} {n_fmt}/{total_fmt} {bar} {postfix}") as bar:
         try:
             while waiting or active:
                 now, waiting = waiting[:place.free(active)], waiting[place.free(active):]
                 active |= place.start(now)
-                bar.set_postfix_str(f"{in_words(sum(left.values()) / max(1, min(place.jobs, len(left))))} left")
+                seconds = sum(left.values()) / max(1, min(place.jobs, len(left)))
+                bar.set_postfix_str(f"{in_words(seconds)} left")
                 time.sleep(pause)
                 for run in place.ended(active):
                     job, state = active.pop(run), run.state()
                     if state == "running" or (job is None and state not in DONE):
-                        waiting.append(run)                             # another process was at it, or still is
+                        waiting.append(run)  # another process was at it, or still is
                         continue
                     if state not in DONE:
                         failures[run] = place.why(job, state)
                     left.pop(run)
                     bar.update(1)
-                    tqdm.write(f"{run.setting} {run.folder.name}: {failures.get(run, state)} ({len(left)} runs left)", file=sys.stderr)
+                    tqdm.write(f"{run.setting} {run.folder.name}: {failures.get(run, state)} "
+                               f"({len(left)} runs left)", file=sys.stderr)
                     pause = POLL
                 pause = min(place.patience * pause, SLOWEST)
         except KeyboardInterrupt:
@@ -232,7 +244,7 @@ def carry_out(runs, options):
     return failures
 
 
-# ---------------------------------------------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------------------------------------- what is shown
 
 def list_runs(runs, options):
     """Prints what would run, and how long it takes."""
@@ -250,7 +262,8 @@ def in_words(seconds):
 
 
 def print_table(runs, failures):
-    """For each setting: how many runs there are, died and failed, and median and range of the final test losses."""
+    """For each setting: how many runs there are, died and failed, and median and range of the final test
+    losses."""
     width = max(20, *(len(run.setting) for run in runs))
     print(f"{'test loss at the end':{width}} runs died failed  median  lowest highest")
     for setting in dict.fromkeys(run.setting for run in runs):
@@ -261,6 +274,7 @@ def print_table(runs, failures):
         died = states.count("diverged")
         middle = np.median(finals + [np.inf] * died) if finals or died else np.nan
         spread = f" {min(finals):7.1e} {max(finals):7.1e}" if finals else ""
-        print(f"{setting:{width}} {len(own):4} {died:4} {sum(run in failures for run in own):6} {middle:7.1e}{spread}")
+        failed = sum(run in failures for run in own)
+        print(f"{setting:{width}} {len(own):4} {died:4} {failed:6} {middle:7.1e}{spread}")
     for run, reason in failures.items():
         print(f"failed: {run.folder}: {reason}", file=sys.stderr)

@@ -2,10 +2,10 @@
 
 `train` is Keras' `fit` with one callback that
 
-- keeps the clock: `simulation_time` is the time spent in training steps, compiling in the first epoch included and
-  evaluation excluded, as in the published curves;
-- evaluates after every epoch and appends to the curve, of which entry 0 is the untrained network, and which is
-  thinned when its file would become larger than a reader takes (`hig.runs.results.MAX_BYTES`);
+- keeps the clock: `simulation_time` is the time spent in training steps, compiling in the first epoch
+  included and evaluation excluded, as in the published curves;
+- evaluates after every epoch and appends to the curve, of which entry 0 is the untrained network, and which
+  is thinned when its file would become larger than a reader takes (`hig.runs.results.MAX_BYTES`);
 - writes curve and checkpoint, so that a run can be interrupted at any moment and continued with `--resume`.
 
 The files of a run, in `settings.output`, for instance for the prefix NLO and the optimizer HIG:
@@ -15,9 +15,9 @@ The files of a run, in `settings.output`, for instance for the prefix NLO and th
     NLO_HIG_CHECKPOINT.npz      weights, optimizer state and curve after the last epoch saved
     .NLO_HIG.lock               while the run lasts (hig.runs.locks)
 
-A new run moves the curve of an earlier one, and its checkpoint unless it had finished, to dated names. Each file is
-replaced as a whole. The checkpoint holds the curve too and is written first, so that a process killed at any moment
-leaves a checkpoint that continues whatever curve was seen.
+A new run moves the curve of an earlier one, and its checkpoint unless it had finished, to dated names. Each
+file is replaced as a whole. The checkpoint holds the curve too and is written first, so that a process killed
+at any moment leaves a checkpoint that continues whatever curve was seen.
 """
 
 import io
@@ -56,26 +56,28 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
         model: compiled PhysicsModel.
         batches: function of the number of epochs done → endless tf.data.Dataset with one (x, y) per update.
         updates_per_epoch: int; the curve has one entry per epoch.
-        evaluate: function of the epoch (0 is the untrained network) and its Keras logs (None for that) → dict of
-            floats with "train_loss" and "test_loss" (NaN where not evaluated); further entries become further curves,
-            which have NaN where a later dict lacks them.
-        settings: as `hig.runs.cli.parse` returns them; used: optimizer, max_time, epochs, output, quiet, resume,
-            load_weights, save_weights.
+        evaluate: function of the epoch (0 is the untrained network) and its Keras logs (None for that) → dict
+            of floats with "train_loss" and "test_loss" (NaN where not evaluated); further entries become
+            further curves, which have NaN where a later dict lacks them.
+        settings: as `hig.runs.cli.parse` returns them; used: optimizer, max_time, epochs, output, quiet,
+            resume, load_weights, save_weights.
         prefix: of the file names, "NLO" for instance.
         sim_par: dict of builtins, the settings as they go into the pickle and the PARAMETERS file.
-        pretraining: (another compiled PhysicsModel with the same network, seconds): it trains for the first seconds
-            of the curve. The entry of the first epoch after that is stored as "switch_epoch" in the provenance.
-        snapshot: function of nothing → dict of arrays with two axes, which go into the pickle as they are at each saving.
+        pretraining: (another compiled PhysicsModel with the same network, seconds): it trains for the first
+            seconds of the curve. The entry of the first epoch after that is stored as "switch_epoch" in the
+            provenance.
+        snapshot: function of nothing → dict of arrays with two axes, which go into the pickle as they are at
+            each saving.
         callbacks: further Keras callbacks, run after the clock has been read.
         label: str, what progress and messages call the run; the optimizer's name if None.
 
     Returns:
-        "finished", "interrupted" (Ctrl-C), "terminated" (SIGTERM), "diverged" (loss inf or NaN) or "failed" (LAPACK
-        did not converge or memory did not suffice; the reason is on stderr).
+        "finished", "interrupted" (Ctrl-C), "terminated" (SIGTERM), "diverged" (loss inf or NaN) or "failed"
+        (LAPACK did not converge or memory did not suffice; the reason is on stderr).
 
     Raises:
-        SettingsError: if there is nothing to resume, or it belongs to other settings or other weights to start from;
-            if `load_weights` cannot be used.
+        SettingsError: if there is nothing to resume, or it belongs to other settings or other weights to
+            start from; if `load_weights` cannot be used.
         BlockingIOError: if another process is writing these results.
         OSError: if the results cannot be written; what was written before stays as it is.
     """
@@ -118,9 +120,9 @@ class TrainingRun(keras.callbacks.Callback):
         self.parameters = name.with_name(f"{name.name}_PARAMETERS.txt")
         self.checkpoint = name.with_name(f"{name.name}_CHECKPOINT.npz")
         self.evaluate, self.snapshot, self.settings, self.sim_par = evaluate, snapshot, settings, dict(sim_par)
-        self.stages = stages                                            # [(model, seconds at which the next takes over)]
-        self.curve = {"epochs": [], "simulation_time": []}              # one entry per epoch, the untrained one first
-        self.spectrum = {}                                              # one entry per epoch, of Jacobian powers only
+        self.stages = stages  # [(model, seconds at which the next takes over)]
+        self.curve = {"epochs": [], "simulation_time": []}  # one entry per epoch, the untrained one first
+        self.spectrum = {}  # one entry per epoch, of Jacobian powers only
         if isinstance(stages[-1][0].optimizer, JacobianPower):
             self.spectrum = {name: [] for name in stages[-1][0].optimizer.logged}
         self.provenance = {**provenance(), "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads()
@@ -128,7 +130,8 @@ class TrainingRun(keras.callbacks.Callback):
                            "dtype": keras.config.floatx(), "updates_per_epoch": updates_per_epoch}
         self.state = "running"
         self.stop_signal = None                                         # set by a signal handler
-        self.updates, self.between_epochs = 0, True                     # of the optimizer before this epoch; whether none is half done
+        # of the optimizer before this epoch; whether none is half done
+        self.updates, self.between_epochs = 0, True
         self.saved_at, self.saving_took = -math.inf, 0.0
         self.label = label or settings.optimizer
         self.progress = Progress(self.label, settings.max_time, settings.epochs, settings.quiet)
@@ -159,7 +162,7 @@ class TrainingRun(keras.callbacks.Callback):
         return (self.state != "running" or self.time >= limits.max_time
                 or (limits.epochs is not None and self.epoch >= limits.epochs))
 
-    # ---------------------------------------------------------------------------------------- what Keras calls
+    # --------------------------------------------------------------------------------------- what Keras calls
 
     def on_train_begin(self, logs=None):
         self.progress.message("compiling")
@@ -204,17 +207,19 @@ class TrainingRun(keras.callbacks.Callback):
         entries = len(self.curve["epochs"])
         if entries < 6:
             raise ValueError(f"a curve of {entries} entries takes more than the {curves.MAX_BYTES} bytes allowed")
-        kept = entries_to_keep(np.array(self.curve["simulation_time"]), np.isfinite(self.curve["test_loss"]), entries // 2)
+        kept = entries_to_keep(np.array(self.curve["simulation_time"]), np.isfinite(self.curve["test_loss"]),
+                               entries // 2)
         self.curve = {key: [values[i] for i in kept] for key, values in self.curve.items()}
         self.spectrum = {key: [values[i - 1] for i in kept[1:]] for key, values in self.spectrum.items()}
 
     # ---------------------------------------------------------------------------------------- files
 
     def _move_earlier(self):
-        """Gives earlier results a dated name; of a run that had finished, the checkpoint has no use any more."""
+        """Gives earlier results a dated name; of a run that had finished, the checkpoint has no use any
+        more."""
         try:
             finished = load_results(self.results)["provenance"]["state"] == "finished"
-        except (ValueError, KeyError):                                  # none, damaged, or the published code's
+        except (ValueError, KeyError):  # none, damaged, or the published code's
             finished = False
         moved = [keep_earlier(self.results)]
         if finished:
@@ -230,7 +235,8 @@ class TrainingRun(keras.callbacks.Callback):
         with writing_to(self.results.parent):
             while len(data := curves.pickled(self._content())) > curves.MAX_BYTES:
                 self._thin()
-            if self.state not in ("diverged", "failed") and self.between_epochs:   # otherwise the weights are of no use
+            # otherwise the weights are of no use
+            if self.state not in ("diverged", "failed") and self.between_epochs:
                 self._save_checkpoint()
             write_atomically(self.results, data)
         self.saved_at, self.saving_took = self.time, time.perf_counter() - began
@@ -242,13 +248,15 @@ class TrainingRun(keras.callbacks.Callback):
             "epoch_time": np.diff(self.curve["simulation_time"]),
             **(self.snapshot() if self.snapshot else {}),
             "sim_par": self.sim_par,
-            "provenance": {**self.provenance, "peak_memory": peak_memory(), "state": self.state if self.state in STATES else "interrupted",
+            "provenance": {**self.provenance, "peak_memory": peak_memory(),
+                           "state": self.state if self.state in STATES else "interrupted",
                            **({"reason": self.reason} if self.state == "failed" else {}),
                            **self._switch(), **{key: np.array(values) for key, values in self.spectrum.items()}}}
 
     def _switch(self):
-        """The provenance of a pretrained run: after which epoch the second optimizer took over, once it has."""
-        last = bisect_left(self.curve["simulation_time"], self.stages[0][1])               # of the first stage
+        """The provenance of a pretrained run: after which epoch the second optimizer took over, once it
+        has."""
+        last = bisect_left(self.curve["simulation_time"], self.stages[0][1])  # of the first stage
         return {"switch_epoch": self.curve["epochs"][last]} if self.stage else {}
 
     def _save_checkpoint(self):
@@ -277,13 +285,14 @@ class TrainingRun(keras.callbacks.Callback):
                 spectrum = {key: file[f"spectrum_{key}"].tolist() for key in self.spectrum}
                 values = [file[key] for key in file.files if key.startswith("state_")]
             length = len(curve["epochs"])
-        except Exception as error:                                      # zipfile and numpy raise a dozen kinds
+        except Exception as error:  # zipfile and numpy raise a dozen kinds
             raise SettingsError(f"cannot resume: {self.checkpoint} is damaged "
                                 f"({' '.join(str(error).split())[:200] or type(error).__name__})") from None
         if "load_weights" in results["sim_par"]:                        # where it began stays on record
             self.sim_par.setdefault("load_weights", results["sim_par"]["load_weights"])
         now, before = self.sim_par, results["sim_par"]
-        unequal = [key for key in {**before, **now} if key not in ("max_time", "epochs") and now.get(key) != before.get(key)]
+        unequal = [key for key in {**before, **now}
+                   if key not in ("max_time", "epochs") and now.get(key) != before.get(key)]
         if unequal:
             raise SettingsError("cannot resume with other settings: "
                                 + ", ".join(f"{key} is {now.get(key)} but was {before.get(key)}" for key in unequal))
@@ -294,7 +303,7 @@ class TrainingRun(keras.callbacks.Callback):
                for key, entries in curve.items()):
             raise SettingsError(f"cannot resume: the curves in {self.checkpoint} and in {self.results.name} differ")
         self.curve, self.spectrum = curve, spectrum
-        variables = _state(self.stage_model)                            # the one whose turn it is at the end of that curve
+        variables = _state(self.stage_model)  # the one whose turn it is at the end of that curve
         if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
             raise SettingsError(f"cannot resume: {self.checkpoint} holds other weights than the experiment has")
         for variable, value in zip(variables, values):
@@ -302,13 +311,15 @@ class TrainingRun(keras.callbacks.Callback):
         self.saved_at = self.time
 
     def close(self):
-        """The last word: writes the final state and tells the user how the run ended and where the curve is."""
+        """The last word: writes the final state and tells the user how the run ended and where the curve
+        is."""
         if self.state == "running":
             self.state = "finished"
         self._save()
         self.progress.close()
         self.progress.message(f"{self.state} after {self.epoch} epochs and {self.time:.1f} s of training: "
-                            f"train loss {self.curve['train_loss'][-1]:.4g}, test loss {last_known(self.curve['test_loss']):.4g}")
+                            f"train loss {self.curve['train_loss'][-1]:.4g}, "
+                            f"test loss {last_known(self.curve['test_loss']):.4g}")
         self.progress.message(f"curve in {self.results}")
         if self.state in ("interrupted", "terminated"):
             self.progress.message("continue with --resume")
@@ -322,8 +333,8 @@ class TrainingRun(keras.callbacks.Callback):
     def fail(self, error):
         """Ends the run after an update that gave up.
 
-        What the host call of a compiled step raised arrives as a TensorFlow error with its name in the text. Its
-        sentence is kept in the provenance, as "reason".
+        What the host call of a compiled step raised arrives as a TensorFlow error with its name in the text.
+        Its sentence is kept in the provenance, as "reason".
 
         Raises:
             KeyboardInterrupt: if it was that.
@@ -359,18 +370,20 @@ class TrainingRun(keras.callbacks.Callback):
 
 
 def entries_to_keep(times, measured, intervals):
-    """Ascending indices of a thinned curve: both ends, and of each interval of time the last entry that was measured.
+    """Ascending indices of a thinned curve: both ends, and of each interval of time the last entry that was
+    measured.
 
     Args:
         times: (N,) float, ascending seconds.
-        measured: (N,) bool, whether an entry has a test loss; the last entry of all stays where an interval has no such.
+        measured: (N,) bool, whether an entry has a test loss; the last entry of all stays where an interval
+            has no such.
         intervals: int, number of equal intervals from 0 to times[-1], which must be positive.
 
     Returns:
         int array; at most intervals + 2 entries, whatever N is.
     """
     interval = times // (times[-1] / intervals)
-    order = np.lexsort((measured, interval))                            # stable: within an interval the measured ones last
+    order = np.lexsort((measured, interval))  # stable: within an interval the measured ones last
     last = order[np.flatnonzero(np.diff(interval[order], append=np.inf))]
     return np.union1d([0, len(times) - 1], last)
 
@@ -382,14 +395,15 @@ def _state(model):
 
 @contextmanager
 def _stop_on_signals(run):
-    """Ctrl-C and SIGTERM end the run after the epoch that is under way; a second Ctrl-C interrupts Python at once."""
+    """Ctrl-C and SIGTERM end the run after the epoch that is under way; a second Ctrl-C interrupts Python at
+    once."""
     def stop(number, frame):
         run.stop_signal = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
         run.progress.message("stopping after this epoch" + "; Ctrl-C again stops at once" * (number == signal.SIGINT))
 
     handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    earlier = {number: signal.signal(number, stop) for number in handled}       # only the main thread may set them
+    earlier = {number: signal.signal(number, stop) for number in handled}  # only the main thread may set them
     try:
         yield
     finally:

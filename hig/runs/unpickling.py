@@ -1,9 +1,11 @@
 """Pickles of numeric arrays and builtins, read without executing anything in them.
 
-A pickle is a program, and `pickle.load` runs it: it imports and calls whatever the file names. Here Python's own
-unpickler runs it, but gets for the names in it a few functions from here: nothing is looked up, and arrays are built
-only from bytes whose number agrees with shape and numeric dtype. Before that, one pass over the instructions
-(`_check`) refuses those that no curve needs, among them the extension registry, which `find_class` does not see.
+A pickle is a program, and `pickle.load` runs it: it imports and calls whatever the file names. Here Python's
+own
+unpickler runs it, but gets for the names in it a few functions from here: nothing is looked up, and arrays
+are built only from bytes whose number agrees with shape and numeric dtype. Before that, one pass over the
+instructions (`_check`) refuses those that no curve needs, among them the extension registry, which
+`find_class` does not see.
 
 Source: Python's documents of `pickle`, "Restricting Globals", and of `pickletools`.
 """
@@ -34,7 +36,8 @@ def expect(condition, otherwise="it is damaged"):
 
 
 def unpickle(data):
-    """The value of a pickle (bytes) of protocol 2 to 5: builtins, numpy scalars as builtins, arrays as `Made`.
+    """The value of a pickle (bytes) of protocol 2 to 5: builtins, numpy scalars as builtins, arrays as
+    `Made`.
 
     Raises:
         Refused: it is damaged, or contains anything else. Nothing else is raised, whatever the bytes are.
@@ -55,7 +58,7 @@ def _check(data):
         if opcode.name not in _ALLOWED or (opcode.name == "PROTO" and position):
             raise Refused(f"it contains the pickle instruction {opcode.name}, which no curve needs")
         expect(count < MAX_INSTRUCTIONS, f"it has more than the {MAX_INSTRUCTIONS} pickle instructions allowed")
-        if opcode.name == "LONG_BINPUT":                                # the unpickler's memo gets as long as that
+        if opcode.name == "LONG_BINPUT":  # the unpickler's memo gets as long as that
             expect(argument <= MAX_INSTRUCTIONS)
     expect(position == len(data) - 1)
 
@@ -72,7 +75,8 @@ class _Name:
 
 
 class Made:
-    """What the program gets for an array or a dtype: `value`, which `fill` makes of the value before and a state."""
+    """What the program gets for an array or a dtype: `value`, which `fill` makes of the value before and a
+    state."""
     __slots__ = ("value", "fill")
 
     def __init__(self, value, fill=None):
@@ -83,11 +87,13 @@ class Made:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Python's unpickler, in which the names that numpy writes mean methods of this class; their arguments are checked."""
+    """Python's unpickler, in which the names that numpy writes mean methods of this class; their arguments
+    are checked."""
 
     def __init__(self, data):
         super().__init__(io.BytesIO(data))
-        self.longest, self.unspent = len(data), 2 * len(data)           # bytes: arrays, and (protocol 2) their decoded text
+        # bytes: arrays, and (protocol 2) their decoded text
+        self.longest, self.unspent = len(data), 2 * len(data)
         self.names = {"numpy ndarray": _Name(None), "numpy dtype": _Name(self.dtype), "_codecs encode": _Name(self.encode)}
         for core in ("numpy.core", "numpy._core"):                      # before and since version 2
             self.names |= {f"{core}.multiarray _reconstruct": _Name(self.reconstruct),
@@ -100,7 +106,8 @@ class _Unpickler(pickle.Unpickler):
         return found
 
     def spend(self, count):
-        """A few bytes of a file may be used again and again; what grows out of them is limited by its length."""
+        """A few bytes of a file may be used again and again; what grows out of them is limited by its
+        length."""
         self.unspent -= count
         expect(self.unspent >= 0, "its arrays are larger than the file")
 

@@ -1,4 +1,5 @@
-"""Weights of a network in Keras' format, *.weights.h5: written complete or not at all, and checked before they are taken."""
+"""Weights of a network in Keras' format, *.weights.h5: written complete or not at all, and checked before
+they are taken."""
 
 import hashlib
 import re
@@ -34,7 +35,7 @@ def load_weights(network, path):
         if sorted(found) != sorted(expected):
             raise ValueError(f"it holds arrays of the shapes {_list(found)}, but the network has {_list(expected)}")
         network.load_weights(path)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:      # RuntimeError: h5py, of a damaged file
+    except (OSError, ValueError, KeyError, RuntimeError) as error:  # RuntimeError: h5py, of a damaged file
         raise SettingsError(f"cannot load the weights {path}: {str(error).splitlines()[0]}") from None
 
 
