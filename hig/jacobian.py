@@ -1,4 +1,5 @@
-"""The Jacobian J = ∂y/∂θ of network and simulator, kept as factors or taken by rows: the products that J^κ g needs.
+"""The Jacobian J = ∂y/∂θ of network and simulator, kept as factors or taken by rows: the products that J^κ g
+needs.
 
 Notation (the paper's)
 
@@ -22,8 +23,8 @@ which is given rows of J in chunks. Quadratic penalties on weights are further r
 All three classes give K, JᵀJ, Jᵀv and J d. How either is obtained from a model, and the proof that it is
 right, is the subject of `hig.routes`.
 
-Everything here is numpy in float64, whatever the precision of the network, because the singular values of J are square
-roots of the eigenvalues of J Jᵀ.
+Everything here is numpy in float64, whatever the precision of the network, because the singular values of J
+are square roots of the eigenvalues of J Jᵀ.
 """
 
 import numpy as np

@@ -6,11 +6,13 @@ of a step follows from what the one before did (`hig.control`).
 """
 
 import inspect
+import math
 import warnings
 
 import numpy as np
 
 from hig.backend import keras
+from hig.control import ENOUGH, FIRST
 from hig.krylov import krylov_space
 from hig.powers import check_damping, check_settings, gram_coefficients, levenberg_marquardt_coefficients
 
@@ -35,7 +37,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         truncation: τ in [0, 1), relative: only singular values above τ·σ_max take part, the others are dropped.
         damping: μ ≥ 0 in units of the mean eigenvalue of K = J Jᵀ, tr K/n (of JᵀJ, tr K/p, where p < n): raises every σ²
             that takes part, see `hig.powers`. With `adaptive` it falls with the loss, in proportion to it.
-        adaptive: whether η is controlled, from the one given on, for training on fixed data; see `hig.control`.
+        adaptive: whether η is controlled, from the one given on; see `hig.control`. It is made for training on fixed
+            data. Where a batch does not determine the weights, steps are shortened, and a warning says so.
         krylov: None for the exact J^κ g, or k ≥ 1 for what k products with J and Jᵀ find of it, at a small part of the time
             and memory: see `hig.krylov`. The large singular values are found first.
         krylov_tolerance: ≥ 0; fewer than k steps are taken where a step changes J^κ g by less than this part of it.
@@ -45,12 +48,14 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     Attributes:
         logged: names of what `fit` logs of the updates: rank, σ_max and σ_min kept; with `krylov`, of the singular values
-            found, and the steps taken and how much the last one changed J^κ g; η if it is adaptive.
+            found, and the steps taken and how much the last one changed J^κ g; η and trust if it is adaptive.
         controls: the optimizer's variables that step control changes.
 
     Raises:
         ValueError: if κ, τ, μ, η or k is out of range; adaptive with a schedule, accumulated gradients, clipping, weight decay
             or weights that are overwritten by their averages.
+
+    A τ between 0 and 1e-8 gives a warning when it is set: K does not resolve such singular values.
 
     Source: the paper's definition of J^κ = V Σ^κ Uᵀ and of its truncation.
     """
@@ -60,13 +65,16 @@ class JacobianPower(keras.optimizers.Optimizer):
     def __init__(self, learning_rate, kappa, truncation, damping=0.0, adaptive=False, name="jacobian_power", *, krylov=None,
                  krylov_tolerance=1e-3, krylov_chunk=None, spectral_filter=None, **options):
         if options.get("loss_scale_factor") is not None:
-            raise ValueError(f"loss_scale_factor is {options['loss_scale_factor']}, but a Jacobian power takes no gradient of "
-                             "a loss that could be scaled: leave it out")
+            raise ValueError(f"loss_scale_factor is {options['loss_scale_factor']}, but a Jacobian power takes no "
+                             "gradient of a loss that could be scaled: leave it out")
         for option in CHANGING_STEPS if adaptive else ():
             if options.get(option):
-                raise ValueError(f"{option} is {options[option]}, but an adaptive step is judged by what it does to the loss, and "
-                                 f"{option} would make another step of it: leave it out, or adaptive=False")
-        super().__init__(learning_rate=learning_rate if callable(learning_rate) else _positive(learning_rate), name=name, **options)
+                raise ValueError(f"{option} is {options[option]}, but an adaptive step is judged by what it does to "
+                                 f"the loss, and {option} would make another step of it: leave it out, or "
+                                 "adaptive=False")
+        if not callable(learning_rate):
+            learning_rate = _positive(learning_rate)
+        super().__init__(learning_rate=learning_rate, name=name, **options)
         self.kappa, self.truncation, self.damping, self.adaptive = kappa, truncation, damping, bool(adaptive)
         self.krylov, self.krylov_tolerance, self.krylov_chunk = krylov, krylov_tolerance, krylov_chunk
         self.spectral_filter = spectral_filter
@@ -76,22 +84,32 @@ class JacobianPower(keras.optimizers.Optimizer):
         self.logged, self.controls = SPECTRUM + KRYLOV * bool(self.krylov), []
         if self.adaptive:
             self._refuse_schedule(self._learning_rate)
-            self.logged = (*self.logged, "learning_rate")
-            self.first_loss = self._number("first_loss", 0.0)           # L₀
-            self.controls = [self._learning_rate, self.first_loss]
+            self.logged = (*self.logged, "learning_rate", "trust")
+            self.controls = [self._learning_rate, *self._measured()]
 
     def _refuse_schedule(self, learning_rate):
         if self.adaptive and not self.damping_adapts and callable(learning_rate):
-            raise ValueError("learning_rate is a schedule, but adaptive=True sets η itself: give the number to start from")
+            raise ValueError("learning_rate is a schedule, but adaptive=True sets η itself: give the number to "
+                             "start from")
+
+    def _measured(self):
+        """The numbers that step control measures, variables of the optimizer: see `hig.control`."""
+        self.warned = False
+        names = "first_loss", "last_decrease", "own_decrease", "next_decrease", "measurements"
+        numbers = [self._number(name, 0.0) for name in names]
+        self.first_loss, self.last_decrease, self.own_decrease, self.next_decrease, self.measurements = numbers
+        return numbers
 
     def _number(self, name, value):
-        """A variable of the optimizer."""
         return self.add_variable((), keras.initializers.Constant(value), name=name)
 
     def build(self, variables):
         """Makes the variables that Keras' options (moving averages, accumulation) need for these weights."""
         self._known = {id(variable) for variable in variables}
         super().build(variables)
+        if self.adaptive:
+            self.last_step = self.add_variable((sum(math.prod(v.shape) for v in variables),), name="last_step")
+            self.controls = [*self.controls, self.last_step]
 
     @property
     def kappa(self):
@@ -111,8 +129,9 @@ class JacobianPower(keras.optimizers.Optimizer):
     def truncation(self, value):
         _, self._truncation = check_settings(0.0, value)
         if 0 < self._truncation < RESOLVED:
-            warnings.warn(f"truncation is {self._truncation:g}, but singular values below {RESOLVED:g} of the largest drown in the "
-                          "rounding of J Jᵀ, which is formed in float64: what is kept of them is noise", stacklevel=2)
+            warnings.warn(f"truncation is {self._truncation:g}, but singular values below {RESOLVED:g} of the "
+                          "largest drown in the rounding of J Jᵀ, which is formed in float64: what is kept of them "
+                          "is noise", stacklevel=2)
 
     @property
     def damping(self):
@@ -125,13 +144,15 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     @property
     def learning_rate(self):
-        """η of the next update; may be set: to a number ≥ 0 (0 moves nothing), or to a Keras schedule unless η adapts."""
+        """η of the next update; may be set to a number ≥ 0 (0 moves nothing), or to a schedule unless η adapts."""
         return super().learning_rate
 
     @learning_rate.setter
     def learning_rate(self, value):
         self._refuse_schedule(value)
-        keras.optimizers.Optimizer.learning_rate.fset(self, value if callable(value) or value == 0 else _positive(value))
+        if not callable(value) and value != 0:
+            value = _positive(value)
+        keras.optimizers.Optimizer.learning_rate.fset(self, value)
 
     def update_step(self, direction, variable, learning_rate):
         """One weight's step: `direction` is its share of J^κ g, shaped like `variable`."""
@@ -191,9 +212,15 @@ class JacobianPower(keras.optimizers.Optimizer):
         if float(self.first_loss) == 0:
             self.first_loss.assign(loss)
 
+    def trust(self):
+        """t in [0, 1], whether steps help other batches than their own, see `hig.control`; 1 until that is known."""
+        if float(self.measurements) < FIRST:
+            return 1.0
+        return min(max(float(self.next_decrease) / float(self.own_decrease) / ENOUGH, 0.0), 1.0)
+
     def rate(self, slope, curvature):
         """(η of the next step to try, whether the minimum of the model keeps it below the η wanted), see `hig.control`."""
-        best = slope / curvature if curvature > 0 < slope else np.inf
+        best = (1 + self.trust()) / 2 * slope / curvature if curvature > 0 < slope else np.inf
         return min(float(self.learning_rate), best), best < float(self.learning_rate)
 
     def adapt(self, ratio, rate, bounded):
@@ -204,8 +231,8 @@ class JacobianPower(keras.optimizers.Optimizer):
             self.learning_rate = min(rate * FASTER, LARGEST)
 
     def adapted(self, loss):
-        """What step control has come to: η."""
-        return float(self.learning_rate)
+        """What step control has come to: η and the trust."""
+        return float(self.learning_rate), self.trust()
 
     def check(self, variables, penalties):
         """Refuses what an adaptive step cannot be judged with.
@@ -221,8 +248,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         if self.adaptive and (penalties.irregular or constrained):
             reason = (f"{penalties.irregular} is no sum of squares" if penalties.irregular else
                       f"the constraint of {constrained[0]!r} changes the step")
-            raise ValueError(f"adaptive steps are judged by a quadratic model of the loss, but {reason}: leave it out, or "
-                             "adaptive=False")
+            raise ValueError(f"adaptive steps are judged by a quadratic model of the loss, but {reason}: leave it "
+                             "out, or adaptive=False")
 
     def build_for(self, variables):
         """Builds the optimizer's own variables, again if one of these was not trainable before."""
@@ -301,9 +328,9 @@ class LevenbergMarquardt(JacobianPower):
     def _set_controls(self):
         self.logged, self.controls, self.damping_adapts = KRYLOV * bool(self.krylov), [], self.adaptive
         if self.adaptive:
-            self.logged = (*self.logged, "damping")
-            self.factor, self.first_loss = self.controls = [            # q and L₀
-                self._number("damping_factor", self.damping), self._number("first_loss", 0.0)]
+            self.logged = (*self.logged, "damping", "trust")
+            self.factor = self._number("damping_factor", self.damping)  # q
+            self.controls = [self.factor, *self._measured()]
 
     def coefficients(self, matrix, vector, samples, loss):
         """As in JacobianPower, without numbers to log: no singular value is known."""
@@ -321,22 +348,26 @@ class LevenbergMarquardt(JacobianPower):
         return scaled
 
     def _present(self, loss):
-        return float(self.factor) * self._fallen(loss) if self.adaptive else self.damping
+        return self._factor() * self._fallen(loss) if self.adaptive else self.damping
+
+    def _factor(self):
+        """q, at least what trust demands."""
+        return max(float(self.factor), (1 - self.trust()) * self.damping)
 
     def rate(self, slope, curvature):
-        """(η, False): the damping is what adapts."""
-        return float(self.learning_rate), False
+        """(η that trust leaves, False): the damping is what adapts."""
+        return (1 + self.trust()) / 2 * float(self.learning_rate), False
 
     def adapt(self, ratio, rate, bounded):
         """Changes q after a step with this ratio of actual to predicted decrease; rule in `hig.control`."""
         if ratio < POOR:
-            self.factor.assign(min(float(self.factor) * STIFFER, LARGEST))
+            self.factor.assign(min(self._factor() * STIFFER, LARGEST))
         elif ratio > GOOD:
-            self.factor.assign(max(float(self.factor) / SOFTER, 1 / LARGEST))
+            self.factor.assign(max(self._factor() / SOFTER, 1 / LARGEST))
 
     def adapted(self, loss):
-        """What step control has come to: μ in units of tr K/n."""
-        return self._present(loss)
+        """What step control has come to: μ in units of tr K/n, and the trust."""
+        return self._present(loss), self.trust()
 
 
 def _positive(learning_rate):

@@ -1,4 +1,4 @@
-"""Penalties: what regularisers and `add_loss` add to the loss of the outcome, and how the powers of a Jacobian see them.
+"""Penalties: what regularisers and `add_loss` add to the loss, and how the powers of a Jacobian see them.
 
 A regulariser that is a sum of squares of a weight, R(w) = Σ_i c_i/2 (w_i − o_i)² (L2 with o = 0, c = 2λ), is
 a least-squares problem like the loss itself, with the weights as its outcome. Near the outcome the loss is
@@ -21,7 +21,8 @@ import tensorflow as tf
 from hig.backend import keras
 from hig.jacobian import PenalizedJacobian
 
-_TOLERANCE = 1e-3           # of a curvature from one place to another: far above float32's rounding of the differences
+_ZERO = tf.UnconnectedGradients.ZERO
+_TOLERANCE = 1e-3           # of a curvature between places: far above float32's rounding
 
 
 class Penalties:
@@ -63,8 +64,8 @@ class Penalties:
                 quadratic penalties.
 
         Returns:
-            (loss, gradient, jacobian, rest): with the quadratic penalties as further rows, and the plain gradient of the
-            others, (p,) float64, or None without any penalty.
+            (loss, gradient, jacobian, rest): with the quadratic penalties as further rows, and the plain gradient
+            of the others, (p,) float64, or None without any penalty.
         """
         if not self.any:
             return loss, gradient, jacobian, None
@@ -79,7 +80,7 @@ class Penalties:
         return loss, gradient, jacobian, rest + slopes
 
     def _trace(self, x):
-        """Σ of all penalties; gradient and second derivatives of the quadratic ones; gradient of the others: (p,) float64."""
+        """Σ of all penalties; gradient and second derivatives of the quadratic ones; gradient of the others, (p,)."""
         slopes, curvatures, quadratic = [], [], {id(weight) for weight in self.quadratic}
         for weight in self.weights:
             slope = curvature = tf.zeros(weight.shape, tf.float64)
@@ -88,26 +89,30 @@ class Penalties:
                     with tf.GradientTape() as first:
                         penalty = weight.regularizer(weight.value)
                     slope = first.gradient(penalty, weight.value)
-                curvature = second.gradient(slope, weight.value, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+                curvature = second.gradient(slope, weight.value, unconnected_gradients=_ZERO)
             slopes.append(slope)
             curvatures.append(curvature)
         values = [weight.value for weight in self.weights]
         with tf.GradientTape() as tape:
-            squares = [tf.cast(weight.regularizer(weight.value), keras.config.floatx()) for weight in self.quadratic]
-            total = tf.add_n(squares) if squares else tf.zeros((), keras.config.floatx())
+            total = tf.zeros((), keras.config.floatx())
+            for weight in self.quadratic:
+                total += tf.cast(weight.regularizer(weight.value), total.dtype)
             others = tf.zeros_like(total)
             if self.irregular:
                 self.model(x, training=False)
-                others = tf.add_n([tf.cast(tf.reduce_sum(loss), total.dtype) for loss in self.model.losses]) - total
-        rest = tape.gradient(others, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return total + others, *(tf.concat([tf.cast(tf.reshape(part, [-1]), tf.float64) for part in parts], axis=0)
-                                 for parts in (slopes, curvatures, rest))
+                losses = [tf.cast(tf.reduce_sum(loss), total.dtype) for loss in self.model.losses]
+                others = tf.add_n(losses) - total
+        rest = tape.gradient(others, values, unconnected_gradients=_ZERO)
+
+        def joined(parts):
+            return tf.concat([tf.cast(tf.reshape(part, [-1]), tf.float64) for part in parts], axis=0)
+        return total + others, joined(slopes), joined(curvatures), joined(rest)
 
 
 def _is_sum_of_squares(weight):
-    """Whether a weight's regulariser is Σ c_i/2 (w_i − o_i)² with c_i ≥ 0: its gradient grows by c_i from any place to any other.
+    """Whether a weight's regulariser is Σ c_i/2 (w_i − o_i)² with c_i ≥ 0, so that its gradient grows by c_i per w_i.
 
-    Shown with four random places of different size, at which anything else gives other quotients with probability one.
+    Shown with four random places of different size, between which anything else gives other quotients.
     """
     random, places, slopes = np.random.default_rng(0), [], []
     for size in (0.1, 1.0, 10.0, 100.0):
@@ -115,7 +120,7 @@ def _is_sum_of_squares(weight):
         with tf.GradientTape() as tape:
             tape.watch(place)
             penalty = weight.regularizer(place)
-        slope = tape.gradient(penalty, place, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        slope = tape.gradient(penalty, place, unconnected_gradients=_ZERO)
         places.append(np.float64(place))
         slopes.append(np.float64(slope))
     curvatures = np.diff(slopes, axis=0) / np.diff(places, axis=0)

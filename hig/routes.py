@@ -178,9 +178,9 @@ class Derivatives:
         h, curvature = self.curvature(batch, outcome, gradient[:self.n], change[:self.n])
         return float(np.asarray(gradient) @ change), curvature + h * float(np.sum(change[self.n:]**2))
 
-    def loss_after(self, batch, direction):
-        """The loss of a batch, penalties included, after an optimizer's step along −direction, (p,), which is then taken back."""
-        before = self._shift(tf.constant(direction))
+    def loss_after(self, batch, step):
+        """The loss of a batch, penalties included, with the weights θ − step, (p,) float64, which are then put back."""
+        before = self._shift(tf.cast(step, tf.float64))
         try:
             return float(self.loss(*batch)[0]) + self.penalties.value(batch[0])
         finally:
@@ -460,11 +460,11 @@ class Derivatives:
             product, outcome, unconnected_gradients=tf.UnconnectedGradients.ZERO), self.batch), [-1]))
                 for product, vector in zip(products, vectors)]
 
-    def _trace_shift(self, direction):
-        """Moves the weights as the optimizer would along a direction (p,); returns their values before that."""
-        before, optimizer = [tf.identity(weight.value) for weight in self.weights], self.model.optimizer
-        for weight, share in zip(self.weights, self.model.shares(direction)):
-            optimizer.update_step(share, weight, optimizer.learning_rate)
+    def _trace_shift(self, step):
+        """Takes a step (p,) from the weights; returns their values before that."""
+        before = [tf.identity(weight.value) for weight in self.weights]
+        for weight, share in zip(self.weights, self.model.shares(step)):
+            weight.assign_sub(share)
         return before
 
     def _trace_restore(self, values):

@@ -242,7 +242,7 @@ def test_steps_out_of_range_are_named(value):
 def test_the_settings_survive_saving():
     optimizer = hig.LevenbergMarquardt(krylov=7, krylov_tolerance=0.0)
     again = hig.LevenbergMarquardt.from_config(optimizer.get_config())
-    assert (again.krylov, again.krylov_tolerance, again.logged) == (7, 0.0, ("krylov_steps", "krylov_change", "damping"))
+    assert (again.krylov, again.krylov_tolerance, again.logged) == (7, 0.0, ("krylov_steps", "krylov_change", "damping", "trust"))
     assert hig.HIG.from_config(hig.HIG(1.0, 1e-6).get_config()).krylov is None
 
 

@@ -271,12 +271,96 @@ def test_resume_in_the_middle_of_a_streak_of_rejections(tmp_path, monkeypatch, o
             np.testing.assert_array_equal(whole[key], parts[key])
 
 
+# --- whether a batch determines the weights ---
+
+def noisy_regression(samples, seed=4):
+    """Targets that no linear network can meet: 4 inputs and 3 outputs, unit noise; a batch of 2 gives 6 rows for p = 15."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(samples, 4))
+    return x, 0.1 * x @ rng.normal(size=(4, 3)) + rng.normal(size=(samples, 3))
+
+
+def linear_model():
+    keras.utils.set_random_seed(5)
+    return hig.PhysicsModel(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), lambda x, u: u)
+
+
+@pytest.mark.parametrize("make", [lambda: hig.HIG(0.5, 1e-6, adaptive=True), lambda: hig.LevenbergMarquardt()],
+                         ids=["HIG", "LM"])
+def test_trust_is_the_next_batch_s_decrease_over_the_own_one(float64, make, monkeypatch):                # noqa: F811
+    """Twenty measurements at every second update, from weights and losses written down outside: the ratio of the means."""
+    monkeypatch.setattr(hig.control, "EVERY", 2)
+    x, y = noisy_regression(16)
+    model, optimizer, weights = linear_model(), make(), []
+    model.compile(optimizer, squares, jit_compile=False)
+    batches = [slice(start, start + 4) for start in (0, 4, 8, 12)]
+
+    def loss(theta, batch):
+        return np.mean(np.sum((x[batch] @ theta[:12].reshape(4, 3) + theta[12:] - y[batch])**2, axis=1))
+    own, following, accepted = [], [], 0
+    for update in range(41):
+        batch, before = batches[update % 4], weights_of(model)
+        if weights and weights[-1] is not None:
+            following.append(loss(weights[-1], batch) - loss(before, batch))
+        model.train_on_batch(x[batch], y[batch])
+        moved = (weights_of(model) != before).any()
+        weights.append(before if moved and accepted % 2 == 0 else None)
+        if weights[-1] is not None:
+            own.append(loss(before, batch) - loss(weights_of(model), batch))
+        accepted += moved
+    expected = np.mean(following) / np.mean(own[:len(following)])
+    assert len(following) >= 15
+    ratio = float(optimizer.next_decrease) / float(optimizer.own_decrease)
+    assert ratio == pytest.approx(expected, abs=1e-5)                   # kept in single precision
+    assert optimizer.trust() == pytest.approx(np.clip(3 * expected, 0, 1), abs=3e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Steps fit single batches")
+@pytest.mark.parametrize("batch_size, low, high", [(64, 1.0, 1.0), (2, 0.0, 0.5)], ids=["all data", "batches of two"])
+def test_trust_tells_whether_a_batch_determines_the_weights(float64, batch_size, low, high):             # noqa: F811
+    x, y = noisy_regression(64)
+    model, optimizer = linear_model(), hig.HIG(0.5, 1e-6, adaptive=True)
+    model.compile(optimizer, squares, jit_compile=False)
+    model.fit(x, y, batch_size=batch_size, epochs=2 * batch_size, verbose=0)
+    assert low <= optimizer.trust() <= high
+
+
+def test_without_trust_a_step_goes_half_way_and_the_damping_does_not_fall(float64):                      # noqa: F811
+    """t = 0: a huge η ends half way to the minimum along d; LM takes half a step, damped as at the start."""
+    x, y = noisy_regression(2)
+    for make in (lambda: hig.HIG(1e6, 1e-6, adaptive=True), lambda: hig.LevenbergMarquardt(damping=0.5)):
+        model, optimizer = linear_model(), make()
+        model.compile(optimizer, squares, jit_compile=False)
+        for variable, value in ((optimizer.measurements, 10), (optimizer.own_decrease, 1.0), (optimizer.next_decrease, -1.0)):
+            variable.assign(value)
+        if hasattr(optimizer, "factor"):
+            optimizer.factor.assign(1e-6)
+        g, J = gradient_and_jacobian(model, x, y)
+        K = J @ J.T
+        if hasattr(optimizer, "factor"):
+            expected = -0.5 * J.T @ np.linalg.solve(K + 0.5 * np.trace(K) / 6 * np.eye(6), g * 2 / 2)
+        else:
+            d = hig.powers.jacobian_power(J, -0.5, 1e-6)[0] @ g
+            expected = -0.5 * (g @ J @ d) / (2 / 2 * np.sum((J @ d)**2)) * d
+        before = weights_of(model)
+        model.train_on_batch(x, y)
+        np.testing.assert_allclose(weights_of(model) - before, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_a_warning_when_steps_fit_single_batches(float64):                                               # noqa: F811
+    x, y = noisy_regression(64)
+    model = linear_model()
+    model.compile(hig.HIG(0.5, 1e-6, adaptive=True), squares, jit_compile=False)
+    with pytest.warns(UserWarning, match="Steps fit single batches: of what a step takes off the loss of its own batch"):
+        model.fit(x, y, batch_size=1, epochs=3, verbose=0)
+
+
 # --- settings ---
 
 def test_what_fit_logs():
     x, y = data()
-    for optimizer, names in ((hig.HIG(0.1, 1e-4, adaptive=True), {"rank", "sigma_max", "sigma_min", "learning_rate"}),
-                             (hig.LevenbergMarquardt(), {"damping"})):
+    for optimizer, names in ((hig.HIG(0.1, 1e-4, adaptive=True), {"rank", "sigma_max", "sigma_min", "learning_rate", "trust"}),
+                             (hig.LevenbergMarquardt(), {"damping", "trust"})):
         history = fit(hig.PhysicsModel(network(), simulator), x, y, optimizer, epochs=2)
         assert set(history) == names | {"loss"} and np.isfinite(list(history.values())).all()
 
