@@ -1,5 +1,7 @@
 """hig.krylov: updates from products with J and Jᵀ, held to the singular value decomposition of the whole batch's Jacobian."""
 
+import os
+import signal
 import warnings
 
 import keras
@@ -9,6 +11,7 @@ import tensorflow as tf
 
 import hig
 from hig import krylov
+from tests import tiny
 from tests.networks import (ETA, TOLERANCE, Case, Physics, assert_same_step, derivatives, float64, hig_model,  # noqa: F401
                             moved, one_step, rows, simulator, stack, targets, truncation_in_a_gap)
 from tests.reference import flat, jacobian_by_rows, power_by_svd
@@ -257,3 +260,26 @@ def test_what_does_not_fit_the_memory_says_what_would():
         model.train_on_batch(x, x)
     model.compile(hig.HIG(1e-3, 1e-5, krylov=2), "mse")
     assert np.isfinite(model.train_on_batch(x, x, return_dict=True)["loss"])
+
+
+def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    """Ctrl-C twice in the third update of two an epoch, as if it had been killed; resumed, the losses are the same."""
+    from hig import optimizers
+    (tmp_path / "straight").mkdir()
+    assert tiny.run(tmp_path / "straight", optimizer="HIG_Krylov") == "finished"
+    calls, space = [], optimizers.krylov_space
+
+    def stopped(*arguments):
+        calls.append(1)
+        for _ in range(2 if len(calls) == 3 else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+        return space(*arguments)
+
+    monkeypatch.setattr(optimizers, "krylov_space", stopped)
+    (tmp_path / "stopped").mkdir()
+    assert tiny.run(tmp_path / "stopped", optimizer="HIG_Krylov") == "interrupted"
+    monkeypatch.undo()
+    assert tiny.run(tmp_path / "stopped", optimizer="HIG_Krylov", resume=True) == "finished"
+    curves = [tiny.losses(tmp_path / folder / "TINY_HIG_Krylov_RESULTS.pickle") for folder in ("stopped", "straight")]
+    np.testing.assert_array_equal(*curves)
+    assert len(curves[0]) == tiny.EPOCHS + 1

@@ -26,6 +26,7 @@ def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=Tr
     """
     model = build_model(seed, simulator)
     learning = {"HIG": lambda: hig.HIG(0.1, truncation=1e-5), "LM": hig.LevenbergMarquardt,
+                "HIG_Krylov": lambda: hig.HIG(0.1, truncation=1e-5, krylov=4),
                 "HIG_adaptive": lambda: hig.HIG(0.1, truncation=1e-5, adaptive=True)}.get(
         optimizer, lambda: keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": 0.1}}))()
     model.compile(optimizer=learning, loss="mse", run_eagerly=eager)
