@@ -1,4 +1,7 @@
-"""Half-inverse gradients on the nonlinear oscillators from a few products with the Jacobian, in larger batches."""
+"""Half-inverse gradients on the nonlinear oscillators from a few products with the Jacobian, in larger batches.
+
+η and τ are those of HIG; batch size and k are not scanned yet: study_krylov.py does that.
+"""
 
 from hig.runs.cli import submit
 from Nonlinear_Oscillators import flags

@@ -1,4 +1,7 @@
-"""Half-inverse gradients on the Poisson problem from a few products with the Jacobian, at every resolution."""
+"""Half-inverse gradients on the Poisson problem from a few products with the Jacobian, at every resolution.
+
+η and τ are those of HIG; k is not scanned yet: study_krylov.py does that.
+"""
 
 from hig.runs.cli import submit
 from Poisson import flags

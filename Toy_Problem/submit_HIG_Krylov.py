@@ -1,4 +1,7 @@
-"""Half-inverse gradients on the toy problem from a few products with the Jacobian, for λ = 1 and λ = 0.01."""
+"""Half-inverse gradients on the toy problem from a few products with the Jacobian, for λ = 1 and λ = 0.01.
+
+η and τ are those of HIG; k is not scanned.
+"""
 
 from hig.runs.cli import submit
 from Toy_Problem import flags
@@ -7,7 +10,7 @@ SEED = 0
 BATCH_SIZE = 32
 LEARNING_RATE = 1.0      # η
 TRUNCATION = 1e-6        # τ, relative to the largest singular value found
-KRYLOV = 30              # k, products with J and with Jᵀ of each update: the network has 30 weights
+KRYLOV = 30              # k, products with J and with Jᵀ of each update
 MAX_TIME = 20.0          # seconds of training for each λ
 
 if __name__ == "__main__":
