@@ -1,7 +1,7 @@
 """Question: with the network in the loop, who swings cart poles up, Adam or methods that invert the Jacobian?
 
-Settings are those of the submit scripts, and for Adam also clipped gradients; they are first guesses as long as
-the trials of `study_settings.py`, which are to choose them, have not been run. The seeds are others than there.
+Settings are those of the submit scripts, and for Adam also clipped gradients. They are first guesses, since
+the trials of `study_settings.py` that are to choose them have not been run. The seeds are others than there.
 """
 
 from hig.runs.study import study
