@@ -25,12 +25,13 @@ The damping falls with the loss (Yamashita and Fukushima 2001; Fan and Yuan 2005
 because steps have gone well: a batch with fewer outputs than the network has weights can be fitted exactly
 from the start, at the expense of all other samples, and control by the same batch does not notice that.
 
-What a step takes off the loss of the next batch, over what it takes off that of its own, says whether a
-batch determines the weights. It is a ratio of running means over MEMORY measurements, one at every EVERY-th
-update, which takes one more forward pass (the next batch's loss with the step taken back). The trust t in
-[0, 1] is this ratio over ENOUGH: 1 where a third of the decrease or more reaches the next batch, as with
-the simulators here, and near 0 where steps fit single batches. Then the minimum along d is that of one
-batch alone, and the damping that suits one batch is too small for the others. Trust is therefore a cap:
+A step lowers the loss of its own batch, and perhaps that of the next batch. The ratio of the two decreases
+tells whether a batch determines the weights. It is measured at every EVERY-th update, by one more forward
+pass (the loss of the next batch with the step taken back), as a ratio of running means over MEMORY
+measurements. The trust t in [0, 1] is this ratio divided by ENOUGH. It is 1 if a third of the decrease or
+more reaches the next batch, as with the simulators here, and near 0 if steps fit single batches. In that
+case the minimum along d is that of one batch alone, and the damping that suits one batch is too small for
+the others. Trust therefore limits the steps:
 
     powers                 η ≤ (1 + t)/2 · η*: half way to the minimum along d where t = 0.
     Levenberg-Marquardt    η is (1 + t)/2 of the one given, and q is at least (1 − t) times the one given.

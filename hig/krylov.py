@@ -1,19 +1,22 @@
-"""J^κ g of a model in TensorFlow from products with J and Jᵀ, for what is too large for K = J Jᵀ.
+"""J^κ g of a model from products with J and Jᵀ, in TensorFlow, for n so large that K = J Jᵀ does not fit.
 
-The recurrence, and what is made of it, are those of `hig.powers.operator_power`. Here its k steps are one compiled function,
-and only the 2k numbers of B come to the host, where `hig.powers.bidiagonal_power` takes their power. An update takes k
-products with J, k + 1 with Jᵀ (two more with damping), and keeps k vectors of min(n, p) numbers. With the notation of
-`hig.jacobian`, products are taken in one of three ways:
+The recurrence and the use of its numbers are those of `hig.powers.operator_power`. Here its k steps are one
+compiled function, and only the 2k numbers of B come to the host, where `hig.powers.bidiagonal_power` takes
+their power. An update takes k products with J, k + 1 with Jᵀ (two more with damping), and keeps k vectors of
+min(n, p) numbers. With the notation of `hig.jacobian`, products are taken in one of three ways:
 
-through the network    The simulator is linearised once, M = ∂y/∂(controls) of each sample, (d, c), by one backward pass for d
-                       repetitions of each sample. Then J v = M (∂controls/∂θ v) and Jᵀu = (∂controls/∂θ)ᵀ Mᵀu. Right where
-                       all weights act in the network, and the simulator acts on each sample by itself.
-forward mode           Through the whole model: Jᵀu is one backward pass, J v one forward pass that carries tangents along.
-double backward        The same, but J v is the gradient of ⟨Jᵀw, v⟩ with respect to w: right for every differentiable
-                       model, also where a part of it has no forward mode (functions with a gradient of their own).
+through the network    The simulator is linearised once: M = ∂y/∂(controls) of each sample, (d, c), by one
+                       backward pass for d repetitions of each sample. Then J v = M (∂controls/∂θ v), and Jᵀu
+                       = (∂controls/∂θ)ᵀ Mᵀu. This is right if all weights act in the network, and the
+                       simulator acts on each sample by itself.
+forward mode           The products go through the whole model. Jᵀu is one backward pass, and J v one forward
+                       pass that carries tangents along.
+double backward        As before, but J v is the gradient of ⟨Jᵀw, v⟩ with respect to w. This is right for
+                       every differentiable model, also if a part of it has no forward mode (functions with a
+                       gradient of their own).
 
-`hig.routes` proves with the first batch of each shape that the one taken is right: Jᵀu for a random u must equal the
-vector-Jacobian product of the whole model, and ⟨J v, u⟩ = ⟨v, Jᵀu⟩ for a random v.
+`hig.routes` proves with the first batch of each shape that the way taken is right: Jᵀu for a random u must
+equal the vector-Jacobian product of the whole model, and ⟨J v, u⟩ = ⟨v, Jᵀu⟩ for a random v.
 """
 
 import math
@@ -33,12 +36,12 @@ _PROBES = 2                 # random vectors for what the recurrence has not see
 def ways(derivatives, in_network):
     """The ways to take products that may be right for a model, the fastest first.
 
-    The network's comes first where its d backward passes are fewer than the steps, or spared by a simulator that knows
-    its own derivatives; else last.
+    The way through the network comes first if its d backward passes are fewer than the steps, or if the
+    simulator knows its own derivatives and spares them. Otherwise it comes last.
 
     Args:
         derivatives: hig.routes.Derivatives.
-        in_network: whether weights act in the network alone, and the simulator perhaps on each sample by itself.
+        in_network: whether weights act in the network alone, and samples may stay apart.
     """
     names = ["forward mode", "double backward"]
     if in_network:
@@ -48,10 +51,11 @@ def ways(derivatives, in_network):
 
 
 class Products:
-    """Products with J and Jᵀ of a model, for batches of one shape, and the recurrence made of them.
+    """Products with J and Jᵀ of a model for batches of one shape, and the recurrence that takes them.
 
-    An `operator` is J of one batch: (x, [M] or [] where products go through the whole model, [columns, scales] or [] without
-    quadratic penalties, each of which is one more row of J with the entry `scale` in its column).
+    An `operator` stands for J of one batch. It is a tuple of x; [M], or [] if products go through the whole
+    model; and [columns, scales], or [] if there are no quadratic penalties. Each of these penalties is one
+    more row of J, with the entry `scale` in its column.
 
     Args:
         derivatives: hig.routes.Derivatives.
@@ -251,12 +255,12 @@ class Products:
 
 
 class KrylovJacobian:
-    """J of a batch by its products alone.
+    """J of a batch, known by its products alone.
 
     Args:
         products: Products.
-        operator: what they take J from.
-        dtype: float32 or float64: the precision of all that follows.
+        operator: see `Products`.
+        dtype: float32 or float64, in which the products are computed.
 
     Attributes:
         shape: (n, p).
@@ -270,7 +274,7 @@ class KrylovJacobian:
         return unflatten(np.asarray(self.products.pull(self.operator, tf.cast(u, self.dtype)), np.float64), self.products.shapes)
 
     def row_squares(self):
-        """Σ_j J_rj² of each row, about: the mean of (J v)² over a few random v; float64 (n,)."""
+        """An estimate of Σ_j J_rj² for each row, the mean of (J v)² over a few random v: float64 (n,)."""
         random = np.random.default_rng(0)
         return np.mean([self.push(random.standard_normal(self.shape[1]))**2 for _ in range(_PROBES_OF_ROWS)], axis=0)
 
@@ -287,14 +291,15 @@ def krylov_space(jacobian, gradient, *settings):
 
 
 class KrylovSpace:
-    """What some steps of the recurrence from g find of J: its powers times g, for any damping.
+    """The Krylov space that k steps of the recurrence build from g: it gives J^κ g for any damping.
 
     Args:
         jacobian: KrylovJacobian.
         gradient: g, (n,) or with the entries of further rows behind them.
-        steps: k ≥ 1; the number of rows or columns of J, with which the result is exact, if that is smaller.
-        tolerance: ≥ 0; no more steps are taken after one, of each eight, that changes J^κ g by less than this, relative to its
-            norm (without damping).
+        steps: k ≥ 1. At most as many steps are taken as J has rows or columns; with that many the result is
+            exact.
+        tolerance: ≥ 0. After every eighth step the recurrence ends if that step has changed J^κ g by less
+            than this part of its norm (without damping).
         kappa, truncation, spectral_filter: κ, τ and f as in `hig.powers.operator_power`.
         columns, scales: arrays (q,), those of a `hig.jacobian.PenalizedJacobian`, or None.
     """
@@ -330,8 +335,8 @@ class KrylovSpace:
             damping: μ in units of the mean eigenvalue of the smaller of K and JᵀJ.
 
         Returns:
-            (direction, spectrum): a tensor (p,) of J's dtype, and the `hig.powers.KrylovSpectrum`. Both are full of
-            not-a-number where g or J is.
+            (direction, spectrum): a tensor (p,) of J's dtype, and the `hig.powers.KrylovSpectrum`. Both are
+            not-a-number if g or J is.
         """
         dtype, p = self.state[6].dtype, self.sides[1]
         if not self.finite:

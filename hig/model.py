@@ -22,26 +22,27 @@ class PhysicsModel(keras.Model):
     """Network and simulator in a row, trained on a loss of the simulator's outcome.
 
     With an ordinary Keras optimizer it trains by plain gradients; with `hig.HIG`, `hig.GaussNewton` or
-    `hig.JacobianPower` each step is Δθ = −η · J^κ · g. θ are all trainable weights of the model: of the network, and of
-    simulator and `network_input` where these are Keras layers. L2 regularisers are part of J and g, so that training ends at
-    the minimum of the whole loss. Other penalties add their plain gradient, and training ends where the sum is 0, which is a
-    minimum for κ = 1 only; with adaptive steps they are refused (`hig.penalties`).
+    `hig.JacobianPower` each step is Δθ = −η · J^κ · g. θ are all trainable weights of the model: those of the
+    network, and those of `simulator` and `network_input` if these are Keras layers. L2 regularisers are part
+    of J and g, so that training ends at the minimum of the whole loss. Other penalties add their plain
+    gradient to J^κ g, and adaptive steps refuse them (`hig.penalties`).
     Everything else is Keras: compile, fit, evaluate, callbacks, saving.
 
     Args:
-        network: built keras.Model (or layer) from what it sees to the controls u, a tensor or a structure of tensors. It
-            runs in inference mode under a Jacobian power: no dropout noise, no batch statistics.
-        simulator: function or Keras layer (x, u) → y, differentiable TensorFlow code; x is what `fit` was given, with B rows
-            (an array or a structure of arrays), u the controls, y real with B rows (likewise). If it steps in time, loop with
-            `tf.while_loop(..., maximum_iterations=...)`: that is what the XLA compiler can differentiate. One that knows
-            its own derivatives may have a method linearize(x, u) → (y, ∂y/∂u), the latter (B, d, *shape of a sample's u).
-        network_input: function or Keras layer of x, what the network sees; x itself by default. A task whose simulator
-            starts from one thing and whose network sees another passes both, for instance as x = (state, target) with
-            `network_input=lambda x: x[1]`.
+        network: built keras.Model (or layer). It returns the controls u, a tensor or a structure of tensors.
+            Under a Jacobian power it runs in inference mode, without dropout noise and batch statistics.
+        simulator: function or Keras layer (x, u) → y, differentiable TensorFlow code. x is what `fit` was
+            given, an array or a structure of arrays with B rows; u are the controls; y is real, likewise with
+            B rows. Loop over time steps by `tf.while_loop(..., maximum_iterations=...)`, which the XLA
+            compiler can differentiate. A simulator that knows its own derivatives may have a method
+            linearize(x, u) → (y, ∂y/∂u), with ∂y/∂u of shape (B, d, *shape of a sample's u).
+        network_input: function or Keras layer of x that returns what the network sees; by default x itself.
+            If the simulator starts from one thing and the network sees another, pass both: x = (state,
+            target) with `network_input=lambda x: x[1]`.
 
     Attributes:
-        route: how the Jacobian of the last update was obtained, see `hig.routes`: "factored", "per sample" or "whole
-            batch"; None before the first.
+        route: how the Jacobian of the last update was computed: "factored", "per sample" or "whole batch",
+            see `hig.routes`, or "krylov, " and a way of `hig.krylov`. None before the first update.
 
     Source: the paper's update of network and physics together, Δθ = −η · J^κ · g.
     """
@@ -59,12 +60,12 @@ class PhysicsModel(keras.Model):
         """Keras' compile. The loss is any Keras loss or a function (y_true, y) → one value per sample.
 
         Args:
-            jit_compile: True has XLA compile whatever it can be asked to; False nothing; "auto" all that it can, and what
-                it cannot with a warning.
+            jit_compile: True: XLA compiles everything, or there is an error. False: XLA compiles nothing.
+                "auto": XLA compiles what it can, and a warning names the rest.
 
         Raises:
-            ValueError: a Jacobian power with loss scaling or on several devices, where Keras would hand it something else
-                than one Jacobian.
+            ValueError: the optimizer is a Jacobian power, and the loss is scaled or the batch is split among
+                several devices.
         """
         power = getattr(optimizer, "inner_optimizer", optimizer)
         if isinstance(power, JacobianPower):
@@ -89,7 +90,7 @@ class PhysicsModel(keras.Model):
 
     @property
     def composed(self):
-        """Whether y is the simulator's outcome of the network's controls, as `call` says; a subclass may say otherwise."""
+        """Whether y is the simulator's outcome of the network's controls; not so if a subclass has its own `call`."""
         return type(self).call is PhysicsModel.call
 
     @property
@@ -148,15 +149,15 @@ class PhysicsModel(keras.Model):
             self.optimizer.build(self.trainable_variables)              # or its state could not be loaded
 
     def save(self, filepath, *arguments, **options):
-        """Keras' save; refused before anything is written where `get_config` cannot say what the model is."""
+        """Keras' save. If `get_config` cannot serialise a part, it raises before anything is written."""
         self.get_config()
         super().save(filepath, *arguments, **options)
 
     def make_train_function(self, force=False):
         """What Keras' fit calls for each `steps_per_execution` batches.
 
-        A step of a Jacobian power is compiled in its parts, which Python calls in turn: LAPACK is among them. That of an
-        ordinary optimizer is compiled as a whole, without XLA where XLA cannot do it.
+        A step of a Jacobian power is compiled in parts that Python calls in turn, because LAPACK is one of
+        them. A step of an ordinary optimizer is compiled as a whole, by XLA if XLA can.
         """
         if self.train_function is not None and not force:
             return
@@ -282,7 +283,7 @@ class PhysicsModel(keras.Model):
         return self._derivatives[key]
 
     def power(self, jacobian, gradient, samples, rest=None):
-        """J^κ g on the host, as a function, so that damping can be varied: K is formed here, once.
+        """J^κ g as a function of the loss: K is formed once, and the damping can vary with the loss.
 
         Args:
             jacobian: FactoredJacobian, RowsJacobian or PenalizedJacobian; with the optimizer's `krylov`, KrylovJacobian or
@@ -292,9 +293,9 @@ class PhysicsModel(keras.Model):
             rest: r, the plain gradient of penalties that are no sums of squares, (p,) float64; added to J^κ g.
 
         Returns:
-            function of the optimizer's loss L → (direction, numbers): (p,) float64, the weights one behind the other;
-            what `optimizer.logged` names. Not-a-number comes out where it went in, so
-            that a diverged run is seen in its loss rather than stopped here.
+            function of the loss L → (direction, numbers): (p,) float64, the weights one behind the other; and
+            the numbers that `optimizer.logged` names. If g or J is not a number, neither is the direction, so
+            that a diverged run shows in its loss and is not stopped here.
         """
         if self.optimizer.krylov:
             return self.optimizer.krylov_power(jacobian, gradient, samples, rest)

@@ -1,8 +1,8 @@
 """Keras optimizers that step along a power of the Jacobian: Δθ = −η · J^κ · g.
 
-The optimizer holds the settings and the plain step; `hig.PhysicsModel` computes the direction J^κ g, because that takes
-the Jacobian of network and simulator, which an ordinary Keras training loop does not have. With `adaptive=True` the size
-of a step follows from what the one before did (`hig.control`).
+The optimizer holds the settings and makes the step. `hig.PhysicsModel` computes the direction J^κ g, because
+this takes the Jacobian of network and simulator, which an ordinary Keras training loop does not have. With
+`adaptive=True` the size of a step follows from what the step before did to the loss (`hig.control`).
 """
 
 import inspect
@@ -34,26 +34,32 @@ class JacobianPower(keras.optimizers.Optimizer):
     Args:
         learning_rate: η > 0, or a Keras learning rate schedule.
         kappa: κ in [−1, 1]: 1 is gradient descent, −1/2 the half-inverse gradient, −1 Gauss-Newton.
-        truncation: τ in [0, 1), relative: only singular values above τ·σ_max take part, the others are dropped.
-        damping: μ ≥ 0 in units of the mean eigenvalue of K = J Jᵀ, tr K/n (of JᵀJ, tr K/p, where p < n): raises every σ²
-            that takes part, see `hig.powers`. With `adaptive` it falls with the loss, in proportion to it.
-        adaptive: whether η is controlled, from the one given on; see `hig.control`. It is made for training on fixed
-            data. Where a batch does not determine the weights, steps are shortened, and a warning says so.
-        krylov: None for the exact J^κ g, or k ≥ 1 for what k products with J and Jᵀ find of it, at a small part of the time
-            and memory: see `hig.krylov`. The large singular values are found first.
-        krylov_tolerance: ≥ 0; fewer than k steps are taken where a step changes J^κ g by less than this part of it.
-        krylov_chunk: samples that go through the model at a time, where the products for a whole batch take too much memory.
-        spectral_filter: function of σ/σ_max → weight besides the hard cut, see `hig.powers.spectral_weights`.
+        truncation: τ in [0, 1). Only singular values above τ·σ_max take part; the others are dropped.
+        damping: μ ≥ 0. It is added to every σ² that takes part, see `hig.powers`, in units of the mean
+            eigenvalue of K = J Jᵀ, tr K/n (where p < n of that of JᵀJ, tr K/p). With `adaptive` it falls in
+            proportion to the loss.
+        adaptive: True if η is to be controlled, beginning with `learning_rate`; see `hig.control`. It is made
+            for training on fixed data. If a batch does not determine the weights, steps are shortened, and a
+            warning says so.
+        krylov: None for the exact J^κ g. A number k ≥ 1 for an approximation by k products with J and Jᵀ,
+            which takes a small part of the time and memory and finds the large singular values first; see
+            `hig.krylov`.
+        krylov_tolerance: ≥ 0. Fewer than k steps are taken if a step changes J^κ g by less than this part.
+        krylov_chunk: number of samples that go through the model at a time, if a whole batch takes too much
+            memory.
+        spectral_filter: function of σ/σ_max that returns the weight of a singular value that the hard cut has
+            kept; see `hig.powers.spectral_weights`.
         **options: those of keras.optimizers.Optimizer, for instance `name`.
 
     Attributes:
-        logged: names of what `fit` logs of the updates: rank, σ_max and σ_min kept; with `krylov`, of the singular values
-            found, and the steps taken and how much the last one changed J^κ g; η and trust if it is adaptive.
+        logged: names of the numbers that `fit` logs: the rank, and the largest and smallest singular value
+            kept; with `krylov` also the steps taken and by how much the last one changed J^κ g; with
+            `adaptive` also η and the trust.
         controls: the optimizer's variables that step control changes.
 
     Raises:
-        ValueError: if κ, τ, μ, η or k is out of range; adaptive with a schedule, accumulated gradients, clipping, weight decay
-            or weights that are overwritten by their averages.
+        ValueError: κ, τ, μ, η or k is out of range; or `adaptive` comes with a schedule, accumulated
+            gradients, clipping, weight decay, or weights that are overwritten by their averages.
 
     A τ between 0 and 1e-8 gives a warning when it is set: K does not resolve such singular values.
 
@@ -231,18 +237,18 @@ class JacobianPower(keras.optimizers.Optimizer):
             self.learning_rate = min(rate * FASTER, LARGEST)
 
     def adapted(self, loss):
-        """What step control has come to: η and the trust."""
+        """η as step control has set it, and the trust."""
         return float(self.learning_rate), self.trust()
 
     def check(self, variables, penalties):
-        """Refuses what an adaptive step cannot be judged with.
+        """Refuses weights and penalties with which an adaptive step cannot be judged.
 
         Args:
             variables: the trainable weights.
             penalties: hig.penalties.Penalties.
 
         Raises:
-            ValueError: a penalty that is no sum of squares, a constraint on a weight; for adaptive steps.
+            ValueError: steps are adaptive, and a penalty is no sum of squares or a weight has a constraint.
         """
         constrained = [variable.path for variable in variables if variable.constraint is not None]
         if self.adaptive and (penalties.irregular or constrained):
@@ -257,11 +263,11 @@ class JacobianPower(keras.optimizers.Optimizer):
             self.build(variables)
 
     def apply_directions(self, directions, variables):
-        """Moves the variables along −J^κ g: one direction for each, of its shape; what `hig.PhysicsModel` calls."""
+        """Moves each variable along its direction, its share of −J^κ g; called by `hig.PhysicsModel`."""
         super().apply(directions, variables)
 
     def apply(self, grads, trainable_variables=None):
-        """Refuses plain gradients, which an ordinary Keras training loop would hand over: that would silently be SGD.
+        """Refuses the plain gradients of an ordinary Keras training loop, with which the step would be SGD's.
 
         Raises:
             TypeError: always.
@@ -304,14 +310,17 @@ class GaussNewton(JacobianPower):
 class LevenbergMarquardt(JacobianPower):
     """Damped least squares: Δθ = −η · B/2 · Jᵀ (K + μ)⁻¹ g, by Cholesky.
 
-    η = 1 is the full Gauss-Newton step, damped, for the mean over B samples of Σ (y − y*)². For another loss of curvature h
-    in y it is η = 2/(B h): 2 for ½ Σ (y − y*)², d for Keras' mean squared error of d outputs, 1/B if the loss is the sum
-    over the batch and not its mean (2 times that with ½). A loss that is not quadratic is taken by its gradient g.
+    If the loss is the mean over B samples of Σ (y − y*)², η = 1 is the full Gauss-Newton step, damped. If the
+    loss has another curvature h in y, the full step is η = 2/(B h). That is 2 for ½ Σ (y − y*)², d for Keras'
+    mean squared error of d outputs, and 1/B for the sum over the batch in the place of the mean (2/B with ½).
+    Of a loss that is not quadratic only the gradient g counts.
 
     Args:
         learning_rate: η > 0, or a Keras learning rate schedule; it is not adapted.
-        damping: μ > 0 in units of the mean eigenvalue of K, tr K/n. With `adaptive` it is where μ starts.
-        adaptive: whether the damping is controlled and falls with the loss, for training on fixed data; see `hig.control`.
+        damping: μ > 0 in units of the mean eigenvalue of K, tr K/n. With `adaptive` it is the
+            first value of μ.
+        adaptive: True if the damping is to be controlled and to fall with the loss. It is for training on
+            fixed data, see `hig.control`.
         **options: those of keras.optimizers.Optimizer, for instance `name`.
 
     Raises:
@@ -366,7 +375,7 @@ class LevenbergMarquardt(JacobianPower):
             self.factor.assign(max(self._factor() / SOFTER, 1 / LARGEST))
 
     def adapted(self, loss):
-        """What step control has come to: μ in units of tr K/n, and the trust."""
+        """μ as step control has set it, in units of tr K/n, and the trust."""
         return self._present(loss), self.trust()
 
 

@@ -6,19 +6,20 @@ the simulator, in `network_input`. From the fastest to the most general, with th
 factored      Every weight is the kernel or bias of a product z = a W + b of one row per sample. Every sample is repeated
               d times, row (b, k) is seeded with the unit cotangent e_k, and one backward pass gives the cotangents Δ
               of all z.
-per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone: all rows in one backward pass where every
-              row can have weights of its own (`hig.own_weights`), else in one vectorised pass, of the network by the
-              cotangents that come out of the simulator, or of network and simulator together.
-whole batch   Row r of J is a vector-Jacobian product of the whole batch. Right for every differentiable function θ → y
-              that gives the same y each time; n backward passes of B samples.
+per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone. One backward pass gives all rows
+              if every row can have weights of its own (`hig.own_weights`). Otherwise one vectorised pass
+              does: through the network, from the cotangents that come out of the simulator, or through both
+              together.
+whole batch   Row r of J is a vector-Jacobian product of the whole batch, in n backward passes of B samples.
+              This is right for every differentiable function θ → y that gives the same y each time.
 
 Which route is right is decided in two ways. The structure of the traced graph says where weights act (`hig.structure`)
-and whether samples stay apart (`hig.sample_axes`); a route that it rules out is never taken, whatever the numbers are. Numbers then prove
-the route with the first batch of each shape: for a random v, Jᵀv by the route's own factors or rows must equal the
-vector-Jacobian product of the whole model, which automatic differentiation gives at the cost of one backward pass.
-Where the graph has operations of which the structure is not known, the proof is repeated, with every row of J weighed
-alike: at the updates 1, 2, 4, 8, …, and when a variable that the model reads has changed. If it fails, the next route is
-taken.
+and whether samples stay apart (`hig.sample_axes`). A route that it rules out is never taken, whatever the
+numbers are. Then numbers prove the route with the first batch of each shape: for a random v, Jᵀv by the route's
+own factors or rows must equal the vector-Jacobian product of the whole model, which automatic differentiation
+gives at the cost of one backward pass. If the graph has operations that are not known, the proof is repeated at
+the updates 1, 2, 4, 8, …, and when a variable that the model reads has changed. It then gives small and large
+rows of J the same weight. If the proof fails, the next route is taken.
 """
 
 import contextlib
@@ -76,11 +77,12 @@ class Derivatives:
     Attributes:
         route: one of ROUTES.
         shape: (n, p).
-        batch: B, the number of samples: that of the targets y*, or without them of the first array of x.
+        batch: B, the number of samples: the rows of the targets y*, or of the first array of x if there are
+            no targets.
 
     Raises:
-        ValueError: no weight is trainable or acts on the outcome; the outcome has not one row per sample; a derivative of
-            the model is not finite; no route is right, because the outcome differs from one call to the next.
+        ValueError: no weight is trainable, or none acts on the outcome; the outcome does not have one row per
+            sample; a derivative of the model is not finite; no route is right.
         TypeError: the outcome is not real.
         MemoryError: an update takes more memory than is free.
     """
@@ -148,7 +150,7 @@ class Derivatives:
         return not all(map(np.array_equal, before, self._settings))
 
     def curvature(self, batch, outcome, gradient, change=None):
-        """Curvatures of the loss in y: per outcome, and along a change of y.
+        """Two curvatures of the loss in y: h along its gradient, and that along a change of y.
 
         Args:
             batch: (x, y_true, sample_weight).
@@ -156,9 +158,10 @@ class Derivatives:
             change: of y, (n,); g if None.
 
         Returns:
-            h = gᵀ H g/gᵀg, H = ∂²L/∂y², and changeᵀ H change, floats, by Hessian-vector products: exact for every sum of
-            squares, however weighted. Where gᵀ H g is not positive, h is 2/B, that of the mean over B samples of
-            Σ (y − y*)². Where either is not positive, the second is h ‖change‖².
+            (h, changeᵀ H change), floats, with h = gᵀ H g/gᵀg and H = ∂²L/∂y², by Hessian-vector products.
+            They are exact for every sum of squares, however weighted. If gᵀ H g is not positive, h is 2/B,
+            which is that of the mean of Σ (y − y*)² over B samples. If one of the two is not positive, the
+            second is h ‖change‖².
         """
         change = gradient if change is None else change
         own, along = map(float, self._curvature(*batch, outcome, tf.constant(change, tf.float64)))

@@ -1,7 +1,8 @@
 """Whether samples stay apart in a traced graph: the axis along which they lie, followed from x to y.
 
-No number of the data is looked at: an operation that mixes samples does so also where a factor 0 hides it, and nested
-functions (loops, branches, calls) are followed as well. An operation that is not known here leaves the question open.
+The values of the data play no part: an operation that mixes samples counts even if a factor 0 hides it.
+Nested functions (loops, branches, calls) are followed as well. An operation that is not known here leaves the
+question open.
 """
 
 from typing import NamedTuple

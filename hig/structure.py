@@ -1,8 +1,8 @@
 """Where the weights of a model act, read from its traced graph, whatever its numbers are.
 
-If a weight W acts in a product z = a W + b alone, on one row a per sample, then the share of row r of J is
-a_r ⊗ ∂y_r/∂z, and the factors a and ∂y/∂z hold it. `layer_products` follows every weight's value to the operations that
-take it: a term that is multiplied by 0 today is an operation all the same.
+If a weight W acts only in a product z = a W + b, on one row a per sample, then its share of row r of J is
+a_r ⊗ ∂y_r/∂z, and the factors a and ∂y/∂z are enough. `layer_products` follows the value of every weight to
+the operations that take it. It finds a term even if that is multiplied by 0 today.
 """
 
 from typing import NamedTuple
