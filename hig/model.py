@@ -11,7 +11,8 @@ from hig.control import step
 from hig.jacobian import flatten, small_side
 from hig.optimizers import JacobianPower
 from hig.powers import blas_threads
-from hig.routes import Derivatives, moved
+from hig.proof import moved
+from hig.routes import Derivatives
 
 PARTS = "network", "simulator", "network_input"
 KEPT_SHAPES = 48            # shapes of batches whose compiled functions are kept, some 5 to 30 MB each

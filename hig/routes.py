@@ -22,7 +22,6 @@ the updates 1, 2, 4, 8, …, and when a variable that the model reads has change
 rows of J the same weight. If the proof fails, the next route is taken.
 """
 
-import contextlib
 import math
 import time
 from functools import partial
@@ -31,18 +30,17 @@ from typing import Callable, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from hig.backend import keras, leaves
 from hig.compiled import NotApplicable
-from hig.jacobian import FactoredJacobian, RowsJacobian, flatten
+from hig.jacobian import FactoredJacobian, RowsJacobian
 from hig.krylov import Products, ways
 from hig.memory import available_memory, keep_freed_memory, require_memory
 from hig.own_weights import own_weights
 from hig.penalties import Penalties
+from hig.proof import Proof, moved
 from hig.sample_axes import SampleAxes
 from hig.structure import layer_products, weight_operations
 
 ROUTES = ("factored", "per sample", "whole batch")
-_EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _CHUNK = 2**24              # numbers of J, or of what its rows are made of, computed at a time
 _SHARE = 4                  # J is held if it takes less than this part of the free memory
 _LARGE = 6000               # rows of a matrix of which a decomposition takes ten seconds
@@ -102,19 +100,20 @@ class Derivatives:
         if not any(self._sampled):
             raise ValueError(f"the targets have {self.batch} rows, but no array of x has: samples lie along the first axis")
         self.loss = compiler.function(self._trace_loss, "The loss")
-        self._plain_loss = compiler.function(self._trace_loss, "The loss", xla=False)
-        self._loss_of_outcome = compiler.function(self.loss_and_gradient, "The loss", xla=False)
-        self._plain_vjp = compiler.function(self._trace_plain_vjp, "The plain gradient", xla=False)
+        self.plain_loss = compiler.function(self._trace_loss, "The loss", xla=False)
+        self.loss_of_outcome = compiler.function(self.loss_and_gradient, "The loss", xla=False)
+        self.plain_vjp = compiler.function(self._trace_plain_vjp, "The plain gradient", xla=False)
         self._vjp = compiler.function(self._trace_vjp, "A vector-Jacobian product")
         self._read_structure(x)
-        reference = self._reference(x, y_true, sample_weight)
+        self.krylov = model.optimizer.krylov
+        self.proof = Proof(self)
+        reference = self.proof.reference(x, y_true, sample_weight)
         p = sum(math.prod(shape) for shape in self.shapes)
         self.shape = self.n, p
         if all(gradient is None for gradient in reference.product):
             raise ValueError("No gradients provided for any variable: the outcome does not depend on any trainable weight, "
                              "or not in a differentiable way.")
-        self._require_finite(reference)
-        self.krylov = model.optimizer.krylov
+        self.proof.require_finite(reference)
         if not self.krylov:
             require_memory(self.n, model, f"set krylov=16 or so in the optimizer, or reduce the batch size, {self.batch}, or the "
                            f"outputs per sample, {self.d}")
@@ -264,22 +263,6 @@ class Derivatives:
 
     # ------------------------------------------------------------------------------------------------ the proof
 
-    def _reference(self, x, y_true, sample_weight, v=None):
-        """What automatic differentiation of the whole model says without XLA, for v (n,), random if None."""
-        loss, outcome, gradient = self._plain_loss(x, y_true, sample_weight)
-        if v is None:
-            v = tf.random.stateless_normal([self.n], (22, 7), dtype=gradient.dtype)
-        return _Reference(loss, outcome, gradient, np.asarray(v, np.float64), self._plain_vjp(x, tf.cast(v, gradient.dtype)))
-
-    def _require_finite(self, reference):
-        """Refuses a model whose own derivative is not finite while its loss is: no route could help."""
-        broken = [weight.path for weight, share in zip(self.weights, reference.product)
-                  if share is not None and not np.isfinite(share).all()]
-        if broken and np.isfinite(reference.loss) and np.isfinite(reference.gradient).all():
-            raise ValueError(f"the gradient of the model with respect to {' and '.join(map(repr, broken[:2]))} is not finite, "
-                             "although its loss is, with or without XLA. The square root, norm or quotient of a zero has no "
-                             "derivative, not even where tf.where masks it: mask its argument as well")
-
     def _take_route(self, batch, reference):
         """Takes the first route not tried yet that agrees with the reference on a batch."""
         failure = None
@@ -289,10 +272,10 @@ class Derivatives:
             for xla in (True, False) if may_compile else (False,):
                 function, failure = candidate.make(xla), None
                 try:
-                    wrong = self._disagreement(function, batch, reference, weigh=not candidate.proven)
+                    wrong = self.proof.disagreement(function, batch, reference, weigh=not candidate.proven)
                     if wrong:                                           # a unit on its kink may round to either side
                         with moved(self.weights):
-                            wrong = self._disagreement(function, batch, self._reference(*batch), weigh=not candidate.proven)
+                            wrong = self.proof.disagreement(function, batch, self.proof.reference(*batch), weigh=not candidate.proven)
                 except (MemoryError, tf.errors.ResourceExhaustedError):
                     raise
                 except NotApplicable as reason:
@@ -315,87 +298,24 @@ class Derivatives:
             self._reasons.append(wrong)
         if failure:
             raise failure
-        self._refuse(batch, self._reasons[-1])
+        self.proof.refuse(batch, self._reasons[-1])
 
     def _prove_again(self, batch, result):
         """Repeats the proof on the batch of an update; the result of that update, by the next route if it fails."""
         started = time.perf_counter()
-        wrong = self._disagreement(lambda *_: result, batch, self._reference(*batch), weigh=True)
+        wrong = self.proof.disagreement(lambda *_: result, batch, self.proof.reference(*batch), weigh=True)
         if wrong:
             since = self._right_until + 1
             self._reasons = [wrong]
             self.compiler.warn(f"The route {self.route!r} to the Jacobian stopped being right: {wrong}. Steps may have been wrong "
                                f"since update {since}; this is update {self._updates}.")
-            self._take_route(batch, self._reference(*batch))
+            self._take_route(batch, self.proof.reference(*batch))
             result = self._linearise(*batch)
         self._right_until = self._updates
         spent = time.perf_counter() - started
         pause = math.ceil(spent / (_PROOF_SHARE * self._seconds))
         self._next_proof = self._updates + min(self._updates, max(1, pause))
         return result
-
-    def _refuse(self, batch, reason):
-        outcomes = [np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(self._plain_loss(*batch)[1])]) for _ in range(2)]
-        if not np.allclose(*outcomes, rtol=self._tolerance(outcomes[0]), atol=0, equal_nan=True):
-            raise ValueError("the outcome is another one at every call, so that it has no Jacobian: draw random numbers outside "
-                             "the model and hand them over with x; keep no state from one call to the next")
-        raise ValueError(f"the Jacobian of this model cannot be computed reliably in {outcomes[0].dtype}, with or without XLA: "
-                         f"{reason}. The simulator may be chaotic or badly conditioned (take float64), or multiply matrices with "
-                         "few digits (TF32, switched off by tf.config.experimental.enable_tensor_float_32_execution(False))")
-
-    def _disagreement(self, function, batch, reference, weigh=False):
-        """What is wrong with a route on this batch, as a clause; "" if it is right to the precision of the dtype.
-
-        A weight's share of Jᵀv is compared with its own norm, and with a hundredth of that of all of Jᵀv, which is the
-        level of its rounding errors. Not-a-number where the plain product has numbers is wrong; where it has none, the
-        network or the data have diverged, which is for the loss to show.
-
-        Args:
-            weigh: compare once more with v divided by the norms of J's rows, so that a small row counts like a large one.
-        """
-        loss, outcome, gradient, jacobian = function(*batch)
-        tolerance = self._tolerance(*tf.nest.flatten(outcome))
-
-        def differ(found, wanted):
-            found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-            return np.isfinite(wanted).all() and not np.linalg.norm(found - wanted) <= 10 * tolerance * np.linalg.norm(wanted)
-        if any(map(differ, tf.nest.flatten(outcome), tf.nest.flatten(reference.outcome))):
-            return "a faster route gives another outcome than the model does"
-        loss_without, _, gradient_without = self._loss_of_outcome(*batch, outcome)
-        if differ(gradient, gradient_without) or np.isfinite(loss_without) and not np.isfinite(loss):
-            return "the loss or its gradient is another one than without XLA"
-        wrong = self._wrong_weights(jacobian, reference, tolerance)
-        if not wrong and weigh:
-            norms = np.sqrt(jacobian.row_squares())
-            if np.isfinite(norms).all() and norms.any():
-                weighed = np.asarray(reference.v) / np.maximum(norms, norms[norms > 0].min())
-                wrong = self._wrong_weights(jacobian, self._reference(*batch, v=weighed), tolerance)
-        if wrong:
-            return f"{' and '.join(map(repr, wrong[:2]))} acts on the outcome in a way that a faster route misses"
-        return self._inconsistency(jacobian, reference.v, tolerance) if self.krylov else ""
-
-    def _inconsistency(self, jacobian, v, tolerance):
-        """What is wrong with products J w: ⟨J w, v⟩ must equal ⟨w, Jᵀv⟩ for a random w."""
-        w = np.random.default_rng(3).standard_normal(self.shape[1])
-        forwards, backwards = jacobian.push(w), flatten(jacobian.pullback(v))
-        size = np.linalg.norm(forwards) + np.linalg.norm(backwards)
-        wrong = np.isfinite(backwards).all() and not abs(forwards @ v - w @ backwards) <= tolerance * size
-        return "products with the Jacobian and with its transpose do not belong together" if wrong else ""
-
-    def _wrong_weights(self, jacobian, reference, tolerance):
-        """Paths of the weights whose share of Jᵀv is not that of the reference."""
-        found = (jacobian.pullback_by_rows if isinstance(jacobian, RowsJacobian) else jacobian.pullback)(reference.v)
-        wanted = [np.zeros(shape) if gradient is None else np.asarray(gradient, np.float64)
-                  for gradient, shape in zip(reference.product, self.shapes)]
-        floor = 0.01 * np.sqrt(sum(np.sum(gradient**2) for gradient in wanted))
-        return [weight.path for weight, one, other in zip(self.weights, found, wanted)
-                if np.isfinite(other).all() and not np.linalg.norm(one - other) <= tolerance * (np.linalg.norm(other) + floor)]
-
-    def _tolerance(self, *outcomes):
-        """√ε of the coarsest dtype: far above rounding, far below a missing term."""
-        dtypes = {tf.as_dtype(leaf.dtype).name for leaf in outcomes} | {
-            keras.backend.standardize_dtype(layer.compute_dtype) for part in self.model.layers for layer in leaves(part)}
-        return max(np.sqrt(_EPSILON.get(dtype, 0.0)) for dtype in dtypes)
 
     def _costs(self, route):
         n, p = self.shape
@@ -623,7 +543,7 @@ class Derivatives:
         functions = {}
 
         def linearise(x, y_true, sample_weight):
-            loss, outcome, gradient = (self.loss if xla else self._plain_loss)(x, y_true, sample_weight)
+            loss, outcome, gradient = (self.loss if xla else self.plain_loss)(x, y_true, sample_weight)
 
             def chunks(group):
                 size = sum(math.prod(self.shapes[index]) for index in group)
@@ -635,7 +555,7 @@ class Derivatives:
                     blocks = functions[group](*pick(x, first, first + step))
                     skip = (start - first) * rows_each
                     yield slice(start * rows_each, (first + step) * rows_each), [_wide(block)[skip:] for block in blocks]
-            vjp = self._vjp if xla else self._plain_vjp
+            vjp = self._vjp if xla else self.plain_vjp
             jacobian = RowsJacobian(chunks, self.shapes, self.n, available_memory() // _SHARE,
                                     lambda v: [np.zeros(shape) if share is None else _wide(share)
                                                for share, shape in zip(vjp(x, tf.constant(v)), self.shapes)])
@@ -700,30 +620,6 @@ class Derivatives:
             found = [self._vjp(x, seed) for seed in seeds]
             return [tf.stack([row[index] for row in found]) for index in group]
         return rows
-
-
-class _Reference(NamedTuple):
-    """What automatic differentiation of the whole model gives for a batch, without XLA: L, y, g, a v and Jᵀv."""
-
-    loss: tf.Tensor
-    outcome: object
-    gradient: tf.Tensor
-    v: np.ndarray
-    product: list
-
-
-@contextlib.contextmanager
-def moved(weights, share=1e-3):
-    """Context in which the weights are changed by about this share of their size."""
-    before, random = [weight.numpy() for weight in weights], np.random.default_rng(1)
-    try:
-        for weight, value in zip(weights, before):
-            scale = share * (np.abs(value) + np.mean(np.abs(value)))
-            weight.assign((value + scale * random.standard_normal(value.shape)).astype(value.dtype))
-        yield
-    finally:
-        for weight, value in zip(weights, before):
-            weight.assign(value)
 
 
 def _with_copies(rows, copies):

@@ -1,0 +1,132 @@
+"""The proof by numbers that a Jacobian is that of its model: Jᵀv for a random v, by the route and by the whole model.
+
+Automatic differentiation gives the vector-Jacobian product of the whole model at the cost of one backward pass. If a route
+misses a term anywhere in J, the two differ, with probability one. They are compared to √ε of the coarsest dtype, which is
+far above rounding and far below a missing term. The model's side is computed without XLA, the route's as it will be.
+"""
+
+import contextlib
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from hig.backend import keras, leaves
+from hig.jacobian import RowsJacobian, flatten
+
+_EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+class Reference(NamedTuple):
+    """What automatic differentiation of the whole model gives for a batch, without XLA: L, y, g, a v and Jᵀv."""
+
+    loss: tf.Tensor
+    outcome: object
+    gradient: tf.Tensor
+    v: np.ndarray
+    product: list
+
+
+class Proof:
+    """What a route to the Jacobian of a model is compared with.
+
+    Args:
+        of: hig.routes.Derivatives.
+    """
+
+    def __init__(self, of):
+        self.of = of
+
+    def reference(self, x, y_true, sample_weight, v=None):
+        """What automatic differentiation of the whole model says without XLA, for v (n,), random if None."""
+        loss, outcome, gradient = self.of.plain_loss(x, y_true, sample_weight)
+        if v is None:
+            v = tf.random.stateless_normal([self.of.n], (22, 7), dtype=gradient.dtype)
+        return Reference(loss, outcome, gradient, np.asarray(v, np.float64), self.of.plain_vjp(x, tf.cast(v, gradient.dtype)))
+
+    def require_finite(self, reference):
+        """Refuses a model whose own derivative is not finite while its loss is: no route could help."""
+        broken = [weight.path for weight, share in zip(self.of.weights, reference.product)
+                  if share is not None and not np.isfinite(share).all()]
+        if broken and np.isfinite(reference.loss) and np.isfinite(reference.gradient).all():
+            raise ValueError(f"the gradient of the model with respect to {' and '.join(map(repr, broken[:2]))} is not finite, "
+                             "although its loss is, with or without XLA. The square root, norm or quotient of a zero has no "
+                             "derivative, not even where tf.where masks it: mask its argument as well")
+
+    def refuse(self, batch, reason):
+        """Raises ValueError, as no route is right for the given reason; says so if the outcome is another one each time."""
+        outcomes = [np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(self.of.plain_loss(*batch)[1])]) for _ in range(2)]
+        if not np.allclose(*outcomes, rtol=self._tolerance(outcomes[0]), atol=0, equal_nan=True):
+            raise ValueError("the outcome is another one at every call, so that it has no Jacobian: draw random numbers outside "
+                             "the model and hand them over with x; keep no state from one call to the next")
+        raise ValueError(f"the Jacobian of this model cannot be computed reliably in {outcomes[0].dtype}, with or without XLA: "
+                         f"{reason}. The simulator may be chaotic or badly conditioned (take float64), or multiply matrices with "
+                         "few digits (TF32, switched off by tf.config.experimental.enable_tensor_float_32_execution(False))")
+
+    def disagreement(self, function, batch, reference, weigh=False):
+        """What is wrong with a route on this batch, as a clause; "" if it is right to the precision of the dtype.
+
+        A weight's share of Jᵀv is compared with its own norm, and with a hundredth of that of all of Jᵀv, which is the
+        level of its rounding errors. Not-a-number where the plain product has numbers is wrong; where it has none, the
+        network or the data have diverged, which is for the loss to show.
+
+        Args:
+            weigh: compare once more with v divided by the norms of J's rows, so that a small row counts like a large one.
+        """
+        loss, outcome, gradient, jacobian = function(*batch)
+        tolerance = self._tolerance(*tf.nest.flatten(outcome))
+
+        def differ(found, wanted):
+            found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+            return np.isfinite(wanted).all() and not np.linalg.norm(found - wanted) <= 10 * tolerance * np.linalg.norm(wanted)
+        if any(map(differ, tf.nest.flatten(outcome), tf.nest.flatten(reference.outcome))):
+            return "a faster route gives another outcome than the model does"
+        loss_without, _, gradient_without = self.of.loss_of_outcome(*batch, outcome)
+        if differ(gradient, gradient_without) or np.isfinite(loss_without) and not np.isfinite(loss):
+            return "the loss or its gradient is another one than without XLA"
+        wrong = self._wrong_weights(jacobian, reference, tolerance)
+        if not wrong and weigh:
+            norms = np.sqrt(jacobian.row_squares())
+            if np.isfinite(norms).all() and norms.any():
+                weighed = np.asarray(reference.v) / np.maximum(norms, norms[norms > 0].min())
+                wrong = self._wrong_weights(jacobian, self.reference(*batch, v=weighed), tolerance)
+        if wrong:
+            return f"{' and '.join(map(repr, wrong[:2]))} acts on the outcome in a way that a faster route misses"
+        return self._inconsistency(jacobian, reference.v, tolerance) if self.of.krylov else ""
+
+    def _inconsistency(self, jacobian, v, tolerance):
+        """What is wrong with products J w: ⟨J w, v⟩ must equal ⟨w, Jᵀv⟩ for a random w."""
+        w = np.random.default_rng(3).standard_normal(self.of.shape[1])
+        forwards, backwards = jacobian.push(w), flatten(jacobian.pullback(v))
+        size = np.linalg.norm(forwards) + np.linalg.norm(backwards)
+        wrong = np.isfinite(backwards).all() and not abs(forwards @ v - w @ backwards) <= tolerance * size
+        return "products with the Jacobian and with its transpose do not belong together" if wrong else ""
+
+    def _wrong_weights(self, jacobian, reference, tolerance):
+        """Paths of the weights whose share of Jᵀv is not that of the reference."""
+        found = (jacobian.pullback_by_rows if isinstance(jacobian, RowsJacobian) else jacobian.pullback)(reference.v)
+        wanted = [np.zeros(shape) if gradient is None else np.asarray(gradient, np.float64)
+                  for gradient, shape in zip(reference.product, self.of.shapes)]
+        floor = 0.01 * np.sqrt(sum(np.sum(gradient**2) for gradient in wanted))
+        return [weight.path for weight, one, other in zip(self.of.weights, found, wanted)
+                if np.isfinite(other).all() and not np.linalg.norm(one - other) <= tolerance * (np.linalg.norm(other) + floor)]
+
+    def _tolerance(self, *outcomes):
+        """√ε of the coarsest dtype: far above rounding, far below a missing term."""
+        dtypes = {tf.as_dtype(leaf.dtype).name for leaf in outcomes} | {
+            keras.backend.standardize_dtype(layer.compute_dtype) for part in self.of.model.layers for layer in leaves(part)}
+        return max(np.sqrt(_EPSILON.get(dtype, 0.0)) for dtype in dtypes)
+
+
+@contextlib.contextmanager
+def moved(weights, share=1e-3):
+    """Context in which the weights are changed by about this share of their size."""
+    before, random = [weight.numpy() for weight in weights], np.random.default_rng(1)
+    try:
+        for weight, value in zip(weights, before):
+            scale = share * (np.abs(value) + np.mean(np.abs(value)))
+            weight.assign((value + scale * random.standard_normal(value.shape)).astype(value.dtype))
+        yield
+    finally:
+        for weight, value in zip(weights, before):
+            weight.assign(value)
