@@ -6,9 +6,10 @@
                                                  play, pause and change HIG, GN and Adam; the curve goes to FOLDER
 
 Prints the address of the page, which answers this machine alone, and ends with Ctrl-C. A running training may be watched:
-its new points appear within two seconds. TensorFlow is not loaded for watching; training has its own process.
+its new points appear within two seconds. TensorFlow is loaded for training only.
 
-Exit status: 0, or 2 with a sentence on stderr for a folder that is not there, a port that is taken, or without dash.
+Exit status: 0, or 2 with a sentence on stderr: for a folder that is not there, cannot be written or has another process
+training into it, for a port that is taken, or without dash; 130 for a second Ctrl-C during a long update.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 from hig.figures.curves import SYSTEMS
-from hig.runs.cli import fail, make_parser, standard_streams
+from hig.runs.cli import SettingsError, fail, make_parser, standard_streams
 
 ROOT = Path(__file__).resolve().parent
 BY_HAND = [folder for folder in SYSTEMS.values() if (ROOT / folder / "interactive").is_dir()]
@@ -63,8 +64,8 @@ def main(arguments=None):
         fail("the page needs the package dash: pip install 'hig[live]'")
     except KeyboardInterrupt:                       # while packages are loaded
         pass
-    except OSError as error:
-        fail(f"port {options.port} of this machine cannot be had: {error.strerror}; choose another one, like --port 0")
+    except (SettingsError, OSError) as error:       # the port, the folder, or another process that trains into it
+        fail(str(error))
     return 0
 
 

@@ -13,6 +13,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +35,7 @@ def start_chromium(profile):
     return webdriver.Chrome(options=options, service=Service(driver))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """The browser; tests that need it are skipped where it is not installed."""
     chrome = start_chromium(tmp_path_factory.mktemp("profile"))
@@ -45,29 +46,24 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, tmp_path):
-    """Function of the arguments of dashboard.py: opens that page in the browser and returns its process.
+def visit(browser):
+    """Function of an address: opens that page in the browser.
 
     In the end the page has made no request to another machine and written no error to the console.
     """
-    processes = []
-
-    def open_page(*arguments):
-        processes.append(serve(*arguments, cwd=tmp_path))
+    def open_page(url):
         for kind in ("browser", "performance"):
             browser.get_log(kind)                                       # forgets what was before
-        browser.get(processes[-1].url)
-        return processes[-1]
+        browser.get(url)
     yield open_page
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    requests = requested_urls(browser)
+    messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
+    requests = [message["params"]["request"]["url"] for message in messages
+                if message["method"] == "Network.requestWillBeSent"]
     browser.get("about:blank")
-    for process in processes:
-        stop(process)
     assert not errors
-    own = "http://127.0.0.1:", "data:", "blob:", "chrome"                 # the last are Chromium's own pages
-    foreign = [url for url in requests if not url.startswith(own)]
-    assert requests and not foreign, foreign
+    own = "http://127.0.0.1:", "data:", "blob:", "chrome"               # the last are Chromium's own pages
+    assert requests and all(url.startswith(own) for url in requests), requests
 
 
 def serve(*arguments, cwd, port=0):
@@ -92,13 +88,6 @@ def stop(process):
         process.communicate()
         raise
     return process.returncode
-
-
-def requested_urls(browser):
-    """Addresses of all requests since the log was read last."""
-    messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
-    return [message["params"]["request"]["url"] for message in messages
-            if message["method"] == "Network.requestWillBeSent"]
 
 
 def until(browser, condition, what):
@@ -132,6 +121,12 @@ def click(browser, selector, words=None):
     element = until(browser, find, f"{selector} {words or ''} is there")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
     until(browser, lambda: find().click() or True, f"{selector} can be clicked")
+
+
+def set_text(browser, name, value):
+    """Types into the field with that id, over what is there, and Enter."""
+    browser.find_element(By.ID, name).send_keys(Keys.CONTROL, "a")
+    browser.find_element(By.ID, name).send_keys(value, Keys.ENTER)
 
 
 def graph(browser, name, expression):

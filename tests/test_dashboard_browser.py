@@ -1,11 +1,11 @@
-"""The watching page in a browser: a training that grows, zoom, axes, broken files, downloads, a server that is gone."""
+"""The page in a browser: a training that grows, zoom, axes, broken files, downloads, a server that is gone."""
 
 import io
 import re
+import shutil
 import subprocess
 import sys
 import urllib.parse
-import urllib.request
 import xml.etree.ElementTree
 
 import numpy as np
@@ -15,12 +15,30 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 from hig.runs.results import load_results
-from tests.browser import ROOT, browser, click, graph, no_overflow, page, serve, stop, text, until, wait_for  # noqa: F401
+from tests.browser import ROOT, browser, click, graph, no_overflow, serve, set_text, stop, text, until, visit, wait_for  # noqa: F401
 from tests.test_plot import falling, save
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A process of dashboard.py for all tests, and its folder."""
+    folder = tmp_path_factory.mktemp("watched")
+    process = serve(folder, cwd=folder)
+    yield process, folder
+    stop(process)
+
+
+@pytest.fixture
+def folder(server, visit):
+    """That folder, emptied, with its page open."""
+    for path in server[1].iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    visit(server[0].url)
+    return server[1]
+
+
 def rows(browser):
-    return [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#rows tr")]
+    return [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#table tbody tr")]
 
 
 def points(browser, number=0):
@@ -28,11 +46,10 @@ def points(browser, number=0):
     return graph(browser, "curves", f"g._fullData.filter(t => t.mode == 'lines' && t.showlegend)[{number}].x.length")
 
 
-def test_a_running_training_appears_and_grows(browser, page, tmp_path):
-    page(tmp_path)
+def test_a_running_training_appears_and_grows(browser, folder):
     until(browser, lambda: "No curves" in text(browser, "#note"), "the page says that there is nothing yet")
     training = subprocess.Popen([sys.executable, str(ROOT / "Nonlinear_Oscillators" / "submit_Adam.py"), "--quiet",
-                                 "--max-time", "600", "--output", str(tmp_path)])
+                                 "--max-time", "600", "--output", str(folder)])
     try:
         until(browser, lambda: "running" in rows(browser)[0], "the run appears as running")
         before = until(browser, lambda: points(browser), "its curve is drawn")
@@ -44,14 +61,13 @@ def test_a_running_training_appears_and_grows(browser, page, tmp_path):
         training.kill()
         training.wait()
     until(browser, lambda: "interrupted" in rows(browser)[0], "the run is shown as interrupted")
-    until(browser, lambda: points(browser) == len(load_results(tmp_path / "NLO_Adam_RESULTS.pickle")["epochs"]),
+    until(browser, lambda: points(browser) == len(load_results(folder / "NLO_Adam_RESULTS.pickle")["epochs"]),
           "the whole curve is drawn")
 
 
-def test_zoom_and_hidden_curves_survive_new_points(browser, page, tmp_path):
+def test_zoom_and_hidden_curves_survive_new_points(browser, folder):
     for name in ("Adam", "HIG"):
-        save(tmp_path / f"NLO_{name}_RESULTS.pickle", falling(), state="running")
-    page(tmp_path)
+        save(folder / f"NLO_{name}_RESULTS.pickle", falling(), state="running")
     until(browser, lambda: points(browser) == 20, "the curves are drawn")
     whole = graph(browser, "curves", "g._fullLayout.xaxis.range")
     area = browser.find_element(By.CSS_SELECTOR, "#curves .nsewdrag")
@@ -61,29 +77,23 @@ def test_zoom_and_hidden_curves_survive_new_points(browser, page, tmp_path):
     ActionChains(browser).click(browser.find_element(By.CSS_SELECTOR, "#curves .legendtoggle")).perform()
     hidden = "g._fullData.filter(t => t.visible == 'legendonly').map(t => t.legendgroup)[0]"
     until(browser, lambda: graph(browser, "curves", hidden) == "Adam", "Adam hides")
-    for length in (25, 30):
-        for name in ("Adam", "HIG"):
-            save(tmp_path / f"NLO_{name}_RESULTS.pickle", falling(length), state="running")
-        until(browser, lambda: points(browser) == points(browser, 1) == length, "new points")
-        assert graph(browser, "curves", "g._fullLayout.xaxis.range") == zoomed
-        assert graph(browser, "curves", hidden) == "Adam"
-    save(tmp_path / "NLO_SGD_RESULTS.pickle", falling())
-    until(browser, lambda: points(browser, 2) == 20, "a new curve")
-    assert graph(browser, "curves", "g._fullLayout.xaxis.range") == zoomed
+    for name in ("Adam", "HIG"):
+        save(folder / f"NLO_{name}_RESULTS.pickle", falling(25), state="running")
+    until(browser, lambda: points(browser) == points(browser, 1) == 25, "new points")
+    save(folder / "NLO_GN_RESULTS.pickle", falling())                  # comes between them
+    until(browser, lambda: points(browser, 1) == 20, "a new curve")
+    assert graph(browser, "curves", "g._fullLayout.xaxis.range") == zoomed and graph(browser, "curves", hidden) == "Adam"
 
 
-def test_switching_axes(browser, page, tmp_path):
-    save(tmp_path / "QMC_HIG_RESULTS.pickle", falling(), population_error_2=np.linspace(0.5, 0.1, 20))
-    page(tmp_path)
+def test_axes_quantities_and_levels(browser, folder):
+    save(folder / "QMC_HIG_RESULTS.pickle", falling(), population_error_2=np.linspace(0.5, 0.1, 20))
     until(browser, lambda: points(browser) == 20, "the curve is drawn")
     title = "g._fullLayout.{}axis.title.text"
-    last = "(t => t.x[t.x.length - 1])(g._fullData[0])"
-    assert graph(browser, "curves", title.format("x")) == "training time in seconds"
     for axis, words, value in (("epochs", "epochs", 19), ("updates", "updates", 19 * 32),
                                ("time", "training time in seconds", 38)):
         click(browser, "#x label", axis)
         until(browser, lambda: graph(browser, "curves", title.format("x")) == words, f"the axis is {axis}")
-        assert graph(browser, "curves", last) == value
+        assert graph(browser, "curves", "(t => t.x[t.x.length - 1])(g._fullData[0])") == value
     click(browser, "#switches label", "log x")
     until(browser, lambda: graph(browser, "curves", "g._fullLayout.xaxis.type") == "log", "x is logarithmic")
     assert points(browser) == 19                                        # without time 0
@@ -93,62 +103,46 @@ def test_switching_axes(browser, page, tmp_path):
     assert graph(browser, "curves", "g._fullData[0].y[18]") == 0.1
     click(browser, "#switches label", "log y")
     until(browser, lambda: graph(browser, "curves", "g._fullLayout.yaxis.type") == "linear", "y is linear")
-    levels = browser.find_element(By.ID, "levels")
-    levels.clear()
-    levels.send_keys("0.5\n")
-    until(browser, lambda: "to 0.5 [s]" in text(browser, "#head") and "0.01" not in text(browser, "#head"), "a level")
+    set_text(browser, "levels", "0.5")
+    until(browser, lambda: "to 0.5 [s]" in text(browser, "#table") and "0.01" not in text(browser, "#table thead"), "a level")
 
 
-def test_a_corrupted_pickle_does_not_stop_the_page(browser, page, tmp_path):
-    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    broken = tmp_path / "NLO_GN_RESULTS.pickle"
+def test_a_corrupted_pickle_does_not_stop_the_page(browser, folder):
+    save(folder / "NLO_HIG_RESULTS.pickle", falling())
+    broken = folder / "NLO_GN_RESULTS.pickle"
     broken.write_bytes(b"\x80\x04cos\nsystem\n(X\x04\x00\x00\x00exittR.")
-    page(tmp_path)
     until(browser, lambda: re.search("unreadable.*cannot be used as a curve", rows(browser)[1]), "its sentence")
-    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(30))
+    save(folder / "NLO_HIG_RESULTS.pickle", falling(30))
     until(browser, lambda: points(browser) == 30, "the other run goes on")
     save(broken, falling())
     until(browser, lambda: len(rows(browser)) == 2 and "unreadable" not in "".join(rows(browser)), "it is good again")
 
 
-def test_downloads(browser, page, tmp_path):
-    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    page(tmp_path)
+def test_downloads(browser, folder, tmp_path):
+    save(folder / "NLO_HIG_RESULTS.pickle", falling())
     until(browser, lambda: points(browser) == 20, "the curve is drawn")
     buttons = browser.find_elements(By.CSS_SELECTOR, "#curves .modebar-btn")
     assert {button.get_attribute("data-title") for button in buttons} == {
         "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}             # none that would upload the figure
-    target = tmp_path / "downloads"
-    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(target)})
-    click(browser, "#svg")
-    wait_for(lambda: (target / "curves.svg").is_file(), "the figure as SVG")
-    assert "training time" in "".join(xml.etree.ElementTree.parse(target / "curves.svg").getroot().itertext())
-    click(browser, "#png")
-    wait_for(lambda: (target / "curves.png").is_file(), "the figure as PNG")
-    assert (target / "curves.png").read_bytes().startswith(b"\x89PNG")
-    click(browser, "#csv")
-    wait_for(lambda: (target / "curves.csv").is_file(), "the data as CSV")
-    assert len((target / "curves.csv").read_text().splitlines()) == 21
-
-
-@pytest.mark.parametrize("width", [1400, 420])
-def test_the_page_fits_its_window(browser, page, tmp_path, width):
-    for prefix in ("NLO", "QMC", "POISSON"):
-        for name in ("Adam", "GN", "HIG"):
-            save(tmp_path / f"{prefix}_{name}_RESULTS.pickle", falling())
-    page(tmp_path)
-    until(browser, lambda: points(browser) >= 19, "the curves are drawn")
-    assert no_overflow(browser, width)
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    for kind in ("svg", "png", "csv"):
+        click(browser, f"#{kind}")
+        wait_for(lambda: (tmp_path / f"curves.{kind}").is_file(), f"the download as {kind}")
+    assert "training time" in "".join(xml.etree.ElementTree.parse(tmp_path / "curves.svg").getroot().itertext())
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "curves.csv").read_text().splitlines()) == 21
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_is_dark_for_who_wants_it_dark(browser, page, tmp_path, scheme):
+def test_the_page_fits_its_window_and_is_dark_for_who_wants_it_dark(browser, folder, scheme):
     """Mean brightness of what is seen, of 255: most of it is background."""
-    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    for prefix in ("NLO", "QMC", "POISSON"):
+        for name in ("Adam", "GN", "HIG"):
+            save(folder / f"{prefix}_{name}_RESULTS.pickle", falling())
+    until(browser, lambda: points(browser) >= 19, "the curves are drawn")
+    assert no_overflow(browser, 1400 if scheme == "light" else 420)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
     try:
-        page(tmp_path)
-        until(browser, lambda: points(browser) >= 19, "the curves are drawn")
         brightness = np.mean(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("L"))
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
@@ -161,11 +155,9 @@ def test_the_page_says_when_the_server_is_gone_and_goes_on_when_it_is_back(brows
     port = urllib.parse.urlsplit(process.url).port
     try:
         browser.get(process.url)
-        until(browser, lambda: points(browser) == 20, "the curve is drawn")
-        assert not text(browser, "#gone")
-        stop(process)
+        until(browser, lambda: points(browser) == 20 and not browser.find_element(By.ID, "gone").is_displayed(), "the curve")
+        assert stop(process) == 0                                       # by Ctrl-C
         until(browser, lambda: "does not answer" in text(browser, "#gone"), "the page says it")
-        assert float(browser.execute_script("return getComputedStyle(document.querySelector('table')).opacity")) < 0.5
         save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(30))
         process = serve(tmp_path, cwd=tmp_path, port=port)
         until(browser, lambda: points(browser) == 30 and not text(browser, "#gone"), "it goes on by itself")

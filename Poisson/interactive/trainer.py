@@ -1,28 +1,28 @@
-"""Training the Poisson problem by hand: the process behind the page of `dashboard.py --interactive Poisson`.
+"""Training the Poisson problem by hand, behind the page of `dashboard.py --interactive Poisson`.
 
 `Trainer` is the training: one network, an optimizer for each method, the present settings, and the curve, whose pickle
 `POISSON_interactive_RESULTS.pickle` has the layout of the submit scripts' (hig.runs.results). Besides, it holds for each
 entry what the update was made with: `method` (its number in METHODS), `learning_rate`, `batch_size`, `truncation`.
 
-`work` lets a trainer follow the commands that come through a pipe, and sends back what the page shows.
+`Training` is the thread in which a trainer follows the commands of the page.
 """
 
 import itertools
 import math
+import os
+import queue
 import sys
+import threading
 import time
 import traceback
-from contextlib import suppress
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from hig.figures.curves import thin
 from hig.runs.experiments import make_optimizer
 from hig.runs.initialization import draw_published_weights
-from hig.runs.locks import locked
 from hig.memory import require_memory
 from hig.optimizers import JacobianPower
 from hig.powers import check_settings
@@ -37,11 +37,11 @@ from Poisson.network import build_network
 
 SEED = 0
 NAME = "POISSON_interactive"
-REPORT_EVERY = 0.2          # seconds between two states sent while playing
+REPORT_EVERY = 0.2          # seconds between two states for the page while playing
 SAVE_EVERY = 1.0            # seconds between two savings while playing
+CLOSED_AFTER = 90.0         # seconds without a look of the page after which it counts as closed: hidden ones look once a minute
 LARGEST = 1024              # fields in a batch
 MAX_ENTRIES = 50_000        # of a curve, even so that halving keeps its last entry; a pickle of 5 MB
-SHOWN_BINS = 400            # of the curve as the page gets it
 WEIGHTS = ".weights.h5"
 DIVERGED = ("The loss is not finite any more. Reset to the initial weights or load others; then a smaller η, or for HIG and GN "
             "a larger τ, goes more safely.")
@@ -54,10 +54,12 @@ class Trainer:
         output: folder (Path) of the pickle and the weights.
         settings: dict of "method" (one of METHODS), "adam_rate" (η of Adam), "power_rate" (η of HIG and GN),
             "truncation" (τ), "batch_size" (B); what the page shows: "source" ("held out" or "batch") and "entry" of it.
+
+    Attributes: kept, the file (Path) to which the curve before this one was moved, or None.
     """
 
     def __init__(self, output, settings):
-        self.output, self.settings, self.before = output, {}, None
+        self.output, self.settings, self.kept = output, {}, None
         output.mkdir(parents=True, exist_ok=True)
         for key, value in settings.items():
             self.set(key, value)
@@ -66,11 +68,12 @@ class Trainer:
         self.initial_weights = self.network.get_weights()
         self.models, self.fresh = {}, {}
         for method in METHODS:
-            optimizer = make_optimizer(SimpleNamespace(optimizer=method, learning_rate=self._learning_rate(method),
+            optimizer = make_optimizer(SimpleNamespace(optimizer=method, learning_rate=_learning_rate(method, self.settings),
                                                        truncation=self.settings["truncation"]))
             self.models[method] = compile_model(self.network, RESOLUTION, optimizer)
             optimizer.build(self.network.trainable_variables)
             self.fresh[method] = [variable.numpy() for variable in optimizer.variables]
+        self.evaluation = Evaluation(self.models["HIG"], None, None, EVALUATE_EVERY)
         self.ready = set()                                              # (method, batch size): compiled
         self.origin = {**provenance(), "dtype": keras.config.floatx(), "updates_per_epoch": 1}
         self.begin()
@@ -108,17 +111,9 @@ class Trainer:
             raise ValueError(f"there is no setting {key!r}")
         self.settings[key] = value
 
-    @property
-    def batch_size(self):
-        """B of the next update."""
-        return self.settings["batch_size"]
-
-    def _learning_rate(self, method):
-        return self.settings["adam_rate" if method == "Adam" else "power_rate"]
-
     def compiles(self):
         """Whether the next update has to be compiled first, which takes seconds."""
-        return (self.settings["method"], self.batch_size) not in self.ready
+        return (self.settings["method"], self.settings["batch_size"]) not in self.ready
 
     # -------------------------------------------------------------------------------------------- training
 
@@ -130,15 +125,15 @@ class Trainer:
         self.curve, self.spectrum = {}, {"rank": [], "sigma_max": [], "sigma_min": []}
         self.updates, self.seconds, self.state = 0, 0.0, "running"
         self.saved_updates, self.saved_state = 0, None                  # what the file says; 0 before there is one
-        self._draw_from_here()
+        self._draw_from_here(self.settings["batch_size"])
         self.batch = next(self.batches)
-        self._draw_from_here()                                          # the first update sees the same
-        self.evaluation = Evaluation(self.models["HIG"], self.batch, self.batch_size, EVALUATE_EVERY)
-        self._append(None)
+        self._draw_from_here(self.drawn_size)                           # the first update sees the same
+        self.evaluation.first_batch = self.batch
+        self._append(self.settings, None)
 
-    def _draw_from_here(self):
-        self.drawn_size = self.batch_size
-        self.batches = iter(training_fields(SEED, self.drawn_size, RESOLUTION, self.updates))
+    def _draw_from_here(self, batch_size):
+        self.drawn_size = batch_size
+        self.batches = iter(training_fields(SEED, batch_size, RESOLUTION, self.updates))
 
     def step(self):
         """One update with the present settings, on fresh fields, and its entry in the curve.
@@ -148,36 +143,35 @@ class Trainer:
         """
         if self.state == "diverged":
             raise SettingsError(DIVERGED)
-        method = self.settings["method"]
+        settings = dict(self.settings)                                  # the page may change them meanwhile
+        method, batch_size = settings["method"], settings["batch_size"]
         model = self.models[method]
-        power = isinstance(model.optimizer, JacobianPower)
-        if power and self.compiles():
-            try:
-                require_memory(self.batch_size * RESOLUTION**2, self.network, "choose a smaller batch")
+        model.optimizer.learning_rate = _learning_rate(method, settings)
+        if isinstance(model.optimizer, JacobianPower):
+            model.optimizer.truncation = settings["truncation"]
+            try:                                                        # the memory that is free now may not be so later
+                require_memory(batch_size * RESOLUTION**2, self.network, "choose a smaller batch")
             except MemoryError as error:
                 raise SettingsError(str(error)) from None
-        model.optimizer.learning_rate = self._learning_rate(method)
-        if power:
-            model.optimizer.truncation = self.settings["truncation"]
-        if self.batch_size != self.drawn_size:
-            self._draw_from_here()
+        if batch_size != self.drawn_size:
+            self._draw_from_here(batch_size)
         self.batch = next(self.batches)
         began = time.perf_counter()
         model.reset_metrics()
         logs = model.train_on_batch(self.batch[1], self.batch[1], return_dict=True)
         self.seconds += time.perf_counter() - began
-        self.ready.add((method, self.batch_size))
+        self.ready.add((method, batch_size))
         self.updates += 1
         self.state = "running"
-        self._append(logs)
+        self._append(settings, logs)
 
-    def _append(self, logs):
-        method = self.settings["method"]
-        self.evaluation.batch_size = self.batch_size
+    def _append(self, settings, logs):
+        method = settings["method"]
+        self.evaluation.batch_size = settings["batch_size"]
         entry = {"epochs": self.updates, "simulation_time": self.seconds, **self.evaluation(self.updates, logs),
-                 "method": METHODS.index(method), "learning_rate": self._learning_rate(method),
-                 "batch_size": self.batch_size,
-                 "truncation": math.nan if method == "Adam" else self.settings["truncation"]}
+                 "method": METHODS.index(method), "learning_rate": _learning_rate(method, settings),
+                 "batch_size": settings["batch_size"],
+                 "truncation": math.nan if method == "Adam" else settings["truncation"]}
         for key, value in entry.items():
             self.curve.setdefault(key, []).append(value)
         for key, values in self.spectrum.items() if logs else ():
@@ -191,7 +185,6 @@ class Trainer:
     def reset(self):
         """Goes back to the initial weights; the curve so far is finished, and a new one begins."""
         self.finish()
-        self.before = self._shown_curve()[0]
         self.network.set_weights(self.initial_weights)
         self.begin()
 
@@ -205,7 +198,7 @@ class Trainer:
         sim_par = {"optimizer": "interactive", "seed": SEED, "resolution": RESOLUTION, "held_out": HELD_OUT,
                    "evaluate_every": EVALUATE_EVERY, "methods": ", ".join(f"{i} {m}" for i, m in enumerate(METHODS))}
         if not self.saved_updates:
-            keep_earlier(path)
+            self.kept = keep_earlier(path)
             write_parameters(self.output / f"{NAME}_PARAMETERS.txt", sim_par)
         save_results(path, {
             **{key: np.array(values) for key, values in self.curve.items()},
@@ -248,42 +241,34 @@ class Trainer:
         loaded = self.network.get_weights()
         self.network.set_weights(before)                                # which the file of the curve so far shows
         self.finish()
-        self.before = self._shown_curve()[0]
         self.network.set_weights(loaded)
         self.begin()
 
     # -------------------------------------------------------------------------------------------- what is shown
 
     def view(self):
-        """What the page shows: dict of builtins and arrays.
+        """What the page shows beside the curve: state, status (a line of text), weights (names of files), fields.
 
-        settings (dict), updates, seconds, state, weights (names); curve: dict of arrays (M,), the entries of the
-        curve that can be told apart, with "rank" (NaN without one); tested: the same of the entries with a test loss,
-        epochs, simulation_time and test_loss; before: the curve that a reset has ended, like curve, or None; fields: x_gt, y_target, x, y, residual, (resolution, resolution) each, of the entry
-        "entry" out of "entries".
+        "fields" are x_gt, y_target, x, y and residual, float32 (resolution, resolution) each, of the entry "entry" out of
+        "entries".
         """
-        curve, tested = self._shown_curve()
         batch = self.evaluation.held_out if self.settings["source"] == "held out" else self.batch
         entry = min(self.settings["entry"], len(batch[0]) - 1)
         x_gt, target = batch[0][entry:entry + 1], batch[1][entry:entry + 1]
         x = self.network(target, training=False)
         y = self.models["HIG"].simulator(target, x)
         fields = {"x_gt": x_gt, "y_target": target, "x": x, "y": y, "residual": y - target}
-        return {"settings": dict(self.settings), "updates": self.updates, "seconds": self.seconds, "state": self.state,
-                "weights": self.weights_files(), "entry": entry, "entries": len(batch[0]),
-                "curve": curve, "tested": tested, "before": self.before,
-                "fields": {key: np.reshape(f, (RESOLUTION, RESOLUTION)) for key, f in fields.items()}}
+        tested = [loss for loss in self.curve["test_loss"] if not math.isnan(loss)]
+        rank = (self.spectrum["rank"] or [math.nan])[-1]
+        status = [f"{self.updates} updates", f"{self.seconds:.1f} s", f"training loss {self.curve['train_loss'][-1]:.3e}",
+                  *[f"test loss {loss:.3e}" for loss in tested[-1:]], *[f"rank {rank:.0f}"] * math.isfinite(rank)]
+        return {"state": self.state, "status": " · ".join(status), "weights": self.weights_files(),
+                "entry": entry, "entries": len(batch[0]),
+                "fields": {key: np.reshape(field, (RESOLUTION, RESOLUTION)) for key, field in fields.items()}}
 
 
-    def _shown_curve(self):
-        """"curve" and "tested" of `view`."""
-        curve = {key: np.array(self.curve[key]) for key in ("epochs", "simulation_time", "train_loss", "test_loss", "method")}
-        curve["rank"] = np.concatenate([[np.nan], self.spectrum["rank"]])
-        index = thin(curve["epochs"], curve["train_loss"], False, SHOWN_BINS)
-        measured = np.flatnonzero(np.isfinite(curve["test_loss"]))
-        measured = measured[thin(measured, curve["test_loss"][measured], False, SHOWN_BINS)]
-        return ({key: values[index] for key, values in curve.items()},
-                {key: curve[key][measured] for key in ("epochs", "simulation_time", "test_loss")})
+def _learning_rate(method, settings):
+    return settings["adam_rate" if method == "Adam" else "power_rate"]
 
 
 def _number(name, value):
@@ -296,84 +281,112 @@ def _number(name, value):
     return number
 
 
-# ---------------------------------------------------------------------------------------------------- the process
+# ----------------------------------------------------------------------------------------------------- the thread
 
-def work(connection, output, settings):
-    """Trains as commanded until the other end of the pipe is closed; then the curve is left as a finished one.
+class Training(threading.Thread):
+    """Trains in a thread of its own as the page commands, so that the page answers during an update.
 
-    Commands are tuples: ("play",), ("pause",), ("step",), ("set", key, value), ("reset",), ("save_weights",),
-    ("load_weights", name), ("finish",): pause and leave a finished pickle, ("end",): the same, and end the process.
-    After each of them and now and then while playing comes a state: the dict of `Trainer.view` with "playing" (bool),
-    "busy" and "error" (sentences or empty) and "refused" (how many settings were not taken so far), or only the latter two where there is no trainer (yet).
+    Commands are "play", "pause" (which leaves a finished pickle), "step", "reset", "save_weights", "load_weights" with a
+    name, and "end". Whatever goes wrong becomes a sentence on the page; the curve stays, and the training can go on.
 
     Args:
-        connection: multiprocessing Connection.
-        output: folder (Path).
-        settings: as in Trainer.
+        trainer: Trainer; once the thread has started, it alone calls its methods, but for `set`.
+
+    Attributes: state, what the page shows: `Trainer.view` with "playing" (bool), "error" (a sentence or empty) and
+        "version", which counts upwards.
     """
-    tf.get_logger().setLevel("ERROR")                                   # about functions traced again for other batches
-    try:
-        with locked(output / NAME):
-            trainer = Trainer(output, settings)
+
+    def __init__(self, trainer):
+        super().__init__(daemon=True)
+        tf.get_logger().setLevel("ERROR")                               # about functions traced again for other batches
+        self.trainer, self.commands, self.playing, self.error = trainer, queue.Queue(), False, ""
+        self.state = {"version": time.time_ns()}                        # above those of pages of an earlier process
+        self.saved, self.seen = -math.inf, math.inf
+        self._report("paused")
+
+    def set(self, settings):
+        """Changes settings (dict) from the next update on; whether all are allowed, else the page gets a sentence."""
+        self.error = ""
+        for key, value in settings.items():
             try:
-                _follow(connection, trainer)
-            except (EOFError, ConnectionError):                         # the server is gone
-                pass
-            finally:
-                trainer.finish()
-    except Exception as error:
-        with suppress(OSError):                                         # of a server that is gone
-            connection.send({"busy": "", "error": _sentence(error)})
-        if isinstance(error, OSError):                                  # the lock, or a folder or disk: no bug
-            sys.exit(_sentence(error))
-        raise
+                self.trainer.set(key, value)
+            except ValueError as error:
+                self.error = str(error)
+        self.send("show")
+        return not self.error
 
+    def send(self, *command):
+        """Hands over a command and its arguments."""
+        self.commands.put(command)
 
-def _follow(connection, trainer):
-    playing, error, refused, reported, saved = False, "", 0, -math.inf, -math.inf
+    def look(self):
+        """The state, for a page that is open."""
+        self.seen = time.monotonic()
+        return self.state
 
-    def report(busy=""):
-        connection.send({**trainer.view(), "playing": playing, "busy": busy, "error": error, "refused": refused})
+    def run(self):
+        """Follows commands until "end"; the curve is left as a finished one."""
+        command = None
+        while command != "end":
+            try:
+                command, *arguments = self.commands.get(block=not self.playing)
+                self.error = self.error if command == "show" else ""
+            except queue.Empty:
+                closed = time.monotonic() - self.seen > CLOSED_AFTER
+                command, arguments = "pause" if closed else "step", []
+            try:
+                self._follow(command, arguments)
+            except (SettingsError, OSError) as error:                   # what the user can mend
+                self.playing, self.error = False, str(error)
+            except Exception as error:                                  # whatever it is: the page shows it
+                traceback.print_exc(file=sys.stderr)
+                self.playing, self.error = False, _sentence(error)
+            if not self.playing or time.monotonic() - self.reported > REPORT_EVERY:
+                self._report("training" if self.playing else "diverged" if self.trainer.state == "diverged" else "paused")
 
-    report()
-    while True:
-        commanded = not playing or connection.poll()
-        command, *arguments = connection.recv() if commanded else ("step",)
-        if command == "end":
-            return
+    def _follow(self, command, arguments):
+        trainer = self.trainer
+        if command in ("play", "step") and trainer.compiles():
+            self._report("compiling the update for this method and batch size")
+        elif command == "step" and not self.playing:
+            self._report("computing an update")
+        if command in ("play", "pause", "reset", "load_weights", "end"):
+            self.playing = command == "play"
         try:
-            if commanded:
-                error = ""
-            if command in ("play", "pause", "finish"):
-                playing = command == "play"
-            if command in ("play", "step") and trainer.compiles():
-                report(busy="compiling the update for this method and batch size")
-            elif command == "step" and (commanded or time.monotonic() - reported > REPORT_EVERY):
-                report(busy="computing an update")
-            if command in ("step", "reset", "save_weights", "finish"):
-                getattr(trainer, command)()
-            elif command in ("set", "load_weights"):
+            if command in ("step", "reset", "save_weights", "load_weights"):
                 getattr(trainer, command)(*arguments)
-            playing = playing and command not in ("reset", "load_weights") and trainer.state != "diverged"
-            error = DIVERGED if trainer.state == "diverged" and command == "step" else error
-            if not playing or time.monotonic() - saved > SAVE_EVERY:
+            if command in ("pause", "end"):
+                trainer.finish()
+            if trainer.state == "diverged":
+                self.playing, self.error = False, DIVERGED
+        except Exception:
+            self.playing = False
+            raise
+        finally:
+            if not self.playing or time.monotonic() - self.saved > SAVE_EVERY:
                 trainer.save()
-                saved = time.monotonic()
-        except (SettingsError, ValueError, OSError) as problem:         # what the user can mend
-            refused += command == "set"
-            playing, error = playing and command == "set", _sentence(problem)
-        except Exception as problem:                                    # whatever it is: the page shows it
-            traceback.print_exc(file=sys.stderr)
-            playing, error = False, _sentence(problem)
-        if commanded or not playing or time.monotonic() - reported > REPORT_EVERY:
-            report()
-            reported = time.monotonic()
+                self.saved = time.monotonic()
+
+    def _report(self, doing):
+        view = self.trainer.view()
+        self.state = {**view, "status": f"{doing} · {view['status']}", "playing": self.playing, "error": self.error,
+                      "version": self.state["version"] + 1}
+        self.reported = time.monotonic()
+
+    def end(self):
+        """Ends the thread after the update that is under way; a second Ctrl-C ends the process at once."""
+        self.send("end")
+        try:
+            self.join(1.0)
+            if self.is_alive():
+                print("ending after the update that is being computed; Ctrl-C again ends at once", flush=True)
+            self.join()
+        except KeyboardInterrupt:                                       # what was saved last is whole
+            os._exit(130)
 
 
 def _sentence(error):
-    """The last line of an exception's text, which of a TensorFlow error is the host's, or its type."""
+    """An exception in one line; of a TensorFlow error, the line that names what happened in numpy."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = next((line for line in lines if line.split(":")[0] in ("LinAlgError", "MemoryError")), None)
-    text = named or (lines[0] if lines else "")
-    plain = type(error) in (SettingsError, ValueError) or isinstance(error, OSError)
-    return text if plain and text else f"{type(error).__name__}: {text}"
+    named = [line for line in lines if line.startswith(("LinAlgError: ", "MemoryError: "))]
+    return (named or [f"{type(error).__name__}: {lines[0] if lines else ''}"])[0]

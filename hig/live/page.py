@@ -1,25 +1,30 @@
-"""The watching page: curves and a table of what some folders hold, as the runs write it."""
+"""The page: curves and a table of what some folders hold, as the runs write it."""
 
 import hashlib
+from html import escape
 from types import SimpleNamespace
-from urllib.parse import quote
 
 import numpy as np
+import plotly.graph_objects as go
 from dash import Input, Output, Patch, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
-from flask import Response, abort, request
+from matplotlib.colors import to_rgb
 
-from hig.figures.curves import AXES, BINS, state_of, system
+from hig.figures.curves import AXES, BINS, drawable, find_switch, median_band, state_of, system, thin, x_values
+from hig.figures.losses import legend_text
 from hig.figures.reading import group_runs, sort_into_cases
 from hig.figures.style import choose_colors
-from hig.live.server import GRAPH, MARGIN, make_app
-from hig.live.traces import drawn_curve, group_traces, highest_shown, layout
-from hig.live.watching import (Watcher, csv_lines, differing_settings, in_words, quantities, settings_text, shown_path,
-                               table_row)
+from hig.live.server import make_app
+from hig.live.watching import Watcher, in_words, quantities, shown_path, split_settings, table_row, to_csv
 
 EVERY = 500                 # milliseconds between the end of a refresh and the next one
-POINTS = 30_000             # of all curves of a figure together, about; what a browser redraws at once
-LEVELS = (1e-2, 1e-3, 1e-4)    # of the loss, whose time the table tells, at first
+POINTS = 30_000             # of all curves together, about: what a browser redraws at once
+NAMED = 12                  # groups in the legend; of more the colours are in the table only
+INK, GRID, FRAME = "#2b2f36", "#e6e8eb", "#9aa0a8"
+FONT = {"family": "system-ui, sans-serif", "size": 13, "color": INK}
+GRAPH = {"displaylogo": False, "responsive": True,                      # the logo would be a link to plotly.com,
+         "showSendToCloud": False,                                      # and this button would upload the figure there
+         "modeBarButtonsToRemove": ["toImage", "select2d", "lasso2d", "autoScale2d"]}
 DOWNLOAD = """(png, svg) => {
     const format = dash_clientside.callback_context.triggered_id;
     Plotly.downloadImage(document.querySelector("#curves .js-plotly-plot"),
@@ -28,29 +33,132 @@ DOWNLOAD = """(png, svg) => {
 
 
 def fingerprint(*values):
-    """A short text that differs if the values do."""
+    """Sixteen letters and digits that differ if the values do."""
     return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
-def head_row(levels):
-    """The head of the table."""
-    names = ["optimizer", "state", "test loss", "training loss", *(f"to {level:g} [s]" for level in levels), "epochs", "time [s]",
-             "settings that differ", "file"]
-    return html.Tr([html.Th(name, className="number" if 1 < i < 6 + len(levels) else "") for i, name in enumerate(names)])
+# ------------------------------------------------------------------------------------------------- the figure
+
+def make_figure(groups, colors, options):
+    """The plotly figure of the curves: of each group a line for each run, or median and band of all.
+
+    Args:
+        groups: {label: runs}, see `hig.figures.reading.group_runs`.
+        colors: {label: colour}.
+        options: case (title); x ("time", "epochs", "updates"), y (name of a quantity), log_x, log_y, bands.
+    """
+    runs = [run for members in groups.values() for run in members]
+    options.bins = int(np.clip(POINTS // (2 * max(len(runs), 1)), 50, BINS))
+    options.top = highest_shown(runs, options)
+    logarithmic = {True: {"type": "log", "nticks": 8}, False: {"type": "linear"}}
+    axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": FRAME, "ticks": "outside", "tickcolor": FRAME,
+            "exponentformat": "power", "automargin": True, "title_standoff": 8}
+    return go.Figure([trace for label, members in groups.items()
+                      for trace in group_traces(label, members, colors[label], options)], {
+        "font": FONT, "paper_bgcolor": "white", "plot_bgcolor": "white", "hovermode": "closest",
+        "margin": {"l": 70, "r": 16, "t": 34, "b": 48},                 # at the top the buttons of plotly
+        "uirevision": " ".join(map(str, (options.case, options.x, options.y, options.log_x, options.log_y))),
+        "showlegend": 0 < len(groups) <= NAMED,
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"},
+        "xaxis": {**axis, **logarithmic[options.log_x], "title_text": AXES[options.x],
+                  "autorangeoptions": {} if options.log_x else {"clipmin": 0}},
+        "yaxis": {**axis, **logarithmic[options.log_y], "title_text": in_words(options.y, runs[0].system if runs else ""),
+                  "autorangeoptions": {"clipmax": options.top} if np.isfinite(options.top) else {}}})
 
 
-def body_row(label, color, cells):
-    """A run in the table: `cells` are those of `hig.live.watching.table_row`."""
-    state, *numbers, settings, file = cells
-    return html.Tr([html.Td([html.Span(className="swatch", style={"background": color}), label.replace("_", " ")]),
-                    html.Td(state, className=state.split(":")[0]), *(html.Td(cell, className="number") for cell in numbers),
-                    html.Td(settings, className="text"),
-                    html.Td(file, className="text")])
+def new_curves(figure):
+    """The Patch that brings curves into a figure of the same axes, in which zoom and hidden curves stay the user's."""
+    patch, new = Patch(), figure.to_plotly_json()
+    patch["data"] = new["data"]
+    patch["layout"]["showlegend"] = new["layout"]["showlegend"]
+    patch["layout"]["yaxis"]["autorangeoptions"] = new["layout"]["yaxis"].get("autorangeoptions", {})
+    return patch
 
 
-def unreadable_row(sentence, columns):
-    """A file that is no curve, in a table of `columns` columns; the sentence names it."""
-    return html.Tr([html.Td(f"unreadable: {sentence}", className="problem", colSpan=columns)])
+def highest_shown(runs, options):
+    """Where a loss axis ends of itself: a run that explodes would leave the others a flat line at the bottom."""
+    if not options.y.endswith("_loss"):
+        return np.inf
+    starts = [losses[np.isfinite(losses)][:1] for losses in (quantities(run)[options.y] for run in runs)]
+    start = max((float(first[0]) for first in starts if len(first)), default=0.0)
+    return 1e3 * start if start > 0 else np.inf
+
+
+def drawn_curve(run, options):
+    """The `Curve` of a run, or None if nothing of it has a place on these axes."""
+    try:
+        curve = drawable(run, quantities(run)[options.y], options.x, options.log_x, positive=options.log_y)
+    except (KeyError, ValueError):                  # the file does not tell the quantity, or the number of updates
+        return None
+    return curve if len(curve.x) else None
+
+
+def group_traces(label, members, color, options):
+    """Plotly traces of the runs behind one name in the legend.
+
+    A run that died ends in a cross, at most at `options.top`. Where another optimizer takes over, it is named.
+    """
+    drawn = [(run, curve) for run in members if (curve := drawn_curve(run, options))]
+    curves = [curve for _, curve in drawn]
+    lines, traces = [(curve.x, curve.y) for curve in curves], []
+    name = label.replace("_", " ")
+    if options.y.endswith("_loss"):
+        name = legend_text(label, members, options.y.removesuffix("_loss"), curves)
+    style = {"name": escape(name, quote=False), "legendgroup": label, "showlegend": False}
+    if options.bands and len(curves) > 1:
+        x, middle, low, high, _ = median_band(curves, options.log_y)    # at all positions of all curves: thinned below
+        inside = np.isfinite(high)
+        for y, fill in ((low, None), (high, "tonexty")):
+            index = np.flatnonzero(inside)[thin(x[inside], y[inside], options.log_x)]
+            traces.append(go.Scatter(x=x[index], y=y[index], line_width=0, mode="lines", fill=fill, hoverinfo="skip", **style,
+                                     fillcolor="rgba({},{},{},0.22)".format(*(round(255 * part) for part in to_rgb(color)))))
+        lines = [(x[np.isfinite(middle)], middle[np.isfinite(middle)])]
+    for number, (x, y) in enumerate(lines or [(np.zeros(0), np.zeros(0))]):
+        index = thin(x, y, options.log_x, options.bins)
+        traces.append(go.Scatter(x=x[index], y=y[index], line={"color": color, "width": 1.8}, mode="lines+markers" if len(x) == 1 else "lines",
+                                 marker={"color": color, "size": 6}, **{**style, "showlegend": number == 0}))
+    ends = [curve.death for curve in curves if curve.death]
+    traces.append(go.Scatter(x=[x for x, _ in ends], y=[min(y, options.top) for _, y in ends], mode="markers", cliponaxis=False,
+                             marker={"symbol": "x-thin", "size": 10, "line": {"color": color, "width": 2.5}},
+                             hovertemplate="died here", **style))
+    marks = [(x, np.interp(x, *line), text) for number, (run, _) in enumerate(drawn)
+             if len((line := lines[min(number, len(lines) - 1)])[0]) for x, text in take_overs(run, options.x)]
+    x, y, text = zip(*dict.fromkeys(marks)) if marks else ((), (), ())
+    traces.append(go.Scatter(x=x, y=y, text=text, mode="markers+text", textposition="top right", textfont_color=color,
+                             marker={"symbol": "diamond", "size": 7, "color": color}, hoverinfo="skip", **style))
+    for i, trace in enumerate(traces):                                  # by its uid a hidden curve is found again
+        trace.uid = fingerprint(label, i)
+    return traces
+
+
+def take_overs(run, axis):
+    """Where another optimizer takes over in a run: list of (position, name), after pretraining or by hand."""
+    switch = find_switch(run, axis)
+    method = run.results.get("method", np.zeros(0))                     # of training by hand: a number for each entry
+    names = dict(pair.split() for pair in run.results["sim_par"].get("methods", "").split(", ") if pair)
+    chosen = [i for i in range(1, len(method)) if i == 1 or method[i] != method[i - 1]]
+    return ([] if switch is None else [(switch, "switch")]) + [
+        (float(x_values(run, axis)[i - 1]), names.get(f"{method[i]:.0f}", "")) for i in chosen]
+
+
+# ------------------------------------------------------------------------------------------------- the table
+
+def make_table(groups, colors, levels, unreadable):
+    """A row for each run, with the seconds to each of the loss levels, and for each file (Found) that is no curve."""
+    runs = [run for members in groups.values() for run in members]
+    common, differing = split_settings(runs) if runs else ("", [])
+    numbers = ["test loss", "training loss", *(f"to {level:g} [s]" for level in levels), "epochs", "time [s]"]
+    rows = []
+    for run, label, settings in zip(runs, [label for label in groups for _ in groups[label]], differing):
+        state, *cells, file = table_row(run, levels)
+        rows.append(html.Tr([html.Td([html.Span(className="swatch", style={"background": colors[label]}), label.replace("_", " ")]),
+                             html.Td(state, className=state.split(":")[0]), *(html.Td(cell, className="number") for cell in cells),
+                             html.Td(settings, className="text"), html.Td(file, className="text")]))
+    rows += [html.Tr(html.Td(f"unreadable: {entry.error}", className="problem", colSpan=4 + len(numbers))) for entry in unreadable]
+    head = [html.Th("optimizer"), html.Th("state"), *(html.Th(name, className="number") for name in numbers),
+            html.Th("settings that differ"), html.Th("file")]
+    return [html.Div(html.Table([html.Thead(html.Tr(head)), html.Tbody(rows)]), className="scroll"),
+            html.P(f"All runs: {common}." if common else "", className="quiet")]
 
 
 def read_levels(words):
@@ -62,72 +170,71 @@ def read_levels(words):
     return levels if len(levels) <= 6 and all(0 < level < np.inf for level in levels) else None
 
 
+# ------------------------------------------------------------------------------------------------- the page
+
 def control(name, component):
     """A component with its name in front."""
-    return html.Div([html.Span(name, className="name"), component], className="control")
+    return html.Div([html.Label(name, htmlFor=getattr(component, "id", None)), component], className="control")
 
 
-def page():
-    """The layout of the page; everything in it that depends on files is filled by the first refresh."""
-    return html.Main([
-        html.Header([html.H1("Training runs"), dcc.RadioItems([], id="case", inline=True)]),
+def watching_layout(x="time", y="test_loss"):
+    """Components of the page below its header, which begins with these axes; the first refresh fills them."""
+    return [
+        html.Div(dcc.RadioItems([], id="case", inline=True), className="controls"),
         html.Div([
-            control("x", dcc.RadioItems(list(AXES), "time", id="x", inline=True)),
-            control("y", dcc.Dropdown({"test_loss": "test loss"}, "test_loss", id="y", clearable=False, searchable=False,
-                                      className="choice")),
+            control("x", dcc.RadioItems(list(AXES), x, id="x", inline=True)),
+            control("y", dcc.Dropdown({y: in_words(y, "")}, y, id="y", clearable=False, searchable=False, className="choice")),
             dcc.Checklist({"log_x": "log x", "log_y": "log y", "bands": "seeds as bands"}, ["log_y", "bands"],
                           id="switches", inline=True),
             control("figure", html.Div([html.Button("PNG", id="png"), " ", html.Button("SVG", id="svg")])),
-            control("data", html.A("CSV", id="csv", href="", download="curves.csv")),
+            control("data", html.Button("CSV", id="csv")),
         ], className="controls"),
         html.Div(id="note", className="quiet"),
-        dcc.Graph(id="curves", figure={"data": [], "layout": {"margin": MARGIN}}, config=GRAPH,
-                  style={"height": "min(60vh, 560px)", "minHeight": "340px"}),
-        html.Div([control("loss levels", dcc.Input(", ".join(f"{level:g}" for level in LEVELS), id="levels",
-                                                   debounce=True, style={"width": "160px"})),
+        dcc.Graph(id="curves", figure=go.Figure(), config=GRAPH, style={"height": "min(60vh, 560px)", "minHeight": "340px"}),
+        html.Div([control("loss levels", dcc.Input("", id="levels", debounce=True, style={"width": "160px"})),
                   html.Span(id="levels_problem", className="problem")], className="controls"),
-        html.Div(html.Table([html.Thead(id="head"), html.Tbody(id="rows")]), className="scroll"),
-        html.P(id="common", className="quiet"),
-        dcc.Store(id="shown", data={}), dcc.Interval(id="tick", interval=EVERY),
-    ])
+        html.Div(id="table"),
+        dcc.Store(id="shown", data={}), dcc.Download(id="download"), dcc.Interval(id="tick", interval=EVERY),
+    ]
 
 
-def watching_app(folders):
-    """The Dash app that shows what is below the folders (list of Path)."""
-    app, watcher = make_app("Training runs"), Watcher(folders)
-    app.layout = page
+def watching_app(paths):
+    """The Dash app that shows what is at the paths (list of Path), see `Watcher`."""
+    app = make_app("Training runs")
+    app.layout = lambda: html.Main([html.Header(html.H1("Training runs")), *watching_layout()])
+    watch(app, Watcher(paths))
+    return app
 
-    @app.server.route("/curves.csv")
-    def download_csv():
-        runs = sort_into_cases([run for entry in watcher.look() for run in entry.runs]).get(request.args.get("case"))
-        return Response(csv_lines(runs), mimetype="text/csv") if runs else abort(404)
 
+def watch(app, watcher):
+    """Adds the callbacks of `watching_layout` to a Dash app."""
     app.clientside_callback(DOWNLOAD, Input("png", "n_clicks"), Input("svg", "n_clicks"), prevent_initial_call=True)
 
+    @app.callback(Output("download", "data"), Input("csv", "n_clicks"), State("case", "value"), prevent_initial_call=True)
+    def download_csv(_, case):
+        runs = sort_into_cases([run for entry in watcher.look() for run in entry.runs]).get(case)
+        return dcc.send_string(to_csv(runs), "curves.csv") if runs else no_update
+
     @app.callback(
-        {"figure": Output("curves", "figure"), "rows": Output("rows", "children"), "head": Output("head", "children"),
-         "cases": Output("case", "options"), "case": Output("case", "value"), "quantities": Output("y", "options"),
-         "y": Output("y", "value"), "switches": Output("switches", "value"), "note": Output("note", "children"),
-         "levels": Output("levels", "value"), "common": Output("common", "children"),
-         "levels_problem": Output("levels_problem", "children"), "csv": Output("csv", "href"),
-         "shown": Output("shown", "data")},
+        {"figure": Output("curves", "figure"), "table": Output("table", "children"), "cases": Output("case", "options"),
+         "case": Output("case", "value"), "quantities": Output("y", "options"), "y": Output("y", "value"),
+         "switches": Output("switches", "value"), "note": Output("note", "children"), "levels": Output("levels", "value"),
+         "levels_problem": Output("levels_problem", "children"), "shown": Output("shown", "data")},
         {"_": Input("tick", "n_intervals"), "case": Input("case", "value"), "x": Input("x", "value"),
          "y": Input("y", "value"), "switches": Input("switches", "value"), "levels": Input("levels", "value"),
          "shown": State("shown", "data")},
         running=[(Output("tick", "disabled"), True, False)])            # or a slow refresh would be overtaken for ever
-    def show(_, case, x, y, switches, levels, shown):
-        return refresh(watcher, case, x, y, switches, levels, shown)
-    return app
+    def show(_, **choices):
+        return refresh(watcher, **choices)
 
 
 def refresh(watcher, case, x, y, switches, levels, shown):
-    """What the page has to change: the outputs of its callback by name.
+    """What the page shows: the outputs of its callback by name.
 
     Args:
         watcher: Watcher.
         case, x, y, switches, levels: what the user has chosen.
-        shown: what the page shows, as this function has returned it under that name before; {} at first. Only what
-            differs from it is sent, which also leaves zoom and hidden curves to the user.
+        shown: what this function has returned under that name before; {} at first.
 
     Raises:
         PreventUpdate: nothing has changed.
@@ -141,95 +248,28 @@ def refresh(watcher, case, x, y, switches, levels, shown):
     new_case = bool(runs) and shown.get("case") != case
     if new_case:
         levels = ", ".join(f"{level:g}" for level in system(runs[0].system).thresholds)
-        switches = [*(switch for switch in switches if switch != "log_x"), *["log_x"] * system(runs[0].system).log_x]
-    names = quantities(runs)
+        logarithmic = x == "time" and system(runs[0].system).log_x
+        switches = [*(switch for switch in switches if switch != "log_x"), *["log_x"] * logarithmic]
+    names = list(dict.fromkeys(name for run in runs for name in quantities(run))) or [y]
     y = y if y in names else names[0]
     states = {title: [state_of(run) for run in members] for title, members in cases.items()}
-    everything = fingerprint(stamps, states, case, x, y, sorted(switches), levels)
-    if shown.get("everything") == everything:
+    stamp = fingerprint(stamps, states, case, x, y, sorted(switches), levels)
+    if shown.get("stamp") == stamp:
         raise PreventUpdate
-
-    options = SimpleNamespace(x=x, y=y, **{switch: switch in switches for switch in ("log_x", "log_y", "bands")})
+    options = SimpleNamespace(case=case, x=x, y=y, **{switch: switch in switches for switch in ("log_x", "log_y", "bands")})
     groups = group_runs(runs)
     colors = choose_colors(groups, "paper")
-    figure, drawn = changed_figure(groups, colors, options, case, stamps, shown)
-    written, problem = levels, read_levels(levels) is None
-    levels = list(LEVELS) if problem else read_levels(levels)
-    rows, listed = changed_rows(groups, colors, levels, [entry for entry in found if entry.error], shown)
-    return {"figure": figure, "rows": rows, "head": head_row(levels),
+    numbers = read_levels(levels)
+    figure = make_figure(groups, colors, options)
+    view = figure.layout.uirevision
+    return {"figure": new_curves(figure) if shown.get("view") == view else figure,
+            "table": make_table(groups, colors, numbers or [], [entry for entry in found if entry.error]),
             "cases": [{"label": case_label(title, states[title]), "value": title} for title in cases], "case": case,
             "quantities": [{"label": in_words(name, runs[0].system if runs else ""), "value": name} for name in names],
-            "levels": written if new_case else no_update, "common": common_settings(runs),
-            "y": y, "switches": switches, "note": note_on(watcher, runs, options),
-            "levels_problem": "up to six positive numbers, like 1e-2, 1e-3" if problem else "",
-            "csv": f"curves.csv?case={quote(case or '')}",
-            "shown": {"everything": everything, "case": case, **drawn, **listed}}
-
-
-def changed_figure(groups, colors, options, case, stamps, shown):
-    """The figure as far as it differs from the one `shown`, and its description to be shown next time.
-
-    A figure with other axes is new as a whole. Otherwise it is a Patch, of the groups whose files have changed.
-    """
-    runs = [run for members in groups.values() for run in members]
-    bins = int(np.clip(POINTS // (2 * max(len(runs), 1)), 50, BINS))
-    top = highest_shown(runs, options)
-    versions = [fingerprint(label, colors[label], bins, top, [(run.path, stamps[run.path]) for run in members])
-                for label, members in groups.items()]
-    view = fingerprint(case, options)
-    before = shown.get("groups", [])
-    same_groups = shown.get("view") == view and shown.get("labels") == list(groups)
-    traces = [None if same_groups and version == before[i][0]
-              else group_traces(label, members, colors[label], options, bins, top)
-              for i, ((label, members), version) in enumerate(zip(groups.items(), versions))]
-    counts = [before[i][1] if group is None else len(group) for i, group in enumerate(traces)]
-    patch = Patch()
-    if same_groups and counts == [count for _, count in before]:
-        first = 0
-        for group, count in zip(traces, counts):
-            for number, trace in enumerate(group or []):
-                for key, value in trace.items():
-                    patch["data"][first + number][key] = value
-            first += count
-    else:
-        data = [trace for i, (label, members) in enumerate(groups.items())
-                for trace in traces[i] or group_traces(label, members, colors[label], options, bins, top)]
-        arranged = layout(options, len(groups), top, in_words(options.y, runs[0].system if runs else ""))
-        if shown.get("view") == view:
-            patch["data"] = data
-            patch["layout"]["showlegend"] = arranged["showlegend"]
-            patch["layout"]["yaxis"]["autorangeoptions"] = arranged["yaxis"]["autorangeoptions"]
-        else:
-            patch = {"data": data, "layout": arranged}
-    return patch, {"view": view, "labels": list(groups), "groups": list(zip(versions, counts))}
-
-
-def changed_rows(groups, colors, levels, unreadable, shown):
-    """The rows of the table as far as they differ from those `shown`, and their description to be shown next time."""
-    rows = {}                                                           # path and number in it: what makes the row
-    differing = differing_settings([run for members in groups.values() for run in members])
-    for label, members in groups.items():
-        for run in members:
-            cells = [label, colors[label], table_row(run, levels, differing)]
-            rows[fingerprint(run.path, run.label)] = (body_row, cells)
-    for entry in unreadable:
-        rows[fingerprint(entry.path)] = (unreadable_row, [entry.error, 8 + len(levels)])
-    versions = [fingerprint(cells) for _, cells in rows.values()]
-    if shown.get("files") == list(rows):
-        patch = Patch()
-        for i, (make, cells) in enumerate(rows.values()):
-            if versions[i] != shown["rows"][i]:
-                patch[i] = make(*cells)
-    else:
-        patch = [make(*cells) for make, cells in rows.values()]
-    return patch, {"files": list(rows), "rows": versions}
-
-
-def common_settings(runs):
-    """A sentence about the settings in which all runs agree."""
-    differing = differing_settings(runs) if runs else set()
-    common = settings_text(runs[0], set(runs[0].results["sim_par"]) - differing) if runs else ""
-    return f"All runs: {common}." if common else ""
+            "y": y, "switches": switches, "note": note_on(watcher.paths, runs, options),
+            "levels": levels if new_case else no_update,
+            "levels_problem": "up to six positive numbers, like 1e-2, 1e-3" if numbers is None else "",
+            "shown": {"stamp": stamp, "case": case, "view": view}}
 
 
 def case_label(title, states):
@@ -238,12 +278,10 @@ def case_label(title, states):
     return f"{title} ({len(states)}{f', {running} running' if running else ''})"
 
 
-def note_on(watcher, runs, options):
+def note_on(paths, runs, options):
     """A sentence about what is not drawn, or why nothing is; else an empty text."""
     if not runs:
-        return f"No curves in {', '.join(map(shown_path, watcher.folders))} yet; the submit scripts write them."
+        return f"No curves in {', '.join(map(shown_path, paths))} yet."
     empty = sorted({shown_path(run.path) for run in runs if drawn_curve(run, options) is None})
-    if not empty:
-        return ""
     more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
-    return f"Without values for these axes, and not drawn: {', '.join(empty[:3])}{more}."
+    return f"Without values for these axes, and not drawn: {', '.join(empty[:3])}{more}." if empty else ""
