@@ -1,15 +1,17 @@
 """A live page in the browser: watch and compare training runs, or train a system by hand.
 
-    python dashboard.py                          what the submit scripts of all systems write, as they write it
+    python dashboard.py                          what the submit scripts of all systems write
     python dashboard.py FOLDER [FOLDER ...]      all pickles below these folders
     python dashboard.py --interactive Poisson [FOLDER]
-                                                 play, pause and change HIG, GN and Adam; the curve goes to FOLDER
+                                                 play, pause and change HIG, GN and Adam;
+                                                 the curve goes to FOLDER
 
-Prints the address of the page, which answers this machine alone, and ends with Ctrl-C. A running training may be watched:
-its new points appear within two seconds. TensorFlow is loaded for training only.
+Prints the address of the page, which answers this machine alone, and ends with Ctrl-C. A running training may
+be watched: its new points appear within two seconds. TensorFlow is loaded for training only.
 
-Exit status: 0, or 2 with a sentence on stderr: for a folder that is not there, cannot be written or has another process
-training into it, for a port that is taken, or without dash; 130 for a second Ctrl-C during a long update.
+Exit status: 0, or 2 with a sentence on stderr: for a folder that is not there, cannot be written or has
+another process training into it, for a port that is taken, or without dash; 130 for a second Ctrl-C during a
+long update.
 """
 
 import argparse
@@ -33,9 +35,11 @@ def parse(arguments):
         return int(word)
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("folders", nargs="*", metavar="FOLDER", type=Path, help="where the pickles are (default: folders of all systems)")
+    add("folders", nargs="*", metavar="FOLDER", type=Path,
+        help="where the pickles are (default: folders of all systems)")
     add("--port", type=port, default=8050, help="of the page; 0 for any that is free (default: %(default)s)")
-    add("--interactive", choices=BY_HAND, metavar="SYSTEM", help=f"train by hand; SYSTEM is {' or '.join(BY_HAND)}")
+    add("--interactive", choices=BY_HAND, metavar="SYSTEM",
+        help=f"train by hand; SYSTEM is {' or '.join(BY_HAND)}")
     options = parser.parse_args(arguments)
     for folder in options.folders:
         if not (folder.is_dir() or options.interactive and not folder.exists()):    # which makes its folder
@@ -49,22 +53,24 @@ def main(arguments=None):
     """Serves the page that the command line asks for until Ctrl-C; returns the exit status."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     for name in [name for name in os.environ if name.upper().startswith("DASH_")]:
-        del os.environ[name]                        # settings of other pages, which would move this one elsewhere
+        del os.environ[name]  # settings of other pages, which would move this one elsewhere
     try:
         from hig.live.page import watching_app
         from hig.live.server import serve
         if options.interactive:
             page = importlib.import_module(f"{options.interactive}.interactive.page")
-            page.serve_interactive(options.folders[0] if options.folders else ROOT / options.interactive, options.port)
+            folder, = options.folders or [ROOT / options.interactive]
+            page.serve_interactive(folder, options.port)
         else:
-            serve(watching_app(options.folders or [ROOT / folder for folder in SYSTEMS.values()]), options.port)
+            folders = options.folders or [ROOT / folder for folder in SYSTEMS.values()]
+            serve(watching_app(folders), options.port)
     except ModuleNotFoundError as error:
         if error.name not in ("dash", "flask", "plotly", "werkzeug"):
             raise
         fail("the page needs the package dash: pip install 'hig[live]'")
     except KeyboardInterrupt:                       # while packages are loaded
         pass
-    except (SettingsError, OSError) as error:       # the port, the folder, or another process that trains into it
+    except (SettingsError, OSError) as error:  # the port, the folder, or another process that trains into it
         fail(str(error))
     return 0
 

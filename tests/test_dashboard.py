@@ -108,7 +108,7 @@ def test_the_state_of_a_run(tmp_path):
     assert not held(tmp_path / "NLO_HIG") and state_of(read_runs(path)[0]) == "interrupted"
     (tmp_path / ".NLO_HIG.lock").write_text(f"process {os.getpid()} on {os.uname().nodename}")
     os.utime(tmp_path / ".NLO_HIG.lock", (0, 0))
-    assert not held(tmp_path / "NLO_HIG")                               # this process is younger than the file
+    assert not held(tmp_path / "NLO_HIG")  # this process is younger than the file
     for state in ("finished", "interrupted", "diverged"):
         save(path, falling(), state=state)
         assert state_of(read_runs(path)[0]) == state
@@ -132,7 +132,7 @@ def test_a_row_of_the_table(tmp_path):
     assert table_row(read_runs(path)[0], [0.2, 1e-3]) == ["finished", "2.00e-01", "1.00e-02", "2", "–", "2", "4", str(path)]
     save(path, [1, 0.1, np.nan])
     assert table_row(read_runs(path)[0], [])[:3] == ["diverged: died at NaN, t = 4 s", "nan", "nan"]
-    (run,) = read_runs(save(path, falling(4), test=np.full(4, np.nan)))     # never tested: its training loss is drawn
+    (run,) = read_runs(save(path, falling(4), test=np.full(4, np.nan)))  # never tested: its training loss is drawn
     assert_array_equal(quantities(run)["test_loss"], falling(4))
     assert table_row(run, [])[1] == "–"
 
@@ -149,7 +149,7 @@ def test_csv_holds_every_number(tmp_path):
     assert [row["epoch_time"] for row in table[2:]] == ["", "2", "2"]
 
 
-# ------------------------------------------------------------------------------------------------- what is shown
+# ----------------------------------------------------------------------------- what is shown
 
 def test_what_is_shown_and_when_it_is_sent_again(tmp_path):
     for name in ("HIG", "Adam"):
@@ -169,7 +169,7 @@ def test_what_is_shown_and_when_it_is_sent_again(tmp_path):
     second = refresh(watcher, first["shown"], first["case"], levels=first["levels"])
     assert [row[-2] for row in rows(second)] == ["seed 1", "seed 1", "seed 2"]
     sent = {tuple(step["location"]): step["params"]["value"] for step in second["figure"].to_plotly_json()["operations"]}
-    assert len(sent[("data",)]) > len(first["figure"].data) and not any("xaxis" in where for where in sent)   # zoom stays
+    assert len(sent[("data",)]) > len(first["figure"].data) and not any("xaxis" in where for where in sent)  # zoom stays
     linear = refresh(watcher, second["shown"], first["case"], y="epoch_time", levels="1")
     assert isinstance(refresh(watcher, linear["shown"], first["case"], y="epoch_time", levels="2")["figure"], Patch)
     other = refresh(watcher, second["shown"], first["case"], x="epochs")
@@ -214,7 +214,7 @@ def test_poisson_begins_with_a_logarithmic_time_axis_and_its_own_levels(tmp_path
     first = refresh(watcher)
     assert "log_x" in first["switches"] and first["figure"].layout.xaxis.type == "log" and first["levels"] == "100, 10, 1, 0.1"
     assert named(first["figure"])["HIG"].x[0] == 2                      # not 0
-    assert "log_x" not in refresh(watcher, first["shown"], first["case"])["switches"]   # the user's choice stays
+    assert "log_x" not in refresh(watcher, first["shown"], first["case"])["switches"]  # the user's choice stays
 
 
 def test_updates_and_the_files_that_do_not_tell_them(tmp_path):
@@ -272,7 +272,7 @@ def test_loss_levels(words, levels):
     assert page.read_levels(words) == levels
 
 
-# ------------------------------------------------------------------------------------------------- server and command line
+# ----------------------------------------------------------------------------- server and command line
 
 def test_who_is_answered(tmp_path):
     """Requests whose Host header is another name are refused, for whatever address; foreign frames and requests, too."""

@@ -15,7 +15,8 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 from hig.runs.results import load_results
-from tests.browser import ROOT, browser, click, graph, no_overflow, serve, set_text, stop, text, until, visit, wait_for  # noqa: F401
+from tests.browser import (ROOT, browser, click, graph, no_overflow, serve,  # noqa: F401
+                           set_text, stop, text, until, visit, wait_for)
 from tests.test_plot import falling, save
 
 
@@ -90,7 +91,7 @@ def test_axes_quantities_and_levels(browser, folder):
     until(browser, lambda: points(browser) == 20, "the curve is drawn")
     title = "g._fullLayout.{}axis.title.text"
     for axis, words, value in (("epochs", "epochs", 19), ("updates", "updates", 19 * 32),
-                               ("time", "training time in seconds", 38)):
+                               ("time", "training time (s)", 38)):
         click(browser, "#x label", axis)
         until(browser, lambda: graph(browser, "curves", title.format("x")) == words, f"the axis is {axis}")
         assert graph(browser, "curves", "(t => t.x[t.x.length - 1])(g._fullData[0])") == value

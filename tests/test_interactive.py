@@ -20,7 +20,8 @@ from Poisson import experiment
 from Poisson.interactive import trainer as module
 from Poisson.interactive.page import SETTINGS, by_hand_app
 from Poisson.interactive.trainer import NAME, Trainer, Training
-from tests.browser import browser, click, graph, no_overflow, serve, set_text, stop, text, until, visit, wait_for  # noqa: F401
+from tests.browser import (browser, click, graph, no_overflow, serve,  # noqa: F401
+                           set_text, stop, text, until, visit, wait_for)
 from tests.test_poisson import stencil
 
 PICKLE = f"{NAME}_RESULTS.pickle"
@@ -231,7 +232,7 @@ def test_two_trainings_do_not_share_a_pickle(tmp_path, capsys):
     assert end.value.code == 2 and "is writing" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------- in a browser
+# ----------------------------------------------------------------------------- in a browser
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
@@ -304,7 +305,7 @@ def test_ctrl_c_keeps_the_curve(browser, server):
     click(browser, "#play")
     until(browser, lambda: updates(browser) > 3, "updates")
     done = updates(browser)
-    browser.get("about:blank")                                          # a page without server writes to the console
+    browser.get("about:blank")  # a page without server writes to the console
     assert stop(process) == 0
     (run,) = read_runs(folder / PICKLE)
     assert state_of(run) == "finished" and run.results["epochs"][-1] >= done

@@ -1,7 +1,7 @@
-"""The page for training the Poisson problem by hand: `hig.live.page` with controls above and pictures of fields below.
+"""The page for training the Poisson problem by hand: `hig.live.page` with controls and pictures above it.
 
-Weights are saved under a name that the trainer chooses, and loaded from a list of those in the output folder: no path
-is typed. TensorFlow is loaded by `serve_interactive` only.
+Weights are saved under a name that the trainer chooses, and loaded from a list of those in the output folder:
+no path is typed. TensorFlow is loaded by `serve_interactive` only.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from hig.runs.locks import locked
 from Poisson import METHODS, submit_Adam, submit_HIG
 
 SETTINGS = {"method": "HIG", "adam_rate": submit_Adam.LEARNING_RATE, "power_rate": submit_HIG.LEARNING_RATE,
-            "truncation": submit_HIG.TRUNCATION, "batch_size": 16,      # the published 64 take seconds for an update
+            "truncation": submit_HIG.TRUNCATION, "batch_size": 16,  # the published 64 take seconds
             "source": "held out", "entry": 0}
 PICTURES = {"x_gt": "x ground truth", "y_target": "y*", "x": "x predicted", "y": "y predicted",
             "residual": "residual y − y*"}
@@ -28,13 +28,14 @@ COMMANDS = {"play": "Play", "pause": "Pause", "step": "Single step", "reset": "R
 def by_hand_app(training):
     """The Dash app that shows and commands a `Poisson.interactive.trainer.Training`."""
     app, trainer = make_app("Poisson by hand"), training.trainer
-    app.layout = lambda: layout(trainer.settings, trainer.output)       # made anew when the page is loaded again
+    app.layout = lambda: layout(trainer.settings, trainer.output)  # made anew when the page is loaded again
     watcher = Watcher([trainer.output])
     watch(app, watcher)
 
     @app.callback(
         {"status": Output("status", "children"), "error": Output("error", "children"),
-         "disabled": [Output(name, "disabled") for name in COMMANDS], "entries": Output("entries", "children"),
+         "disabled": [Output(name, "disabled") for name in COMMANDS],
+         "entries": Output("entries", "children"),
          "weights": Output("load_weights", "options"), "chosen": Output("load_weights", "value"),
          "pictures": [Output(f"picture_{name}", "figure") for name in PICTURES],
          "settings": [Output(name, "value") for name in SETTINGS], "version": Output("version", "data")},
@@ -52,9 +53,9 @@ def by_hand_app(training):
         if weights:
             training.send("load_weights", weights)
         state = training.look()
-        watcher.paths[1:] = [trainer.kept] if trainer.kept else []      # the curve before a reset, to be compared
-        corrected = [no_update if str(value) == str(now) else str(now)
-                     for value, now in zip(settings, trainer.settings.values())]      # what was refused does not stay
+        watcher.paths[1:] = [trainer.kept] if trainer.kept else []  # the curve before a reset, to be compared
+        corrected = [no_update if str(value) == str(now) else str(now)  # what was refused does not stay
+                     for value, now in zip(settings, trainer.settings.values())]
         if version == state["version"] and not weights and set(corrected) == {no_update}:
             raise PreventUpdate
         stuck, playing = state["state"] == "diverged", state["playing"]
@@ -69,30 +70,39 @@ def by_hand_app(training):
 def layout(settings, output):
     """The components of the page, with the controls at these settings (dict as SETTINGS)."""
     def number(key, width="90px"):
-        return dcc.Input(str(settings[key]), id=key, type="text", inputMode="decimal", debounce=True, style={"width": width})
+        return dcc.Input(str(settings[key]), id=key, type="text", inputMode="decimal", debounce=True,
+                         style={"width": width})
+    title = html.Header([html.H1("Poisson problem, trained by hand"),
+                         html.Span(id="status", className="quiet")])
+    weights = dcc.Dropdown([], id="load_weights", searchable=False, clearable=False, placeholder="choose",
+                           className="choice")
+    method = dcc.RadioItems(list(METHODS), settings["method"], id="method", inline=True)
+    source = dcc.RadioItems({"held out": "held out", "batch": "of the last batch"}, settings["source"],
+                            id="source", inline=True)
+    pictures = [html.Div([html.H2(words), dcc.Graph(id=f"picture_{name}", figure=go.Figure(),
+                                                    config={"displayModeBar": False},
+                                                    style={"height": "min(240px, 42vw)"})])
+                for name, words in PICTURES.items()]
     return html.Main([
-        html.Header([html.H1("Poisson problem, trained by hand"), html.Span(id="status", className="quiet")]),
-        html.P("A network learns to solve Δx = y on a grid of 8 × 8 cells: from a field y* it predicts x, the simulator computes "
-               "y = Δx, and the loss is half the squared error of y, summed over the cells. Each update sees B new random fields; "
-               "the test loss is that of 256 fields held out.", className="quiet"),
+        title,
+        html.P("A network learns to solve Δx = y on a grid of 8 × 8 cells: from a field y* it predicts x, "
+               "the simulator computes y = Δx, and the loss is half the squared error of y, summed over the "
+               "cells. Each update sees B new random fields; the test loss is that of 256 fields held out.",
+               className="quiet"),
         html.Div(id="error", className="problem", role="alert"),
         html.Div([*(html.Button(text, id=name) for name, text in COMMANDS.items()),
-                  control("load weights", dcc.Dropdown([], id="load_weights", searchable=False, clearable=False,
-                                                       placeholder="choose", className="choice"))], className="controls"),
-        html.Div([control("method", dcc.RadioItems(list(METHODS), settings["method"], id="method", inline=True)),
-                  control("η of Adam", number("adam_rate")), control("η of HIG and GN", number("power_rate")),
+                  control("load weights", weights)], className="controls"),
+        html.Div([control("method", method), control("η of Adam", number("adam_rate")),
+                  control("η of HIG and GN", number("power_rate")), 
                   control("truncation τ", number("truncation")), control("batch size B", number("batch_size", "60px"))],
                  className="controls"),
-        html.Div([control("fields", dcc.RadioItems({"held out": "held out", "batch": "of the last batch"},
-                                                   settings["source"], id="source", inline=True)),
-                  control("entry", number("entry", "60px")), html.Span(id="entries", className="quiet")], className="controls"),
-        html.Div([html.Div([html.H2(title), dcc.Graph(id=f"picture_{name}", figure=go.Figure(), config={"displayModeBar": False},
-                                                      style={"height": "min(240px, 42vw)"})])
-                  for name, title in PICTURES.items()], className="pictures"),
+        html.Div([control("fields", source), control("entry", number("entry", "60px")),
+                  html.Span(id="entries", className="quiet")], className="controls"),
+        html.Div(pictures, className="pictures"),
         *watching_layout("epochs", "train_loss"),
-        html.P(f"The curve and the weights are written into {output.resolve()}. Pausing leaves a finished curve, and so does "
-               "closing the page, after a minute and a half. Resetting and loading weights begin a new curve; the one before "
-               "is kept under its date.", className="quiet"),
+        html.P(f"The curve and the weights are written into {output.resolve()}. Pausing leaves a finished "
+               "curve, and so does closing the page, after a minute and a half. Resetting and loading weights "
+               "begin a new curve; the one before is kept under its date.", className="quiet"),
         dcc.Store(id="version"), dcc.Interval(id="hand", interval=300)])
 
 
@@ -102,10 +112,12 @@ def picture(fields, name):
     shown = np.concatenate([fields[other].ravel() for other in scale])
     limit = float(np.abs(shown[np.isfinite(shown)]).max(initial=0))     # of a network that has not diverged
     return go.Figure(
-        go.Heatmap(z=fields[name], zmin=-limit or -1, zmax=limit or 1, showscale=False, hovertemplate="%{z:.3g}<extra></extra>",
+        go.Heatmap(z=fields[name], zmin=-limit or -1, zmax=limit or 1, showscale=False,
+                   hovertemplate="%{z:.3g}<extra></extra>",
                    colorscale=[[0, "#2166ac"], [0.5, "#f7f7f7"], [1, "#b2182b"]]),
-        {"font": FONT, "margin": {"l": 2, "r": 2, "t": 24, "b": 2}, "paper_bgcolor": "white", "plot_bgcolor": "white",
-         "title": {"text": f"colours from −{limit:.3g} to {limit:.3g}", "font_size": 13, "x": 0, "y": 0.98, "yanchor": "top"},
+        {"font": FONT, "margin": {"l": 2, "r": 2, "t": 24, "b": 2}, "plot_bgcolor": "white",
+         "title": {"text": f"colours from −{limit:.3g} to {limit:.3g}", "font_size": 13, "x": 0, "y": 0.98,
+                   "yanchor": "top"},
          "xaxis": {"visible": False, "fixedrange": True},
          "yaxis": {"visible": False, "fixedrange": True, "scaleanchor": "x", "constrain": "domain"}})
 

@@ -1,8 +1,9 @@
 """Training the Poisson problem by hand, behind the page of `dashboard.py --interactive Poisson`.
 
-`Trainer` is the training: one network, an optimizer for each method, the present settings, and the curve, whose pickle
-`POISSON_interactive_RESULTS.pickle` has the layout of the submit scripts' (hig.runs.results). Besides, it holds for each
-entry what the update was made with: `method` (its number in METHODS), `learning_rate`, `batch_size`, `truncation`.
+`Trainer` is the training: one network, an optimizer for each method, the present settings, and the curve. Its
+pickle `POISSON_interactive_RESULTS.pickle` has the layout of the submit scripts' (hig.runs.results). Besides,
+it holds for each entry what the update was made with: `method` (its number in METHODS), `learning_rate`,
+`batch_size`, `truncation`.
 
 `Training` is the thread in which a trainer follows the commands of the page.
 """
@@ -39,12 +40,12 @@ SEED = 0
 NAME = "POISSON_interactive"
 REPORT_EVERY = 0.2          # seconds between two states for the page while playing
 SAVE_EVERY = 1.0            # seconds between two savings while playing
-CLOSED_AFTER = 90.0         # seconds without a look of the page after which it counts as closed: hidden ones look once a minute
+CLOSED_AFTER = 90.0         # seconds without a look of the page: it is closed; hidden ones look once a minute
 LARGEST = 1024              # fields in a batch
 MAX_ENTRIES = 50_000        # of a curve, even so that halving keeps its last entry; a pickle of 5 MB
 WEIGHTS = ".weights.h5"
-DIVERGED = ("The loss is not finite any more. Reset to the initial weights or load others; then a smaller η, or for HIG and GN "
-            "a larger τ, goes more safely.")
+DIVERGED = ("The loss is not finite any more. Reset to the initial weights or load others; then a smaller η, "
+            "or for HIG and GN a larger τ, goes more safely.")
 
 
 class Trainer:
@@ -53,7 +54,8 @@ class Trainer:
     Args:
         output: folder (Path) of the pickle and the weights.
         settings: dict of "method" (one of METHODS), "adam_rate" (η of Adam), "power_rate" (η of HIG and GN),
-            "truncation" (τ), "batch_size" (B); what the page shows: "source" ("held out" or "batch") and "entry" of it.
+            "truncation" (τ), "batch_size" (B); what the page shows: "source" ("held out" or "batch") and
+            "entry" of it.
 
     Attributes: kept, the file (Path) to which the curve before this one was moved, or None.
     """
@@ -68,8 +70,9 @@ class Trainer:
         self.initial_weights = self.network.get_weights()
         self.models, self.fresh = {}, {}
         for method in METHODS:
-            optimizer = make_optimizer(SimpleNamespace(optimizer=method, learning_rate=_learning_rate(method, self.settings),
-                                                       truncation=self.settings["truncation"]))
+            optimizer = make_optimizer(SimpleNamespace(
+                optimizer=method, learning_rate=_learning_rate(method, self.settings),
+                truncation=self.settings["truncation"]))
             self.models[method] = compile_model(self.network, RESOLUTION, optimizer)
             optimizer.build(self.network.trainable_variables)
             self.fresh[method] = [variable.numpy() for variable in optimizer.variables]
@@ -93,23 +96,26 @@ class Trainer:
         if key in choices:
             if value not in choices[key]:
                 raise ValueError(f"{key} is {value!r}, allowed are {', '.join(choices[key])}")
-        elif key in ("batch_size", "entry"):
-            low, high = (1, LARGEST) if key == "batch_size" else (0, LARGEST - 1)
-            name = key.replace("_", " ")
-            value = _number(name, value)
-            if value != int(value) or not low <= value <= high:
-                raise ValueError(f"the {name} is {value:g}, but must be a whole number from {low} to {high}")
-            value = int(value)
-        elif key in ("adam_rate", "power_rate"):
-            value = _number("learning rate", value)
-            if not value > 0:
-                raise ValueError(f"the learning rate is {value:g}, but must be positive")
-        elif key == "truncation":
-            value = _number(key, value)
-            check_settings(-0.5, value)
+            self.settings[key] = value
+            return
+        name = "learning rate" if key.endswith("rate") else key.replace("_", " ")
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"the {name} is {value!r}, but must be a number")
+        if key == "truncation":
+            check_settings(-0.5, number)
+        elif key.endswith("rate"):
+            if number <= 0:
+                raise ValueError(f"the {name} is {number:g}, but must be positive")
         else:
-            raise ValueError(f"there is no setting {key!r}")
-        self.settings[key] = value
+            low, high = (1, LARGEST) if key == "batch_size" else (0, LARGEST - 1)
+            if number != int(number) or not low <= number <= high:
+                raise ValueError(f"the {name} is {number:g}, but must be a whole number from {low} to {high}")
+            number = int(number)
+        self.settings[key] = number
 
     def compiles(self):
         """Whether the next update has to be compiled first, which takes seconds."""
@@ -118,13 +124,13 @@ class Trainer:
     # -------------------------------------------------------------------------------------------- training
 
     def begin(self):
-        """Starts a new curve with the present weights and fresh optimizers; the file of the last one is not touched."""
+        """Starts a new curve with the present weights and fresh optimizers; the last one's file stays."""
         for method, values in self.fresh.items():
             for variable, value in zip(self.models[method].optimizer.variables, values):
                 variable.assign(value)
         self.curve, self.spectrum = {}, {"rank": [], "sigma_max": [], "sigma_min": []}
         self.updates, self.seconds, self.state = 0, 0.0, "running"
-        self.saved_updates, self.saved_state = 0, None                  # what the file says; 0 before there is one
+        self.saved_updates, self.saved_state = 0, None  # what the file says; 0 before there is one
         self._draw_from_here(self.settings["batch_size"])
         self.batch = next(self.batches)
         self._draw_from_here(self.drawn_size)                           # the first update sees the same
@@ -149,7 +155,7 @@ class Trainer:
         model.optimizer.learning_rate = _learning_rate(method, settings)
         if isinstance(model.optimizer, JacobianPower):
             model.optimizer.truncation = settings["truncation"]
-            try:                                                        # the memory that is free now may not be so later
+            try:  # the memory that is free now may not be so later
                 require_memory(batch_size * RESOLUTION**2, self.network, "choose a smaller batch")
             except MemoryError as error:
                 raise SettingsError(str(error)) from None
@@ -168,8 +174,9 @@ class Trainer:
     def _append(self, settings, logs):
         method = settings["method"]
         self.evaluation.batch_size = settings["batch_size"]
-        entry = {"epochs": self.updates, "simulation_time": self.seconds, **self.evaluation(self.updates, logs),
-                 "method": METHODS.index(method), "learning_rate": _learning_rate(method, settings),
+        entry = {"epochs": self.updates, "simulation_time": self.seconds,
+                 **self.evaluation(self.updates, logs), "method": METHODS.index(method),
+                 "learning_rate": _learning_rate(method, settings),
                  "batch_size": settings["batch_size"],
                  "truncation": math.nan if method == "Adam" else settings["truncation"]}
         for key, value in entry.items():
@@ -191,24 +198,26 @@ class Trainer:
     # -------------------------------------------------------------------------------------------- files
 
     def save(self):
-        """Writes the curve; an earlier one, of another training, is kept under its date. Nothing before the first update."""
+        """Writes the curve, if there is an update in it; that of another training is kept under its date."""
         if not self.updates or (self.updates, self.state) == (self.saved_updates, self.saved_state):
             return
         path = self.output / f"{NAME}_RESULTS.pickle"
         sim_par = {"optimizer": "interactive", "seed": SEED, "resolution": RESOLUTION, "held_out": HELD_OUT,
-                   "evaluate_every": EVALUATE_EVERY, "methods": ", ".join(f"{i} {m}" for i, m in enumerate(METHODS))}
+                   "evaluate_every": EVALUATE_EVERY,
+                   "methods": ", ".join(f"{i} {method}" for i, method in enumerate(METHODS))}
         if not self.saved_updates:
             self.kept = keep_earlier(path)
             write_parameters(self.output / f"{NAME}_PARAMETERS.txt", sim_par)
         save_results(path, {
             **{key: np.array(values) for key, values in self.curve.items()},
-            "epoch_time": np.diff(self.curve["simulation_time"]), **self.evaluation.snapshot(), "sim_par": sim_par,
+            "epoch_time": np.diff(self.curve["simulation_time"]), **self.evaluation.snapshot(),
+            "sim_par": sim_par,
             "provenance": {**self.origin, "state": self.state,
                            **{key: np.array(values) for key, values in self.spectrum.items()}}})
         self.saved_updates, self.saved_state = self.updates, self.state
 
     def finish(self):
-        """Writes the curve as a finished one, or as one that diverged. Training may go on, which continues it."""
+        """Writes the curve as a finished one, or as one that diverged; further training continues it."""
         self.state = "diverged" if self.state == "diverged" else "finished"
         self.save()
 
@@ -228,7 +237,7 @@ class Trainer:
         """Takes weights of the output folder; the curve so far is finished, and a new one begins.
 
         Raises:
-            SettingsError: there are none of that name, or they cannot be used; then everything stays as it is.
+            SettingsError: there are none of that name, or they cannot be used; then nothing changes.
         """
         if name not in self.weights_files():
             raise SettingsError(f"there are no weights {name!r} in {self.output}")
@@ -239,18 +248,18 @@ class Trainer:
             self.network.set_weights(before)
             raise
         loaded = self.network.get_weights()
-        self.network.set_weights(before)                                # which the file of the curve so far shows
+        self.network.set_weights(before)  # which the file of the curve so far shows
         self.finish()
         self.network.set_weights(loaded)
         self.begin()
 
-    # -------------------------------------------------------------------------------------------- what is shown
+  # -------------------------------------------------------------------------------------------- what is shown
 
     def view(self):
-        """What the page shows beside the curve: state, status (a line of text), weights (names of files), fields.
+        """What the page shows beside the curve: state, status (text), weights (names of files), fields.
 
-        "fields" are x_gt, y_target, x, y and residual, float32 (resolution, resolution) each, of the entry "entry" out of
-        "entries".
+        "fields" are x_gt, y_target, x, y and residual, float32 (resolution, resolution) each, of the entry
+        "entry" out of "entries".
         """
         batch = self.evaluation.held_out if self.settings["source"] == "held out" else self.batch
         entry = min(self.settings["entry"], len(batch[0]) - 1)
@@ -260,8 +269,10 @@ class Trainer:
         fields = {"x_gt": x_gt, "y_target": target, "x": x, "y": y, "residual": y - target}
         tested = [loss for loss in self.curve["test_loss"] if not math.isnan(loss)]
         rank = (self.spectrum["rank"] or [math.nan])[-1]
-        status = [f"{self.updates} updates", f"{self.seconds:.1f} s", f"training loss {self.curve['train_loss'][-1]:.3e}",
-                  *[f"test loss {loss:.3e}" for loss in tested[-1:]], *[f"rank {rank:.0f}"] * math.isfinite(rank)]
+        status = [f"{self.updates} updates", f"{self.seconds:.1f} s",
+                  f"training loss {self.curve['train_loss'][-1]:.3e}",
+                  *[f"test loss {loss:.3e}" for loss in tested[-1:]],
+                  *[f"rank {rank:.0f}"] * math.isfinite(rank)]
         return {"state": self.state, "status": " · ".join(status), "weights": self.weights_files(),
                 "entry": entry, "entries": len(batch[0]),
                 "fields": {key: np.reshape(field, (RESOLUTION, RESOLUTION)) for key, field in fields.items()}}
@@ -271,41 +282,32 @@ def _learning_rate(method, settings):
     return settings["adam_rate" if method == "Adam" else "power_rate"]
 
 
-def _number(name, value):
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"the {name} is {value!r}, but must be a number")
-    return number
-
-
-# ----------------------------------------------------------------------------------------------------- the thread
+# --------------------------------------------------------------------------------- the thread
 
 class Training(threading.Thread):
     """Trains in a thread of its own as the page commands, so that the page answers during an update.
 
-    Commands are "play", "pause" (which leaves a finished pickle), "step", "reset", "save_weights", "load_weights" with a
-    name, and "end". Whatever goes wrong becomes a sentence on the page; the curve stays, and the training can go on.
+    Commands are "play", "pause" (which leaves a finished pickle), "step", "reset", "save_weights",
+    "load_weights" with a name, and "end". Whatever goes wrong becomes a sentence on the page; the curve
+    stays, and the training can go on.
 
     Args:
         trainer: Trainer; once the thread has started, it alone calls its methods, but for `set`.
 
-    Attributes: state, what the page shows: `Trainer.view` with "playing" (bool), "error" (a sentence or empty) and
-        "version", which counts upwards.
+    Attributes: state, what the page shows: `Trainer.view` with "playing" (bool), "error" (a sentence or
+        empty) and "version", which counts upwards.
     """
 
     def __init__(self, trainer):
         super().__init__(daemon=True)
-        tf.get_logger().setLevel("ERROR")                               # about functions traced again for other batches
+        tf.get_logger().setLevel("ERROR")  # about functions traced again for other batches
         self.trainer, self.commands, self.playing, self.error = trainer, queue.Queue(), False, ""
-        self.state = {"version": time.time_ns()}                        # above those of pages of an earlier process
+        self.state = {"version": time.time_ns()}  # above those of pages of an earlier process
         self.saved, self.seen = -math.inf, math.inf
         self._report("paused")
 
     def set(self, settings):
-        """Changes settings (dict) from the next update on; whether all are allowed, else the page gets a sentence."""
+        """Changes settings (dict) from the next update on. False if one is refused; the page shows why."""
         self.error = ""
         for key, value in settings.items():
             try:
@@ -342,7 +344,8 @@ class Training(threading.Thread):
                 traceback.print_exc(file=sys.stderr)
                 self.playing, self.error = False, _sentence(error)
             if not self.playing or time.monotonic() - self.reported > REPORT_EVERY:
-                self._report("training" if self.playing else "diverged" if self.trainer.state == "diverged" else "paused")
+                idle = "diverged" if self.trainer.state == "diverged" else "paused"
+                self._report("training" if self.playing else idle)
 
     def _follow(self, command, arguments):
         trainer = self.trainer
@@ -369,8 +372,8 @@ class Training(threading.Thread):
 
     def _report(self, doing):
         view = self.trainer.view()
-        self.state = {**view, "status": f"{doing} · {view['status']}", "playing": self.playing, "error": self.error,
-                      "version": self.state["version"] + 1}
+        self.state = {**view, "status": f"{doing} · {view['status']}", "playing": self.playing,
+                      "error": self.error, "version": self.state["version"] + 1}
         self.reported = time.monotonic()
 
     def end(self):

@@ -10,7 +10,8 @@ from dash import Input, Output, Patch, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 from matplotlib.colors import to_rgb
 
-from hig.figures.curves import AXES, BINS, drawable, find_switch, median_band, state_of, system, thin, x_values
+from hig.figures.curves import (AXES, BINS, drawable, drawn_points, find_switch, state_of, system, thin,
+                                x_values)
 from hig.figures.losses import legend_text
 from hig.figures.reading import group_runs, sort_into_cases
 from hig.figures.style import choose_colors
@@ -22,13 +23,14 @@ POINTS = 30_000             # of all curves together, about: what a browser redr
 NAMED = 12                  # groups in the legend; of more the colours are in the table only
 INK, GRID, FRAME = "#2b2f36", "#e6e8eb", "#9aa0a8"
 FONT = {"family": "system-ui, sans-serif", "size": 13, "color": INK}
-GRAPH = {"displaylogo": False, "responsive": True,                      # the logo would be a link to plotly.com,
-         "showSendToCloud": False,                                      # and this button would upload the figure there
+GRAPH = {"displaylogo": False, "responsive": True,  # the logo would be a link to plotly.com,
+         "showSendToCloud": False,  # and this button would upload the figure there
          "modeBarButtonsToRemove": ["toImage", "select2d", "lasso2d", "autoScale2d"]}
 DOWNLOAD = """(png, svg) => {
     const format = dash_clientside.callback_context.triggered_id;
     Plotly.downloadImage(document.querySelector("#curves .js-plotly-plot"),
-                         {format, filename: "curves", width: 900, height: 560, scale: format === "png" ? 2 : 1});
+                         {format, filename: "curves", width: 900, height: 560,
+                          scale: format === "png" ? 2 : 1});
 }"""
 
 
@@ -51,7 +53,8 @@ def make_figure(groups, colors, options):
     options.bins = int(np.clip(POINTS // (2 * max(len(runs), 1)), 50, BINS))
     options.top = highest_shown(runs, options)
     logarithmic = {True: {"type": "log", "nticks": 8}, False: {"type": "linear"}}
-    axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": FRAME, "ticks": "outside", "tickcolor": FRAME,
+    axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": FRAME, "ticks": "outside",
+            "tickcolor": FRAME,
             "exponentformat": "power", "automargin": True, "title_standoff": 8}
     return go.Figure([trace for label, members in groups.items()
                       for trace in group_traces(label, members, colors[label], options)], {
@@ -59,15 +62,17 @@ def make_figure(groups, colors, options):
         "margin": {"l": 70, "r": 16, "t": 34, "b": 48},                 # at the top the buttons of plotly
         "uirevision": " ".join(map(str, (options.case, options.x, options.y, options.log_x, options.log_y))),
         "showlegend": 0 < len(groups) <= NAMED,
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container",
+                   "yanchor": "bottom"},
         "xaxis": {**axis, **logarithmic[options.log_x], "title_text": AXES[options.x],
                   "autorangeoptions": {} if options.log_x else {"clipmin": 0}},
-        "yaxis": {**axis, **logarithmic[options.log_y], "title_text": in_words(options.y, runs[0].system if runs else ""),
+        "yaxis": {**axis, **logarithmic[options.log_y],
+                  "title_text": in_words(options.y, runs[0].system if runs else ""),
                   "autorangeoptions": {"clipmax": options.top} if np.isfinite(options.top) else {}}})
 
 
 def new_curves(figure):
-    """The Patch that brings curves into a figure of the same axes, in which zoom and hidden curves stay the user's."""
+    """The Patch that brings curves into a figure of the same axes; zoom and hidden curves stay the user's."""
     patch, new = Patch(), figure.to_plotly_json()
     patch["data"] = new["data"]
     patch["layout"]["showlegend"] = new["layout"]["showlegend"]
@@ -76,7 +81,7 @@ def new_curves(figure):
 
 
 def highest_shown(runs, options):
-    """Where a loss axis ends of itself: a run that explodes would leave the others a flat line at the bottom."""
+    """Where a loss axis ends of itself: exploding runs would leave the others a flat line at the bottom."""
     if not options.y.endswith("_loss"):
         return np.inf
     starts = [losses[np.isfinite(losses)][:1] for losses in (quantities(run)[options.y] for run in runs)]
@@ -88,7 +93,7 @@ def drawn_curve(run, options):
     """The `Curve` of a run, or None if nothing of it has a place on these axes."""
     try:
         curve = drawable(run, quantities(run)[options.y], options.x, options.log_x, positive=options.log_y)
-    except (KeyError, ValueError):                  # the file does not tell the quantity, or the number of updates
+    except (KeyError, ValueError):                  # the file does not tell the quantity, or the updates
         return None
     return curve if len(curve.x) else None
 
@@ -96,7 +101,7 @@ def drawn_curve(run, options):
 def group_traces(label, members, color, options):
     """Plotly traces of the runs behind one name in the legend.
 
-    A run that died ends in a cross, at most at `options.top`. Where another optimizer takes over, it is named.
+    A run that died ends in a cross, at most at `options.top`. An optimizer that takes over is named.
     """
     drawn = [(run, curve) for run in members if (curve := drawn_curve(run, options))]
     curves = [curve for _, curve in drawn]
@@ -106,27 +111,31 @@ def group_traces(label, members, color, options):
         name = legend_text(label, members, options.y.removesuffix("_loss"), curves)
     style = {"name": escape(name, quote=False), "legendgroup": label, "showlegend": False}
     if options.bands and len(curves) > 1:
-        x, middle, low, high, _ = median_band(curves, options.log_y)    # at all positions of all curves: thinned below
-        inside = np.isfinite(high)
-        for y, fill in ((low, None), (high, "tonexty")):
-            index = np.flatnonzero(inside)[thin(x[inside], y[inside], options.log_x)]
-            traces.append(go.Scatter(x=x[index], y=y[index], line_width=0, mode="lines", fill=fill, hoverinfo="skip", **style,
-                                     fillcolor="rgba({},{},{},0.22)".format(*(round(255 * part) for part in to_rgb(color)))))
-        lines = [(x[np.isfinite(middle)], middle[np.isfinite(middle)])]
+        x, y, band = drawn_points(curves, options.log_x, options.log_y)
+        inside, shade = np.isfinite(band[1]), ",".join(f"{255 * part:.0f}" for part in to_rgb(color))
+        for edge, fill in zip(band, (None, "tonexty")):
+            traces.append(go.Scatter(x=x[inside], y=edge[inside], mode="lines", line_width=0, fill=fill,
+                                     fillcolor=f"rgba({shade},0.22)", hoverinfo="skip", **style))
+        lines = [(x[np.isfinite(y)], y[np.isfinite(y)])]
     for number, (x, y) in enumerate(lines or [(np.zeros(0), np.zeros(0))]):
         index = thin(x, y, options.log_x, options.bins)
-        traces.append(go.Scatter(x=x[index], y=y[index], line={"color": color, "width": 1.8}, mode="lines+markers" if len(x) == 1 else "lines",
-                                 marker={"color": color, "size": 6}, **{**style, "showlegend": number == 0}))
-    ends = [curve.death for curve in curves if curve.death]
-    traces.append(go.Scatter(x=[x for x, _ in ends], y=[min(y, options.top) for _, y in ends], mode="markers", cliponaxis=False,
-                             marker={"symbol": "x-thin", "size": 10, "line": {"color": color, "width": 2.5}},
-                             hovertemplate="died here", **style))
-    marks = [(x, np.interp(x, *line), text) for number, (run, _) in enumerate(drawn)
-             if len((line := lines[min(number, len(lines) - 1)])[0]) for x, text in take_overs(run, options.x)]
-    x, y, text = zip(*dict.fromkeys(marks)) if marks else ((), (), ())
-    traces.append(go.Scatter(x=x, y=y, text=text, mode="markers+text", textposition="top right", textfont_color=color,
-                             marker={"symbol": "diamond", "size": 7, "color": color}, hoverinfo="skip", **style))
-    for i, trace in enumerate(traces):                                  # by its uid a hidden curve is found again
+        traces.append(go.Scatter(x=x[index], y=y[index], mode="lines+markers" if len(x) == 1 else "lines",
+                                 line={"color": color, "width": 1.8}, marker={"color": color, "size": 6},
+                                 **{**style, "showlegend": number == 0}))
+    ends = [(curve.death[0], min(curve.death[1], options.top)) for curve in curves if curve.death]
+    x, y = zip(*ends) if ends else ((), ())
+    traces.append(go.Scatter(x=x, y=y, mode="markers", cliponaxis=False, hovertemplate="died here", **style,
+                             marker={"symbol": "x-thin", "size": 10, "line": {"color": color, "width": 2.5}}))
+    marks = {}
+    for number, (run, _) in enumerate(drawn):
+        line = lines[min(number, len(lines) - 1)]                       # its own, or the median
+        for x, text in take_overs(run, options.x) if len(line[0]) else []:
+            marks[x, np.interp(x, *line), text] = None
+    x, y, text = zip(*marks) if marks else ((), (), ())
+    traces.append(go.Scatter(x=x, y=y, text=text, mode="markers+text", textposition="top right", **style,
+                             textfont_color=color, marker={"symbol": "diamond", "size": 7, "color": color},
+                             hoverinfo="skip"))
+    for i, trace in enumerate(traces):  # by its uid a hidden curve is found again
         trace.uid = fingerprint(label, i)
     return traces
 
@@ -134,7 +143,7 @@ def group_traces(label, members, color, options):
 def take_overs(run, axis):
     """Where another optimizer takes over in a run: list of (position, name), after pretraining or by hand."""
     switch = find_switch(run, axis)
-    method = run.results.get("method", np.zeros(0))                     # of training by hand: a number for each entry
+    method = run.results.get("method", np.zeros(0))  # of training by hand: a number for each entry
     names = dict(pair.split() for pair in run.results["sim_par"].get("methods", "").split(", ") if pair)
     chosen = [i for i in range(1, len(method)) if i == 1 or method[i] != method[i - 1]]
     return ([] if switch is None else [(switch, "switch")]) + [
@@ -144,17 +153,22 @@ def take_overs(run, axis):
 # ------------------------------------------------------------------------------------------------- the table
 
 def make_table(groups, colors, levels, unreadable):
-    """A row for each run, with the seconds to each of the loss levels, and for each file (Found) that is no curve."""
+    """A row for each run, with the seconds to each loss level, and for each file (Found) that is no curve."""
     runs = [run for members in groups.values() for run in members]
+    labels = [label for label, members in groups.items() for _ in members]
     common, differing = split_settings(runs) if runs else ("", [])
     numbers = ["test loss", "training loss", *(f"to {level:g} [s]" for level in levels), "epochs", "time [s]"]
     rows = []
-    for run, label, settings in zip(runs, [label for label in groups for _ in groups[label]], differing):
+    for run, label, settings in zip(runs, labels, differing):
         state, *cells, file = table_row(run, levels)
-        rows.append(html.Tr([html.Td([html.Span(className="swatch", style={"background": colors[label]}), label.replace("_", " ")]),
-                             html.Td(state, className=state.split(":")[0]), *(html.Td(cell, className="number") for cell in cells),
+        swatch = html.Span(className="swatch", style={"background": colors[label]})
+        rows.append(html.Tr([html.Td([swatch, label.replace("_", " ")]),
+                             html.Td(state, className=state.split(":")[0]),
+                             *(html.Td(cell, className="number") for cell in cells),
                              html.Td(settings, className="text"), html.Td(file, className="text")]))
-    rows += [html.Tr(html.Td(f"unreadable: {entry.error}", className="problem", colSpan=4 + len(numbers))) for entry in unreadable]
+    for entry in unreadable:
+        sentence = html.Td(f"unreadable: {entry.error}", className="problem", colSpan=len(numbers) + 4)
+        rows.append(html.Tr(sentence))
     head = [html.Th("optimizer"), html.Th("state"), *(html.Th(name, className="number") for name in numbers),
             html.Th("settings that differ"), html.Th("file")]
     return [html.Div(html.Table([html.Thead(html.Tr(head)), html.Tbody(rows)]), className="scroll"),
@@ -162,7 +176,7 @@ def make_table(groups, colors, levels, unreadable):
 
 
 def read_levels(words):
-    """Loss levels that the user wrote, like "1e-2, 1e-3": at most six positive numbers; None if it is something else."""
+    """Loss levels as the user wrote them, like "1e-2, 1e-3": at most six positive numbers, otherwise None."""
     try:
         levels = [float(word) for word in (words or "").replace(",", " ").split()]
     except ValueError:
@@ -174,7 +188,8 @@ def read_levels(words):
 
 def control(name, component):
     """A component with its name in front."""
-    return html.Div([html.Label(name, htmlFor=getattr(component, "id", None)), component], className="control")
+    label = html.Label(name, htmlFor=getattr(component, "id", None))
+    return html.Div([label, component], className="control")
 
 
 def watching_layout(x="time", y="test_loss"):
@@ -183,14 +198,16 @@ def watching_layout(x="time", y="test_loss"):
         html.Div(dcc.RadioItems([], id="case", inline=True), className="controls"),
         html.Div([
             control("x", dcc.RadioItems(list(AXES), x, id="x", inline=True)),
-            control("y", dcc.Dropdown({y: in_words(y, "")}, y, id="y", clearable=False, searchable=False, className="choice")),
+            control("y", dcc.Dropdown({y: in_words(y, "")}, y, id="y", clearable=False, searchable=False,
+                                      className="choice")),
             dcc.Checklist({"log_x": "log x", "log_y": "log y", "bands": "seeds as bands"}, ["log_y", "bands"],
                           id="switches", inline=True),
             control("figure", html.Div([html.Button("PNG", id="png"), " ", html.Button("SVG", id="svg")])),
             control("data", html.Button("CSV", id="csv")),
         ], className="controls"),
         html.Div(id="note", className="quiet"),
-        dcc.Graph(id="curves", figure=go.Figure(), config=GRAPH, style={"height": "min(60vh, 560px)", "minHeight": "340px"}),
+        dcc.Graph(id="curves", figure=go.Figure(), config=GRAPH,
+                  style={"height": "min(60vh, 560px)", "minHeight": "340px"}),
         html.Div([control("loss levels", dcc.Input("", id="levels", debounce=True, style={"width": "160px"})),
                   html.Span(id="levels_problem", className="problem")], className="controls"),
         html.Div(id="table"),
@@ -208,22 +225,26 @@ def watching_app(paths):
 
 def watch(app, watcher):
     """Adds the callbacks of `watching_layout` to a Dash app."""
-    app.clientside_callback(DOWNLOAD, Input("png", "n_clicks"), Input("svg", "n_clicks"), prevent_initial_call=True)
+    clicks = [Input(name, "n_clicks") for name in ("png", "svg")]
+    app.clientside_callback(DOWNLOAD, *clicks, prevent_initial_call=True)
 
-    @app.callback(Output("download", "data"), Input("csv", "n_clicks"), State("case", "value"), prevent_initial_call=True)
+    @app.callback(Output("download", "data"), Input("csv", "n_clicks"), State("case", "value"),
+                  prevent_initial_call=True)
     def download_csv(_, case):
         runs = sort_into_cases([run for entry in watcher.look() for run in entry.runs]).get(case)
         return dcc.send_string(to_csv(runs), "curves.csv") if runs else no_update
 
     @app.callback(
-        {"figure": Output("curves", "figure"), "table": Output("table", "children"), "cases": Output("case", "options"),
-         "case": Output("case", "value"), "quantities": Output("y", "options"), "y": Output("y", "value"),
-         "switches": Output("switches", "value"), "note": Output("note", "children"), "levels": Output("levels", "value"),
+        {"figure": Output("curves", "figure"), "table": Output("table", "children"),
+         "cases": Output("case", "options"), "case": Output("case", "value"),
+         "quantities": Output("y", "options"), "y": Output("y", "value"),
+         "switches": Output("switches", "value"), "note": Output("note", "children"),
+         "levels": Output("levels", "value"),
          "levels_problem": Output("levels_problem", "children"), "shown": Output("shown", "data")},
         {"_": Input("tick", "n_intervals"), "case": Input("case", "value"), "x": Input("x", "value"),
          "y": Input("y", "value"), "switches": Input("switches", "value"), "levels": Input("levels", "value"),
          "shown": State("shown", "data")},
-        running=[(Output("tick", "disabled"), True, False)])            # or a slow refresh would be overtaken for ever
+        running=[(Output("tick", "disabled"), True, False)])  # or a slow refresh would be overtaken for ever
     def show(_, **choices):
         return refresh(watcher, **choices)
 
@@ -256,17 +277,19 @@ def refresh(watcher, case, x, y, switches, levels, shown):
     stamp = fingerprint(stamps, states, case, x, y, sorted(switches), levels)
     if shown.get("stamp") == stamp:
         raise PreventUpdate
-    options = SimpleNamespace(case=case, x=x, y=y, **{switch: switch in switches for switch in ("log_x", "log_y", "bands")})
+    options = SimpleNamespace(case=case, x=x, y=y, log_x="log_x" in switches, log_y="log_y" in switches,
+                              bands="bands" in switches)
     groups = group_runs(runs)
     colors = choose_colors(groups, "paper")
     numbers = read_levels(levels)
     figure = make_figure(groups, colors, options)
     view = figure.layout.uirevision
+    prefix = runs[0].system if runs else ""
     return {"figure": new_curves(figure) if shown.get("view") == view else figure,
             "table": make_table(groups, colors, numbers or [], [entry for entry in found if entry.error]),
-            "cases": [{"label": case_label(title, states[title]), "value": title} for title in cases], "case": case,
-            "quantities": [{"label": in_words(name, runs[0].system if runs else ""), "value": name} for name in names],
-            "y": y, "switches": switches, "note": note_on(watcher.paths, runs, options),
+            "cases": [{"label": case_label(title, states[title]), "value": title} for title in cases],
+            "quantities": [{"label": in_words(name, prefix), "value": name} for name in names],
+            "case": case, "y": y, "switches": switches, "note": note_on(watcher.paths, runs, options),
             "levels": levels if new_case else no_update,
             "levels_problem": "up to six positive numbers, like 1e-2, 1e-3" if numbers is None else "",
             "shown": {"stamp": stamp, "case": case, "view": view}}

@@ -1,8 +1,9 @@
 """A page for this machine alone: a Dash app on 127.0.0.1 that loads nothing from elsewhere, and its server.
 
-Other pages in the same browser can reach 127.0.0.1, too. Three things protect this one: requests with a Host header
-other than 127.0.0.1 or localhost are refused (a foreign host name may be made to point here), no foreign page can show
-it in a frame, and the browser blocks every request of this page to another machine (Content-Security-Policy).
+Other pages in the same browser can reach 127.0.0.1, too. Three things protect this one: requests with a Host
+header other than 127.0.0.1 or localhost are refused (a foreign host name may be made to point here), no
+foreign page can show it in a frame, and the browser blocks every request of this page to another machine
+(Content-Security-Policy).
 """
 
 import logging
@@ -21,11 +22,12 @@ POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'sel
 
 
 def make_app(title):
-    """A Dash app without layout, styled by assets/page.css; its `server` (Flask) refuses foreign Host headers.
+    """A Dash app without layout, styled by assets/page.css; its `server` (Flask) refuses foreign hosts.
 
-    By assets/alive.js the page says when the server is gone; when it is back, the dcc.Interval "tick" is enabled.
+    By assets/alive.js the page says when the server is gone; when it is back, dcc.Interval "tick" goes on.
     """
-    app = dash.Dash("hig.live.server", title=title, update_title=None, assets_folder=str(Path(__file__).parent / "assets"))
+    app = dash.Dash("hig.live.server", title=title, update_title=None,
+                    assets_folder=str(Path(__file__).parent / "assets"))
     app.server.config["TRUSTED_HOSTS"] = [HOST, "localhost"]
     app.server.add_url_rule("/alive", view_func=lambda: ("", 204))
 
@@ -51,14 +53,14 @@ def serve(app, port):
         with socket.create_server((HOST, port)) as listening:
             server = make_server(HOST, port, app.server, threaded=True, fd=listening.fileno())
     except OSError as error:
-        raise SettingsError(f"port {port} of this machine cannot be had: {error.strerror}; choose another one, "
-                            "like --port 0") from None
+        raise SettingsError(f"port {port} of this machine cannot be had: {error.strerror}; choose another "
+                            "one, like --port 0") from None
     server.daemon_threads = True
 
     def stop(number, frame):
         raise KeyboardInterrupt
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):                  # background jobs of a shell ignore Ctrl-C's signal
+        for number in (signal.SIGINT, signal.SIGTERM):  # background jobs of a shell ignore Ctrl-C's signal
             signal.signal(number, stop)
         print(f"http://{HOST}:{server.port}/ (Ctrl-C ends it; from another machine, first: "
               f"ssh -L {server.port}:{HOST}:{server.port} {socket.gethostname()})", flush=True)

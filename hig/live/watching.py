@@ -11,7 +11,7 @@ from hig.figures.reading import find_files, read_runs
 
 
 class Found(NamedTuple):
-    """A file or PhiFlow scene: its path, a stamp that changes with its content, its runs, or a sentence why it has none."""
+    """A file or PhiFlow scene: path, a stamp that changes with its content, runs, or why it has none."""
     path: Path
     stamp: tuple
     runs: list
@@ -19,7 +19,7 @@ class Found(NamedTuple):
 
 
 class Watcher:
-    """The curves at some paths (list of Path): below folders, or in single files. Several threads may call `look`."""
+    """The curves at some paths (list of Path): below folders, or in single files. Threads may share it."""
 
     def __init__(self, paths):
         self.paths, self.known, self.lock = paths, {}, threading.Lock()
@@ -28,19 +28,20 @@ class Watcher:
         """All that is there now, each file once: list of Found. Only files that have changed are read."""
         with self.lock:
             now = {}
-            for path in (file for path in self.paths for file in (find_files(path) if path.is_dir() else [path])):
+            files = [find_files(path) if path.is_dir() else [path] for path in self.paths]
+            for path in sum(files, []):
                 before, stamp = self.known.get(path.resolve()), _stamp(path)
-                if stamp and path.resolve() not in now:                 # without a stamp it is gone since it was listed
+                if stamp and path.resolve() not in now:  # without a stamp it is gone since it was listed
                     now[path.resolve()] = before if before and before.stamp == stamp else _read(path, stamp)
             self.known = now
             return list(now.values())
 
 
 def _stamp(path):
-    """Times of change, sizes and inodes of a pickle or of the logs in a scene; empty if there is no such file."""
+    """Times of change, sizes and inodes of a pickle or of the logs in a scene; empty if it is gone."""
     try:
         files = sorted(path.glob("log_*.txt")) if path.is_dir() else [path]
-        return tuple((status.st_mtime_ns, status.st_size, status.st_ino) for status in (file.stat() for file in files))
+        return tuple((status.st_mtime_ns, status.st_size, status.st_ino) for status in map(Path.stat, files))
     except OSError:
         return ()
 
@@ -55,11 +56,12 @@ def _read(path, stamp):
 def quantities(run):
     """What a run's file holds of each entry: {name: (N,) float64}, test and training loss first.
 
-    Values that only updates have are NaN at entry 0, the untrained network. Without test losses, "test_loss" is the
-    training loss.
+    Values that only updates have are NaN at entry 0, the untrained network. Without test losses, "test_loss"
+    is the training loss.
     """
     results, length = run.results, len(run.results["epochs"])
-    found = {f"{kind}_loss": results[f"{loss_kind(run, kind)}_loss"].astype(float) for kind in ("test", "train")}
+    found = {f"{kind}_loss": results[f"{loss_kind(run, kind)}_loss"].astype(float)
+             for kind in ("test", "train")}
     for key, values in {**results.get("provenance", {}), **results}.items():
         if isinstance(values, np.ndarray) and values.ndim == 1 and length - len(values) in (0, 1):
             found.setdefault(key, np.concatenate([np.full(length - len(values), np.nan), values]))
@@ -67,9 +69,10 @@ def quantities(run):
     return found
 
 
-WORDS = {"test_loss": "test loss", "train_loss": "training loss", "epoch_time": "seconds of an epoch", "rank": "singular values kept",
-         "sigma_max": "largest singular value", "sigma_min": "smallest singular value kept", "damping": "damping",
-         "learning_rate": "learning rate η", "batch_size": "batch size", "truncation": "truncation τ"}
+WORDS = {"test_loss": "test loss", "train_loss": "training loss", "epoch_time": "seconds of an epoch",
+         "rank": "singular values kept", "sigma_max": "largest singular value",
+         "sigma_min": "smallest singular value kept", "learning_rate": "learning rate η",
+         "truncation": "truncation τ"}
 
 
 def in_words(key, prefix):
@@ -78,20 +81,24 @@ def in_words(key, prefix):
 
 
 def table_row(run, levels):
-    """Texts: state, test loss, training loss, seconds to each level of the test loss, epochs, seconds, file."""
+    """Texts: state, test loss, training loss, seconds to each level of the test loss, epochs, seconds, file.
+    """
     death = find_death(run)
-    train, test = (run.results[f"{kind}_loss"][-1] if death else final_loss(run, kind) for kind in ("train", "test"))
+    train, test = (run.results[f"{kind}_loss"][-1] if death else final_loss(run, kind)
+                   for kind in ("train", "test"))
     reached = [time_to_reach(run, level) for level in levels]
     return [f"{state_of(run)}: {death}" if death else state_of(run),
             "–" if loss_kind(run, "test") == "train" else f"{test:.2e}", f"{train:.2e}",
             *("–" if seconds is None else short(seconds) for seconds in reached),
-            f"{run.results['epochs'][-1]:.0f}", short(run.results["simulation_time"][-1]), shown_path(run.path)]
+            f"{run.results['epochs'][-1]:.0f}", short(run.results["simulation_time"][-1]),
+            shown_path(run.path)]
 
 
 def split_settings(runs):
-    """The settings in which all runs (not none) agree, as a text, and those in which each differs: list of texts."""
+    """The settings in which all runs agree, as a text, and those in which each differs: list of texts."""
     every = [{key.replace("_", " "): f"{value:g}" if isinstance(value, float) else str(value)
-              for key, value in run.results["sim_par"].items() if value is not None and key != "optimizer"} for run in runs]
+              for key, value in run.results["sim_par"].items() if value is not None and key != "optimizer"}
+             for run in runs]
     common = {key for key in every[0] if len({one.get(key) for one in every}) == 1}
 
     def text(settings, keys):
@@ -106,12 +113,13 @@ def shown_path(path):
 
 
 def to_csv(runs):
-    """The complete curves of runs as CSV: optimizer, file, epochs, simulation_time and all quantities, with ten digits.
+    """The complete curves of runs as CSV: optimizer, file, epochs, simulation_time and all quantities.
 
-    A cell is empty where a run has no such value.
+    Numbers have ten digits. A cell is empty where a run has no such value.
     """
     import pandas
 
-    tables = [pandas.DataFrame({"optimizer": run.label, "file": shown_path(run.path), "epochs": run.results["epochs"],
-                                "simulation_time": run.results["simulation_time"], **quantities(run)}) for run in runs]
+    tables = [pandas.DataFrame({"optimizer": run.label, "file": shown_path(run.path),
+                                **{key: run.results[key] for key in ("epochs", "simulation_time")},
+                                **quantities(run)}) for run in runs]
     return pandas.concat(tables).to_csv(index=False, float_format="%.10g", lineterminator="\n")
