@@ -1,8 +1,9 @@
 """The proof by numbers that a Jacobian is that of its model: Jᵀv for a random v, by the route and by the whole model.
 
 Automatic differentiation gives the vector-Jacobian product of the whole model at the cost of one backward pass. If a route
-misses a term anywhere in J, the two differ, with probability one. They are compared to √ε of the coarsest dtype, which is
-far above rounding and far below a missing term. The model's side is computed without XLA, the route's as it will be.
+misses a term anywhere in J, the two differ, with probability one. They may differ by √ε of the coarsest dtype,
+which is far above rounding and far below a missing term. The product of the whole model is computed without XLA,
+and that of the route in the way in which it will be used.
 """
 
 import contextlib
