@@ -19,7 +19,7 @@ _EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bflo
 
 
 class Reference(NamedTuple):
-    """What automatic differentiation of the whole model gives for a batch, without XLA: L, y, g, a v and Jᵀv."""
+    """L, y, g, a vector v and Jᵀv of a batch, by automatic differentiation of the whole model without XLA."""
 
     loss: tf.Tensor
     outcome: object
@@ -29,7 +29,7 @@ class Reference(NamedTuple):
 
 
 class Proof:
-    """What a route to the Jacobian of a model is compared with.
+    """Compares a route to the Jacobian of a model with automatic differentiation of the whole model.
 
     Args:
         of: hig.routes.Derivatives.
@@ -46,7 +46,7 @@ class Proof:
         return Reference(loss, outcome, gradient, np.asarray(v, np.float64), self.of.plain_vjp(x, tf.cast(v, gradient.dtype)))
 
     def require_finite(self, reference):
-        """Refuses a model whose own derivative is not finite while its loss is: no route could help."""
+        """Refuses a model with a finite loss and a derivative that is not finite, which no route could mend."""
         broken = [weight.path for weight, share in zip(self.of.weights, reference.product)
                   if share is not None and not np.isfinite(share).all()]
         if broken and np.isfinite(reference.loss) and np.isfinite(reference.gradient).all():
@@ -55,7 +55,7 @@ class Proof:
                              "derivative, not even where tf.where masks it: mask its argument as well")
 
     def refuse(self, batch, reason):
-        """Raises ValueError, as no route is right for the given reason; says so if the outcome is another one each time."""
+        """Raises a ValueError with the reason why no route is right, or that the outcome varies between calls."""
         outcomes = [np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(self.of.plain_loss(*batch)[1])]) for _ in range(2)]
         if not np.allclose(*outcomes, rtol=self._tolerance(outcomes[0]), atol=0, equal_nan=True):
             raise ValueError("the outcome is another one at every call, so that it has no Jacobian: draw random numbers outside "
@@ -67,9 +67,9 @@ class Proof:
     def disagreement(self, function, batch, reference, weigh=False):
         """What is wrong with a route on this batch, as a clause; "" if it is right to the precision of the dtype.
 
-        A weight's share of Jᵀv is compared with its own norm, and with a hundredth of that of all of Jᵀv, which is the
-        level of its rounding errors. Not-a-number where the plain product has numbers is wrong; where it has none, the
-        network or the data have diverged, which is for the loss to show.
+        For each weight the error of its share of Jᵀv may be √ε of the share's norm, and √ε of a hundredth of the norm
+        of all of Jᵀv, which is the level of rounding errors. Not-a-number is wrong where the product of the whole
+        model is a number. If that is not a number either, network or data have diverged, and the loss will show it.
 
         Args:
             weigh: compare once more with v divided by the norms of J's rows, so that a small row counts like a large one.
@@ -121,7 +121,7 @@ class Proof:
 
 @contextlib.contextmanager
 def moved(weights, share=1e-3):
-    """Context in which the weights are changed by about this share of their size."""
+    """A context in which the weights are changed by about this share of their size."""
     before, random = [weight.numpy() for weight in weights], np.random.default_rng(1)
     try:
         for weight, value in zip(weights, before):
