@@ -1,8 +1,9 @@
-"""The task: bring two linearly coupled oscillators back to where they started, 24 steps later (PBDL book, HIG chapter).
+"""The task: bring two linearly coupled oscillators back to where they started, 24 steps later (PBDL book, HIG
+chapter).
 
-The network sees the target state y*, the simulator starts from the initial state x, and x = y*. States and loss are those
-of the nonlinear oscillators. The book fixes no seed, and measures the training loss alone; the test set, of the same size
-and distribution, is ours.
+The network sees the target state y*, the simulator starts from the initial state x, and x = y*. States and
+loss are those of the nonlinear oscillators. The book fixes no seed, and measures the training loss alone; the
+test set, of the same size and distribution, is ours.
 """
 
 import keras
@@ -24,7 +25,9 @@ CHAIN = LinearChain(N_OSCILLATORS, N_STEPS, DT, COUPLING, CONTROL_STRENGTH)
 
 
 def build_model(seed, simulator=CHAIN):
-    """Network and simulator; the seed draws the initial weights, Glorot-uniform with biases zero as in the book."""
+    """Network and simulator; the seed draws the initial weights, Glorot-uniform with biases zero as in the
+    book.
+    """
     network = build_network(2 * N_OSCILLATORS, N_STEPS)
     draw_published_weights(network, seed)
     return PhysicsModel(network, simulator)
@@ -33,12 +36,16 @@ def build_model(seed, simulator=CHAIN):
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`.
 
-    The optimizer "SIP" is Adam behind a simulator that inverts instead of differentiating, see `ScaleInvariant`.
+    The optimizer "SIP" is Adam behind a simulator that inverts instead of differentiating, see
+    `ScaleInvariant`.
     """
     train_states, test_states = draw_data(settings.seed)
     constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT, "coupling": COUPLING,
                  "control_strength": CONTROL_STRENGTH}
     scale_invariant = settings.optimizer == "SIP"
-    model = build_model(settings.seed, ScaleInvariant(CHAIN, settings.truncation) if scale_invariant else CHAIN)
-    return train_on_fixed_data(settings, "CHAIN", model, loss, (train_states, train_states), (test_states, test_states),
-                               constants, optimizer=keras.optimizers.Adam(settings.learning_rate) if scale_invariant else None)
+    model = build_model(settings.seed, ScaleInvariant(CHAIN, settings.truncation) if scale_invariant
+                        else CHAIN)
+    return train_on_fixed_data(settings, "CHAIN", model, loss, (train_states, train_states), (test_states,
+                                                                                              test_states),
+                               constants, optimizer=keras.optimizers.Adam(settings.learning_rate)
+                               if scale_invariant else None)

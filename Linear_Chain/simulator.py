@@ -3,7 +3,8 @@
     q̇_i = p_i ,   ṗ_i = −q_i + k (q_{i+1} − q_i) + k (q_{i−1} − q_i) + c_i·u(t)
 
 with a missing neighbour contributing nothing, and c_i = 0 but for the last oscillator (HIG chapter of the
-Physics-based Deep Learning book). With s = (q, p) this is ṡ = A s + b u. One Runge-Kutta step of length h is then linear, too,
+Physics-based Deep Learning book). With s = (q, p) this is ṡ = A s + b u. One Runge-Kutta step of length h is
+then linear, too,
 
     s_{t+1} = M s_t + m u_t ,   M = Σ_{j=0..4} (hA)^j / j! ,   m = h Σ_{j=0..3} (hA)^j / (j+1)!  b ,
 
@@ -29,7 +30,8 @@ class LinearChain:
     Attributes (float64):
         generator: A, (2N, 2N), and force: b, (2N,).
         free: (2N, 2N), what becomes of the initial state (as a row) without control.
-        response: (Nt, 2N), what a control of 1 in each step adds: the transposed Jacobian ∂y/∂u, the same for all samples.
+        response: (Nt, 2N), what a control of 1 in each step adds: the transposed Jacobian ∂y/∂u, the same for
+            all samples.
 
     Raises:
         ValueError: if a number is not positive.
@@ -49,20 +51,25 @@ class LinearChain:
         step = sum(power / math.factorial(j) for j, power in enumerate(powers))
         push = dt * sum(power / math.factorial(j + 1) for j, power in enumerate(powers[:4])) @ self.force
         self.free = np.linalg.matrix_power(step, n_steps).T
-        self.response = np.array([np.linalg.matrix_power(step, n_steps - 1 - t) @ push for t in range(n_steps)])
+        self.response = np.array([np.linalg.matrix_power(step, n_steps - 1 - t) @ push
+                                  for t in range(n_steps)])
 
     def __call__(self, state, controls):
-        """The state (B, 2N) after all steps from the initial state (B, 2N) with controls (B, Nt); any float dtype."""
-        return state @ tf.constant(self.free, state.dtype) + controls @ tf.constant(self.response, state.dtype)
+        """The state (B, 2N) after all steps from the initial state (B, 2N) with controls (B, Nt); any float
+        dtype.
+        """
+        return state @ tf.constant(self.free, state.dtype) + controls @ tf.constant(self.response,
+                                                                                    state.dtype)
 
 
 class ScaleInvariant:
-    """The same simulator with another backward pass: the cotangent of the controls is J⁺ g instead of Jᵀ g, J = ∂y/∂u.
+    """The same simulator with another backward pass: the cotangent of the controls is J⁺ g instead of Jᵀ g, J
+    = ∂y/∂u.
 
-    This is scale-invariant physics (SIP). A Gauss-Newton step of the simulator alone leads each sample from u to the
-    controls u* = u − J⁺ (y − y*), which become the regression target of the network, with the loss Σ (u − u*)². Its
-    gradient is (∂u/∂θ)ᵀ 2 (u − u*) = (∂u/∂θ)ᵀ J⁺ g, where g = 2 (y − y*) is the gradient of the loss Σ (y − y*)²:
-    what back-propagation gives once the simulator answers with J⁺ g.
+    This is scale-invariant physics (SIP). A Gauss-Newton step of the simulator alone leads each sample from u
+    to the controls u* = u − J⁺ (y − y*), which become the regression target of the network, with the loss Σ
+    (u − u*)². Its gradient is (∂u/∂θ)ᵀ 2 (u − u*) = (∂u/∂θ)ᵀ J⁺ g, where g = 2 (y − y*) is the gradient of
+    the loss Σ (y − y*)²: what back-propagation gives once the simulator answers with J⁺ g.
 
     Args:
         chain: LinearChain.
@@ -74,7 +81,8 @@ class ScaleInvariant:
         self.inverse = np.linalg.pinv(chain.response, rcond=truncation)     # (2N, Nt): the transposed J⁺
 
     def __call__(self, state, controls):
-        """As `LinearChain`; the gradient with respect to the initial state is not defined, and given as zero."""
+        """As `LinearChain`; the gradient with respect to the initial state is not defined, and given as zero.
+        """
         @tf.custom_gradient
         def simulate(controls):
             return self.chain(state, controls), lambda g: g @ tf.constant(self.inverse, g.dtype)

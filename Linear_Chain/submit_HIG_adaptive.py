@@ -12,5 +12,6 @@ TRUNCATION = 1e-10       # τ, relative to the largest singular value
 MAX_TIME = 100.0         # seconds of training
 
 if __name__ == "__main__":
-    submit("Linear_Chain", "HIG_adaptive", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+    submit("Linear_Chain", "HIG_adaptive", __doc__, seed=SEED, batch_size=BATCH_SIZE,
+           learning_rate=LEARNING_RATE,
            truncation=TRUNCATION, max_time=MAX_TIME)

@@ -13,5 +13,7 @@ def flags(parser):
 def power_flags(parser):
     """A function like `flags` that also adds --kappa."""
     flags(parser)
-    parser.add_argument("--kappa", type=lambda text: number(text, float, lambda value: -1 <= value <= 1, "between -1 and 1"),
-                        default=-0.5, metavar="κ", help="exponent of the Jacobian's singular values, -1 to 1 (default: -0.5)")
+    parser.add_argument("--kappa", type=lambda text: number(text, float, lambda value: -1 <= value <= 1,
+                                                            "between -1 and 1"),
+                        default=-0.5, metavar="κ",
+                        help="exponent of the Jacobian's singular values, -1 to 1 (default: -0.5)")

@@ -20,11 +20,14 @@ TRAIN_SAMPLES = TEST_SAMPLES = 4096
 
 
 def draw_data(seed):
-    """Initial states, uniform in [0, 1): (train, test), (4096, 2N) float32 each, as the published code draws them.
+    """Initial states, uniform in [0, 1): (train, test), (4096, 2N) float32 each, as the published code draws
+    them.
 
-    One draw of numpy's legacy global generator after `np.random.seed(seed)`, here from a generator of our own.
+    One draw of numpy's legacy global generator after `np.random.seed(seed)`, here from a generator of our
+    own.
     """
-    states = np.random.RandomState(seed).rand(TRAIN_SAMPLES + TEST_SAMPLES, 2 * N_OSCILLATORS).astype(np.float32)
+    states = np.random.RandomState(seed).rand(TRAIN_SAMPLES + TEST_SAMPLES,
+                                              2 * N_OSCILLATORS).astype(np.float32)
     return states[:TRAIN_SAMPLES], states[TRAIN_SAMPLES:]
 
 
@@ -43,6 +46,8 @@ def build_model(seed, hidden=HIDDEN):
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
     train_states, test_states = draw_data(settings.seed)
-    constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT, "control_strength": CONTROL_STRENGTH}
-    return train_on_fixed_data(settings, "NLO", build_model(settings.seed, settings.hidden or HIDDEN), loss, (train_states, train_states),
+    constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT,
+                 "control_strength": CONTROL_STRENGTH}
+    return train_on_fixed_data(settings, "NLO", build_model(settings.seed, settings.hidden or HIDDEN), loss,
+                               (train_states, train_states),
                                (test_states, test_states), constants)

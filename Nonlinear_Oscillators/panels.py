@@ -7,7 +7,9 @@ from hig.figures.losses import draw_losses
 
 
 def draw_over_updates(ax, groups, colors, options):
-    """Panel: the same losses over the number of updates, of runs whose files tell it; without a legend of its own."""
+    """Panel: the same losses over the number of updates, of runs whose files tell it; without a legend of its
+    own.
+    """
     able = {label: [run for run in members if "updates_per_epoch" in run.results.get("provenance", {})]
             for label, members in groups.items()}
     ax.set(xscale="log", xlabel=AXES["updates"])
@@ -15,7 +17,7 @@ def draw_over_updates(ax, groups, colors, options):
                 Namespace(**{**vars(options), "x": "updates"}))
     for line in ax.lines:
         line.set_label(None)
-    if not any(len(line.get_xdata()) for line in ax.lines):             # runs of no more than the untrained network
+    if not any(len(line.get_xdata()) for line in ax.lines):  # runs of no more than the untrained network
         ax.set_axis_off()
 
 

@@ -1,4 +1,6 @@
-"""Claim: Gauss-Newton and half-inverse gradients gain from larger batches, Adam does not (nonlinear oscillators)."""
+"""Claim: Gauss-Newton and half-inverse gradients gain from larger batches, Adam does not (nonlinear
+oscillators).
+"""
 
 from hig.runs.study import study
 

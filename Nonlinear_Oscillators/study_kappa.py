@@ -1,4 +1,5 @@
-"""Claim: κ = −1/2 is the right middle between gradient descent (κ = 1) and Gauss-Newton (κ = −1) (nonlinear oscillators).
+"""Claim: κ = −1/2 is the right middle between gradient descent (κ = 1) and Gauss-Newton (κ = −1) (nonlinear
+oscillators).
 
 Each κ has several learning rates, since the length of its steps depends on κ as well.
 """

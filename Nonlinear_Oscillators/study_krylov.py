@@ -1,4 +1,6 @@
-"""Question: how many products with the Jacobian does an update need, over the batch size? Beside the exact method (oscillators)."""
+"""Question: how many products with the Jacobian does an update need, over the batch size? Beside the exact
+method (oscillators).
+"""
 
 from hig.runs.study import study
 

@@ -1,4 +1,5 @@
-"""Claim: first-order methods stagnate early, Gauss-Newton is unstable, half-inverse gradients go on (figure 2b of the paper).
+"""Claim: first-order methods stagnate early, Gauss-Newton is unstable, half-inverse gradients go on (figure
+2b of the paper).
 
 Settings are those of the submit scripts.
 """

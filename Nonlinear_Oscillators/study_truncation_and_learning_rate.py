@@ -1,4 +1,6 @@
-"""Claim: Gauss-Newton is unstable, half-inverse gradients are not: over η, τ and seeds (nonlinear oscillators)."""
+"""Claim: Gauss-Newton is unstable, half-inverse gradients are not: over η, τ and seeds (nonlinear
+oscillators).
+"""
 
 from hig.runs.study import study
 

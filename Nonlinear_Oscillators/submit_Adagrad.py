@@ -13,5 +13,6 @@ LEARNING_RATE = 1e-1     # η, from the scan
 MAX_TIME = 3600.0        # seconds of training
 
 if __name__ == "__main__":
-    submit("Nonlinear_Oscillators", "Adagrad", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+    submit("Nonlinear_Oscillators", "Adagrad", __doc__, seed=SEED, batch_size=BATCH_SIZE,
+           learning_rate=LEARNING_RATE,
            max_time=MAX_TIME, flags=flags)

@@ -10,5 +10,6 @@ TRUNCATION = 1e-6        # τ, relative to the largest singular value
 MAX_TIME = 3600.0        # seconds of training
 
 if __name__ == "__main__":
-    submit("Nonlinear_Oscillators", "HIG", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+    submit("Nonlinear_Oscillators", "HIG", __doc__, seed=SEED, batch_size=BATCH_SIZE,
+           learning_rate=LEARNING_RATE,
            truncation=TRUNCATION, max_time=MAX_TIME, flags=flags)

@@ -1,4 +1,5 @@
-"""Half-inverse gradients on the nonlinear oscillators from a few products with the Jacobian, in larger batches.
+"""Half-inverse gradients on the nonlinear oscillators from a few products with the Jacobian, in larger
+batches.
 
 η and τ are those of HIG; batch size and k are not scanned yet: study_krylov.py does that.
 """
@@ -14,5 +15,6 @@ KRYLOV = 64              # k, products with J and with Jᵀ of each update
 MAX_TIME = 3600.0        # seconds of training
 
 if __name__ == "__main__":
-    submit("Nonlinear_Oscillators", "HIG_Krylov", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+    submit("Nonlinear_Oscillators", "HIG_Krylov", __doc__, seed=SEED, batch_size=BATCH_SIZE,
+           learning_rate=LEARNING_RATE,
            truncation=TRUNCATION, krylov=KRYLOV, max_time=MAX_TIME, flags=flags)

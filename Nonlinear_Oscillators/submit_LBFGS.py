@@ -1,4 +1,5 @@
-"""L-BFGS on the nonlinear oscillators: SciPy's, on the whole training set, one entry of the curve per iteration.
+"""L-BFGS on the nonlinear oscillators: SciPy's, on the whole training set, one entry of the curve per
+iteration.
 
 Seed as Adam's. The memory is the better of 10 and 50 after 300 iterations
 (`python Nonlinear_Oscillators/submit_LBFGS.py --epochs 300 --memory …`: test loss 7.7e-04 and 3.6e-04).
@@ -13,5 +14,6 @@ MEMORY = 50              # steps remembered, from the scan
 MAX_TIME = 3600.0        # seconds of training
 
 if __name__ == "__main__":
-    submit("Nonlinear_Oscillators", "LBFGS", __doc__, seed=SEED, batch_size=None, learning_rate=None, memory=MEMORY,
+    submit("Nonlinear_Oscillators", "LBFGS", __doc__, seed=SEED, batch_size=None, learning_rate=None,
+           memory=MEMORY,
            max_time=MAX_TIME, flags=flags)

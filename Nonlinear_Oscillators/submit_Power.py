@@ -1,4 +1,5 @@
-"""Any power κ of the Jacobian on the nonlinear oscillators, between gradient descent (1) and Gauss-Newton (−1).
+"""Any power κ of the Jacobian on the nonlinear oscillators, between gradient descent (1) and Gauss-Newton
+(−1).
 
 The settings are those of half-inverse gradients (κ = −1/2).
 """
@@ -13,5 +14,6 @@ TRUNCATION = 1e-6        # τ, relative to the largest singular value
 MAX_TIME = 3600.0        # seconds of training
 
 if __name__ == "__main__":
-    submit("Nonlinear_Oscillators", "Power", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+    submit("Nonlinear_Oscillators", "Power", __doc__, seed=SEED, batch_size=BATCH_SIZE,
+           learning_rate=LEARNING_RATE,
            truncation=TRUNCATION, max_time=MAX_TIME, flags=power_flags)

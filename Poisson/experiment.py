@@ -1,7 +1,9 @@
-"""The task: solve Δx = y for random fields on an 8 × 8 grid, given y* = Δ x_gt (the Poisson problem of the paper).
+"""The task: solve Δx = y for random fields on an 8 × 8 grid, given y* = Δ x_gt (the Poisson problem of the
+paper).
 
-The network sees y* and gives x, the simulator answers y = Δx. Every update gets fresh fields, so that one epoch is one
-update and the training loss an unbiased estimate of the true one; a held-out batch measures it without that noise.
+The network sees y* and gives x, the simulator answers y = Δx. Every update gets fresh fields, so that one
+epoch is one update and the training loss an unbiased estimate of the true one; a held-out batch measures it
+without that noise.
 """
 
 import math
@@ -27,7 +29,8 @@ HELD_OUT = 256              # fields of the test loss
 
 
 class HalfSquaredError(keras.losses.Loss):
-    """½ Σ (y − y*)² over batch and cells. It is a sum, not a mean: so is the g = y − y* that HIG starts from."""
+    """½ Σ (y − y*)² over batch and cells. It is a sum, not a mean: so is the g = y − y* that HIG starts from.
+    """
 
     def __init__(self):
         super().__init__(reduction="sum")
@@ -45,8 +48,8 @@ def build_model(resolution, seed, optimizer, hidden=HIDDEN):
 def initial_network(resolution, seed, hidden=HIDDEN):
     """The network, untrained; the seed draws its weights, Glorot-uniform with biases zero.
 
-    The published runs did not fix them. The fields are drawn with `seed`, so the weights take `seed + 1`: with the same
-    seed they would be functions of the same random numbers.
+    The published runs did not fix them. The fields are drawn with `seed`, so the weights take `seed + 1`:
+    with the same seed they would be functions of the same random numbers.
     """
     network = build_network(resolution, hidden)
     draw_published_weights(network, seed + 1)
@@ -54,7 +57,8 @@ def initial_network(resolution, seed, hidden=HIDDEN):
 
 
 def compile_model(network, resolution, optimizer):
-    """The PhysicsModel of a network, compiled; its metric x_distance_l1 is the mean over batch and cells of |x − x_gt|.
+    """The PhysicsModel of a network, compiled; its metric x_distance_l1 is the mean over batch and cells of
+    |x − x_gt|.
 
     Δ has an inverse, so that error of the solution follows from the residual: x − x_gt = Δ⁻¹(y − y*).
     """
@@ -69,7 +73,8 @@ def compile_model(network, resolution, optimizer):
 
 
 class Evaluation:
-    """The `evaluate` and `snapshot` of `hig.runs.training.train`: losses, and one example of the held-out batch.
+    """The `evaluate` and `snapshot` of `hig.runs.training.train`: losses, and one example of the held-out
+    batch.
 
     Args:
         model: compiled model of `compile_model`.
@@ -93,8 +98,8 @@ class Evaluation:
     def __call__(self, epoch, logs):
         """Losses per field, Σ_cells ½ (y − y*)², and mean |x − x_gt|; the test loss every `every` updates.
 
-        Like the published logs, those of an update describe the network before it, on the batch of that update.
-        Entry 0 is the untrained network on the first batch, and thus equals entry 1.
+        Like the published logs, those of an update describe the network before it, on the batch of that
+        update. Entry 0 is the untrained network on the first batch, and thus equals entry 1.
         """
         if logs is None:
             loss, distance = (float(value) for value in self._errors(*self.first_batch))
@@ -110,11 +115,13 @@ class Evaluation:
         solution = self.model.network(target, training=False)
         outcome = self.model.simulator(target, solution)
         fields = {"target": target, "x_ground_truth": x_gt, "x": solution, "residual": outcome - target}
-        return {f"example_{name}": np.reshape(f, (self.resolution, self.resolution)) for name, f in fields.items()}
+        return {f"example_{name}": np.reshape(f, (self.resolution, self.resolution)) for name,
+                f in fields.items()}
 
 
 class SceneLogs(keras.callbacks.Callback):
-    """Logs of the published layout in a new PhiFlow scene: lines "number of updates done, value", written as they come.
+    """Logs of the published layout in a new PhiFlow scene: lines "number of updates done, value", written as
+    they come.
 
         log_step_time.txt            seconds of the update just done
         log_loss_<optimizer>_0.txt   loss per field of the network before the update
@@ -135,14 +142,15 @@ class SceneLogs(keras.callbacks.Callback):
         self.scene = None
         check_writable(next(path for path in (folder, *folder.absolute().parents) if path.exists()))
         odd = [path.name for path in folder.glob("sim_*") if not path.name[4:].isdigit()]
-        if odd:                                                         # PhiFlow takes what follows for a number
+        if odd:  # PhiFlow takes what follows for a number
             raise SettingsError(f"no PhiFlow scene can be added to the folder {folder}, which holds {odd[0]}")
 
     def on_train_begin(self, logs=None):                                # not before: the run may be refused
         if self.scene is None:                                          # after pretraining it goes on
             self.scene = Scene.create(str(self.folder), copy_calling_script=False)
             self.scene.put_properties(self.sim_par)
-        self.times, self.losses = (open(self.scene.subpath(f"log_{name}.txt"), "a", buffering=1)    # line by line
+        # line by line
+        self.times, self.losses = (open(self.scene.subpath(f"log_{name}.txt"), "a", buffering=1)
                                    for name in ("step_time", f"loss_{self.optimizer}_0"))
 
     def on_train_end(self, logs=None):
@@ -169,7 +177,8 @@ def run(settings):
         if isinstance(optimizer, JacobianPower) and not optimizer.krylov:
             try:
                 require_memory(batch_size * resolution**2, network,
-                               "batch size times resolution² is the number of rows: reduce either, or take HIG_Krylov")
+                               "batch size times resolution² is the number of rows: reduce either, or take "
+                               "HIG_Krylov")
             except MemoryError as error:
                 raise SettingsError(str(error)) from None
         return compile_model(network, resolution, optimizer)
@@ -185,7 +194,8 @@ def run(settings):
 
     def scene(sim_par):
         loaded = {"load_weights": name_and_hash(settings.load_weights)} if settings.load_weights else {}
-        return [SceneLogs(settings.scene, settings.optimizer, batch_size, {**sim_par, **loaded})] if settings.scene else []
+        return [SceneLogs(settings.scene, settings.optimizer, batch_size, {**sim_par,
+            **loaded})] if settings.scene else []
 
     constants = {"resolution": resolution, "held_out": HELD_OUT, "evaluate_every": settings.evaluate_every}
     return train_on_fresh_data(settings, "POISSON", compiled, batches, measure, constants, callbacks=scene)

@@ -1,13 +1,14 @@
 """The training data: random fields x_gt and their y* = Δ x_gt, a fresh batch for every update, as published.
 
-The published run calls PhiFlow's `math.seed(s)` and then draws one `Noise` for each update, eagerly, from TensorFlow's
-global generator. That generator works like this: the seed starts a `random.Random` of Python; each draw takes its next
-31-bit integer as the seed of the operation; the numbers are the Philox stream with key s that starts at the counter
-(0, operation seed). A `Noise` makes two draws, for the real and the imaginary part of its amplitudes.
+The published run calls PhiFlow's `math.seed(s)` and then draws one `Noise` for each update, eagerly, from
+TensorFlow's global generator. That generator works like this: the seed starts a `random.Random` of Python;
+each draw takes its next 31-bit integer as the seed of the operation; the numbers are the Philox stream with
+key s that starts at the counter (0, operation seed). A `Noise` makes two draws, for the real and the
+imaginary part of its amplitudes.
 
-An eager draw takes milliseconds, several times as long as an update by Adam. Here PhiFlow's `Noise` is traced into a
-tf.data pipeline once, with a backend that hands it the same numbers from TensorFlow's stateless generator: the same
-fields (to rounding), without global state, from any update on.
+An eager draw takes milliseconds, several times as long as an update by Adam. Here PhiFlow's `Noise` is traced
+into a tf.data pipeline once, with a backend that hands it the same numbers from TensorFlow's stateless
+generator: the same fields (to rounding), without global state, from any update on.
 """
 
 import random
@@ -69,7 +70,8 @@ def training_fields(seed, batch_size, resolution, first_update=0):
         first_update: number of updates whose batches are left out, to continue a run.
 
     Returns:
-        tf.data.Dataset of (x_gt, y*), float32 (B, resolution²) each. Every iterator begins with `first_update`.
+        tf.data.Dataset of (x_gt, y*), float32 (B, resolution²) each. Every iterator begins with
+        `first_update`.
     """
     def op_seeds():
         generator = random.Random(seed)

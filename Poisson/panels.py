@@ -1,4 +1,6 @@
-"""What figures and pages show of the Poisson problem: beside the loss, one field as the best network solves it."""
+"""What figures and pages show of the Poisson problem: beside the loss, one field as the best network solves
+it.
+"""
 
 import numpy as np
 
@@ -7,15 +9,18 @@ from hig.figures.style import legible
 
 
 def draw_example(ax, groups, colors, options):
-    """Panel: one held-out field under the network of the best run: x and its truth, y* and the residual y − y*."""
+    """Panel: one held-out field under the network of the best run: x and its truth, y* and the residual y −
+    y*.
+    """
     runs = [(label, run) for label, members in groups.items() for run in members if not find_death(run)]
     ax.axis("off")
     if not runs:
         return
     label, best = min(runs, key=lambda named: end_loss(named[1], options.y))
-    found, true, target, residual = (best.results[f"example_{key}"] for key in ("x", "x_ground_truth", "target", "residual"))
+    found, true, target, residual = (best.results[f"example_{key}"] for key in ("x", "x_ground_truth",
+                                                                                "target", "residual"))
     share = np.sqrt(np.mean(residual**2) / (np.mean(target**2) or 1))
-    apart = "\n" if len(label) > 16 else " "                            # a label with settings has a line of its own
+    apart = "\n" if len(label) > 16 else " "  # a label with settings has a line of its own
     ax.set_title(legible(f"one held-out field, solved after{apart}{label.replace('_', ' ')}\n"
                          f"the residual is {100 * share:.2g} % of the target"), fontsize=10, pad=12)
     rows = (((("predicted x", found), ("true x", true)), "x", ()),
@@ -31,11 +36,13 @@ def draw_example(ax, groups, colors, options):
             image.set(xticks=[], yticks=[])
             image.grid(False)
             bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((left + 0.36, bottom, 0.025, 0.38)))
-            bar.set_label({"predicted x": "x", "true x": "x", "target y*": "y", "residual y − y*": "y − y*"}[title], fontsize=8, labelpad=1)
+            bar.set_label({"predicted x": "x", "true x": "x", "target y*": "y",
+                           "residual y − y*": "y − y*"}[title], fontsize=8, labelpad=1)
             bar.ax.tick_params(labelsize=8)
 
 
 SYSTEM = System(
     "Poisson problem", log_x=True, thresholds=(100.0, 10.0, 1.0, 0.1),
     words={"x_distance_l1": "mean |x − x_gt|"},
-    panels=(Panel(draw_example, images=("example_x", "example_x_ground_truth", "example_target", "example_residual")),))
+    panels=(Panel(draw_example, images=("example_x", "example_x_ground_truth", "example_target",
+                                        "example_residual")),))

@@ -30,7 +30,9 @@ def solve(weights, seed):
 
 
 def draw(figure, solution, together, colors):
-    """The solution as a surface, the true one as a wire frame, and under them the source; progress is a turn of the view."""
+    """The solution as a surface, the true one as a wire frame, and under them the source; progress is a turn
+    of the view.
+    """
     source, found, true = (solution[key] for key in ("source", "solution", "true_solution"))
     cells = np.arange(len(found)) + 0.5
     x, y = np.meshgrid(cells, cells, indexing="ij")
@@ -43,7 +45,8 @@ def draw(figure, solution, together, colors):
         axis.labelpad = -5
     ax.tick_params(pad=-1, labelsize=8)
     ax.set_box_aspect((1, 1, 1), zoom=0.85)
-    drawn = ax.contourf(x, y, source, np.linspace(-strength, strength, 25), zdir="z", offset=floor, cmap="RdBu_r")
+    drawn = ax.contourf(x, y, source, np.linspace(-strength, strength, 25), zdir="z", offset=floor,
+                        cmap="RdBu_r")
     ax.plot_surface(x, y, found, cmap="viridis", alpha=0.85, linewidth=0, vmin=low, vmax=high)
     ax.plot_wireframe(x, y, true, color="#808080", linewidth=0.7, label="true solution")
     ax.set(xlabel="$i$", ylabel="$j$", zlim=(floor, high))
@@ -52,5 +55,6 @@ def draw(figure, solution, together, colors):
     ax.set_title(f"error of the network: {100 * error:.2g} % of the solution", fontsize=9, y=0.97)
     ax.view_init(24, -60)
     ax.legend(loc="upper left", fontsize=8)
-    figure.colorbar(drawn, ax=ax, orientation="horizontal", shrink=0.6, aspect=30, pad=0.08, ticks=MaxNLocator(5), label="source $y^*$")
+    figure.colorbar(drawn, ax=ax, orientation="horizontal", shrink=0.6, aspect=30, pad=0.08,
+                    ticks=MaxNLocator(5), label="source $y^*$")
     return lambda progress: ax.view_init(24, -60 + 360 * progress)

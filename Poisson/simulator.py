@@ -1,6 +1,7 @@
 """The discrete Laplace operator on a square grid, by PhiFlow: y = Δx, and its inverse.
 
-The grid has cells of size 1 and the field is zero outside (`extrapolation.ZERO`), so that Δ is the 5-point stencil
+The grid has cells of size 1 and the field is zero outside (`extrapolation.ZERO`), so that Δ is the 5-point
+stencil
 
     y_ij = x_{i+1,j} + x_{i−1,j} + x_{i,j+1} + x_{i,j−1} − 4 x_ij
 
@@ -27,15 +28,17 @@ class Laplace:
             raise ValueError(f"resolution is {resolution}, but must be at least 2")
         self.resolution = resolution
 
-    @tf.autograph.experimental.do_not_convert                             # which would spend 17 s on PhiFlow's code
+    @tf.autograph.experimental.do_not_convert  # which would spend 17 s on PhiFlow's code
     def __call__(self, _, solution):
-        """Δx, (B, resolution²), for solutions x of the same shape, any float dtype; the target is not used."""
+        """Δx, (B, resolution²), for solutions x of the same shape, any float dtype; the target is not used.
+        """
         cells = tf.reshape(solution, (-1, self.resolution, self.resolution))
         grid = CenteredGrid(math.tensor(cells, batch("batch"), spatial("x,y")), extrapolation.ZERO)
         return tf.reshape(field.laplace(grid).values.native("batch,x,y"), tf.shape(solution))
 
     def inverse(self, y):
-        """The solution x of Δx = y, (B, resolution²), for right-hand sides of the same shape, any float dtype.
+        """The solution x of Δx = y, (B, resolution²), for right-hand sides of the same shape, any float
+        dtype.
 
         Sine waves diagonalise the stencil: Δ = S (Λ ⊕ Λ) S with S_jk = √(2/(N+1)) sin(π(j+1)(k+1)/(N+1)),
         S = Sᵀ = S⁻¹, and Λ_j = −4 sin²(π(j+1)/(2(N+1))) along each axis, N the resolution.

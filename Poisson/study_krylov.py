@@ -1,5 +1,5 @@
-"""Question: what do half-inverse gradients from few products with the Jacobian reach, over batch size and grid? Beside the exact
-method on the published grid, and Adam at two learning rates (Poisson).
+"""Question: what do half-inverse gradients from few products with the Jacobian reach, over batch size and
+grid? Beside the exact method on the published grid, and Adam at two learning rates (Poisson).
 """
 
 from hig.runs.study import study
@@ -13,7 +13,9 @@ MAX_TIME = 100.0         # seconds of training of each run
 
 if __name__ == "__main__":
     study("Poisson", "krylov", __doc__,
-          [("HIG_Krylov", {"krylov": steps, "batch_size": size}) for size in BATCH_SIZES for steps in STEPS] + [("HIG", {})]
+          [("HIG_Krylov", {"krylov": steps, "batch_size": size}) for size in BATCH_SIZES
+           for steps in STEPS] + [("HIG", {})]
           + [("HIG_Krylov", {"resolution": cells}) for cells in RESOLUTIONS]
-          + [("Adam", {"learning_rate": rate, "resolution": cells}) for cells in (8, *RESOLUTIONS) for rate in ADAM],
+          + [("Adam", {"learning_rate": rate, "resolution": cells}) for cells in (8, *RESOLUTIONS)
+             for rate in ADAM],
           seeds=SEEDS, max_time=MAX_TIME)

@@ -1,5 +1,6 @@
-"""Claim: per update half-inverse gradients are ahead of Adam, per second Adam: with the network of the published code
-(hidden layers 64, 128, 64) and with that of the paper's text (64, 256, 64: 41,408 parameters)."""
+"""Claim: per update half-inverse gradients are ahead of Adam, per second Adam: with the network of the
+published code (hidden layers 64, 128, 64) and with that of the paper's text (64, 256, 64: 41,408 parameters).
+"""
 
 from hig.runs.study import study
 

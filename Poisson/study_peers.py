@@ -1,5 +1,5 @@
-"""Question: what would one use today on the Poisson problem, where every update gets fresh fields? Adam, half-inverse gradients
-and Levenberg-Marquardt from scratch, and the last two after Adam.
+"""Question: what would one use today on the Poisson problem, where every update gets fresh fields? Adam,
+half-inverse gradients and Levenberg-Marquardt from scratch, and the last two after Adam.
 
 Settings are those of the submit scripts, with a shorter pretraining.
 """
@@ -13,5 +13,6 @@ MAX_TIME = 90.0          # seconds of training of each run
 if __name__ == "__main__":
     study("Poisson", "peers", __doc__,
           [(optimizer, {}) for optimizer in ("Adam", "HIG", "LM")]
-          + [(optimizer, {"pretrain_time": PRETRAIN_TIME}) for optimizer in ("Adam_then_HIG", "Adam_then_LM")],
+          + [(optimizer, {"pretrain_time": PRETRAIN_TIME}) for optimizer in ("Adam_then_HIG",
+                                                                             "Adam_then_LM")],
           seeds=SEEDS, max_time=MAX_TIME)

@@ -1,7 +1,7 @@
 """Levenberg-Marquardt after a pretraining by Adam, on the Poisson problem: one curve.
 
-Adam trains for PRETRAIN_TIME, then Levenberg-Marquardt goes on from its weights. The curve is that of both; its pickle
-holds in provenance["switch_epoch"] the number of updates by Adam.
+Adam trains for PRETRAIN_TIME, then Levenberg-Marquardt goes on from its weights. The curve is that of both;
+its pickle holds in provenance["switch_epoch"] the number of updates by Adam.
 """
 
 from hig.runs.cli import submit

@@ -1,6 +1,8 @@
-"""The task: drive the dipole from its ground state into a superposition of the two next states (the paper's quantum dipole).
+"""The task: drive the dipole from its ground state into a superposition of the two next states (the paper's
+quantum dipole).
 
-The network sees the target wave function y* = f1·|2⟩ + f2·|3⟩; the simulator starts from |1⟩ whatever the target is.
+The network sees the target wave function y* = f1·|2⟩ + f2·|3⟩; the simulator starts from |1⟩ whatever the
+target is.
 """
 
 import numpy as np
@@ -25,25 +27,27 @@ DIPOLE = Dipole(N_POINTS, N_STEPS, DT, BOX)
 def draw_data(seed):
     """Targets as pairs: (train, test), (1024, 28) float32 each, as the published code draws them.
 
-    For each sample, from numpy's legacy global generator after `np.random.seed(seed)` (here from a generator of our
-    own): two normal coefficients, then two phases that the published code draws and does not use. f1 and f2 are the
-    coefficients divided by their norm.
+    For each sample, from numpy's legacy global generator after `np.random.seed(seed)` (here from a generator
+    of our own): two normal coefficients, then two phases that the published code draws and does not use. f1
+    and f2 are the coefficients divided by their norm.
     """
     generator = np.random.RandomState(seed)
 
     def coefficients():
         c = [generator.normal(), generator.normal()]
-        generator.uniform(0, 2 * np.pi, size=2)                                             # the unused phases
+        generator.uniform(0, 2 * np.pi, size=2)  # the unused phases
         return c / np.linalg.norm(c)
 
     f = np.array([coefficients() for _ in range(TRAIN_SAMPLES + TEST_SAMPLES)])              # (2048, 2)
-    targets = f @ np.array([DIPOLE.eigenstate(2), DIPOLE.eigenstate(3)])                     # (2048, 14), real
+    targets = f @ np.array([DIPOLE.eigenstate(2), DIPOLE.eigenstate(3)])  # (2048, 14), real
     pairs = np.stack([targets, np.zeros_like(targets)], axis=-1).reshape(len(f), -1).astype(np.float32)
     return pairs[:TRAIN_SAMPLES], pairs[TRAIN_SAMPLES:]
 
 
 class FromGroundState:
-    """The simulator of the task: every sample starts from |1⟩; of x, the target, it takes the number of rows alone."""
+    """The simulator of the task: every sample starts from |1⟩; of x, the target, it takes the number of rows
+    alone.
+    """
 
     def __init__(self, dipole):
         self.dipole = dipole
@@ -62,7 +66,9 @@ class FromGroundState:
 
 
 def loss(target, outcome):
-    """Infidelity 1 − |⟨y*|y⟩|² of each sample, (B,), from pairs (B, 2m); near 0 the difference takes double precision."""
+    """Infidelity 1 − |⟨y*|y⟩|² of each sample, (B,), from pairs (B, 2m); near 0 the difference takes double
+    precision.
+    """
     overlap = tf.reduce_sum(tf.math.conj(to_complex(target)) * to_complex(outcome), axis=-1)
     return tf.cast(1 - tf.math.real(overlap) ** 2 - tf.math.imag(overlap) ** 2, outcome.dtype)
 
@@ -87,11 +93,11 @@ def build_model(seed, dipole=DIPOLE):
 def evaluation(model, train_data, test_data):
     """The `evaluate` of `hig.runs.training.train`: mean losses, and what the transition achieved.
 
-    Both are measured on wave functions divided by their norms, which float32 rounds: those that start from |1⟩ have
-    1 + 4e-8, so that a loss below that would be one of the norms, and often negative.
+    Both are measured on wave functions divided by their norms, which float32 rounds: those that start from
+    |1⟩ have 1 + 4e-8, so that a loss below that would be one of the norms, and often negative.
 
-    "population_error_2" and "population_error_3" are the mean absolute errors of the populations of |2⟩ and |3⟩, of
-    lower and higher energy, over the test samples.
+    "population_error_2" and "population_error_3" are the mean absolute errors of the populations of |2⟩ and
+    |3⟩, of lower and higher energy, over the test samples.
     """
     def measure(targets):
         targets, outcome = unit(targets), unit(model(targets, training=False))
@@ -111,5 +117,6 @@ def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
     train_targets, test_targets = draw_data(settings.seed)
     constants = {"n_points": N_POINTS, "n_steps": N_STEPS, "dt": DT, "box": list(BOX)}
-    return train_on_fixed_data(settings, "QMC", build_model(settings.seed), loss, (train_targets, train_targets),
+    return train_on_fixed_data(settings, "QMC", build_model(settings.seed), loss, (train_targets,
+                                                                                   train_targets),
                                (test_targets, test_targets), constants, measure=evaluation)

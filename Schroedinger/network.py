@@ -6,10 +6,11 @@ HIDDEN = (20, 20, 20)
 
 
 def build_network(n_inputs, n_controls, activation="tanh"):
-    """A stack of Dense layers from the target's pairs (B, n_inputs) to one control per time step (B, n_controls).
+    """A stack of Dense layers from the target's pairs (B, n_inputs) to one control per time step (B,
+    n_controls).
 
-    Its weights are drawn by Keras; `hig.runs.initialization.draw_published_weights` replaces them by those of the
-    published runs.
+    Its weights are drawn by Keras; `hig.runs.initialization.draw_published_weights` replaces them by those of
+    the published runs.
     """
     return keras.Sequential(
         [keras.Input((n_inputs,))]

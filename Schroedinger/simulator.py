@@ -2,29 +2,30 @@
 
     i ∂ψ/∂t = H ψ ,     H = −∂²/∂x² + u(t)·x ,     ψ = 0 at both walls          (the paper's quantum dipole)
 
-On a grid of Nx points with spacing dx, walls included, H is a real symmetric tridiagonal matrix on the m = Nx − 2
-interior points. One time step with the control held constant is Cayley's form of the evolution,
+On a grid of Nx points with spacing dx, walls included, H is a real symmetric tridiagonal matrix on the m = Nx
+− 2 interior points. One time step with the control held constant is Cayley's form of the evolution,
 
     (I + i dt/2 H) ψ' = (I − i dt/2 H) ψ    ⇔    ψ' = 2φ − ψ ,     φ = A⁻¹ψ ,     A = I + i dt/2 H
 
-φ is the mean of ψ and ψ'. The step is unitary. There are many of them, one after the other, each with matrices as small
-as 14 × 14, so that what counts is the number of operations in a row. Gaussian elimination along the grid takes 3m of
-them; cyclic reduction, which eliminates every second point at once, some for each of log₂ m levels: `solve_tridiagonal`.
+φ is the mean of ψ and ψ'. The step is unitary. There are many of them, one after the other, each with
+matrices as small as 14 × 14, so that what counts is the number of operations in a row. Gaussian elimination
+along the grid takes 3m of them; cyclic reduction, which eliminates every second point at once, some for each
+of log₂ m levels: `solve_tridiagonal`.
 
-Derivatives. Differentiating A ψ' = A* ψ gives ∂ψ'/∂u = −i dt A⁻¹ x φ. The change of μᵀψ_Nt for a constant vector μ
-therefore follows from the step itself, run backwards, because A = Aᵀ:
+Derivatives. Differentiating A ψ' = A* ψ gives ∂ψ'/∂u = −i dt A⁻¹ x φ. The change of μᵀψ_Nt for a constant
+vector μ therefore follows from the step itself, run backwards, because A = Aᵀ:
 
     χ = A⁻¹μ' ,     μ = 2χ − μ' ,     ∂(μᵀψ_Nt)/∂u_t = −i dt Σ_j χ_j x_j φ_j      with χ and φ of step t
 
-A cotangent λ of ψ_Nt (of a real function, so that its change is Re λ†dψ_Nt) is μ = λ*, and the gradient is the real
-part. The unit vectors μ = e_k, carried side by side, give the whole Jacobian.
+A cotangent λ of ψ_Nt (of a real function, so that its change is Re λ†dψ_Nt) is μ = λ*, and the gradient is
+the real part. The unit vectors μ = e_k, carried side by side, give the whole Jacobian.
 
-Outside, everything is real, float32 or float64: a wave function is a row of m pairs (real, imaginary), interleaved:
-2m numbers. Inside, everything is complex128: with a slowly changing control the rounding of a step repeats itself
-from step to step, and complex64 would lose more than 1e-5 of the norm in 384 of them.
+Outside, everything is real, float32 or float64: a wave function is a row of m pairs (real, imaginary),
+interleaved: 2m numbers. Inside, everything is complex128: with a slowly changing control the rounding of a
+step repeats itself from step to step, and complex64 would lose more than 1e-5 of the norm in 384 of them.
 
-Sources: Goldberg, Schey, Schwartz, American Journal of Physics 35 (1967) 177, for Cayley's form on a grid; Hockney,
-Journal of the ACM 12 (1965) 95, for cyclic reduction; the rest as derived here.
+Sources: Goldberg, Schey, Schwartz, American Journal of Physics 35 (1967) 177, for Cayley's form on a grid;
+Hockney, Journal of the ACM 12 (1965) 95, for cyclic reduction; the rest as derived here.
 """
 
 import numpy as np
@@ -47,8 +48,8 @@ def to_pairs(psi, dtype=tf.float64):
 def solve_tridiagonal(diagonal, coupling, vectors):
     """A⁻¹v for symmetric tridiagonal matrices A with Hermitian part I, by cyclic reduction.
 
-    Every second point, from the first on, is eliminated; what is left is tridiagonal again, of half the size, and its
-    Hermitian part is at least I, so that no pivoting is needed.
+    Every second point, from the first on, is eliminated; what is left is tridiagonal again, of half the size,
+    and its Hermitian part is at least I, so that no pivoting is needed.
 
     Args:
         diagonal: A_jj, (m, 1, B) complex128.
@@ -60,12 +61,13 @@ def solve_tridiagonal(diagonal, coupling, vectors):
     """
     m = diagonal.shape[0]
     real, imaginary = tf.math.real(diagonal[::2]), tf.math.imag(diagonal[::2])
-    scale = 1 / (real**2 + imaginary**2)                                    # XLA's own complex division is slower
+    scale = 1 / (real**2 + imaginary**2)  # XLA's own complex division is slower
     inverse = tf.complex(scale * real, -scale * imaginary)
     eliminated = inverse * vectors[::2]
     if m == 1:
         return eliminated
-    # Of a point that is left, the neighbour before always exists, the one after unless m is even and the point the last
+    # Of a point that is left, the neighbour before always exists, the one after unless m is even and the
+    # point the last
     before, after = coupling[::2], coupling[1::2]
     left, right, missing = m // 2, (m - 1) // 2, 1 - m % 2
     to_before, to_after = before * inverse[:left], after * inverse[1:]
@@ -102,9 +104,11 @@ class Dipole:
 
     def __init__(self, n_points=16, n_steps=384, dt=0.05, box=(0.0, 2.0)):
         if n_points < 3 or n_steps < 1:
-            raise ValueError(f"n_points must be at least 3 and n_steps at least 1, not {n_points} and {n_steps}")
+            raise ValueError(f"n_points must be at least 3 and n_steps at least 1, not {n_points} and "
+                             f"{n_steps}")
         if dt <= 0 or not box[0] < box[1]:
-            raise ValueError(f"dt must be positive and the box from left to right, not dt = {dt}, box = {box}")
+            raise ValueError(f"dt must be positive and the box from left to right, not dt = {dt}, box = "
+                             f"{box}")
         self.n_points, self.n_steps, self.dt, self.box = n_points, n_steps, dt, tuple(box)
         self.dx = (box[1] - box[0]) / (n_points - 1)
         self.x = box[0] + self.dx * np.arange(1, n_points - 1)
@@ -118,25 +122,30 @@ class Dipole:
         return state / np.linalg.norm(state)
 
     def energy(self, n):
-        """The energy of |n⟩ on the grid, (2 − 2 cos(π n/(Nx − 1)))/dx², which is (π n/width)² on a fine one."""
+        """The energy of |n⟩ on the grid, (2 − 2 cos(π n/(Nx − 1)))/dx², which is (π n/width)² on a fine one.
+        """
         return (2 - 2 * np.cos(np.pi * n / (self.n_points - 1))) / self.dx**2
 
-    @tf.function(autograph=False)       # of some 70 operations: without, each would be a call from Python where nothing is compiled
+    # of some 70 operations: without, each would be a call from Python where nothing is compiled
+    @tf.function(autograph=False)
     def solve(self, controls, vectors):
-        """A⁻¹v for k vectors v of each sample, (m, k, B) complex128, and the controls of one step, (B,) float64."""
+        """A⁻¹v for k vectors v of each sample, (m, k, B) complex128, and the controls of one step, (B,)
+        float64.
+        """
         imaginary = self.dt / 2 * (2 / self.dx**2 + self.x[:, None, None] * controls)
         coupling = tf.fill([len(self.x) - 1, 1, 1], tf.constant(-0.5j * self.dt / self.dx**2, vectors.dtype))
         return solve_tridiagonal(tf.complex(tf.ones_like(imaginary), imaginary), coupling, vectors)
 
-    # ----------------------------------------------------------------------------------------------- time stepping
+    # ------------------------------------------------------------------------------------------ time stepping
 
     def __call__(self, state, controls):
         """The wave functions (B, 2m) after n_steps from `state` (B, 2m) with controls (B, n_steps).
 
-        float32 or float64, the result as the controls; differentiable in both by the adjoint of the module docstring.
+        float32 or float64, the result as the controls; differentiable in both by the adjoint of the module
+        docstring.
         """
         @tf.custom_gradient
-        def propagate(psi, controls):                                                       # (m, 1, B), (Nt, B)
+        def propagate(psi, controls):  # (m, 1, B), (Nt, B)
             final, means = self._forwards(psi, controls)
 
             def adjoint(cotangent):
@@ -147,10 +156,11 @@ class Dipole:
         return self._rows(propagate(*self._columns(state, controls)), controls.dtype)
 
     def linearize(self, state, controls):
-        """The outcome y of `__call__` and ∂y/∂u, (B, 2m) and (B, 2m, Nt), in the dtype of the controls; arguments as there.
+        """The outcome y of `__call__` and ∂y/∂u, (B, 2m) and (B, 2m, Nt), in the dtype of the controls;
+        arguments as there.
 
-        One pass back for m vectors of a sample, which are complex: the d-fold repeated batch of `hig.jacobian` would
-        take d = 2m real cotangents through `__call__`, and the pass forwards as often.
+        One pass back for m vectors of a sample, which are complex: the d-fold repeated batch of
+        `hig.jacobian` would take d = 2m real cotangents through `__call__`, and the pass forwards as often.
         """
         psi, controls_by_step = self._columns(state, controls)
         final, means = self._forwards(psi, controls_by_step)
@@ -170,7 +180,9 @@ class Dipole:
 
     @staticmethod
     def _columns(state, controls):
-        """ψ_0 (m, 1, B) complex128 and the controls (Nt, B) float64: samples last, one after the other in memory."""
+        """ψ_0 (m, 1, B) complex128 and the controls (Nt, B) float64: samples last, one after the other in
+        memory.
+        """
         return tf.transpose(to_complex(state))[:, None], tf.transpose(tf.cast(controls, tf.float64))
 
     @staticmethod
@@ -185,7 +197,8 @@ class Dipole:
             return t + 1, 2 * mean - psi, tf.tensor_scatter_nd_update(means, [[t]], mean[None])
 
         means = tf.zeros([self.n_steps, len(self.x), 1, tf.shape(psi)[-1]], psi.dtype)
-        return tf.while_loop(lambda t, *_: t < self.n_steps, body, (0, psi, means), maximum_iterations=self.n_steps)[1:]
+        return tf.while_loop(lambda t, *_: t < self.n_steps, body, (0, psi, means),
+                             maximum_iterations=self.n_steps)[1:]
 
     def _backwards(self, mu, controls, means):
         """(μ_0, ∂(μᵀψ_Nt)/∂u_t) for k vectors μ of each sample, (m, k, B): (m, k, B) and (Nt, k, B)."""

@@ -1,4 +1,6 @@
-"""Half-inverse gradients on the quantum dipole: the purple curve of the paper's figure on the Schroedinger equation."""
+"""Half-inverse gradients on the quantum dipole: the purple curve of the paper's figure on the Schroedinger
+equation.
+"""
 
 from hig.runs.cli import submit
 

@@ -13,5 +13,6 @@ KRYLOV = 64              # k, products with J and with Jᵀ of each update
 MAX_TIME = 5400.0        # seconds of training
 
 if __name__ == "__main__":
-    submit("Schroedinger", "HIG_Krylov", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+    submit("Schroedinger", "HIG_Krylov", __doc__, seed=SEED, batch_size=BATCH_SIZE,
+           learning_rate=LEARNING_RATE,
            truncation=TRUNCATION, krylov=KRYLOV, max_time=MAX_TIME)

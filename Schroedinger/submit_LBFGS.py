@@ -1,6 +1,7 @@
 """L-BFGS on the quantum dipole: SciPy's, on the whole training set, one entry of the curve per iteration.
 
-Seed as Adam's, memory as on the oscillators. --resume goes on from the weights, without what SciPy remembered of earlier steps.
+Seed as Adam's, memory as on the oscillators. --resume goes on from the weights, without what SciPy remembered
+of earlier steps.
 """
 
 from hig.runs.cli import submit

@@ -1,8 +1,9 @@
 """Levenberg-Marquardt on the quantum dipole, its damping controlled: what one would use today.
 
-Seed and batch size are those of HIG, the damping at the start is the default: after six epochs the test loss is 7.0e-7 with 0.1,
-1.2e-6 with 1 and 2.6e-5 with 10 (`python Schroedinger/submit_LM.py --epochs 6 --damping …`). From seed 2, where published HIG stays near
-1e-2 for minutes, the test loss is below 1e-4 after two epochs (`python Schroedinger/submit_LM.py --seed 2 --epochs 2`).
+Seed and batch size are those of HIG, the damping at the start is the default: after six epochs the test loss
+is 7.0e-7 with 0.1, 1.2e-6 with 1 and 2.6e-5 with 10 (`python Schroedinger/submit_LM.py --epochs 6 --damping
+…`). From seed 2, where published HIG stays near 1e-2 for minutes, the test loss is below 1e-4 after two
+epochs (`python Schroedinger/submit_LM.py --seed 2 --epochs 2`).
 """
 
 from hig.runs.cli import submit

@@ -1,8 +1,10 @@
-"""The task: fit two sines through "physics" that scale one of them by λ (Physics-based Deep Learning book, HIG chapter).
+"""The task: fit two sines through "physics" that scale one of them by λ (Physics-based Deep Learning book,
+HIG chapter).
 
     ŷ(x) = (sin 6x, cos 9x) ,  x ∈ [−1, 1] ,      L = ½ (y₁ − ŷ₁)² + ½ (λ y₂ − ŷ₂)²
 
-The network's outputs are y₁ and y₂. A run trains one network for each λ, one after the other, with a curve of its own.
+The network's outputs are y₁ and y₂. A run trains one network for each λ, one after the other, with a curve of
+its own.
 """
 
 from argparse import Namespace
@@ -19,7 +21,7 @@ from Toy_Problem.network import build_network
 from Toy_Problem.simulator import Scaling
 
 TRAIN_SAMPLES = TEST_SAMPLES = 256      # ours: no data set is published
-PATH_X = 0.25                           # ours: the sample whose path is recorded; ŷ = (0.997, −0.628), far from the start
+PATH_X = 0.25  # ours: the sample whose path is recorded; ŷ = (0.997, −0.628), far from the start
 ENDS = ("interrupted", "terminated")    # of a run that the user ended: the next λ does not begin
 
 
@@ -29,14 +31,18 @@ def truth(x):
 
 
 def draw_data(seed):
-    """Points uniform in [−1, 1) and their ŷ: ((x, ŷ) to train, (x, ŷ) to test), (256, 1) and (256, 2) float32 each."""
+    """Points uniform in [−1, 1) and their ŷ: ((x, ŷ) to train, (x, ŷ) to test), (256, 1) and (256, 2) float32
+    each.
+    """
     x = np.random.RandomState(seed).uniform(-1, 1, (TRAIN_SAMPLES + TEST_SAMPLES, 1))
     x, y = x.astype(np.float32), truth(x).astype(np.float32)
     return (x[:TRAIN_SAMPLES], y[:TRAIN_SAMPLES]), (x[TRAIN_SAMPLES:], y[TRAIN_SAMPLES:])
 
 
 def loss(target, outcome):
-    """½ Σ (y − ŷ)² over both components for each sample, (B,), from outcomes (y₁, λ y₂) and targets ŷ, (B, 2) each."""
+    """½ Σ (y − ŷ)² over both components for each sample, (B,), from outcomes (y₁, λ y₂) and targets ŷ, (B, 2)
+    each.
+    """
     return tf.reduce_sum(tf.square(outcome - target), axis=-1) / 2
 
 
@@ -50,8 +56,9 @@ def build_model(seed, factor):
 def evaluation(model, train_data, test_data):
     """The `evaluate` of `hig.runs.training.train`: mean losses, and what the figure shows beside them.
 
-    "activation_mean" and "activation_std" are mean and standard deviation of |tanh| over all hidden units and test
-    samples: 1 and 0 where they are saturated. "path_y1" and "path_y2" are the network's outputs at x = PATH_X.
+    "activation_mean" and "activation_std" are mean and standard deviation of |tanh| over all hidden units and
+    test samples: 1 and 0 where they are saturated. "path_y1" and "path_y2" are the network's outputs at x =
+    PATH_X.
     """
     losses = mean_losses(model, train_data, test_data)
     hidden = model.network.get_layer("hidden")
@@ -59,22 +66,26 @@ def evaluation(model, train_data, test_data):
     def inside():
         activations = tf.abs(hidden(test_data[0]))                                  # (B, 7)
         y = model.network(tf.constant([[PATH_X]]), training=False)[0]
-        return {"activation_mean": tf.reduce_mean(activations), "activation_std": tf.math.reduce_std(activations),
+        return {"activation_mean": tf.reduce_mean(activations),
+                "activation_std": tf.math.reduce_std(activations),
                 "path_y1": y[0], "path_y2": y[1]}
     compiled = Compiler().function(inside, "The evaluation")
-    return lambda epoch, logs: {**losses(epoch, logs), **{key: float(value) for key, value in compiled().items()}}
+    return lambda epoch, logs: {**losses(epoch, logs), **{key: float(value) for key,
+                                                          value in compiled().items()}}
 
 
 def run(settings):
     """Trains with the settings of a submit script, for each λ in turn.
 
-    --resume takes up what there is to take up; a curve that the interrupted run had not reached begins as usual.
+    --resume takes up what there is to take up; a curve that the interrupted run had not reached begins as
+    usual.
 
     Returns:
         how it ended, see `hig.runs.training.train`; what is not "finished" for one λ is so for all.
 
     Raises:
-        SettingsError: as there, and if one file of weights, or one curve, is to hold the networks of several λ.
+        SettingsError: as there, and if one file of weights, or one curve, is to hold the networks of several
+            λ.
     """
     names = [prefix(factor) for factor in settings.lambdas]
     if len(set(names)) < len(names):
@@ -101,6 +112,9 @@ def run_one(settings, factor):
     """Trains with λ = factor; returns how it ended."""
     train_data, test_data = draw_data(settings.seed)
     (sin, cos), = truth(np.array([[PATH_X]]))
-    constants = {"lambda": factor, "path_x": PATH_X, "path_target_y1": float(sin), "path_target_y2": float(cos) / factor}
-    return train_on_fixed_data(settings, prefix(factor), build_model(settings.seed, factor), loss, train_data, test_data,
-                               constants, measure=evaluation, label=f"{settings.optimizer}, lambda {factor:g}")
+    constants = {"lambda": factor, "path_x": PATH_X, "path_target_y1": float(sin),
+                 "path_target_y2": float(cos) / factor}
+    return train_on_fixed_data(settings, prefix(factor), build_model(settings.seed, factor), loss, train_data,
+                               test_data,
+                               constants, measure=evaluation,
+                               label=f"{settings.optimizer}, lambda {factor:g}")

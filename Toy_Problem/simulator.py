@@ -2,8 +2,8 @@
 
     P(u) = (u₁, λ u₂)
 
-λ = 1 is well conditioned; with λ = 0.01 the rows of ∂P/∂u differ a hundredfold in length. Source: chapter on half-inverse
-gradients of the Physics-based Deep Learning book.
+λ = 1 is well conditioned; with λ = 0.01 the rows of ∂P/∂u differ a hundredfold in length. Source: chapter on
+half-inverse gradients of the Physics-based Deep Learning book.
 """
 
 

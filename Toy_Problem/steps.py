@@ -1,9 +1,11 @@
-"""One step of gradient descent, half-inverse gradients and Gauss-Newton on the toy problem, as figures for the notebook.
+"""One step of gradient descent, half-inverse gradients and Gauss-Newton on the toy problem, as figures for
+the notebook.
 
     Δθ = −η J^κ g ,   J = U Σ Vᵀ (n, p) ,   so that to first order   Δy = J Δθ = −η U Σ^(κ+1) Uᵀ g
 
-A step removes from the error along the i-th left singular vector a share that is proportional to σ_i^(κ+1), and moves the
-weights along the i-th right one by σ_i^κ for it: the smaller κ, the more even the shares, and the larger the steps of the weights.
+A step removes from the error along the i-th left singular vector a share that is proportional to σ_i^(κ+1),
+and moves the weights along the i-th right one by σ_i^κ for it: the smaller κ, the more even the shares, and
+the larger the steps of the weights.
 """
 
 from pathlib import Path
@@ -17,7 +19,9 @@ from hig.runs.weights import load_weights
 from Toy_Problem.experiment import build_model, draw_data, loss
 
 TRUNCATION, BATCH = 1e-6, 32            # of the submit scripts, and so are η of HIG and Gauss-Newton:
-METHODS = {"gradient descent": (1.0, 1.0, "SGD"), "HIG": (-0.5, 1.0, "HIG"), "Gauss-Newton": (-1.0, 0.1, "GN")}  # κ, η, whose colour
+# κ, η, whose colour
+METHODS = {"gradient descent": (1.0, 1.0, "SGD"), "HIG": (-0.5, 1.0, "HIG"), "Gauss-Newton": (-1.0, 0.1,
+                                                                                              "GN")}
 
 
 def jacobian(model, x):
@@ -43,13 +47,15 @@ def losses_along(model, x, target, kappa, rates):
     """
     outcome = model(x).numpy().astype(float)
     matrix = jacobian(model, x)
-    direction = -jacobian_power(matrix, kappa, TRUNCATION)[0] @ (outcome - target).ravel() / len(x)     # g of the mean loss
+    # g of the mean loss
+    direction = -jacobian_power(matrix, kappa, TRUNCATION)[0] @ (outcome - target).ravel() / len(x)
     change = (matrix @ direction).reshape(outcome.shape)
     start = model.network.get_weights()
     shares = np.split(direction, np.cumsum([weight.size for weight in start])[:-1])
     promised, actual = [], []
     for rate in rates:
-        model.network.set_weights([weight + rate * share.reshape(weight.shape) for weight, share in zip(start, shares)])
+        model.network.set_weights([weight + rate * share.reshape(weight.shape) for weight, share in zip(start,
+            shares)])
         promised.append(float(tf.reduce_mean(loss(target, outcome + rate * change))))
         actual.append(float(tf.reduce_mean(loss(target, model(x)))))
     model.network.set_weights(start)
@@ -57,7 +63,8 @@ def losses_along(model, x, target, kappa, rates):
 
 
 def draw_step(seed=0, factor=0.01, look="paper", palette="paper"):
-    """Figure of the first step for λ = factor: singular values, what a step makes of them, losses along it."""
+    """Figure of the first step for λ = factor: singular values, what a step makes of them, losses along it.
+    """
     from matplotlib.figure import Figure
 
     model, ((x, target), _) = build_model(seed, factor), draw_data(seed)
@@ -65,13 +72,15 @@ def draw_step(seed=0, factor=0.01, look="paper", palette="paper"):
     with style(look):
         figure = Figure((11, 3.4), layout="constrained")
         left, middle, right = figure.subplots(1, 3)
-        draw_spectra(left, {f"λ = {other:g}": jacobian(build_model(seed, other), x) for other in (1.0, factor)})
+        draw_spectra(left, {f"λ = {other:g}": jacobian(build_model(seed, other), x) for other in (1.0,
+                                                                                                  factor)})
         left.set_title("before training: singular values", fontsize=10, loc="left")
         sigma = np.linalg.svd(jacobian(model, x), compute_uv=False)
         sigma = sigma[sigma > TRUNCATION * sigma[0]]
         for name, (kappa, rate, owner) in METHODS.items():
             color = COLORS[palette][owner]
-            middle.plot(sigma / sigma[0], (sigma / sigma[0]) ** (kappa + 1), "o-", color=color, label=f"{name}, $κ={kappa:g}$", markersize=4)
+            middle.plot(sigma / sigma[0], (sigma / sigma[0]) ** (kappa + 1), "o-", color=color,
+                        label=f"{name}, $κ={kappa:g}$", markersize=4)
             rates = rate * np.geomspace(1e-4, 1e3, 71)                  # the 41st is η
             length, promised, actual = losses_along(model, x, target, kappa, rates)
             shown = np.arange(len(rates)) <= max(promised.argmin(), 40)
@@ -81,10 +90,12 @@ def draw_step(seed=0, factor=0.01, look="paper", palette="paper"):
         middle.set(xscale="log", yscale="log", xlabel="$σ_i/σ_1$", ylabel="relative share")
         middle.set_title("share of the error that a step removes", fontsize=10, loc="left")
         middle.legend()
-        for words, looks in (("what the first order promises", {"linestyle": ":"}), ("what it is", {}), ("one update", {"marker": "o", "linestyle": ""})):
+        for words, looks in (("what the first order promises", {"linestyle": ":"}), ("what it is", {}),
+                             ("one update", {"marker": "o", "linestyle": ""})):
             right.plot([], [], color="gray", label=words, **looks)
         right.legend()
-        right.set(xscale="log", yscale="log", ylim=(0.1, 1e7), xlabel="length of the step of the weights", ylabel="loss")
+        right.set(xscale="log", yscale="log", ylim=(0.1, 1e7), xlabel="length of the step of the weights",
+                  ylabel="loss")
         right.set_title("loss along the step", fontsize=10, loc="left")
     return figure
 

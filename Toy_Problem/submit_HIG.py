@@ -1,6 +1,8 @@
-"""Half-inverse gradients on the toy problem, well (λ = 1) and badly (λ = 0.01) conditioned: one curve for each.
+"""Half-inverse gradients on the toy problem, well (λ = 1) and badly (λ = 0.01) conditioned: one curve for
+each.
 
-No settings are published beyond the problem and the 20 seconds: seed, batch size, learning rate and truncation are ours.
+No settings are published beyond the problem and the 20 seconds: seed, batch size, learning rate and
+    truncation are ours.
 """
 
 from hig.runs.cli import submit

@@ -14,5 +14,6 @@ KRYLOV = 30              # k, products with J and with Jᵀ of each update
 MAX_TIME = 20.0          # seconds of training for each λ
 
 if __name__ == "__main__":
-    submit("Toy_Problem", "HIG_Krylov", __doc__, seed=SEED, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+    submit("Toy_Problem", "HIG_Krylov", __doc__, seed=SEED, batch_size=BATCH_SIZE,
+           learning_rate=LEARNING_RATE,
            truncation=TRUNCATION, krylov=KRYLOV, max_time=MAX_TIME, flags=flags)

@@ -1,4 +1,5 @@
-"""Levenberg-Marquardt on the toy problem, its damping controlled, well (λ = 1) and badly (λ = 0.01) conditioned.
+"""Levenberg-Marquardt on the toy problem, its damping controlled, well (λ = 1) and badly (λ = 0.01)
+conditioned.
 
 Seed as HIG's; the batch is the whole training set, the damping at the start the default.
 """

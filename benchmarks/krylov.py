@@ -1,13 +1,15 @@
-"""What the Krylov method reaches: next to the exact update, over the number of rows, next to a gradient, and in time.
+"""What the Krylov method reaches: next to the exact update, over the number of rows, next to a gradient, and
+in time.
 
     python benchmarks/krylov.py                all parts, half an hour on a quiet machine
     python benchmarks/krylov.py poisson rows   some of: poisson, rows, gradient, estimate
 
-poisson     milliseconds of an update at n = 4096 and the held-out loss after --updates of them, exact and with k steps,
-            on the same fields and from the same weights
-rows        milliseconds of an update with k = 16 and peak memory, from n = 512 to 262,144 rows, each in a process of its own,
-            beside Adam's
-gradient    an update next to the gradient of the same batch: oscillators and Poisson, each way of taking products
+poisson     milliseconds of an update at n = 4096 and the held-out loss after --updates of them, exact and
+            with k steps, on the same fields and from the same weights
+rows        milliseconds of an update with k = 16 and peak memory, from n = 512 to 262,144 rows, each in a
+            process of its own, beside Adam's
+gradient    an update next to the gradient of the same batch: oscillators and Poisson, each way of taking
+products
 estimate    the change of J^κ g by the last step next to its distance from the exact J^κ g
 
 Times are medians of calls taken in turn, so that a busy machine slows all.
@@ -74,16 +76,19 @@ def rows():
     for n in ROWS:
         measured = []
         for name in ("krylov", "adam"):
-            answer = subprocess.run([sys.executable, "-c", ONE_SIZE, str(n // 64), name], cwd=ROOT, check=True,
+            answer = subprocess.run([sys.executable, "-c", ONE_SIZE, str(n // 64), name], cwd=ROOT,
+                                    check=True,
                                     capture_output=True, text=True).stdout
             measured += map(float, answer.split()[-2:])
         took, peak, adam_took, adam_peak = measured
-        print(f"{n:8} {took:9.1f} ms {1e3 * took / n:7.2f} µs {peak:6.0f} MB {adam_took:9.1f} ms {adam_peak:6.0f} MB", flush=True)
+        print(f"{n:8} {took:9.1f} ms {1e3 * took / n:7.2f} µs {peak:6.0f} MB {adam_took:9.1f} ms "
+              f"{adam_peak:6.0f} MB", flush=True)
 
 
 def gradient():
     """An update next to a gradient, by each way of taking products."""
-    problems = {"oscillators": (oscillators.build_model(22), oscillators.loss, tf.constant(oscillators.draw_data(22)[0][:128])),
+    problems = {"oscillators": (oscillators.build_model(22), oscillators.loss,
+                                tf.constant(oscillators.draw_data(22)[0][:128])),
                 "Poisson": (build_model(8, 0, "sgd"), None, next(iter(training_fields(0, 64, 8)))[1])}
     for name, (model, loss, batch) in problems.items():
         model.compile(HIG(1e-6, 1e-6, krylov=16, krylov_tolerance=0), loss or model.loss)
@@ -109,14 +114,17 @@ def gradient():
 
 def estimate():
     """The logged estimate next to the truth, at the initial weights."""
-    problems = {"oscillators": (oscillators.build_model(22), oscillators.loss, oscillators.draw_data(22)[0][:128], 1e-6),
+    problems = {"oscillators": (oscillators.build_model(22), oscillators.loss,
+                                oscillators.draw_data(22)[0][:128], 1e-6),
                 "dipole": (dipole.build_model(1), dipole.loss, dipole.draw_data(1)[0][:16], 1e-5),
-                "Poisson": (build_model(8, 0, "sgd"), None, next(iter(training_fields(0, 16, 8)))[1].numpy(), 1e-5)}
+                "Poisson": (build_model(8, 0, "sgd"), None, next(iter(training_fields(0, 16, 8)))[1].numpy(),
+                            1e-5)}
     for name, (model, loss, batch, truncation) in problems.items():
         batch, loss = tf.constant(batch), loss or model.loss
         model.compile(HIG(1e-6, truncation), loss)
         _, _, g, jacobian = model.derivatives_for(batch, batch, None).linearise(batch, batch, None)
-        small, vector = (jacobian.gram(), g) if jacobian.shape[0] <= jacobian.shape[1] else jacobian.normal(np.float64(g))
+        small, vector = (jacobian.gram(), g) if jacobian.shape[0] <= jacobian.shape[1] else jacobian.normal(
+            np.float64(g))
         v = gram_coefficients(small, vector, -0.5, truncation)[0]
         exact = np.concatenate([np.ravel(part) for part in jacobian.pullback(v)]) if len(v) == len(g) else v
         model.compile(HIG(1e-6, truncation, krylov=1, krylov_tolerance=0), loss, jit_compile=False)
@@ -133,9 +141,11 @@ PARTS = {"poisson": poisson, "rows": rows, "gradient": gradient, "estimate": est
 
 if __name__ == "__main__":
     standard_streams()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=PARTS, metavar="PART")
-    parser.add_argument("--updates", type=int, default=80, metavar="N", help="of the part poisson (default: %(default)s)")
+    parser.add_argument("--updates", type=int, default=80, metavar="N",
+                        help="of the part poisson (default: %(default)s)")
     options = parser.parse_args()
     for part in options.parts or PARTS:
         PARTS[part](*([options.updates] if part == "poisson" else []))

@@ -2,8 +2,9 @@
 
     python benchmarks/learning_rates.py
 
-Trains the oscillators with each of them for 300 epochs per learning rate, from the published start of Adam (seed 1,
-batch 512), and prints the test losses; the submit scripts use the best of each row. Deterministic, about six minutes.
+Trains the oscillators with each of them for 300 epochs per learning rate, from the published start of Adam
+(seed 1, batch 512), and prints the test losses; the submit scripts use the best of each row. Deterministic,
+about six minutes.
 """
 
 from hig.runs.cli import silent_start, standard_streams

@@ -1,10 +1,11 @@
-"""An update of Levenberg-Marquardt here and by the package tf-levenberg-marquardt, on the oscillators, in one process.
+"""An update of Levenberg-Marquardt here and by the package tf-levenberg-marquardt, on the oscillators, in one
+process.
 
     python benchmarks/levenberg_marquardt.py            about two minutes on an idle machine
 
-The package is installed in an environment of its own in a temporary folder, which finds all else among our packages. Both
-train the same network from the same start, batch 128 (n = 512 rows), and take their updates in turn; ours is that of
-submit_LM.py, theirs has its defaults.
+The package is installed in an environment of its own in a temporary folder, which finds all else among our
+packages. Both train the same network from the same start, batch 128 (n = 512 rows), and take their updates in
+turn; ours is that of submit_LM.py, theirs has its defaults.
 """
 
 import os
@@ -27,7 +28,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder) / "bin" / "python"
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", PACKAGE],
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+                        PACKAGE],
                        check=True, stderr=subprocess.DEVNULL)
         subprocess.run([python, __file__, "--measure"], check=True,
                        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
@@ -54,7 +56,8 @@ def measure():
     steps = batches()
 
     inputs = keras.Input(states.shape[1:])
-    theirs = ModelWrapper(keras.Model(inputs, experiment.build_model(22)(inputs)))         # it calls with arguments of Keras'
+    # it calls with arguments of Keras'
+    theirs = ModelWrapper(keras.Model(inputs, experiment.build_model(22)(inputs)))
     theirs.compile()
     their_steps = batches()
 
@@ -68,7 +71,8 @@ def measure():
     medians = in_turn([ours, their_update], ROUNDS)
     print(f"update of batch {BATCH}: ours {1e3 * medians[0]:.1f} ms, theirs {1e3 * medians[1]:.0f} ms, "
           f"{medians[1] / medians[0]:.0f} times as long")
-    print(f"loss of the next batch, theirs divided by the 4 components of its mean: ours {ours():.1e}, theirs {4 * their_update():.1e}")
+    print(f"loss of the next batch, theirs divided by the 4 components of its mean: ours {ours():.1e}, "
+          f"theirs {4 * their_update():.1e}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ TRAINED_EPOCHS = 20        # after which many singular values are truncated; at 
 
 def main():
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", action="store_true", help="leave the baseline out")
     baseline = not parser.parse_args().ours
 
@@ -41,7 +42,8 @@ def main():
 
     def ours(optimizer, batch_size, updates=1):
         model = experiment.build_model(22)
-        model.compile(optimizer=optimizer, loss=experiment.loss, steps_per_execution=updates)   # as the experiment does
+        # as the experiment does
+        model.compile(optimizer=optimizer, loss=experiment.loss, steps_per_execution=updates)
         return model, repeated(model, tf.constant(states[:batch_size]))
 
     def theirs(make, batch_size, *settings):
@@ -63,7 +65,8 @@ def main():
         return lambda: scipy.linalg.eigh(gram, driver="evd")
 
     eigh = eigh_of_gram()
-    names = ["HIG update, batch 128", "LAPACK eigh (syevd) of its K, all threads", "LAPACK eigh (syevd) of its K, 1 thread",
+    names = ["HIG update, batch 128", "LAPACK eigh (syevd) of its K, all threads",
+             "LAPACK eigh (syevd) of its K, 1 thread",
              "Adam epoch, 8 updates of batch 512"]
     functions = [hig_step, eigh, one_thread(eigh), adam_epoch]
     if baseline:
@@ -80,10 +83,12 @@ def main():
     if baseline:
         print(f"published HIG update / ours                {medians[4] / medians[0]:8.1f}")
         print(f"published Adam epoch / ours                {medians[5] / medians[3]:8.1f}")
-    history = model.fit(states, states, batch_size=128, epochs=TRAINED_EPOCHS, shuffle=False, verbose=0).history
+    history = model.fit(states, states, batch_size=128, epochs=TRAINED_EPOCHS, shuffle=False,
+                        verbose=0).history
     eigh = eigh_of_gram()
     trained = in_turn([hig_step, eigh, one_thread(eigh)], ROUNDS)
-    print(f"after {TRAINED_EPOCHS} epochs, {history['rank'][-1]:.0f} of {batch.shape.num_elements()} singular values kept: "
+    print(f"after {TRAINED_EPOCHS} epochs, {history['rank'][-1]:.0f} of {batch.shape.num_elements()} "
+          "singular values kept: "
           f"HIG update {1e3 * trained[0]:.1f} ms, {trained[0] / min(trained[1:]):.2f} of the faster eigh")
 
 

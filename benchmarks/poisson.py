@@ -3,10 +3,11 @@
     python benchmarks/poisson.py            n up to 1024 and Adam, about two minutes
     python benchmarks/poisson.py --large    and the published n = 4096, a few minutes more
 
-Prints milliseconds of a whole HIG update (fields excluded), of the parts of its host call and of `syevd` (`scipy.linalg.eigh`,
-driver "evd", the faster of one and all threads) of the same K, for n = batch · resolution² rows, and for networks with
-more and more weights p at n = 1024, where the update must be linear in p; then an update by Adam with its data, and with
---large the peak memory of a run. Times are medians of calls taken in turn, so that a busy machine slows all.
+Prints milliseconds of a whole HIG update (fields excluded), of the parts of its host call and of `syevd`
+(`scipy.linalg.eigh`, driver "evd", the faster of one and all threads) of the same K, for n = batch ·
+resolution² rows, and for networks with more and more weights p at n = 1024, where the update must be linear
+in p; then an update by Adam with its data, and with --large the peak memory of a run. Times are medians of
+calls taken in turn, so that a busy machine slows all.
 """
 
 import argparse
@@ -50,12 +51,14 @@ def measure(model, batch_size):
     def syevd():
         scipy.linalg.eigh(gram, driver="evd", check_finite=False)
 
-    functions = {"update": repeated(model, batch), "derivatives": lambda: derivatives.linearise(batch, batch, None),
+    functions = {"update": repeated(model, batch), "derivatives": lambda: derivatives.linearise(batch, batch,
+                                                                                                None),
                  "gram": one_thread(jacobian.gram),
                  "f(K) g": lambda: gram_coefficients(gram, gradient, -0.5, TRUNCATION),
-                 "pullback": one_thread(lambda: jacobian.pullback(v)), "syevd": syevd, "syevd, 1 thread": one_thread(syevd)}
+                 "pullback": one_thread(lambda: jacobian.pullback(v)), "syevd": syevd,
+                 "syevd, 1 thread": one_thread(syevd)}
     if n > 2000:
-        del functions["syevd, 1 thread"]                              # there all threads are faster, by seconds
+        del functions["syevd, 1 thread"]  # there all threads are faster, by seconds
     medians = dict(zip(functions, (1e3 * t for t in in_turn(functions.values(), ROUNDS[n]))))
     medians["syevd"] = min(medians["syevd"], medians.pop("syevd, 1 thread", medians["syevd"]))
     return medians
@@ -70,7 +73,9 @@ def table(label, rows):
 
 
 def adam():
-    """Milliseconds of an update by Adam, data included: inside Keras' fit with one entry per update, and in one epoch."""
+    """Milliseconds of an update by Adam, data included: inside Keras' fit with one entry per update, and in
+    one epoch.
+    """
     model = build_model(8, 0, keras.optimizers.Adam(3e-4))
     batches = training_fields(0, 64, 8).map(lambda x_gt, target: (target, target))
     model.fit(batches, steps_per_epoch=1, verbose=0)
@@ -79,13 +84,15 @@ def adam():
         print(f"Adam update with data, {label:18} {1e3 * took / ADAM_UPDATES:6.2f} ms")
     iterator = iter(batches)
     next(iterator)
-    print(f"its data alone                            {1e3 * seconds(lambda: [next(iterator) for _ in range(ADAM_UPDATES)]) / ADAM_UPDATES:6.2f} ms")
+    print("its data alone                            "
+          f"{1e3 * seconds(lambda: [next(iterator) for _ in range(ADAM_UPDATES)]) / ADAM_UPDATES:6.2f} ms")
 
 
 def main():
     """Measures and prints the tables."""
-    tf.get_logger().setLevel("ERROR")                                     # many models in one process: traced again
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tf.get_logger().setLevel("ERROR")  # many models in one process: traced again
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="also n = 4096 and the peak memory")
     large = parser.parse_args().large
     adam()
@@ -93,12 +100,14 @@ def main():
     table("n", ((n, measure(build_model(8, 0, HIG(0.01, TRUNCATION)), n // 64)) for n in sizes))
 
     def wider(hidden):
-        network = keras.Sequential([keras.Input((64,)), *(keras.layers.Dense(width, "tanh") for width in hidden),
+        network = keras.Sequential([keras.Input((64,)), *(keras.layers.Dense(width, "tanh")
+                                                          for width in hidden),
                                     keras.layers.Dense(64)])
         return network.count_params(), compile_model(network, 8, HIG(0.01, TRUNCATION))
     table("p, n = 1024", ((p, measure(model, 16)) for p, model in map(wider, WIDER.values())))
     if large:
-        print(f"peak memory of a HIG run, n = 4096: {peak_memory('Poisson/submit_HIG.py', '--steps', '2'):.2f} GB")
+        print("peak memory of a HIG run, n = 4096: "
+              f"{peak_memory('Poisson/submit_HIG.py', '--steps', '2'):.2f} GB")
 
 
 if __name__ == "__main__":

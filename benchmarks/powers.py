@@ -1,13 +1,14 @@
-"""Cost and accuracy of v = f(K) g, the inner step of every update: `hig.powers` against LAPACK's eigendecomposition.
+"""Cost and accuracy of v = f(K) g, the inner step of every update: `hig.powers` against LAPACK's
+eigendecomposition.
 
     python benchmarks/powers.py            n = 256, 512, 1024: about 20 s
     python benchmarks/powers.py --large    and n = 4096: about two minutes more
 
-For matrices K (n, n) with the spectra met in training (κ = −1/2), prints the median time of each method, its ratio
-to the faster of `syevd` on one and on all threads (`scipy.linalg.eigh`, driver "evd"; the other drivers are slower)
-of the same K in the same run, the memory allocated on top of K, and the difference of v from the exact result,
-known by construction. A star marks the method and thread count that "auto" uses. The calls of one n are
-interleaved, so that a busy moment of the machine hits all methods.
+For matrices K (n, n) with the spectra met in training (κ = −1/2), prints the median time of each method, its
+ratio to the faster of `syevd` on one and on all threads (`scipy.linalg.eigh`, driver "evd"; the other drivers
+are slower) of the same K in the same run, the memory allocated on top of K, and the difference of v from the
+exact result, known by construction. A star marks the method and thread count that "auto" uses. The calls of
+one n are interleaved, so that a busy moment of the machine hits all methods.
 """
 import argparse
 import time
@@ -24,9 +25,12 @@ KAPPA = -0.5
 
 
 def oscillator_spectrum(n):
-    """Of trained oscillators: rounding noise to λ_max over 16 decades, a third of it below τ² = 1e-12, without a gap."""
+    """Of trained oscillators: rounding noise to λ_max over 16 decades, a third of it below τ² = 1e-12,
+    without a gap.
+    """
     truncated = n // 3
-    return np.concatenate([np.geomspace(1e-16, 0.97e-12, truncated), np.geomspace(1.03e-12, 1.0, n - truncated)]), 1e-6
+    return np.concatenate([np.geomspace(1e-16, 0.97e-12, truncated), np.geomspace(1.03e-12, 1.0,
+                                                                                  n - truncated)]), 1e-6
 
 
 def poisson_spectrum(n):
@@ -74,11 +78,13 @@ def measure(n, eigenvalues, truncation, repeats):
                     tracemalloc.stop()
                     errors[i] = np.nan if v is None else np.linalg.norm(v - exact) / np.linalg.norm(exact)
     powers.SMALLEST_THREADED = threaded_from
-    return [(name, np.median(times[i][1:] or times[i]), memory[i], errors[i]) for i, (name, _, _) in enumerate(runs)]
+    return [(name, np.median(times[i][1:] or times[i]), memory[i], errors[i]) for i, (name, _,
+                                                                                      _) in enumerate(runs)]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="also n = 4096")
     sizes = [256, 512, 1024] + [4096] * parser.parse_args().large
     print(f"{'spectrum':12}{'n':>6}  {'method':26}{'seconds':>9}{'ratio':>7}{'MB':>7}{'error':>10}")
@@ -88,7 +94,8 @@ def main():
             syevd = min(seconds for name, seconds, *_ in rows if name.startswith("syevd"))
             for name, seconds, allocated, error in rows:
                 accuracy = "" if np.isnan(error) else f"{error:10.1e}"
-                print(f"{spectrum.__name__.split('_')[0]:12}{n:6}  {name:26}{seconds:9.4f}{seconds / syevd:7.2f}"
+                print(f"{spectrum.__name__.split('_')[0]:12}{n:6}  "
+                      f"{name:26}{seconds:9.4f}{seconds / syevd:7.2f}"
                       f"{allocated / 1e6:7.0f}{accuracy}", flush=True)
 
 

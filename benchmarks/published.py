@@ -1,8 +1,9 @@
 """The published algorithm, written again from its description: the slow baseline of the other benchmarks.
 
-It unrolls the simulator's time loop into the graph, takes J = ∂y/∂θ by a vectorised `tape.jacobian` over all n = B·d
-outputs, decomposes J by TensorFlow's float32 SVD, forms the truncated half inverse as a matrix and multiplies
-(the definition of J^κ is the paper's, the choices of implementation are those of the published code). No XLA, no factors.
+It unrolls the simulator's time loop into the graph, takes J = ∂y/∂θ by a vectorised `tape.jacobian` over all
+n = B·d outputs, decomposes J by TensorFlow's float32 SVD, forms the truncated half inverse as a matrix and
+multiplies (the definition of J^κ is the paper's, the choices of implementation are those of the published
+code). No XLA, no factors.
 """
 
 import keras
@@ -10,7 +11,8 @@ import tensorflow as tf
 
 
 def unrolled(step, n_steps):
-    """A simulator (state, controls) → final state whose n_steps calls of `step(state, control)` are graph nodes.
+    """A simulator (state, controls) → final state whose n_steps calls of `step(state, control)` are graph
+    nodes.
 
     Args:
         step: function of the state (B, …) and the control (B, 1) of one step.
@@ -55,7 +57,9 @@ def jacobian_power_update(network, simulator, loss, kappa, truncation, learning_
 
 
 def adam_update(network, simulator, loss, learning_rate):
-    """The compiled update x, target → ∅ of Keras' Adam through the same unrolled simulator; arguments as above."""
+    """The compiled update x, target → ∅ of Keras' Adam through the same unrolled simulator; arguments as
+    above.
+    """
     optimizer = keras.optimizers.Adam(learning_rate)
     optimizer.build(network.trainable_variables)
 

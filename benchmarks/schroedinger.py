@@ -3,14 +3,15 @@
     python benchmarks/schroedinger.py            everything, about 6 minutes and 6 GB of memory
     python benchmarks/schroedinger.py --ours     without the baseline, about 2 minutes
 
-Steady times are medians of updates taken in turn, so that a busy machine slows all of them. The baseline is measured
-with several numbers of time steps, next to ours with as many. (The published program itself did not finish its first
-epoch within half an hour, in 14 GB: its algorithm, written again in benchmarks/published.py, is faster.)
+Steady times are medians of updates taken in turn, so that a busy machine slows all of them. The baseline is
+measured with several numbers of time steps, next to ours with as many. (The published program itself did not
+finish its first epoch within half an hour, in 14 GB: its algorithm, written again in benchmarks/published.py,
+is faster.)
 
-The time step was also tried otherwise, inside the same compiled loop, against cyclic reduction: elimination along the grid
-is a fifth faster for Adam and a fifth slower for HIG, but takes more than twice as long to compile; with real pairs it is slower for
-both; from both ends at once, three times slower for HIG. A basis common to all controls is the fastest, by 40 % for Adam, but
-ill-conditioned on wide boxes.
+The time step was also tried otherwise, inside the same compiled loop, against cyclic reduction: elimination
+along the grid is a fifth faster for Adam and a fifth slower for HIG, but takes more than twice as long to
+compile; with real pairs it is slower for both; from both ends at once, three times slower for HIG. A basis
+common to all controls is the fastest, by 40 % for Adam, but ill-conditioned on wide boxes.
 """
 
 import argparse
@@ -30,7 +31,8 @@ PUBLISHED_STEPS = (24, 96, 384)
 
 def main():
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", action="store_true", help="leave the baseline out")
     baseline = not parser.parse_args().ours
 
@@ -67,19 +69,21 @@ def main():
     hig_step()
     K = derivatives(model)()[-1].gram()
     without, _ = ours(hig.HIG(0.5, truncation=1e-5), 16)
-    without.simulator = lambda x, controls, own=without.simulator: own(x, controls)         # hides its Jacobian
+    without.simulator = lambda x, controls, own=without.simulator: own(x, controls)  # hides its Jacobian
     _, adam_epoch = ours("adam", 256, updates=ADAM_UPDATES)
     names = ["HIG update, batch 16", "its derivatives", "derivatives by the 28-fold repeated batch",
              "LAPACK eigh (syevd) of its K, all threads", "LAPACK eigh (syevd) of its K, 1 thread",
              "Adam epoch, 4 updates of batch 256"]
-    medians = in_turn([hig_step, derivatives(model), derivatives(without), lambda: scipy.linalg.eigh(K, driver="evd"),
+    medians = in_turn([hig_step, derivatives(model), derivatives(without), lambda: scipy.linalg.eigh(K,
+        driver="evd"),
                        one_thread(lambda: scipy.linalg.eigh(K, driver="evd")), adam_epoch], ROUNDS)
     for name, median in zip(names, medians):
         print(f"{name:44} {1e3 * median:8.1f} ms")
     print(f"HIG update / faster eigh                   {medians[0] / min(medians[3:5]):8.2f}", flush=True)
 
     # Cost per step
-    runs = [(derivatives(ours(hig.HIG(0.5, truncation=1e-5), 16, n)[0]), ours("adam", 256, n)[1]) for n in STEPS]
+    runs = [(derivatives(ours(hig.HIG(0.5, truncation=1e-5), 16, n)[0]), ours("adam", 256, n)[1])
+            for n in STEPS]
     medians = in_turn([function for run in runs for function in run], 5)
     for n, of_hig, of_adam in zip(STEPS, medians[::2], medians[1::2]):
         print(f"{n:5} steps: derivatives for HIG {1e6 * of_hig / n:6.1f} µs a step, "
@@ -93,18 +97,20 @@ def main():
     for epoch in range(1, 11):
         model.fit(dataset, steps_per_epoch=updates, verbose=0)
         if epoch in (3, 10):
-            print(f"HIG, test loss after {epoch:2} epochs            {evaluate(epoch, None)['test_loss']:12.1e}", flush=True)
+            print(f"HIG, test loss after {epoch:2} epochs            "
+                  f"{evaluate(epoch, None)['test_loss']:12.1e}", flush=True)
     if not baseline:
         return
 
     def dense_step(dipole):
         """One Crank-Nicolson step by a dense solve per sample, in complex64 as published."""
         m = len(dipole.x)
-        laplacian = tf.linalg.diag([-2.0] * m) + tf.linalg.diag([1.0] * (m - 1), k=1) + tf.linalg.diag([1.0] * (m - 1), k=-1)
+        laplacian = tf.linalg.diag([-2.0] * m) + tf.linalg.diag([1.0] * (m - 1),
+                                                                k=1) + tf.linalg.diag([1.0] * (m - 1), k=-1)
         kinetic, x = -laplacian / dipole.dx**2, tf.constant(dipole.x, tf.float32)
 
         def step(psi, control):                                        # (B, m) complex64, (B, 1)
-            half = dipole.dt / 2 * (kinetic + tf.linalg.diag(control * x))                  # dt/2 H, (B, m, m)
+            half = dipole.dt / 2 * (kinetic + tf.linalg.diag(control * x))  # dt/2 H, (B, m, m)
             identity = tf.eye(m, batch_shape=[16])
             right = tf.linalg.matmul(tf.complex(identity, -half), psi[..., None])
             return tf.linalg.solve(tf.complex(identity, half), right)[..., 0]
@@ -126,9 +132,11 @@ def main():
         update, (_, step) = theirs(n_steps), ours(hig.HIG(0.5, truncation=1e-5), 16, n_steps)
         tracing = seconds(update)
         published_update, our_update = in_turn([update, step], 3)
-        print(f"{n_steps:5} steps: published update {published_update:7.2f} s (the first one {tracing:5.0f} s), "
+        print(f"{n_steps:5} steps: published update {published_update:7.2f} s (the first one {tracing:5.0f} "
+              "s), "
               f"{published_update / our_update:6.0f} times ours", flush=True)
-    print(f"peak memory, with the baseline         {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:8.2f} GB")
+    print("peak memory, with the baseline         "
+          f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:8.2f} GB")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Seconds of training until the test loss passes 1e-2 … 1e-6: half-inverse gradients as published against what adapts itself.
+"""Seconds of training until the test loss passes 1e-2 … 1e-6: half-inverse gradients as published against
+what adapts itself.
 
     python benchmarks/time_to_loss.py                                   all, about an hour
     python benchmarks/time_to_loss.py --systems Nonlinear_Oscillators --seeds 1,2 --max-time 10
 
-Settings are those of the submit scripts; all methods of a seed train in one process and in turn, a second each, so that a
-busy machine slows all of them. Compiling is excluded (it is a column of its own), evaluation too.
+Settings are those of the submit scripts; all methods of a seed train in one process and in turn, a second
+each, so that a busy machine slows all of them. Compiling is excluded (it is a column of its own), evaluation
+too.
 """
 
 import argparse
@@ -22,18 +24,24 @@ from timing import ROOT, seconds
 
 LEVELS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 METHODS = {"HIG as published": ("HIG", {}), "HIG adaptive": ("HIG_adaptive", {}),
-           "κ = −3/4 adaptive": ("HIG_adaptive", {"optimizer": "Power_adaptive", "kappa": -0.75, "damping": 0.1}),
+           "κ = −3/4 adaptive": ("HIG_adaptive", {"optimizer": "Power_adaptive", "kappa": -0.75,
+                                                  "damping": 0.1}),
            "LM": ("LM", {}), "GN": ("GN", {}), "Adam": ("Adam", {})}
-SYSTEMS = {"Nonlinear_Oscillators": ([1, 2, 3, 4, 5, 22], 30.0), "Schroedinger": ([1, 2, 3, 4, 5], 120.0)}  # seeds, seconds
+# seeds, seconds
+SYSTEMS = {"Nonlinear_Oscillators": ([1, 2, 3, 4, 5, 22], 30.0), "Schroedinger": ([1, 2, 3, 4, 5], 120.0)}
 SLICE = 1.0                # seconds of one turn
 
 
 def main():
     """Measures and prints a table for each system."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=seed_range, metavar="1-5", help="default: 1-5, and that of the published HIG")
-    parser.add_argument("--max-time", type=positive, metavar="SECONDS", help="of each run (default: 30, dipole 120)")
-    parser.add_argument("--cpu", action="store_true", help="count processor time, of all threads, instead of wall-clock time: for a "
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=seed_range, metavar="1-5",
+                        help="default: 1-5, and that of the published HIG")
+    parser.add_argument("--max-time", type=positive, metavar="SECONDS",
+                        help="of each run (default: 30, dipole 120)")
+    parser.add_argument("--cpu", action="store_true",
+                        help="count processor time, of all threads, instead of wall-clock time: for a "
                         "machine that others use, with this process held to one core (taskset -c 1 python …)")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -43,7 +51,8 @@ def main():
         methods = [Method(system, name) for name in options.methods]
         reached = {name: [] for name in options.methods}
         for seed in seeds:
-            for name, times in zip(options.methods, train_in_turn(methods, seed, max_time, time.process_time if options.cpu else time.perf_counter)):
+            for name, times in zip(options.methods, train_in_turn(methods, seed, max_time, time.process_time
+                                                                  if options.cpu else time.perf_counter)):
                 reached[name].append(times)
                 print(f"{system}, seed {seed:3}, {name:18} {line(times)}", flush=True)
         print_table(system, seeds, methods, reached)
@@ -60,13 +69,15 @@ class Method:
             self.experiment = importlib.import_module(f"{system}.experiment")
         script, changed = METHODS[name]
         constants = runpy.run_path(str(ROOT / system / f"submit_{script}.py"))
-        settings = Namespace(**{"optimizer": script, "truncation": constants.get("TRUNCATION"), "damping": constants.get("DAMPING"),
+        settings = Namespace(**{"optimizer": script, "truncation": constants.get("TRUNCATION"),
+                                "damping": constants.get("DAMPING"),
                                 "learning_rate": constants["LEARNING_RATE"], **changed})
         self.batched = lambda train: fixed_batches(train, constants["BATCH_SIZE"])
         self.losses, self.model = mean_losses, self.experiment.build_model(1)
         states = self.experiment.draw_data(1)[0]
         batches, self.updates = self.batched((states, states))
-        self.model.compile(optimizer=make_optimizer(settings), loss=self.experiment.loss, steps_per_execution=self.updates)
+        self.model.compile(optimizer=make_optimizer(settings), loss=self.experiment.loss,
+                           steps_per_execution=self.updates)
         self.model.optimizer.build(self.model.trainable_variables)
         self.untouched = [variable.numpy().copy() for variable in self.model.optimizer.variables]
         self.model.make_train_function()
@@ -81,7 +92,8 @@ class Method:
             variable.assign(value)
         for variable, value in zip(self.model.optimizer.variables, self.untouched):
             variable.assign(value)
-        self.steps, self.time, self.times = iter(self.batched((train, train))[0](0)), 0.0, [math.inf] * len(LEVELS)
+        self.steps, self.time, self.times = iter(self.batched((train, train))[0](0)), 0.0, [math.inf] * len(
+            LEVELS)
         evaluate = self.losses(self.model, (test, test), (test, test))
         self.test_loss = lambda: evaluate(0, None)["test_loss"]
 
@@ -93,7 +105,8 @@ class Method:
             float(self.train_epoch()["loss"])                           # waits for the end of the epoch
             self.time += clock() - began
             loss = self.test_loss()
-            self.times = [min(known, self.time if loss < level else math.inf) for known, level in zip(self.times, LEVELS)]
+            self.times = [min(known, self.time if loss < level else math.inf) for known,
+                          level in zip(self.times, LEVELS)]
             if loss < LEVELS[-1] or not math.isfinite(loss):
                 return True
         return self.time >= max_time
@@ -115,8 +128,11 @@ def train_in_turn(methods, seed, max_time, clock):
 
 
 def print_table(system, seeds, methods, reached):
-    """Medians over the seeds, and how much sooner than the first method: median and least of the ratios of single seeds."""
-    print(f"\n{system}, seeds {', '.join(map(str, seeds))}: median seconds to a test loss of {', '.join(f'{l:g}' for l in LEVELS)}; compiling")
+    """Medians over the seeds, and how much sooner than the first method: median and least of the ratios of
+    single seeds.
+    """
+    print(f"\n{system}, seeds {', '.join(map(str, seeds))}: median seconds to a test loss of "
+          f"{', '.join(f'{l:g}' for l in LEVELS)}; compiling")
     for method, (name, times) in zip(methods, reached.items()):
         print(f"{name:18} {line(np.median(times, axis=0))}{method.compiling:8.1f}")
     first = np.array(next(iter(reached.values())))
@@ -125,7 +141,8 @@ def print_table(system, seeds, methods, reached):
         cells = []
         for own, base in zip(np.array(times).T, first.T):
             ratios = [b / o for o, b in zip(own, base) if min(o, b) < math.inf]
-            cells.append(f"{statistics.median(ratios):6.1f} ({min(ratios):4.1f})" if ratios else "       –     ")
+            cells.append(f"{statistics.median(ratios):6.1f} ({min(ratios):4.1f})" if ratios
+                         else "       –     ")
         print(f"{name:18} {' '.join(cells)}", flush=True)
 
 

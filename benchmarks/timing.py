@@ -1,4 +1,6 @@
-"""What the benchmarks share: medians of calls taken in turn, so that a busy machine slows all of them, and whole processes."""
+"""What the benchmarks share: medians of calls taken in turn, so that a busy machine slows all of them, and
+whole processes.
+"""
 
 import resource
 import statistics
@@ -37,12 +39,14 @@ def repeated(model, batch):
     steps = iter(tf.data.Dataset.from_tensors((batch, batch)).repeat())
     model.optimizer.build(model.trainable_variables)
     model.make_train_function()
-    return lambda: float(model.train_function(steps)["loss"])           # which the first call may have replaced, see PhysicsModel
+    # which the first call may have replaced, see PhysicsModel
+    return lambda: float(model.train_function(steps)["loss"])
 
 
 def start_up(code):
     """Seconds from the start of a Python process to its end, which runs `code`."""
-    return seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL))
+    return seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True,
+                                          stderr=subprocess.DEVNULL))
 
 
 def peak_memory(script, *flags):

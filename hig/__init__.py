@@ -1,4 +1,5 @@
-"""Half-inverse gradients: Δθ = −η · J^κ · g with κ = −1/2, for networks that control a differentiable simulator.
+"""Half-inverse gradients: Δθ = −η · J^κ · g with κ = −1/2, for networks that control a differentiable
+simulator.
 
     hig.PhysicsModel      network and simulator as one Keras model
     hig.HIG               the optimizer of the paper, κ = −1/2

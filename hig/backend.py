@@ -10,11 +10,14 @@ except (ImportError, ValueError) as error:  # another backend that is not instal
     _found = " ".join(str(error).split())
 except (AssertionError, AttributeError, TypeError, OSError):  # a dtype that Keras does not take, for instance
     if sys.flags.optimize > 1:
-        raise ImportError("Keras needs its docstrings: leave out -OO and PYTHONOPTIMIZE=2, -O is enough") from None
+        raise ImportError("Keras needs its docstrings: leave out -OO and PYTHONOPTIMIZE=2, -O is "
+                          "enough") from None
     _home = os.environ.get("KERAS_HOME", os.path.join(os.path.expanduser("~"), ".keras"))
-    raise ImportError(f"Keras rejects its settings in {os.path.join(_home, 'keras.json')}: mend or remove that file") from None
+    raise ImportError(f"Keras rejects its settings in {os.path.join(_home, 'keras.json')}: mend or remove "
+                      "that file") from None
 if _found != "tensorflow":
-    raise ImportError(f"hig needs Keras with its TensorFlow backend, found: {_found}; set KERAS_BACKEND=tensorflow") from None
+    raise ImportError(f"hig needs Keras with its TensorFlow backend, found: {_found}; set "
+                      "KERAS_BACKEND=tensorflow") from None
 
 
 def leaves(layer):

@@ -1,7 +1,8 @@
 """TensorFlow functions of users' code, compiled by XLA where that works and run as a graph where it does not.
 
-XLA makes a time loop ten times faster, but has no kernels for some operations (sparse matrices, `tf.numpy_function`, the
-loops of recurrent layers under `tf.vectorized_map`), and takes minutes for a Python loop of hundreds of time steps.
+XLA makes a time loop ten times faster, but has no kernels for some operations (sparse matrices,
+`tf.numpy_function`, the loops of recurrent layers under `tf.vectorized_map`), and takes minutes for a Python
+loop of hundreds of time steps.
 """
 
 import contextlib
@@ -10,19 +11,21 @@ import warnings
 
 import tensorflow as tf
 
-MOST_OPERATIONS = 4000      # of a graph given to XLA unasked; on a busy machine 1,800 took it 29 s, 3,700 57 s, 7,400 191 s
+# of a graph given to XLA unasked; on a busy machine 1,800 took it 29 s, 3,700 57 s, 7,400 191 s
+MOST_OPERATIONS = 4000
 
 
 class NotApplicable(Exception):
-    """A function found while it was traced that it does not apply; the message is a clause with the reason."""
+    """A function found while it was traced that it does not apply; the message is a clause with the reason.
+    """
 
 
 @contextlib.contextmanager
 def full_precision():
     """Products of float32 matrices have all their digits while the block runs, also on GPUs.
 
-    TensorFlow takes ten bits of each factor (TF32) on GPUs from Ampere on, unless told otherwise: an error of 5e-4, which
-    is above what the proof of `hig.routes` allows and leaves no meaning to a truncation of 1e-6.
+    TensorFlow takes ten bits of each factor (TF32) on GPUs from Ampere on, unless told otherwise: an error of
+    5e-4, which is above what the proof of `hig.routes` allows and leaves no meaning to a truncation of 1e-6.
     """
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -57,7 +60,8 @@ class Compiler:
 
     def differs(self, what):
         """Warns that something runs without XLA, because XLA gave another result."""
-        self._slower(what, "XLA gives another loss or gradient than TensorFlow does, as for a norm at zero or for a decomposition")
+        self._slower(what, "XLA gives another loss or gradient than TensorFlow does, as for a norm at zero "
+                           "or for a decomposition")
 
     def is_small(self, concrete_function, what):
         """Whether a graph has so few operations that XLA compiles it in seconds; warns if not.
@@ -67,15 +71,18 @@ class Compiler:
         definition = concrete_function.graph.as_graph_def()
         count = len(definition.node) + sum(len(function.node_def) for function in definition.library.function)
         if count > MOST_OPERATIONS:
-            self._slower(what, f"its graph has {count} operations, which XLA would compile for minutes. If it loops over time "
+            self._slower(what, f"its graph has {count} operations, which XLA would compile for minutes. If "
+                               "it loops over time "
                                "steps in Python, a tf.while_loop with maximum_iterations makes it small")
         return count <= MOST_OPERATIONS
 
     def _slower(self, what, reason):
-        self.warn(f"{what} runs without XLA, which is slower: {reason}. compile(jit_compile=False) says so from the start.")
+        self.warn(f"{what} runs without XLA, which is slower: {reason}. compile(jit_compile=False) says so "
+                  "from the start.")
 
     def function(self, python_function, what, xla=True, without_xla=None, graph=False):
-        """The compiled form of a function of nested tensors, which is always called with arguments of the same shapes.
+        """The compiled form of a function of nested tensors, which is always called with arguments of the
+        same shapes.
 
         Args:
             python_function: what it computes, in TensorFlow.
@@ -85,8 +92,8 @@ class Compiler:
             graph: True for a graph even where users' code is to run as plain Python.
 
         Returns:
-            a function of the same arguments. It raises what `python_function` raises; an error of an operation comes
-            with its own sentence, without the graph around it.
+            a function of the same arguments. It raises what `python_function` raises; an error of an
+            operation comes with its own sentence, without the graph around it.
         """
         without_xla = without_xla or python_function
         if self.eager and not graph:
@@ -118,7 +125,7 @@ class _Function:
                 try:
                     result = function(*arguments)
                 except tf.errors.ResourceExhaustedError:
-                    raise                                               # no other way to run it would take less
+                    raise  # no other way to run it would take less
                 except tf.errors.OpError as error:
                     if function is not self.compiled or self.compiler.forced:
                         raise
@@ -132,7 +139,9 @@ class _Function:
             raise type(error)(error.node_def, error.op, own_sentence(error)) from None
 
     def _candidates(self, *arguments):
-        """The ways to run it that can be tried, the fastest first; the last raises what the function itself raises."""
+        """The ways to run it that can be tried, the fastest first; the last raises what the function itself
+        raises.
+        """
         self.compiled = None
         try:
             if self.xla:
@@ -144,8 +153,9 @@ class _Function:
         except (tf.errors.OpError, NotApplicable):
             raise
         except Exception as error:
-            self.without_xla(*arguments)                                # raises again if it is not the graph's fault
-            self.compiler.warn(f"{self.what} runs operation by operation, which is much slower: TensorFlow cannot make a graph "
+            self.without_xla(*arguments)  # raises again if it is not the graph's fault
+            self.compiler.warn(f"{self.what} runs operation by operation, which is much slower: TensorFlow "
+                               "cannot make a graph "
                                f"of it ({str(error).strip().splitlines()[-1][:160]})")
             yield self.without_xla
 
@@ -153,7 +163,8 @@ class _Function:
 def own_sentence(error):
     """What a TensorFlow error says, without the graph and the traces around it: str, one line."""
     traces = re.compile(r"\s*$|Graph execution error|Detected at node|\s+File |\s*<ipython|\s*\^")
-    line = next((line for line in str(error.message).splitlines() if not traces.match(line)), str(error.message))
+    line = next((line for line in str(error.message).splitlines() if not traces.match(line)),
+                str(error.message))
     line = re.sub(r"\{\{[^}]*\}\}|\[\[\{\{.*|\[Op:.*?\]", "", line).strip()
     unsupported = re.search(r"Detected unsupported operations .* on \S+: (.*?)\s*(?:$|\()", line)
     return f"it has no kernel for {unsupported[1]}" if unsupported else line

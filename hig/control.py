@@ -74,7 +74,8 @@ def step(optimizer, loss, power, quadratic_model, loss_after):
     for _ in range(TRIALS):
         if direction is None or optimizer.damping_adapts:
             direction, numbers = power(loss)
-            if not (np.isfinite(loss) and np.isfinite(direction).all()):    # to be seen in the loss, not stopped
+            # to be seen in the loss, not stopped
+            if not (np.isfinite(loss) and np.isfinite(direction).all()):
                 return np.full_like(direction, np.nan), [np.nan] * len(optimizer.logged)
             if float(optimizer.learning_rate) == 0:                         # a warm-up: nothing to judge
                 break
@@ -113,5 +114,6 @@ def measure_trust(optimizer, loss, loss_after):
             and not optimizer.warned):
         optimizer.warned = True
         warnings.warn("Steps fit single batches: of what a step takes off the loss of its own batch, "
-                      f"{optimizer.trust() * ENOUGH:.0%} is taken off that of the next one. Adaptive steps are "
+                      f"{optimizer.trust() * ENOUGH:.0%} is taken off that of the next one. Adaptive steps "
+                      "are "
                       "shorter then; larger batches may do better", stacklevel=2)

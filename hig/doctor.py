@@ -1,9 +1,10 @@
-"""What a bug report should contain: versions, hardware, threads, and a self-check of some seconds with advice.
+"""What a bug report should contain: versions, hardware, threads, and a self-check of some seconds with
+advice.
 
     python -m hig.doctor
 
-Exit code 0 if J^κ is right on this machine, 1 if it is not, 2 with a sentence if Keras does not run on TensorFlow here. The speeds do not change the exit code: they depend on
-what else the machine does.
+Exit code 0 if J^κ is right on this machine, 1 if it is not, 2 with a sentence if Keras does not run on
+TensorFlow here. The speeds do not change the exit code: they depend on what else the machine does.
 """
 
 import os
@@ -25,7 +26,7 @@ from hig.runs.provenance import provenance
 
 N = 512                    # rows of the Gram matrix that is timed: batch 128 of the oscillators
 SECONDS = 0.5              # of each timing
-TOLERANCE = 1e-8           # of J^κ g: ε λ_max/λ_cut = 2e-16·1e6 = 2e-10 at τ = 1e-3, with room for its constant
+TOLERANCE = 1e-8  # of J^κ g: ε λ_max/λ_cut = 2e-16·1e6 = 2e-10 at τ = 1e-3, with room for its constant
 
 
 def machine():
@@ -41,13 +42,18 @@ def machine():
         "cpu": f"{found.pop('cpu')}, {found.pop('cores')} cores for this process, of {os.cpu_count()}",
         "memory": f"{available_memory() / 2**30:.1f} GiB free",
         "gpu": ", ".join(found.pop("gpus")) or "none that TensorFlow sees",
-        "tf32": f"{'on' if tf.config.experimental.tensor_float_32_execution_enabled() else 'off'} on GPUs that have it; "
+        "tf32": f"{'on' if tf.config.experimental.tensor_float_32_execution_enabled() else 'off'} on GPUs "
+                "that have it; "
                 "hig switches it off during its updates",
-        "blas": ", ".join(f"{name} with {count} threads" for name, count in found.pop("blas_threads").items()),
-        "tensorflow threads": f"{threads.get_intra_op_parallelism_threads() or 'all cores'} within an operation, "
-                              f"{threads.get_inter_op_parallelism_threads() or 'all cores'} between them (as set)",
+        "blas": ", ".join(f"{name} with {count} threads" for name,
+                          count in found.pop("blas_threads").items()),
+        "tensorflow threads": f"{threads.get_intra_op_parallelism_threads() or 'all cores'} within an "
+                              "operation, "
+                              f"{threads.get_inter_op_parallelism_threads() or 'all cores'} between them "
+                              "(as set)",
         "environment": ", ".join(f"{key}={value}" for key, value in sorted(os.environ.items())
-                                 if key.startswith(("TF_ENABLE", "TF_NUM", "TF_XLA", "TF_GPU", "OMP_", "OPENBLAS_",
+                                 if key.startswith(("TF_ENABLE", "TF_NUM", "TF_XLA", "TF_GPU", "OMP_",
+                                                    "OPENBLAS_",
                                                    "MKL_", "XLA_", "CUDA_VISIBLE"))) or "nothing set",
         "keras' default": keras.config.floatx(),
         **found}
@@ -62,7 +68,9 @@ def matrix(n, decades, seed=0):
 
 
 def power_error(method):
-    """Largest relative deviation of Jᵀ gram_coefficients(J Jᵀ, g) from the explicit J^κ g by SVD, for κ = −1/2 and −1."""
+    """Largest relative deviation of Jᵀ gram_coefficients(J Jᵀ, g) from the explicit J^κ g by SVD, for κ =
+    −1/2 and −1.
+    """
     J, g = matrix(150, 6)
     truncation, errors = 1e-3, []                                       # midway between two singular values
     for kappa in (-0.5, -1.0):
@@ -83,7 +91,9 @@ def milliseconds(function):
 
 
 def thread_fight(K):
-    """Milliseconds of an `eigh` of K: {(BLAS threads or None for all, whether TensorFlow computes meanwhile): ms}."""
+    """Milliseconds of an `eigh` of K: {(BLAS threads or None for all, whether TensorFlow computes meanwhile):
+    ms}.
+    """
     import tensorflow as tf
     block = tf.random.normal((512, 512), seed=0)
     done = threading.Event()
@@ -112,8 +122,10 @@ def thread_fight(K):
 def advice(times, power, free):
     """Sentences for what was measured: times of `thread_fight`, ms of one J^κ g, bytes of memory free."""
     if any(times[None, busy] > 2 * times[1, busy] for busy in (False, True)):
-        yield ("BLAS with all its threads fights for the cores, with TensorFlow or other programs. hig takes one thread for "
-               "small matrices; in code of your own, set OPENBLAS_NUM_THREADS=1 or use threadpoolctl around them.")
+        yield ("BLAS with all its threads fights for the cores, with TensorFlow or other programs. hig "
+               "takes one thread for "
+               "small matrices; in code of your own, set OPENBLAS_NUM_THREADS=1 or use threadpoolctl around "
+               "them.")
     if times[1, True] > 3 * times[1, False]:
         yield "An eigendecomposition next to TensorFlow is much slower than alone: too few cores, or a busy machine."
     if power > 1.5 * times[1, False]:
@@ -140,7 +152,8 @@ def main(arguments=()):
 
     print("\nself-check")
     for method, error in errors.items():
-        print(f"J^κ g by {method:11} against SVD: relative error {error:.1e}, {'right' if error < TOLERANCE else 'WRONG'}"
+        print(f"J^κ g by {method:11} against SVD: relative error {error:.1e}, "
+              f"{'right' if error < TOLERANCE else 'WRONG'}"
               f" (allowed {TOLERANCE:.0e})")
     print(f"J^κ g, n = {N}:".ljust(49) + f" {power:7.1f} ms")
     for (threads, busy), value in times.items():
@@ -150,10 +163,12 @@ def main(arguments=()):
 
     print("\nadvice")
     if not right:
-        print("- J^κ is wrong here: please report it with this text. Another build of numpy and scipy may help.")
+        print("- J^κ is wrong here: please report it with this text. Another build of numpy and scipy may "
+              "help.")
     found = list(advice(times, power, available_memory()))
     if (default := load_keras().config.floatx()) != "float32":
-        found.append(f"Keras' default is {default}: the experiments need float32; set it to float32 in keras.json.")
+        found.append(f"Keras' default is {default}: the experiments need float32; set it to float32 in "
+                     "keras.json.")
     print("\n".join(f"- {sentence}" for sentence in found) or ("nothing: all is well" if right else ""))
     return 0 if right else 1
 

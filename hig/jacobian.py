@@ -30,17 +30,20 @@ are square roots of the eigenvalues of J Jᵀ.
 import numpy as np
 
 _STRIPE_ROWS = 128          # rows of K computed at a time: 128 × n float64 fit the caches
-_LARGEST_PRODUCT = 4096     # rows of a matrix M of which M Mᵀ is one call of BLAS: OpenBLAS 0.3.29 crashes in larger ones
+# rows of a matrix M of which M Mᵀ is one call of BLAS: OpenBLAS 0.3.29 crashes in larger ones
+_LARGEST_PRODUCT = 4096
 _CHUNK_BYTES = 2**27        # of J that are formed at a time where J is not held
 
 
 class FactoredJacobian:
-    """J of a model whose weights are all kernels and biases of Dense layers, as factors A and Δ; J is never formed.
+    """J of a model whose weights are all kernels and biases of Dense layers, as factors A and Δ; J is never
+    formed.
 
     Args:
         inputs: list of A, one per layer, each (B, in), any float dtype; taken to float64.
         cotangents: list of Δ, one per layer, each (n, out), rows ordered (sample, output).
-        kernels: list of int or None, the place of the layer's kernel among the weights θ; None if it is not trained.
+        kernels: list of int or None, the place of the layer's kernel among the weights θ; None if it is not
+        trained.
         biases: the same for its bias.
 
     Attributes:
@@ -70,27 +73,31 @@ class FactoredJacobian:
         n, batch = self.shape[0], len(self.inputs[0])
         d = n // batch
         samples = max(1, _STRIPE_ROWS // d)                                                  # of a stripe
-        whole = [self._input_products(0, batch)] if d > 1 else None                          # (B, B) each, small beside K
+        whole = [self._input_products(0, batch)] if d > 1 else None  # (B, B) each, small beside K
         gram = np.empty((n, n))
         for first in range(0, batch, samples):
             last = min(first + samples, batch)
             top, bottom = first * d, last * d
-            products = [product[first:last] for product in whole[0]] if whole else self._input_products(first, last)
+            products = [product[first:last] for product in whole[0]] if whole else self._input_products(first,
+                                                                                                        last)
             stripe = 0.0
             for product, delta in zip(products, self.cotangents):
                 share = delta[top:bottom] @ delta[:bottom].T                                 # (rows, columns)
                 by_sample = share.reshape(last - first, d, last, d)                          # a view
                 by_sample *= product[:, None, :last, None]
                 stripe += share
-            square = stripe[:, top:]                                 # on the diagonal: symmetric up to rounding so far
+            square = stripe[:, top:]  # on the diagonal: symmetric up to rounding so far
             stripe[:, top:] = np.tril(square) + np.tril(square, -1).T
             gram[top:bottom, :bottom] = stripe
             gram[:top, top:bottom] = stripe[:, :top].T
         return gram
 
     def _input_products(self, first, last):
-        """A Aᵀ + 1 of each layer for the samples first … last − 1 and all up to the last: (last − first, last) each."""
-        return [(a[first:last] @ a[:last].T if kernel is not None else 0.0) + np.full((last - first, last), bias is not None)
+        """A Aᵀ + 1 of each layer for the samples first … last − 1 and all up to the last: (last − first,
+        last) each.
+        """
+        return [(a[first:last] @ a[:last].T if kernel is not None else 0.0) + np.full((last - first, last),
+                                                                                      bias is not None)
                 for a, _, kernel, bias in self._layers()]
 
     def pullback(self, v):
@@ -138,9 +145,11 @@ class FactoredJacobian:
         parts = dict(zip(sorted(shapes), unflatten(direction, [shapes[index] for index in sorted(shapes)])))
         change = 0.0
         for a, delta, kernel, bias in self._layers():
-            sums = (a @ parts[kernel] if kernel is not None else 0.0) + (parts[bias] if bias is not None else 0.0)
+            sums = (a @ parts[kernel] if kernel is not None else 0.0) + (parts[bias] if bias is not None
+                                                                         else 0.0)
             by_sample = delta.reshape(len(a), -1, delta.shape[1])                           # (B, d, out)
-            change = change + np.einsum("bko,bo->bk", by_sample, np.broadcast_to(sums, (len(a), delta.shape[1])))
+            change = change + np.einsum("bko,bo->bk", by_sample, np.broadcast_to(sums, (len(a),
+                                                                                        delta.shape[1])))
         return change.ravel()
 
     def chunks_of_rows(self):
@@ -164,8 +173,9 @@ class RowsJacobian:
     columns fit, so that the rows are computed once for each group, and JᵀJ is summed over chunks of rows.
 
     Args:
-        chunks: function of a group (tuple of places of weights in θ) → iterator of (slice of rows, [array (rows, *shape
-            of the weight) for each of the group]), which together give each row once; any float dtype.
+        chunks: function of a group (tuple of places of weights in θ) → iterator of (slice of rows, [array
+            (rows, *shape of the weight) for each of the group]), which together give each row once; any float
+            dtype.
         shapes: list of the weights' shapes.
         rows: n.
         budget: bytes that J may take.
@@ -189,7 +199,8 @@ class RowsJacobian:
         """The columns of J of a group of weights, (n, p of the group) float64."""
         columns = np.empty((self.shape[0], sum(self.sizes[index] for index in group)))
         for where, blocks in self.chunks(tuple(group)):
-            np.concatenate([np.reshape(block, (len(block), -1)) for block in blocks], axis=1, out=columns[where],
+            np.concatenate([np.reshape(block, (len(block), -1)) for block in blocks], axis=1,
+                           out=columns[where],
                            casting="same_kind")
         return columns
 
@@ -204,13 +215,16 @@ class RowsJacobian:
         return gram
 
     def chunks_of_rows(self):
-        """J a chunk of rows at a time: (slice of rows, (rows, p) float64). J is held after that if it fits the budget."""
+        """J a chunk of rows at a time: (slice of rows, (rows, p) float64). J is held after that if it fits
+        the budget.
+        """
         if self.matrix is not None:
             yield slice(0, self.shape[0]), self.matrix
             return
         held = np.empty(self.shape) if len(self.groups) == 1 else None
         for where, blocks in self.chunks(tuple(range(len(self.shapes)))):
-            rows = np.concatenate([np.reshape(block, (len(block), -1)) for block in blocks], axis=1, dtype=np.float64)
+            rows = np.concatenate([np.reshape(block, (len(block), -1)) for block in blocks], axis=1,
+                                  dtype=np.float64)
             if held is not None:
                 held[where] = rows
             yield where, rows
@@ -237,11 +251,14 @@ class RowsJacobian:
         """Σ_j J_rj² for each row, (n,) float64: the diagonal of K."""
         squares = np.zeros(self.shape[0])
         for where, blocks in self.chunks(tuple(range(len(self.shapes)))):
-            squares[where] = sum(np.sum(np.reshape(block, (len(block), -1)).astype(np.float64)**2, axis=1) for block in blocks)
+            squares[where] = sum(np.sum(np.reshape(block, (len(block), -1)).astype(np.float64)**2, axis=1)
+                                 for block in blocks)
         return squares
 
     def pullback_by_rows(self, v):
-        """The same from the rows alone, one group of weights after the other: for the proof that the rows are right."""
+        """The same from the rows alone, one group of weights after the other: for the proof that the rows are
+        right.
+        """
         total = [np.zeros(shape) for shape in self.shapes]
         for group in self.groups:
             for where, blocks in self.chunks(tuple(group)):
@@ -285,7 +302,9 @@ class PenalizedJacobian:
         return matrix, vector
 
     def pullback(self, v):
-        """Jᵀ v of all rows for v of shape (n + q,): a list of float64 arrays, shaped like the weights and in their order."""
+        """Jᵀ v of all rows for v of shape (n + q,): a list of float64 arrays, shaped like the weights and in
+        their order.
+        """
         parts = self.jacobian.pullback(v[:self.outcomes])
         vector = flatten(parts)
         vector[self.columns] += self.scales * v[self.outcomes:]
@@ -293,7 +312,8 @@ class PenalizedJacobian:
 
     def push(self, direction):
         """J d of all rows for d of shape (p,): (n + q,) float64."""
-        return np.concatenate([self.jacobian.push(direction), self.scales * np.asarray(direction)[self.columns]])
+        return np.concatenate([self.jacobian.push(direction),
+                               self.scales * np.asarray(direction)[self.columns]])
 
 
 def _normal(jacobian, v):
@@ -330,7 +350,8 @@ def small_side(jacobian, gradient):
     Source: f(JᵀJ) Jᵀg = Jᵀ f(J Jᵀ) g.
     """
     n, p = jacobian.shape
-    return (jacobian.gram(), np.asarray(gradient)) if n <= p else jacobian.normal(np.asarray(gradient, np.float64))
+    return (jacobian.gram(), np.asarray(gradient)) if n <= p else jacobian.normal(np.asarray(gradient,
+                                                                                             np.float64))
 
 
 def unflatten(vector, shapes):

@@ -29,7 +29,7 @@ from hig.jacobian import PenalizedJacobian, unflatten
 from hig.powers import EXHAUSTED, KrylovSpectrum, bidiagonal_power
 
 _PIECE = 8                  # steps between two looks at whether more are worth while
-_PROBES_OF_ROWS = 8         # random vectors for the rows' norms, of which the proof needs the order of magnitude
+_PROBES_OF_ROWS = 8  # random vectors for the rows' norms, of which the proof needs the order of magnitude
 _PROBES = 2                 # random vectors for what the recurrence has not seen of the trace of K
 
 
@@ -89,35 +89,45 @@ class Products:
         def linearise(x):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 outcome, _, controls, target, seeds = self.derivatives._repeated_pass(x, tape.watch)
-            cotangents = tape.gradient(target, controls, seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            cotangents = tape.gradient(target, controls, seeds,
+                                       unconnected_gradients=tf.UnconnectedGradients.ZERO)
             dtype = tf.float64 if self._flat(outcome).dtype == tf.float64 else tf.float32
-            return outcome, tf.concat([tf.cast(tf.reshape(leaf, [self.samples, self.derivatives.d, -1]), dtype)
+            return outcome, tf.concat([tf.cast(tf.reshape(leaf, [self.samples, self.derivatives.d, -1]),
+                                               dtype)
                                        for leaf in tf.nest.flatten(cotangents)], axis=2)
         outcome, matrices = self._joined(linearise, x)
         loss, outcome, gradient = self.derivatives.loss_and_gradient(x, y_true, sample_weight, outcome)
         return loss, outcome, gradient, [matrices]
 
-    # -------------------------------------------------------------------------------------------- chunks of samples
+    # -------------------------------------------------------------------------------------- chunks of samples
 
     def _joined(self, function, *arguments):
-        """The results, with a row for each sample, of a function of some samples at a time (nested tensors like `x`)."""
+        """The results, with a row for each sample, of a function of some samples at a time (nested tensors
+        like `x`).
+        """
         if self.samples == self.batch:
             return function(*arguments)
         dtypes = tf.nest.map_structure(lambda t: t.dtype, function(*self._chunk(0, arguments)))
-        chunks = tf.map_fn(lambda i: function(*self._chunk(i, arguments)), tf.range(-(-self.batch // self.samples)),
+        chunks = tf.map_fn(lambda i: function(*self._chunk(i, arguments)),
+                           tf.range(-(-self.batch // self.samples)),
                            fn_output_signature=dtypes)
         return tf.nest.map_structure(lambda t: tf.reshape(t, [-1, *t.shape[2:]])[:self.batch], chunks)
 
     def _chunk(self, i, arguments):
-        """The rows of chunk i of nested tensors. The last chunk is as long as the others: it ends with samples repeated."""
+        """The rows of chunk i of nested tensors. The last chunk is as long as the others: it ends with
+        samples repeated.
+        """
         rows = tf.minimum(i * self.samples + tf.range(self.samples), self.batch - 1)
         x, *others = arguments
-        return self.derivatives._of_samples(lambda t: tf.gather(t, rows), x), *tf.nest.map_structure(lambda t: tf.gather(t, rows), others)
+        return self.derivatives._of_samples(lambda t: tf.gather(t, rows),
+                                            x), *tf.nest.map_structure(lambda t: tf.gather(t, rows), others)
 
-    # --------------------------------------------------------------------------------------------- the products
+    # ------------------------------------------------------------------------------------------- the products
 
     def _function(self, x):
-        """What the weights act on, for some samples: their outcomes (samples, d), or the network's controls (samples, c)."""
+        """What the weights act on, for some samples: their outcomes (samples, d), or the network's controls
+        (samples, c).
+        """
         if self.way != "through the network":
             return self._flat(self.derivatives._outcome(x))
         return self._flat(self.model.network(self.model.network_input(x), training=False))
@@ -135,14 +145,16 @@ class Products:
                 cotangent = tf.einsum("bd,bdc->bc", cotangent, tf.cast(matrices[0], u.dtype))
             with tf.GradientTape() as tape:
                 value = self._function(x)
-            gradients = tape.gradient(value, self.derivatives._values(), tf.cast(cotangent, value.dtype), tf.UnconnectedGradients.ZERO)
+            gradients = tape.gradient(value, self.derivatives._values(), tf.cast(cotangent, value.dtype),
+                                      tf.UnconnectedGradients.ZERO)
             return tf.concat([tf.cast(tf.reshape(gradient, [-1]), u.dtype) for gradient in gradients], axis=0)
         rows = tf.reshape(u[:n], [self.batch, -1])
         if self.samples == self.batch:
             product = pull(x, matrices, rows)
         else:
             chunks = -(-self.batch // self.samples)
-            rows = tf.pad(rows, [[0, chunks * self.samples - self.batch], [0, 0]])          # samples repeated count nothing
+            # samples repeated count nothing
+            rows = tf.pad(rows, [[0, chunks * self.samples - self.batch], [0, 0]])
             product = tf.while_loop(lambda i, _: i < chunks, lambda i, total: (i + 1, total + pull(
                 *self._chunk(i, (x, matrices)), rows[i * self.samples:(i + 1) * self.samples])),
                                     (0, tf.zeros([self.shape[1]], u.dtype)))[1]
@@ -153,14 +165,17 @@ class Products:
         x, matrices, penalties = operator
         values = self.derivatives._values()
         shares = tf.split(v, [math.prod(shape) for shape in self.shapes])
-        tangents = [tf.cast(tf.reshape(share, value.shape), value.dtype) for share, value in zip(shares, values)]
+        tangents = [tf.cast(tf.reshape(share, value.shape), value.dtype) for share, value in zip(shares,
+                                                                                                 values)]
 
         def push(x, matrices):
-            product = tf.cast((self._double_backward if self.way == "double backward" else self._forward_mode)(x, values, tangents),
+            product = tf.cast((self._double_backward if self.way == "double backward"
+                               else self._forward_mode)(x, values, tangents),
                               v.dtype)
             return tf.einsum("bdc,bc->bd", tf.cast(matrices[0], v.dtype), product) if matrices else product
         product = tf.reshape(self._joined(push, x, matrices), [-1])
-        return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])], axis=0) if penalties else product
+        return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])],
+                         axis=0) if penalties else product
 
     def _forward_mode(self, x, values, tangents):
         with tf.autodiff.ForwardAccumulator(values, tangents) as accumulator:
@@ -178,20 +193,23 @@ class Products:
                                    for gradient, tangent in zip(gradients, tangents)])
         return outer.gradient(projection, w, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-    # ------------------------------------------------------------------------------------------- the recurrence
+    # ----------------------------------------------------------------------------------------- the recurrence
 
     def begin(self, gradient, steps):
         """‖g‖ and the state of the recurrence before the first of k steps, see `_trace_steps`."""
         p, dtype = self.shape[1], gradient.dtype
         norm, zero = _norm(gradient), tf.zeros((), dtype)
-        return norm, (tf.constant(0), tf.constant(False), tf.math.divide_no_nan(gradient, norm), zero, tf.zeros([p], dtype), zero,
-                      tf.zeros([steps, min(len(gradient), p)], dtype), tf.zeros([steps], dtype), tf.zeros([steps], dtype))
+        return norm, (tf.constant(0), tf.constant(False), tf.math.divide_no_nan(gradient, norm), zero,
+                      tf.zeros([p], dtype), zero,
+                      tf.zeros([steps, min(len(gradient), p)], dtype), tf.zeros([steps], dtype),
+                      tf.zeros([steps], dtype))
 
     def _trace_steps(self, operator, state, until):
         """The state after `until` steps in all, fewer where the Krylov space is exhausted.
 
-        It consists of the number of steps taken, whether the space is exhausted, the last u, β and v, the largest α or β,
-        the vectors kept (k, min(n, p)) with zeros where steps are still to come, and all α and β (k,).
+        It consists of the number of steps taken, whether the space is exhausted, the last u, β and v, the
+        largest α or β, the vectors kept (k, min(n, p)) with zeros where steps are still to come, and all α
+        and β (k,).
         """
         of_rows = state[2].shape[0] <= state[4].shape[0]
 
@@ -200,9 +218,10 @@ class Products:
             w = self._trace_pull(operator, u) - beta * v
             w = w if of_rows else _orthogonal(w, kept)
             alpha = _norm(w)
-            ended = alpha <= tiny * largest                             # by the step before, which nothing below changes
+            ended = alpha <= tiny * largest  # by the step before, which nothing below changes
             next_v = tf.math.divide_no_nan(w, alpha)
-            kept = tf.tensor_scatter_nd_update(kept, [[i]], tf.where(ended, tf.zeros_like(kept[0]), u if of_rows else next_v)[None])
+            kept = tf.tensor_scatter_nd_update(kept, [[i]], tf.where(ended, tf.zeros_like(kept[0]), u
+                                                                     if of_rows else next_v)[None])
             next_u = self._trace_push(operator, next_v) - alpha * u
             next_u = _orthogonal(next_u, kept) if of_rows else next_u
             next_beta = _norm(next_u)
@@ -212,12 +231,16 @@ class Products:
             next_u = tf.math.divide_no_nan(next_u, next_beta)
             alphas = tf.tensor_scatter_nd_update(alphas, [[i]], [alpha])
             betas = tf.tensor_scatter_nd_update(betas, [[i]], [next_beta])
-            return (tf.where(ended, i, i + 1), ended | exhausted, tf.where(ended, u, next_u), tf.where(ended, beta, next_beta),
+            return (tf.where(ended, i, i + 1), ended | exhausted, tf.where(ended, u, next_u), tf.where(ended,
+                beta, next_beta),
                     tf.where(ended, v, next_v), largest, kept, alphas, betas)
-        return tf.while_loop(lambda i, exhausted, *_: (i < until) & ~exhausted, step, state, parallel_iterations=1)
+        return tf.while_loop(lambda i, exhausted, *_: (i < until) & ~exhausted, step, state,
+                             parallel_iterations=1)
 
     def finish(self, operator, state, by_u, last, by_v):
-        """J^κ g (p,) from the coefficients of `bidiagonal_power`, those of steps not taken being 0; last = by_u[k] β_{k+1}."""
+        """J^κ g (p,) from the coefficients of `bidiagonal_power`, those of steps not taken being 0; last =
+        by_u[k] β_{k+1}.
+        """
         _, _, u, _, v, _, kept, _, _ = state
         if len(u) > len(v):
             return tf.linalg.matvec(kept, by_v, transpose_a=True)
@@ -231,26 +254,30 @@ class Products:
 
     @staticmethod
     def _with_penalties(penalties, product, u):
-        return tf.tensor_scatter_nd_add(product, penalties[0][:, None], penalties[1] * u) if penalties else product
+        return tf.tensor_scatter_nd_add(product, penalties[0][:, None],
+                                        penalties[1] * u) if penalties else product
 
     def _push_all(self, operator, v):
         """J v with the rows of penalties, likewise."""
         x, matrices, penalties = operator
         product = self.push((x, matrices, []), v)
-        return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])], axis=0) if penalties else product
+        return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])],
+                         axis=0) if penalties else product
 
     def remainder(self, operator, state):
-        """An estimate of tr K without the part that the recurrence has seen: mean of ‖J z‖² or ‖Jᵀz‖², signs z of that side.
+        """An estimate of tr K without the part that the recurrence has seen: mean of ‖J z‖² or ‖Jᵀz‖², signs
+        z of that side.
 
         Source: Meyer, Musco, Musco and Woodruff, Hutch++, SIAM Symposium on Simplicity in Algorithms 2021.
         """
         _, exhausted, u, _, v, _, kept, _, _ = state
-        if exhausted and len(u) <= len(v):                              # by α: then u belongs to what has been seen
+        if exhausted and len(u) <= len(v):  # by α: then u belongs to what has been seen
             kept = tf.concat([kept, u[None]], axis=0)
         product, total = self._pull_all if len(u) <= len(v) else self._push_all, 0.0
         for probe in range(_PROBES):
             signs = 2 * tf.random.stateless_uniform(kept.shape[1:], (22, probe), 0, 2, tf.int32) - 1
-            total += float(_norm(product(operator, _orthogonal(tf.cast(signs, kept.dtype), kept))))**2 / _PROBES
+            total += float(_norm(product(operator, _orthogonal(tf.cast(signs, kept.dtype),
+                                                               kept))))**2 / _PROBES
         return total
 
 
@@ -271,12 +298,14 @@ class KrylovJacobian:
 
     def pullback(self, u):
         """Jᵀu for u of shape (n,): a list of float64 arrays, shaped like the weights and in their order."""
-        return unflatten(np.asarray(self.products.pull(self.operator, tf.cast(u, self.dtype)), np.float64), self.products.shapes)
+        return unflatten(np.asarray(self.products.pull(self.operator, tf.cast(u, self.dtype)), np.float64),
+                         self.products.shapes)
 
     def row_squares(self):
         """An estimate of Σ_j J_rj² for each row, the mean of (J v)² over a few random v: float64 (n,)."""
         random = np.random.default_rng(0)
-        return np.mean([self.push(random.standard_normal(self.shape[1]))**2 for _ in range(_PROBES_OF_ROWS)], axis=0)
+        return np.mean([self.push(random.standard_normal(self.shape[1]))**2 for _ in range(_PROBES_OF_ROWS)],
+                       axis=0)
 
     def push(self, v):
         """J v, float64 (n,), for v of shape (p,)."""
@@ -304,12 +333,14 @@ class KrylovSpace:
         columns, scales: arrays (q,), those of a `hig.jacobian.PenalizedJacobian`, or None.
     """
 
-    def __init__(self, jacobian, gradient, steps, tolerance, kappa, truncation, spectral_filter=None, columns=None, scales=None):
+    def __init__(self, jacobian, gradient, steps, tolerance, kappa, truncation, spectral_filter=None,
+                 columns=None, scales=None):
         self.products, self.settings = jacobian.products, (kappa, truncation)
         self.filter = spectral_filter
         gradient = tf.cast(gradient, jacobian.dtype)
         self.sides = len(gradient), jacobian.shape[1]
-        penalties = [] if columns is None else [tf.constant(columns, tf.int32), tf.constant(scales, jacobian.dtype)]
+        penalties = [] if columns is None else [tf.constant(columns, tf.int32), tf.constant(scales,
+                                                                                            jacobian.dtype)]
         self.operator = (*jacobian.operator[:2], penalties)
         norm, self.state = self.products.begin(gradient, min(steps, *self.sides))
         self.norm, steps = float(norm), len(self.state[7])
@@ -322,11 +353,14 @@ class KrylovSpace:
     def _read_state(self):
         """α_1 … α_k and β_2 … β_{k+1} of the k steps taken, float64, and whether the space is exhausted."""
         taken, exhausted, *_, alphas, betas = self.state
-        self.alphas, self.betas = (np.asarray(numbers, np.float64)[:int(taken)] for numbers in (alphas, betas))
-        self.exhausted, self.finite = bool(exhausted), bool(np.isfinite([self.norm, *self.alphas, *self.betas]).all())
+        self.alphas, self.betas = (np.asarray(numbers, np.float64)[:int(taken)] for numbers in (alphas,
+                                                                                                betas))
+        self.exhausted, self.finite = bool(exhausted), bool(np.isfinite([self.norm, *self.alphas,
+                                                                         *self.betas]).all())
 
     def _small_part(self, mu):
-        return bidiagonal_power(self.alphas, self.betas, self.norm, self.exhausted, *self.settings, mu, self.filter)
+        return bidiagonal_power(self.alphas, self.betas, self.norm, self.exhausted, *self.settings, mu,
+                                self.filter)
 
     def power(self, damping=0.0):
         """J^κ g.
@@ -340,27 +374,35 @@ class KrylovSpace:
         """
         dtype, p = self.state[6].dtype, self.sides[1]
         if not self.finite:
-            return tf.fill([p], tf.constant(np.nan, dtype)), KrylovSpectrum(0, np.nan, np.nan, len(self.alphas), np.nan)
+            return tf.fill([p], tf.constant(np.nan, dtype)), KrylovSpectrum(0, np.nan, np.nan,
+                                                                            len(self.alphas), np.nan)
         if not len(self.alphas):
             return tf.zeros([p], dtype), KrylovSpectrum(0, 0.0, 0.0, 0, 0.0)
         by_u, by_v, spectrum = self._small_part(damping * self._trace() / min(self.sides) if damping else 0.0)
         missing = (0, len(self.state[7]) - len(self.alphas))
         numbers = np.pad(by_u[:-1], missing), by_u[-1] * self.betas[-1], np.pad(by_v, missing)
-        return self.products.finish(self.operator, self.state, *(tf.constant(number, dtype) for number in numbers)), spectrum
+        return self.products.finish(self.operator, self.state, *(tf.constant(number, dtype)
+                                                                 for number in numbers)), spectrum
 
     def _trace(self):
-        """tr K: what the recurrence has seen of it exactly, the rest from random vectors; exact where k is all of it."""
+        """tr K: what the recurrence has seen of it exactly, the rest from random vectors; exact where k is
+        all of it.
+        """
         betas = self.betas if self.sides[0] > self.sides[1] or self.exhausted else self.betas[:-1]
         return np.sum(self.alphas**2) + np.sum(betas**2) + self.products.remainder(self.operator, self.state)
 
 
 def _norm(vector):
-    """‖v‖ in the dtype of v; the sum in float64, because in float32 that of a million numbers would lose three digits."""
+    """‖v‖ in the dtype of v; the sum in float64, because in float32 that of a million numbers would lose
+    three digits.
+    """
     return tf.cast(tf.sqrt(tf.reduce_sum(tf.cast(vector, tf.float64)**2)), vector.dtype)
 
 
 def _orthogonal(vector, others):
-    """A vector without its components along orthonormal or zero others (k, …), taken off twice: once leaves rounding errors."""
+    """A vector without its components along orthonormal or zero others (k, …), taken off twice: once leaves
+    rounding errors.
+    """
     for _ in range(2):
         vector = vector - tf.linalg.matvec(others, tf.linalg.matvec(others, vector), transpose_a=True)
     return vector

@@ -31,9 +31,11 @@ def require_memory(rows, network, advice):
     """
     weights = [variable.shape for variable in network.trainable_variables]
     columns = sum(math.prod(shape) for shape in weights)
-    needed, available = update_memory(rows, columns, sum(shape[-1] for shape in weights if len(shape))), available_memory()
+    needed, available = update_memory(rows, columns, sum(shape[-1] for shape in weights
+                                                         if len(shape))), available_memory()
     if needed > available:
-        raise MemoryError(f"a Jacobian of n = {rows} rows and p = {columns} columns takes {needed / 2**30:.1f} GiB of memory for "
+        raise MemoryError(f"a Jacobian of n = {rows} rows and p = {columns} columns takes "
+                          f"{needed / 2**30:.1f} GiB of memory for "
                           f"each update, and {available / 2**30:.1f} GiB are free; {advice}")
 
 
@@ -55,8 +57,8 @@ def keep_freed_memory():
     """Lets the C library keep freed blocks of up to 32 MB, so that they need not be taken anew, page by page.
 
     Without it each update of the oscillators, with matrices of 2 MB, met 990 page faults: 2.6 ms of 28.
-    Source: mallopt(3) of glibc, M_MMAP_THRESHOLD: what is kept grows with the largest block freed so far, up to 32 MB.
-    With other C libraries it has no effect.
+    Source: mallopt(3) of glibc, M_MMAP_THRESHOLD: what is kept grows with the largest block freed so far, up
+    to 32 MB. With other C libraries it has no effect.
     """
     np.empty(2**25 - 2**16, np.uint8)
 
@@ -71,12 +73,14 @@ def available_memory(proc="/proc", groups="/sys/fs/cgroup"):
 
 
 def _left_by_groups(proc, groups):
-    """Bytes that each group with a limit leaves, from that of this process upwards; nothing where there are no groups."""
+    """Bytes that each group with a limit leaves, from that of this process upwards; nothing where there are
+    no groups.
+    """
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
         return
-    for line in lines:                                                  # "4:memory:/slurm/job_1", in version 2 "0::/slurm/job_1"
+    for line in lines:  # "4:memory:/slurm/job_1", in version 2 "0::/slurm/job_1"
         _, controllers, path = line.split(":", 2)
         if not controllers:
             roots, files = (groups, groups / "unified"), _VERSION_2
@@ -84,7 +88,8 @@ def _left_by_groups(proc, groups):
             roots, files = (groups / "memory",), _VERSION_1
         else:
             continue
-        # In a container the path may be the host's, of which only the container's own group is there, as the root.
+        # In a container the path may be the host's, of which only the container's own group is there, as the
+        # root.
         path = PurePosixPath(path.lstrip("/"))
         for group in (root / part for root in roots for part in (path, *path.parents)):
             left = _left_by(group, *files)

@@ -55,7 +55,8 @@ class PhysicsModel(keras.Model):
         self.network_input = network_input or _same
         self.route, self._without_penalties = None, False
         self.reset_spectrum()
-        self.built = all(part.built for part in (network, simulator, network_input) if isinstance(part, keras.layers.Layer))
+        self.built = all(part.built for part in (network, simulator, network_input) if isinstance(part,
+            keras.layers.Layer))
 
     def compile(self, optimizer="rmsprop", loss=None, *, jit_compile="auto", **options):
         """Keras' compile. The loss is any Keras loss or a function (y_true, y) → one value per sample.
@@ -72,18 +73,22 @@ class PhysicsModel(keras.Model):
         if isinstance(power, JacobianPower):
             scaled = power is not optimizer and type(optimizer).__name__
             if scaled or self.dtype_policy.name == "mixed_float16" or keras.config.dtype_policy().name == "mixed_float16":
-                raise ValueError(f"optimizer {power.name!r} under {scaled or 'the policy mixed_float16'}: loss scaling is for gradients, and a "
-                                 "Jacobian power takes none; use float32, float64, bfloat16 or mixed_bfloat16 without it")
+                raise ValueError(f"optimizer {power.name!r} under {scaled or 'the policy mixed_float16'}: "
+                                 "loss scaling is for gradients, and a "
+                                 "Jacobian power takes none; use float32, float64, bfloat16 or "
+                                 "mixed_bfloat16 without it")
             strategy = tf.distribute.get_strategy()
             if strategy.num_replicas_in_sync > 1:
-                raise ValueError(f"a Jacobian power takes the Jacobian of the whole batch, and {type(strategy).__name__} would split "
-                                 f"it among {strategy.num_replicas_in_sync} devices: compile outside its scope")
+                raise ValueError("a Jacobian power takes the Jacobian of the whole batch, and "
+                                 f"{type(strategy).__name__} would split "
+                                 f"it among {strategy.num_replicas_in_sync} devices: compile outside its "
+                                 "scope")
         self.asked_to_jit = jit_compile                                 # Keras makes True or False of "auto"
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **options)
         self.compiler = Compiler(jit_compile, self.run_eagerly)
-        self._derivatives = {}                                          # by shapes of the batch and trainable weights
+        self._derivatives = {}  # by shapes of the batch and trainable weights
 
-    # ------------------------------------------------------------------------------------------------ Keras' model
+    # ------------------------------------------------------------------------------------------- Keras' model
 
     def call(self, x, training=False):
         """The outcome y = P(x, network(input)) for a batch, (B, …)."""
@@ -91,18 +96,23 @@ class PhysicsModel(keras.Model):
 
     @property
     def composed(self):
-        """Whether y is the simulator's outcome of the network's controls; not so if a subclass has its own `call`."""
+        """Whether y is the simulator's outcome of the network's controls; not so if a subclass has its own
+        `call`.
+        """
         return type(self).call is PhysicsModel.call
 
     @property
     def losses(self):
-        """The penalties that layers add to the loss, as in every Keras model; none while `data_loss` computes."""
+        """The penalties that layers add to the loss, as in every Keras model; none while `data_loss`
+        computes.
+        """
         return [] if self._without_penalties else super().losses
 
     def data_loss(self, x, y_true, outcome, sample_weight):
         """The loss of an outcome without penalties, scalar; leaves all metrics as they are."""
         if self.loss is None and self.losses:                           # penalties are all there is
-            return 0.0 * tf.add_n([tf.cast(tf.reduce_sum(leaf), keras.config.floatx()) for leaf in tf.nest.flatten(outcome)])
+            return 0.0 * tf.add_n([tf.cast(tf.reduce_sum(leaf), keras.config.floatx())
+                                   for leaf in tf.nest.flatten(outcome)])
         variables = [variable for metric in self.metrics for variable in metric.variables]
         before = [tf.identity(variable.value) for variable in variables]
         self._without_penalties = True
@@ -130,10 +140,13 @@ class PhysicsModel(keras.Model):
         config = super().get_config()
         for name in PARTS:
             part = getattr(self, name)
-            if not (part is _same or isinstance(part, keras.layers.Layer) or keras.saving.get_registered_object(
+            if not (part is _same or isinstance(part, keras.layers.Layer)
+                    or keras.saving.get_registered_object(
                     keras.saving.get_registered_name(part)) is part):
-                raise ValueError(f"{name} is {part!r}, which Keras cannot write to a file: make it a Keras layer or register it with "
-                                 "keras.saving.register_keras_serializable, or save the network alone: model.network.save(…)")
+                raise ValueError(f"{name} is {part!r}, which Keras cannot write to a file: make it a Keras "
+                                 "layer or register it with "
+                                 "keras.saving.register_keras_serializable, or save the network alone: "
+                                 "model.network.save(…)")
             config[name] = None if part is _same else keras.saving.serialize_keras_object(part)
         return config
 
@@ -168,7 +181,8 @@ class PhysicsModel(keras.Model):
         may_compile = self.asked_to_jit == "auto" and not self.run_eagerly and all(
             layer.supports_jit for part in (self.network, self.simulator, self.network_input)
             if isinstance(part, keras.layers.Layer) for layer in leaves(part))
-        self.jit_compile = may_compile or self.asked_to_jit is True     # Keras' "auto" would not use XLA on a CPU
+        # Keras' "auto" would not use XLA on a CPU
+        self.jit_compile = may_compile or self.asked_to_jit is True
         super().make_train_function(force=True)
         if may_compile:
             self._compiled_by_xla, self.train_function = self.train_function, self._try_xla
@@ -184,14 +198,17 @@ class PhysicsModel(keras.Model):
         return logs
 
     def _try_xla(self, iterator):
-        """The first execution of a step, by XLA if it can compile the step and gives the same loss and gradient."""
+        """The first execution of a step, by XLA if it can compile the step and gives the same loss and
+        gradient.
+        """
         batches = [data for _, data in zip(range(self.steps_per_execution), iterator)]
         if not batches:
             raise StopIteration
 
         def again():
             if isinstance(iterator, tf.data.Iterator):
-                return iter(tf.data.Dataset.from_generator(lambda: batches, output_signature=iterator.element_spec))
+                return iter(tf.data.Dataset.from_generator(lambda: batches,
+                                                           output_signature=iterator.element_spec))
             return iter(batches)
         self.train_function = self._compiled_by_xla
         try:
@@ -204,13 +221,14 @@ class PhysicsModel(keras.Model):
             failure = error
         self.jit_compile = False
         super().make_train_function(force=True)
-        logs = self.train_function(again())                             # raises again if it is not XLA's fault
+        logs = self.train_function(again())  # raises again if it is not XLA's fault
         if failure:
             self.compiler.without_xla("The step", failure)
         return logs
 
     def _agrees_with_xla(self, data):
-        """Whether XLA compiles the loss of a batch in seconds, and its loss and gradient are those without XLA.
+        """Whether XLA compiles the loss of a batch in seconds, and its loss and gradient are those without
+        XLA.
 
         Raises:
             tf.errors.OpError: XLA cannot compile it.
@@ -232,10 +250,11 @@ class PhysicsModel(keras.Model):
         def agree():
             found, wanted = traced(x, y_true, sample_weight), without(x, y_true, sample_weight)
             sizes = [float(tf.norm(t)) for t in wanted]
-            return all(not np.isfinite(size) or float(tf.norm(one - other)) <= 10 * tolerance * max(size, 0.01 * max(sizes[1:]))
+            return all(not np.isfinite(size) or float(tf.norm(one - other)) <= 10 * tolerance * max(size,
+                0.01 * max(sizes[1:]))
                        for one, other, size in zip(found, wanted, sizes))
         if not agree():
-            with moved(self.trainable_variables, 0.01):                 # away from a minimum, where all is rounding
+            with moved(self.trainable_variables, 0.01):  # away from a minimum, where all is rounding
                 if not agree():
                     self.compiler.differs("The step")
                     return False
@@ -248,31 +267,33 @@ class PhysicsModel(keras.Model):
         if not isinstance(self.optimizer, JacobianPower):
             return super().train_step(data)
         x, y_true, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)     # as Keras does before `call`
+        x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)  # as Keras does before `call`
         batch = x, y_true, sample_weight
         derivatives = self.derivatives_for(*batch)
         loss, outcome, gradient, jacobian = derivatives.linearise(*batch)                   # L, y, g, J
         self.route = derivatives.route
         loss, gradient, jacobian, rest = derivatives.penalties.extend(
             x, loss, gradient, jacobian, lambda: derivatives.curvature(batch, outcome, gradient)[0])
-        direction, numbers = step(                                                          # fixed, or adapted
+        direction, numbers = step(  # fixed, or adapted
             self.optimizer, loss, self.power(jacobian, gradient, derivatives.batch, rest),  # J^κ g
-            partial(derivatives.quadratic_model, batch, outcome, gradient, jacobian), partial(derivatives.loss_after, batch))
+            partial(derivatives.quadratic_model, batch, outcome, gradient, jacobian),
+            partial(derivatives.loss_after, batch))
         known = loss, x, y_true, outcome, sample_weight
-        if direction is None:                                                               # no step was good enough
+        if direction is None:  # no step was good enough
             results = derivatives.record(*known)
         else:
-            results = derivatives.apply(tf.convert_to_tensor(direction), *known)            # θ ← θ − η · direction
+            results = derivatives.apply(tf.convert_to_tensor(direction), *known)  # θ ← θ − η · direction
         self._count_spectrum(numbers)
-        return {**results, **self.mean_spectrum(), **results}                               # a metric keeps its name
+        return {**results, **self.mean_spectrum(), **results}  # a metric keeps its name
 
     def derivatives_for(self, x, y_true, sample_weight):
         """The Derivatives of batches of this shape, proven to be right with the first of them."""
-        if not self.built:                                              # a simulator that makes its weights when it is called
+        if not self.built:  # a simulator that makes its weights when it is called
             self(x, training=False)
         weights = self.trainable_variables
         key = (self.optimizer.krylov, tuple(map(id, weights)), tuple(
-            None if t is None else (tuple(t.shape), t.dtype) for t in tf.nest.flatten((x, y_true, sample_weight))))
+            None if t is None else (tuple(t.shape), t.dtype) for t in tf.nest.flatten((x, y_true,
+                                                                                       sample_weight))))
         if key not in self._derivatives:
             while len(self._derivatives) >= KEPT_SHAPES:
                 del self._derivatives[next(iter(self._derivatives))]
@@ -287,11 +308,12 @@ class PhysicsModel(keras.Model):
         """J^κ g as a function of the loss: K is formed once, and the damping can vary with the loss.
 
         Args:
-            jacobian: FactoredJacobian, RowsJacobian or PenalizedJacobian; with the optimizer's `krylov`, KrylovJacobian or
-                a PenalizedJacobian of it.
+            jacobian: FactoredJacobian, RowsJacobian or PenalizedJacobian; with the optimizer's `krylov`,
+                KrylovJacobian or a PenalizedJacobian of it.
             gradient: g, (n,).
             samples: B.
-            rest: r, the plain gradient of penalties that are no sums of squares, (p,) float64; added to J^κ g.
+            rest: r, the plain gradient of penalties that are no sums of squares, (p,) float64; added to J^κ
+                g.
 
         Returns:
             function of the loss L → (direction, numbers): (p,) float64, the weights one behind the other; and
@@ -303,7 +325,7 @@ class PhysicsModel(keras.Model):
         n, p = jacobian.shape
         with blas_threads(min(n, p)):
             matrix, vector = small_side(jacobian, gradient)
-        finite = np.isfinite(matrix.diagonal()).all() and np.isfinite(vector).all()         # |K_ij|² ≤ K_ii K_jj
+        finite = np.isfinite(matrix.diagonal()).all() and np.isfinite(vector).all()  # |K_ij|² ≤ K_ii K_jj
 
         def direction(loss):
             if not finite:
@@ -321,7 +343,7 @@ class PhysicsModel(keras.Model):
 
     def trace_record(self, loss, x, y_true, outcome, sample_weight):
         """Updates Keras' metrics by a batch; returns their results."""
-        if len(tf.nest.flatten(outcome)) > 1:                           # Keras counts the losses of single outcomes within
+        if len(tf.nest.flatten(outcome)) > 1:  # Keras counts the losses of single outcomes within
             self.compute_loss(x, y_true, outcome, sample_weight, training=False)
         for metric in self.metrics:
             if metric.name == "loss":
@@ -329,12 +351,14 @@ class PhysicsModel(keras.Model):
         return self.compute_metrics(x, y_true, outcome, sample_weight)
 
     def shares(self, direction):
-        """The weights' shares of a direction (p,), each of its weight's shape and dtype; within a tf.function."""
+        """The weights' shares of a direction (p,), each of its weight's shape and dtype; within a
+        tf.function.
+        """
         weights = self.trainable_variables
         shares = tf.split(direction, [w.shape.num_elements() for w in weights])
         return [tf.cast(tf.reshape(share, w.shape), w.dtype) for share, w in zip(shares, weights)]
 
-    # -------------------------------------------------------------------------------------------- what fit logs
+    # ------------------------------------------------------------------------------------------ what fit logs
 
     def reset_metrics(self):
         """Keras' reset of the metrics at the start of an epoch, and of the means of rank, σ_max and σ_min."""
@@ -346,7 +370,8 @@ class PhysicsModel(keras.Model):
         self._spectrum_sum, self._spectrum_count = 0.0, 0
 
     def _count_spectrum(self, spectrum):
-        self._spectrum_sum, self._spectrum_count = self._spectrum_sum + np.array(spectrum, float), self._spectrum_count + 1
+        self._spectrum_sum, self._spectrum_count = self._spectrum_sum + np.array(spectrum,
+            float), self._spectrum_count + 1
 
     def mean_spectrum(self):
         """What `optimizer.logged` names, "rank" for instance: means over the updates since the last reset."""

@@ -19,12 +19,13 @@ from hig.powers import check_damping, check_settings, gram_coefficients, levenbe
 SPECTRUM = ("rank", "sigma_max", "sigma_min")
 KRYLOV = ("krylov_steps", "krylov_change")
 POOR, GOOD = 0.25, 0.75     # ratio of actual to predicted decrease below and above which steps change
-SLOWER, FASTER = 4.0, 2.0   # η is divided by the first where steps are poor, multiplied by the second where they are good
+# η is divided by the first where steps are poor, multiplied by the second where they are good
+SLOWER, FASTER = 4.0, 2.0
 STIFFER, SOFTER = 4.0, 1.5  # q, the damping of Levenberg-Marquardt, the other way round
 LARGEST = 1e8               # η and q stay between its inverse and this
 RESOLVED = 1e-8             # √ε: σ/σ_max down to which K = J Jᵀ shows it in float64
 CHANGING_STEPS = ("gradient_accumulation_steps", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay",
-                  "ema_overwrite_frequency")                            # Keras' options that make another step of −η d
+                  "ema_overwrite_frequency")  # Keras' options that make another step of −η d
 
 
 @keras.saving.register_keras_serializable("hig")
@@ -68,14 +69,17 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     damping_adapts = False      # whether a step tried again needs coefficients of its own
 
-    def __init__(self, learning_rate, kappa, truncation, damping=0.0, adaptive=False, name="jacobian_power", *, krylov=None,
+    def __init__(self, learning_rate, kappa, truncation, damping=0.0, adaptive=False, name="jacobian_power",
+                 *, krylov=None,
                  krylov_tolerance=1e-3, krylov_chunk=None, spectral_filter=None, **options):
         if options.get("loss_scale_factor") is not None:
-            raise ValueError(f"loss_scale_factor is {options['loss_scale_factor']}, but a Jacobian power takes no "
+            raise ValueError(f"loss_scale_factor is {options['loss_scale_factor']}, but a Jacobian power "
+                             "takes no "
                              "gradient of a loss that could be scaled: leave it out")
         for option in CHANGING_STEPS if adaptive else ():
             if options.get(option):
-                raise ValueError(f"{option} is {options[option]}, but an adaptive step is judged by what it does to "
+                raise ValueError(f"{option} is {options[option]}, but an adaptive step is judged by what it "
+                                 "does to "
                                  f"the loss, and {option} would make another step of it: leave it out, or "
                                  "adaptive=False")
         if not callable(learning_rate):
@@ -95,7 +99,8 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     def _refuse_schedule(self, learning_rate):
         if self.adaptive and not self.damping_adapts and callable(learning_rate):
-            raise ValueError("learning_rate is a schedule, but adaptive=True sets η itself: give the number to "
+            raise ValueError("learning_rate is a schedule, but adaptive=True sets η itself: give the number "
+                             "to "
                              "start from")
 
     def _measured(self):
@@ -114,7 +119,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         self._known = {id(variable) for variable in variables}
         super().build(variables)
         if self.adaptive:
-            self.last_step = self.add_variable((sum(math.prod(v.shape) for v in variables),), name="last_step")
+            self.last_step = self.add_variable((sum(math.prod(v.shape) for v in variables),),
+                                               name="last_step")
             self.controls = [*self.controls, self.last_step]
 
     @property
@@ -135,8 +141,10 @@ class JacobianPower(keras.optimizers.Optimizer):
     def truncation(self, value):
         _, self._truncation = check_settings(0.0, value)
         if 0 < self._truncation < RESOLVED:
-            warnings.warn(f"truncation is {self._truncation:g}, but singular values below {RESOLVED:g} of the "
-                          "largest drown in the rounding of J Jᵀ, which is formed in float64: what is kept of them "
+            warnings.warn(f"truncation is {self._truncation:g}, but singular values below {RESOLVED:g} of "
+                          "the "
+                          "largest drown in the rounding of J Jᵀ, which is formed in float64: what is kept "
+                          "of them "
                           "is noise", stacklevel=2)
 
     @property
@@ -150,7 +158,9 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     @property
     def learning_rate(self):
-        """η of the next update; may be set to a number ≥ 0 (0 moves nothing), or to a schedule unless η adapts."""
+        """η of the next update; may be set to a number ≥ 0 (0 moves nothing), or to a schedule unless η
+        adapts.
+        """
         return super().learning_rate
 
     @learning_rate.setter
@@ -165,7 +175,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * direction)
 
     def coefficients(self, matrix, vector, samples, loss):
-        """v of d = Jᵀ v from K and g, or d itself from JᵀJ and Jᵀg (`hig.jacobian.small_side`), and numbers to log.
+        """v of d = Jᵀ v from K and g, or d itself from JᵀJ and Jᵀg (`hig.jacobian.small_side`), and numbers
+        to log.
 
         Args:
             matrix, vector: float64 (n, n) and (n,); the matrix may be overwritten unless the damping adapts.
@@ -173,20 +184,24 @@ class JacobianPower(keras.optimizers.Optimizer):
             loss: L before the step.
         """
         damping = self._present(loss) * np.trace(matrix) / len(matrix) if self.damping else 0.0
-        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping, overwrite=True,
+        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping,
+                                        overwrite=True,
                                         spectral_filter=self.spectral_filter)
         return v, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
 
     def krylov_power(self, jacobian, gradient, samples, rest=None):
-        """J^κ g by `hig.krylov`, as a function, so that damping can be varied: the Krylov space is found here, once.
+        """J^κ g by `hig.krylov`, as a function, so that damping can be varied: the Krylov space is found
+        here, once.
 
         Args:
             as in `hig.PhysicsModel.power`.
 
         Returns:
-            function of the loss L → (direction, numbers): a tensor (p,); what `logged` names, but for what adapts.
+            function of the loss L → (direction, numbers): a tensor (p,); what `logged` names, but for what
+            adapts.
         """
-        space = krylov_space(jacobian, gradient, self.krylov, self.krylov_tolerance, self.kappa, self.truncation, self.spectral_filter)
+        space = krylov_space(jacobian, gradient, self.krylov, self.krylov_tolerance, self.kappa,
+                             self.truncation, self.spectral_filter)
 
         def power(loss):
             direction, spectrum = space.power(self._present(loss) if self.damping else 0.0)
@@ -201,11 +216,14 @@ class JacobianPower(keras.optimizers.Optimizer):
     @krylov.setter
     def krylov(self, value):
         if value is not None and not (value >= 1 and value == int(value)):
-            raise ValueError(f"krylov must be a whole number of at least 1, or None for the exact method, got {value}")
+            raise ValueError("krylov must be a whole number of at least 1, or None for the exact method, "
+                             f"got {value}")
         self._krylov = None if value is None else int(value)
 
     def _present(self, loss):
-        """The damping of an update, in units of the mean eigenvalue: L/L₀ times the one given if it is adaptive."""
+        """The damping of an update, in units of the mean eigenvalue: L/L₀ times the one given if it is
+        adaptive.
+        """
         return self.damping * self._fallen(loss) if self.adaptive else self.damping
 
     def _fallen(self, loss):
@@ -219,18 +237,24 @@ class JacobianPower(keras.optimizers.Optimizer):
             self.first_loss.assign(loss)
 
     def trust(self):
-        """t in [0, 1], whether steps help other batches than their own, see `hig.control`; 1 until that is known."""
+        """t in [0, 1], whether steps help other batches than their own, see `hig.control`; 1 until that is
+        known.
+        """
         if float(self.measurements) < FIRST:
             return 1.0
         return min(max(float(self.next_decrease) / float(self.own_decrease) / ENOUGH, 0.0), 1.0)
 
     def rate(self, slope, curvature):
-        """(η of the next step to try, whether the minimum of the model keeps it below the η wanted), see `hig.control`."""
+        """(η of the next step to try, whether the minimum of the model keeps it below the η wanted), see
+        `hig.control`.
+        """
         best = (1 + self.trust()) / 2 * slope / curvature if curvature > 0 < slope else np.inf
         return min(float(self.learning_rate), best), best < float(self.learning_rate)
 
     def adapt(self, ratio, rate, bounded):
-        """Changes η after a step of this size with this ratio of actual to predicted decrease; rule in `hig.control`."""
+        """Changes η after a step of this size with this ratio of actual to predicted decrease; rule in
+        `hig.control`.
+        """
         if ratio < POOR:
             self.learning_rate = max(rate / SLOWER, 1 / LARGEST)
         elif ratio > GOOD and not bounded:
@@ -254,7 +278,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         if self.adaptive and (penalties.irregular or constrained):
             reason = (f"{penalties.irregular} is no sum of squares" if penalties.irregular else
                       f"the constraint of {constrained[0]!r} changes the step")
-            raise ValueError(f"adaptive steps are judged by a quadratic model of the loss, but {reason}: leave it "
+            raise ValueError(f"adaptive steps are judged by a quadratic model of the loss, but {reason}: "
+                             "leave it "
                              "out, or adaptive=False")
 
     def build_for(self, variables):
@@ -272,21 +297,25 @@ class JacobianPower(keras.optimizers.Optimizer):
         Raises:
             TypeError: always.
         """
-        raise TypeError(f"{type(self).__name__} needs the Jacobian, not the gradient: train with hig.PhysicsModel")
+        raise TypeError(f"{type(self).__name__} needs the Jacobian, not the gradient: train with "
+                        "hig.PhysicsModel")
 
     def get_config(self):
         """The arguments of the constructor, for `from_config`."""
         settings = {name: getattr(self, name) for name in ("kappa", "truncation", "damping", "adaptive")
                     if name in inspect.signature(type(self)).parameters}
-        return {**super().get_config(), **settings, "krylov": self.krylov, "krylov_tolerance": self.krylov_tolerance,
+        return {**super().get_config(), **settings, "krylov": self.krylov,
+                "krylov_tolerance": self.krylov_tolerance,
                 "krylov_chunk": self.krylov_chunk,
-                "spectral_filter": self.spectral_filter and keras.saving.serialize_keras_object(self.spectral_filter)}
+                "spectral_filter": self.spectral_filter
+                and keras.saving.serialize_keras_object(self.spectral_filter)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """The optimizer of a `get_config`."""
         if config.get("spectral_filter"):
-            config = {**config, "spectral_filter": keras.saving.deserialize_keras_object(config["spectral_filter"], custom_objects)}
+            config = {**config, "spectral_filter": keras.saving.deserialize_keras_object(
+                config["spectral_filter"], custom_objects)}
         return super().from_config(config, custom_objects)
 
 
@@ -302,7 +331,8 @@ class HIG(JacobianPower):
 class GaussNewton(JacobianPower):
     """Gauss-Newton: κ = −1, the pseudo-inverse of J. Arguments as in JacobianPower."""
 
-    def __init__(self, learning_rate, truncation, damping=0.0, adaptive=False, name="gauss_newton", **options):
+    def __init__(self, learning_rate, truncation, damping=0.0, adaptive=False, name="gauss_newton",
+                 **options):
         super().__init__(learning_rate, -1.0, truncation, damping, adaptive, name=name, **options)
 
 
@@ -353,7 +383,8 @@ class LevenbergMarquardt(JacobianPower):
         def scaled(loss):
             direction, spectrum = power(loss)
             direction = samples / 2 * direction
-            return direction if rest is None else direction + keras.ops.cast(rest, direction.dtype), spectrum[len(SPECTRUM):]
+            return direction if rest is None else direction + keras.ops.cast(rest,
+                direction.dtype), spectrum[len(SPECTRUM):]
         return scaled
 
     def _present(self, loss):

@@ -64,8 +64,8 @@ class Penalties:
                 quadratic penalties.
 
         Returns:
-            (loss, gradient, jacobian, rest): with the quadratic penalties as further rows, and the plain gradient
-            of the others, (p,) float64, or None without any penalty.
+            (loss, gradient, jacobian, rest): with the quadratic penalties as further rows, and the plain
+            gradient of the others, (p,) float64, or None without any penalty.
         """
         if not self.any:
             return loss, gradient, jacobian, None
@@ -80,7 +80,9 @@ class Penalties:
         return loss, gradient, jacobian, rest + slopes
 
     def _trace(self, x):
-        """Σ of all penalties; gradient and second derivatives of the quadratic ones; gradient of the others, (p,)."""
+        """Σ of all penalties; gradient and second derivatives of the quadratic ones; gradient of the others,
+        (p,).
+        """
         slopes, curvatures, quadratic = [], [], {id(weight) for weight in self.quadratic}
         for weight in self.weights:
             slope = curvature = tf.zeros(weight.shape, tf.float64)
@@ -110,7 +112,8 @@ class Penalties:
 
 
 def _is_sum_of_squares(weight):
-    """Whether a weight's regulariser is Σ c_i/2 (w_i − o_i)² with c_i ≥ 0, so that its gradient grows by c_i per w_i.
+    """Whether a weight's regulariser is Σ c_i/2 (w_i − o_i)² with c_i ≥ 0, so that its gradient grows by c_i
+    per w_i.
 
     Shown with four random places of different size, between which anything else gives other quotients.
     """

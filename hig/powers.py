@@ -22,20 +22,21 @@ an eigendecomposition of K. From n = 120 on (240 with truncation) `hig.tridiagon
 one vector f(K) g without eigenvectors, by a Householder reduction and a rational approximation of f. Where no
 gap above rounding separates the kept eigenvalues from the truncated ones, the eigendecomposition decides.
 
-With damping f(λ) = (λ + μ)^(−a), which bounds the step where σ is small: J^κ becomes Jᵀ (K + μ)^(−a). For κ = −1 and
+With damping f(λ) = (λ + μ)^(−a), which bounds the step where σ is small: J^κ becomes Jᵀ (K + μ)^(−a). For κ =
+−1 and
 without truncation that is the step of Levenberg and Marquardt, and a Cholesky decomposition is enough:
 `levenberg_marquardt_coefficients`.
 
-Truncation is a filter on the spectrum: the weight of σ is 1 above τ σ_max and 0 below. `spectral_filter` puts another one
-in its place, see `spectral_weights`.
+Truncation is a filter on the spectrum: the weight of σ is 1 above τ σ_max and 0 below. `spectral_filter` puts
+another one in its place, see `spectral_weights`.
 
 Where even K is too large, J^κ g is approximated from k products with J and k + 1 with Jᵀ. From u₁ = g/‖g‖
 Golub and Kahan's recurrence makes orthonormal u_i and v_i,
 
     α_i v_i = Jᵀ u_i − β_i v_{i−1} ,     β_{i+1} u_{i+1} = J v_i − α_i u_i          (β₁ v₀ = 0)
 
-so that J V_k = U_{k+1} B with B (k + 1, k) lower bidiagonal, the α on its diagonal and the β_{i+1} below. The power of B
-takes the place of that of J: with B = Q S Pᵀ, and e₁ because g = ‖g‖ u₁,
+so that J V_k = U_{k+1} B with B (k + 1, k) lower bidiagonal, the α on its diagonal and the β_{i+1} below. The
+power of B takes the place of that of J: with B = Q S Pᵀ, and e₁ because g = ‖g‖ u₁,
 
     J^κ g ≈ V_k B^κ U_{k+1}ᵀ g = V_k P S^κ Qᵀ e₁ ‖g‖
 
@@ -59,7 +60,8 @@ import threadpoolctl
 from hig.tridiagonal import power_by_tridiagonal
 
 METHODS = ("auto", "eigh", "tridiagonal")
-SMALLEST_TRIDIAGONAL = 180      # n from which this beats `eigh`: 120 without truncation, 240 with (benchmarks/powers.py)
+# n from which this beats `eigh`: 120 without truncation, 240 with (benchmarks/powers.py)
+SMALLEST_TRIDIAGONAL = 180
 EPSILON = np.finfo(np.float64).eps
 EXHAUSTED = 100                 # times ε σ_max: a step that finds less than this finds rounding errors
 SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (likewise)
@@ -78,7 +80,8 @@ def spectral_weights(values, cut, spectral_filter=None):
     Args:
         values: float64 (k,), singular values σ, in any order.
         cut: τ in [0, 1). Values that are zero or negative have weight 0 whatever τ is.
-        spectral_filter: function of an array of s = σ/σ_max in (0, 1] → the weights, an array of the same shape.
+        spectral_filter: function of an array of s = σ/σ_max in (0, 1] → the weights, an array of the same
+            shape.
 
     Returns:
         float64 (k,).
@@ -146,24 +149,27 @@ def jacobian_power(J, kappa, truncation, damping=0.0, spectral_filter=None):
     sigma_kept = sigma[kept]
     to_kappa = sigma_kept * (sigma_kept**2 + damping)**((kappa - 1) / 2) if damping else sigma_kept**kappa
     power = (Vt[kept].T * (weights[kept] * to_kappa)) @ U[:, kept].T   # (p, rank)·(rank, n)
-    return power, Spectrum(np.count_nonzero(weights), len(sigma), float(sigma_max), float(sigma_kept.min(initial=sigma_max)))
+    return power, Spectrum(np.count_nonzero(weights), len(sigma), float(sigma_max),
+                           float(sigma_kept.min(initial=sigma_max)))
 
 
-def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overwrite=False, spectral_filter=None):
+def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overwrite=False,
+                      spectral_filter=None):
     """The coefficients v with J^κ g = Jᵀ v, from the Gram matrix K = J Jᵀ alone: v = f(K) g.
 
     The same function applied to JᵀJ (p, p) and Jᵀg (p,) returns J^κ g itself, the small side when p < n:
     V Σ^(κ−1) Vᵀ Jᵀ g = V Σ^(κ−1) Σ Uᵀ g = J^κ g.
 
     Args:
-        K: symmetric array (n, n) of any real dtype. It should be formed in float64 (see the module's note on precision).
+        K: symmetric array (n, n) of any real dtype. It should be formed in float64 (see the module's note on
+        precision).
         g: array (n,) of any real dtype.
         kappa: exponent κ in [−1, 1].
         truncation: τ in [0, 1), relative to singular values of J: eigenvalues λ ≤ τ² λ_max of K are dropped.
             Zero and negative ones (rounding) are dropped whatever τ is.
-        method: "eigh", a full eigendecomposition; "tridiagonal", that of `hig.tridiagonal`; or "auto", the faster of
-            them for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is larger. A spectral
-            filter takes "eigh".
+        method: "eigh", a full eigendecomposition; "tridiagonal", that of `hig.tridiagonal`; or "auto", the
+            faster of them for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is
+            larger. A spectral filter takes "eigh".
         damping: μ ≥ 0, in units of the eigenvalues of K; f(λ) = (λ + μ)^((κ−1)/2), truncation looks at λ.
         overwrite: whether K may be lost, which saves a copy of it; otherwise it is left unchanged.
         spectral_filter: see `spectral_weights`.
@@ -172,8 +178,8 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
         (v, spectrum): v float64 (n,) and the `Spectrum` of J, of size n.
 
     Raises:
-        ValueError: arrays not finite or of the wrong shape; κ, τ or μ out of range; unknown method, or one that the
-            spectral filter cannot take.
+        ValueError: arrays not finite or of the wrong shape; κ, τ or μ out of range; unknown method, or one
+            that the spectral filter cannot take.
         TypeError: K or g not real.
         numpy.linalg.LinAlgError: none of three LAPACK drivers converged.
 
@@ -197,7 +203,7 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
                 v, *spectrum = power_by_tridiagonal(K, g, exponent, truncation**2, damping, overwrite)
                 return v, _spectrum_of_gram(n, *spectrum)
             except np.linalg.LinAlgError:
-                if overwrite:                   # the triangle below the diagonal, of which `eigh` makes use, is as it was
+                if overwrite:  # the triangle below the diagonal, of which `eigh` makes use, is as it was
                     np.fill_diagonal(K, diagonal)
         return _power_by_eigh(K, g, exponent, truncation**2, damping, spectral_filter)
 
@@ -227,7 +233,7 @@ def levenberg_marquardt_coefficients(K, g, damping):
     """
     damping = check_damping(damping)
     K, g = _check_system(K, g)
-    damped = np.array(K.T if K.flags.c_contiguous else K, order="F")   # symmetric: a copy, not a transposition
+    damped = np.array(K.T if K.flags.c_contiguous else K, order="F")  # symmetric: a copy, not a transposition
     damped.flat[::len(g) + 1] += damping
     with blas_threads(len(g)):
         try:
@@ -248,8 +254,9 @@ class KrylovSpectrum(NamedTuple):
         sigma_max: float, the largest Ritz value, which is at most the largest singular value of J.
         sigma_min: float, the smallest one kept; 0.0 if none is.
         steps: int, k. It is less than what was asked for if the Krylov space was exhausted before.
-        change: float, by how much the last step changed J^κ g, relative to its norm: an estimate of what further steps would
-            change. 1.0 after the first step; 0.0 where the Krylov space is exhausted, so that the result is exact.
+        change: float, by how much the last step changed J^κ g, relative to its norm: an estimate of what
+            further steps would change. 1.0 after the first step; 0.0 where the Krylov space is exhausted, so
+            that the result is exact.
     """
 
     rank: int
@@ -262,16 +269,16 @@ class KrylovSpectrum(NamedTuple):
 def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_filter=None):
     """J^κ g from products with J and Jᵀ alone, by the recurrence of the module's docstring.
 
-    The vectors of the smaller side are kept and made orthogonal to each other twice in each step: U where n ≤ p, V
-    otherwise. Memory: steps · min(n, p) float64.
+    The vectors of the smaller side are kept and made orthogonal to each other twice in each step: U where n ≤
+    p, V otherwise. Memory: steps · min(n, p) float64.
 
     Args:
         J: scipy.sparse.linalg.LinearOperator (n, p) of any real dtype, or a dense or sparse matrix. With
             automatic differentiation `matvec` is a Jacobian-vector product and `rmatvec` a vector-Jacobian
             product.
         g: array (n,) of any real dtype.
-        kappa, truncation, damping, spectral_filter: κ, τ, μ (in units of σ²) and f as in `jacobian_power`; τ and f look at
-            the Ritz values.
+        kappa, truncation, damping, spectral_filter: κ, τ, μ (in units of σ²) and f as in `jacobian_power`; τ
+            and f look at the Ritz values.
         steps: k ≥ 1, the number of steps. None, or a number above min(n, p), means min(n, p), with which the
             result is exact.
 
@@ -282,8 +289,9 @@ def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_fi
         ValueError: g not finite or not of J's shape; κ, τ or μ out of range; steps below 1.
         TypeError: g is not real.
 
-    Source: Golub and Kahan, SIAM J. Numer. Anal. B 2 (1965) 205; Arrigo, Benzi and Fenu, SIAM J. Matrix Anal. Appl. 37
-    (2016) 836, for functions of singular values; Simon and Zha, SIAM J. Sci. Comput. 21 (2000) 2257, for keeping one side.
+    Source: Golub and Kahan, SIAM J. Numer. Anal. B 2 (1965) 205; Arrigo, Benzi and Fenu, SIAM J. Matrix Anal.
+    Appl. 37 (2016) 836, for functions of singular values; Simon and Zha, SIAM J. Sci. Comput. 21 (2000) 2257,
+    for keeping one side.
     """
     (kappa, truncation), damping = check_settings(kappa, truncation), check_damping(damping)
     J, g = scipy.sparse.linalg.aslinearoperator(J), _check_array("g", g, ("n",))
@@ -297,7 +305,8 @@ def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_fi
     alpha = np.linalg.norm(w)
     if alpha == 0:
         return np.zeros(p), KrylovSpectrum(0, 0.0, 0.0, 0, 0.0)
-    kept, alphas, betas, exhausted = np.empty((steps, min(n, p))), [], [], False    # rows of the first: u_i or v_i
+    # rows of the first: u_i or v_i
+    kept, alphas, betas, exhausted = np.empty((steps, min(n, p))), [], [], False
     for i in range(steps):
         v = w / alpha
         alphas.append(alpha)
@@ -316,7 +325,8 @@ def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_fi
         exhausted = alpha <= negligible
         if exhausted:
             break
-    by_u, by_v, spectrum = bidiagonal_power(alphas, betas, norm, exhausted, kappa, truncation, damping, spectral_filter)
+    by_u, by_v, spectrum = bidiagonal_power(alphas, betas, norm, exhausted, kappa, truncation, damping,
+                                            spectral_filter)
     kept = kept[:spectrum.steps]
     if n > p:
         return by_v @ kept, spectrum
@@ -326,8 +336,8 @@ def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_fi
 def bidiagonal_power(alphas, betas, norm, exhausted, kappa, truncation, damping=0.0, spectral_filter=None):
     """The coefficients of J^κ g in the Krylov space, from the numbers of the recurrence.
 
-    With B = Q S Pᵀ and f(S) the filtered S^(κ−1), damped if μ > 0, they are by_v = P S f(S) Qᵀ e₁ ‖g‖ for the v_i, and
-    by_u = Q f(S) Qᵀ e₁ ‖g‖ for the u_i: Bᵀ by_u = by_v. Since Jᵀ u_i = α_i v_i + β_i v_{i−1},
+    With B = Q S Pᵀ and f(S) the filtered S^(κ−1), damped if μ > 0, they are by_v = P S f(S) Qᵀ e₁ ‖g‖ for the
+    v_i, and by_u = Q f(S) Qᵀ e₁ ‖g‖ for the u_i: Bᵀ by_u = by_v. Since Jᵀ u_i = α_i v_i + β_i v_{i−1},
 
         J^κ g ≈ V_k by_v = Jᵀ (U_k by_u[:k]) + by_u[k] β_{k+1} v_k
 
@@ -361,7 +371,9 @@ def bidiagonal_power(alphas, betas, norm, exhausted, kappa, truncation, damping=
 
 
 def _orthogonal(vector, others):
-    """A vector (n,) without its components along orthonormal others (k, n), taken off twice: once leaves rounding errors."""
+    """A vector (n,) without its components along orthonormal others (k, n), taken off twice: once leaves
+    rounding errors.
+    """
     for _ in range(2):
         vector = vector - (others @ vector) @ others
     return vector
@@ -370,8 +382,9 @@ def _orthogonal(vector, others):
 def blas_threads(n):
     """A context in which BLAS has as many threads as suit n × n matrices: one below SMALLEST_THREADED.
 
-    A second thread gains at most a quarter there on an idle machine; on a busy one the threads wait for each other,
-    and next to TensorFlow's own a product of milliseconds has been seen to take seconds. The setting is the process's.
+    A second thread gains at most a quarter there on an idle machine; on a busy one the threads wait for each
+    other, and next to TensorFlow's own a product of milliseconds has been seen to take seconds. The setting
+    is the process's.
     """
     return _blas_controller().limit(limits=1, user_api="blas") if n < SMALLEST_THREADED else nullcontext()
 
@@ -380,7 +393,8 @@ def _power_by_eigh(K, g, exponent, cut, damping, spectral_filter=None):
     """(K + μ)^(−a) g on the eigenvalues λ of K above cut·λ_max, by all eigenvectors."""
     for driver in ("evd", "evr"):   # divide and conquer; relatively robust representations should that fail
         try:
-            if driver == "evd" and len(g) >= SMALLEST_THREADED:   # the same routine, which here lets other threads run
+            # the same routine, which here lets other threads run
+            if driver == "evd" and len(g) >= SMALLEST_THREADED:
                 lam, Q = np.linalg.eigh(K)
             else:
                 lam, Q = scipy.linalg.eigh(K, driver=driver, check_finite=False)
@@ -405,7 +419,8 @@ def _kept(weights):
 
 @cache
 def _blas_controller():
-    """Handle on the BLAS thread pools (NumPy and SciPy each bring one). Finding them takes 7 ms, hence once."""
+    """Handle on the BLAS thread pools (NumPy and SciPy each bring one). Finding them takes 7 ms, hence once.
+    """
     return threadpoolctl.ThreadpoolController()
 
 

@@ -1,9 +1,10 @@
-"""The proof by numbers that a Jacobian is that of its model: Jᵀv for a random v, by the route and by the whole model.
+"""The proof by numbers that a Jacobian is that of its model: Jᵀv for a random v, by the route and by the
+whole model.
 
-Automatic differentiation gives the vector-Jacobian product of the whole model at the cost of one backward pass. If a route
-misses a term anywhere in J, the two differ, with probability one. They may differ by √ε of the coarsest dtype,
-which is far above rounding and far below a missing term. The product of the whole model is computed without XLA,
-and that of the route in the way in which it will be used.
+Automatic differentiation gives the vector-Jacobian product of the whole model at the cost of one backward
+pass. If a route misses a term anywhere in J, the two differ, with probability one. They may differ by √ε of
+the coarsest dtype, which is far above rounding and far below a missing term. The product of the whole model
+is computed without XLA, and that of the route in the way in which it will be used.
 """
 
 import contextlib
@@ -43,43 +44,59 @@ class Proof:
         loss, outcome, gradient = self.of.plain_loss(x, y_true, sample_weight)
         if v is None:
             v = tf.random.stateless_normal([self.of.n], (22, 7), dtype=gradient.dtype)
-        return Reference(loss, outcome, gradient, np.asarray(v, np.float64), self.of.plain_vjp(x, tf.cast(v, gradient.dtype)))
+        return Reference(loss, outcome, gradient, np.asarray(v, np.float64), self.of.plain_vjp(x, tf.cast(v,
+            gradient.dtype)))
 
     def require_finite(self, reference):
-        """Refuses a model with a finite loss and a derivative that is not finite, which no route could mend."""
+        """Refuses a model with a finite loss and a derivative that is not finite, which no route could mend.
+        """
         broken = [weight.path for weight, share in zip(self.of.weights, reference.product)
                   if share is not None and not np.isfinite(share).all()]
         if broken and np.isfinite(reference.loss) and np.isfinite(reference.gradient).all():
-            raise ValueError(f"the gradient of the model with respect to {' and '.join(map(repr, broken[:2]))} is not finite, "
-                             "although its loss is, with or without XLA. The square root, norm or quotient of a zero has no "
+            raise ValueError("the gradient of the model with respect to "
+                             f"{' and '.join(map(repr, broken[:2]))} is not finite, "
+                             "although its loss is, with or without XLA. The square root, norm or quotient "
+                             "of a zero has no "
                              "derivative, not even where tf.where masks it: mask its argument as well")
 
     def refuse(self, batch, reason):
-        """Raises a ValueError with the reason why no route is right, or that the outcome varies between calls."""
-        outcomes = [np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(self.of.plain_loss(*batch)[1])]) for _ in range(2)]
+        """Raises a ValueError with the reason why no route is right, or that the outcome varies between
+        calls.
+        """
+        outcomes = [np.concatenate([np.ravel(leaf)
+                                    for leaf in tf.nest.flatten(self.of.plain_loss(*batch)[1])])
+                                    for _ in range(2)]
         if not np.allclose(*outcomes, rtol=self._tolerance(outcomes[0]), atol=0, equal_nan=True):
-            raise ValueError("the outcome is another one at every call, so that it has no Jacobian: draw random numbers outside "
+            raise ValueError("the outcome is another one at every call, so that it has no Jacobian: draw "
+                             "random numbers outside "
                              "the model and hand them over with x; keep no state from one call to the next")
-        raise ValueError(f"the Jacobian of this model cannot be computed reliably in {outcomes[0].dtype}, with or without XLA: "
-                         f"{reason}. The simulator may be chaotic or badly conditioned (take float64), or multiply matrices with "
-                         "few digits (TF32, switched off by tf.config.experimental.enable_tensor_float_32_execution(False))")
+        raise ValueError(f"the Jacobian of this model cannot be computed reliably in {outcomes[0].dtype}, "
+                         "with or without XLA: "
+                         f"{reason}. The simulator may be chaotic or badly conditioned (take float64), or "
+                         "multiply matrices with "
+                         "few digits (TF32, switched off by "
+                         "tf.config.experimental.enable_tensor_float_32_execution(False))")
 
     def disagreement(self, function, batch, reference, weigh=False):
-        """What is wrong with a route on this batch, as a clause; "" if it is right to the precision of the dtype.
+        """What is wrong with a route on this batch, as a clause; "" if it is right to the precision of the
+        dtype.
 
-        For each weight the error of its share of Jᵀv may be √ε of the share's norm, and √ε of a hundredth of the norm
-        of all of Jᵀv, which is the level of rounding errors. Not-a-number is wrong where the product of the whole
-        model is a number. If that is not a number either, network or data have diverged, and the loss will show it.
+        For each weight the error of its share of Jᵀv may be √ε of the share's norm, and √ε of a hundredth of
+        the norm of all of Jᵀv, which is the level of rounding errors. Not-a-number is wrong where the product
+        of the whole model is a number. If that is not a number either, network or data have diverged, and the
+        loss will show it.
 
         Args:
-            weigh: compare once more with v divided by the norms of J's rows, so that a small row counts like a large one.
+            weigh: compare once more with v divided by the norms of J's rows, so that a small row counts like
+                a large one.
         """
         loss, outcome, gradient, jacobian = function(*batch)
         tolerance = self._tolerance(*tf.nest.flatten(outcome))
 
         def differ(found, wanted):
             found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-            return np.isfinite(wanted).all() and not np.linalg.norm(found - wanted) <= 10 * tolerance * np.linalg.norm(wanted)
+            return np.isfinite(wanted).all() and not np.linalg.norm(found -
+                wanted) <= 10 * tolerance * np.linalg.norm(wanted)
         if any(map(differ, tf.nest.flatten(outcome), tf.nest.flatten(reference.outcome))):
             return "a faster route gives another outcome than the model does"
         loss_without, _, gradient_without = self.of.loss_of_outcome(*batch, outcome)
@@ -92,7 +109,8 @@ class Proof:
                 weighed = np.asarray(reference.v) / np.maximum(norms, norms[norms > 0].min())
                 wrong = self._wrong_weights(jacobian, self.reference(*batch, v=weighed), tolerance)
         if wrong:
-            return f"{' and '.join(map(repr, wrong[:2]))} acts on the outcome in a way that a faster route misses"
+            named = " and ".join(map(repr, wrong[:2]))
+            return f"{named} acts on the outcome in a way that a faster route misses"
         return self._inconsistency(jacobian, reference.v, tolerance) if self.of.krylov else ""
 
     def _inconsistency(self, jacobian, v, tolerance):
@@ -105,17 +123,20 @@ class Proof:
 
     def _wrong_weights(self, jacobian, reference, tolerance):
         """Paths of the weights whose share of Jᵀv is not that of the reference."""
-        found = (jacobian.pullback_by_rows if isinstance(jacobian, RowsJacobian) else jacobian.pullback)(reference.v)
+        found = (jacobian.pullback_by_rows if isinstance(jacobian, RowsJacobian)
+                 else jacobian.pullback)(reference.v)
         wanted = [np.zeros(shape) if gradient is None else np.asarray(gradient, np.float64)
                   for gradient, shape in zip(reference.product, self.of.shapes)]
         floor = 0.01 * np.sqrt(sum(np.sum(gradient**2) for gradient in wanted))
         return [weight.path for weight, one, other in zip(self.of.weights, found, wanted)
-                if np.isfinite(other).all() and not np.linalg.norm(one - other) <= tolerance * (np.linalg.norm(other) + floor)]
+                if np.isfinite(other).all() and not np.linalg.norm(one - other) <= tolerance *
+                (np.linalg.norm(other) + floor)]
 
     def _tolerance(self, *outcomes):
         """√ε of the coarsest dtype: far above rounding, far below a missing term."""
         dtypes = {tf.as_dtype(leaf.dtype).name for leaf in outcomes} | {
-            keras.backend.standardize_dtype(layer.compute_dtype) for part in self.of.model.layers for layer in leaves(part)}
+            keras.backend.standardize_dtype(layer.compute_dtype) for part in self.of.model.layers
+            for layer in leaves(part)}
         return max(np.sqrt(_EPSILON.get(dtype, 0.0)) for dtype in dtypes)
 
 

@@ -1,11 +1,12 @@
 """How the Jacobian J = ∂y/∂θ of a model is obtained: three routes, and why the one taken is right.
 
-The outcome y of a batch is a function of all trainable weights θ of the model, wherever they act: in the network, in
-the simulator, in `network_input`. From the fastest to the most general, with the notation of `hig.jacobian`:
+The outcome y of a batch is a function of all trainable weights θ of the model, wherever they act: in the
+network, in the simulator, in `network_input`. From the fastest to the most general, with the notation of
+`hig.jacobian`:
 
-factored      Every weight is the kernel or bias of a product z = a W + b of one row per sample. Every sample is repeated
-              d times, row (b, k) is seeded with the unit cotangent e_k, and one backward pass gives the cotangents Δ
-              of all z.
+factored      Every weight is the kernel or bias of a product z = a W + b of one row per sample. Every sample
+              is repeated d times, row (b, k) is seeded with the unit cotangent e_k, and one backward pass
+              gives the cotangents Δ of all z.
 per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone. One backward pass gives all rows
               if every row can have weights of its own (`hig.own_weights`). Otherwise one vectorised pass
               does: through the network, from the cotangents that come out of the simulator, or through both
@@ -13,13 +14,13 @@ per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone. On
 whole batch   Row r of J is a vector-Jacobian product of the whole batch, in n backward passes of B samples.
               This is right for every differentiable function θ → y that gives the same y each time.
 
-Which route is right is decided in two ways. The structure of the traced graph says where weights act (`hig.structure`)
-and whether samples stay apart (`hig.sample_axes`). A route that it rules out is never taken, whatever the
-numbers are. Then numbers prove the route with the first batch of each shape: for a random v, Jᵀv by the route's
-own factors or rows must equal the vector-Jacobian product of the whole model, which automatic differentiation
-gives at the cost of one backward pass. If the graph has operations that are not known, the proof is repeated at
-the updates 1, 2, 4, 8, …, and when a variable that the model reads has changed. It then gives small and large
-rows of J the same weight. If the proof fails, the next route is taken.
+Which route is right is decided in two ways. The structure of the traced graph says where weights act
+(`hig.structure`) and whether samples stay apart (`hig.sample_axes`). A route that it rules out is never
+taken, whatever the numbers are. Then numbers prove the route with the first batch of each shape: for a random
+v, Jᵀv by the route's own factors or rows must equal the vector-Jacobian product of the whole model, which
+automatic differentiation gives at the cost of one backward pass. If the graph has operations that are not
+known, the proof is repeated at the updates 1, 2, 4, 8, …, and when a variable that the model reads has
+changed. It then gives small and large rows of J the same weight. If the proof fails, the next route is taken.
 """
 
 import math
@@ -65,7 +66,8 @@ class _Candidate(NamedTuple):
 
 
 class Derivatives:
-    """Loss, its gradient g and the Jacobian J of a model, for batches of one shape and one set of trainable weights.
+    """Loss, its gradient g and the Jacobian J of a model, for batches of one shape and one set of trainable
+    weights.
 
     Args:
         model: compiled PhysicsModel.
@@ -93,12 +95,15 @@ class Derivatives:
             raise ValueError(f"model {model.name!r} has no trainable weights: there is no Jacobian to take")
         for weight in self.weights:
             if not tf.as_dtype(weight.dtype).is_floating:
-                raise TypeError(f"the weight {weight.path!r} is {tf.as_dtype(weight.dtype).name}, but a Jacobian power takes "
+                raise TypeError(f"the weight {weight.path!r} is {tf.as_dtype(weight.dtype).name}, but a "
+                                "Jacobian power takes "
                                 "real weights: hold real and imaginary part as two")
-        self.batch = next(np.shape(leaf)[0] for leaf in tf.nest.flatten([y_true, x]) if leaf is not None and np.ndim(leaf))
+        self.batch = next(np.shape(leaf)[0] for leaf in tf.nest.flatten([y_true, x]) if leaf is not None
+                          and np.ndim(leaf))
         self._sampled = [np.shape(leaf)[:1] == (self.batch,) for leaf in tf.nest.flatten(x)]
         if not any(self._sampled):
-            raise ValueError(f"the targets have {self.batch} rows, but no array of x has: samples lie along the first axis")
+            raise ValueError(f"the targets have {self.batch} rows, but no array of x has: samples lie along "
+                             "the first axis")
         self.loss = compiler.function(self._trace_loss, "The loss")
         self.plain_loss = compiler.function(self._trace_loss, "The loss", xla=False)
         self.loss_of_outcome = compiler.function(self.loss_and_gradient, "The loss", xla=False)
@@ -111,11 +116,14 @@ class Derivatives:
         p = sum(math.prod(shape) for shape in self.shapes)
         self.shape = self.n, p
         if all(gradient is None for gradient in reference.product):
-            raise ValueError("No gradients provided for any variable: the outcome does not depend on any trainable weight, "
+            raise ValueError("No gradients provided for any variable: the outcome does not depend on any "
+                             "trainable weight, "
                              "or not in a differentiable way.")
         self.proof.require_finite(reference)
         if not self.krylov:
-            require_memory(self.n, model, f"set krylov=16 or so in the optimizer, or reduce the batch size, {self.batch}, or the "
+            require_memory(self.n, model,
+                           f"set krylov=16 or so in the optimizer, or reduce the batch size, {self.batch}, "
+                           "or the "
                            f"outputs per sample, {self.d}")
             keep_freed_memory()
         self.penalties = Penalties(model, compiler, self.penalty_count)
@@ -130,7 +138,8 @@ class Derivatives:
         self._take_route((x, y_true, sample_weight), reference)
         smaller = min(self.shape)
         if smaller > _LARGE and not self.krylov:
-            compiler.warn(f"An update decomposes a matrix of {smaller} × {smaller} numbers on the host, which takes about "
+            compiler.warn(f"An update decomposes a matrix of {smaller} × {smaller} numbers on the host, "
+                          "which takes about "
                           f"{3 * (smaller / 4096)**3:.0f} s; the optimizer's krylov=16 never forms it")
 
     def linearise(self, x, y_true, sample_weight):
@@ -144,7 +153,9 @@ class Derivatives:
         return result
 
     def _settings_have_changed(self):
-        """Whether a variable that the model reads and the optimizer does not train has another value than last time."""
+        """Whether a variable that the model reads and the optimizer does not train has another value than
+        last time.
+        """
         before, self._settings = self._settings, [variable.numpy() for variable in self._read]
         return not all(map(np.array_equal, before, self._settings))
 
@@ -181,7 +192,9 @@ class Derivatives:
         return float(np.asarray(gradient) @ change), curvature + h * float(np.sum(change[self.n:]**2))
 
     def loss_after(self, batch, step):
-        """The loss of a batch, penalties included, with the weights θ − step, (p,) float64, which are then put back."""
+        """The loss of a batch, penalties included, with the weights θ − step, (p,) float64, which are then
+        put back.
+        """
         before = self._shift(tf.cast(step, tf.float64))
         try:
             return float(self.loss(*batch)[0]) + self.penalties.value(batch[0])
@@ -189,7 +202,8 @@ class Derivatives:
             self._restore(before)
 
     def _of_samples(self, function, x):
-        """x with a function applied to the arrays that have a row for each sample; others are shared by all."""
+        """x with a function applied to the arrays that have a row for each sample; others are shared by all.
+        """
         return tf.nest.pack_sequence_as(x, [function(leaf) if sampled else leaf
                                             for leaf, sampled in zip(tf.nest.flatten(x), self._sampled)])
 
@@ -197,7 +211,7 @@ class Derivatives:
         """The number of samples in x, which may be some of the batch."""
         return next(leaf.shape[0] for leaf, sampled in zip(tf.nest.flatten(x), self._sampled) if sampled)
 
-    # ------------------------------------------------------------------------------------------------ structure
+    # ---------------------------------------------------------------------------------------------- structure
 
     def _read_structure(self, x):
         """What the graph of x → y says: which routes can be right, and d and n."""
@@ -220,7 +234,7 @@ class Derivatives:
         self._certainly_mixed = self._loop = self._loop_in_network = self._has_own_weights = False
         try:
             traced = self.compiler.trace(outcome_of, x)
-        except Exception:                                               # a model that runs as plain Python only
+        except Exception:  # a model that runs as plain Python only
             self.d = int(self.flat(self._outcome(x), self.batch).shape[1])
         else:
             graph, outcome = traced.graph, traced.graph.outputs[0]
@@ -245,23 +259,25 @@ class Derivatives:
         self._settings = [variable.numpy() for variable in self._read]
 
     def _may_have_own_weights(self, x):
-        """Whether weights act in Dense layers alone, and rows that have their own of them still stay apart."""
+        """Whether weights act in Dense layers alone, and rows that have their own of them still stay apart.
+        """
         leaves = tf.nest.flatten(x)
 
         def outcome_of(*arguments):
             own = dict(zip(map(id, self.weights), arguments[len(leaves):]))
             with own_weights(own, shared=False):
-                return tf.identity(self.flat(self._outcome(tf.nest.pack_sequence_as(x, arguments[:len(leaves)])), self.batch))
+                return tf.identity(self.flat(self._outcome(tf.nest.pack_sequence_as(x,
+                    arguments[:len(leaves)])), self.batch))
         try:
             traced = self.compiler.trace(outcome_of, *leaves, *(
                 tf.zeros((self.batch, *weight.shape), weight.dtype) for weight in self.weights))
-        except Exception:                                               # a layer is called on other rows than the samples
+        except Exception:  # a layer is called on other rows than the samples
             return False
         held = {id(outside) for outside, _ in traced.graph.captures}
         return not any(id(weight.value.handle) in held for weight in self.weights) and (
             SampleAxes(traced, len(leaves) + len(self.weights), self.batch).verdict() == "")
 
-    # ------------------------------------------------------------------------------------------------ the proof
+    # ---------------------------------------------------------------------------------------------- the proof
 
     def _take_route(self, batch, reference):
         """Takes the first route not tried yet that agrees with the reference on a batch."""
@@ -273,17 +289,19 @@ class Derivatives:
                 function, failure = candidate.make(xla), None
                 try:
                     wrong = self.proof.disagreement(function, batch, reference, weigh=not candidate.proven)
-                    if wrong:                                           # a unit on its kink may round to either side
+                    if wrong:  # a unit on its kink may round to either side
                         with moved(self.weights):
-                            wrong = self.proof.disagreement(function, batch, self.proof.reference(*batch), weigh=not candidate.proven)
+                            wrong = self.proof.disagreement(function, batch, self.proof.reference(*batch),
+                                                            weigh=not candidate.proven)
                 except (MemoryError, tf.errors.ResourceExhaustedError):
                     raise
                 except NotApplicable as reason:
                     wrong = str(reason)
                     break
-                except Exception as error:                              # of users' code, called on other rows than its batch
+                except Exception as error:  # of users' code, called on other rows than its batch
                     failure = error
-                    wrong = f"the model fails on other rows than its batch ({str(error).strip().splitlines()[0][:160]})"
+                    said = str(error).strip().splitlines()[0][:160]
+                    wrong = f"the model fails on other rows than its batch ({said})"
                     break
                 if not wrong:
                     break
@@ -291,7 +309,8 @@ class Derivatives:
                 if not xla and may_compile:
                     self.compiler.differs("The Jacobian")
                 elif self._reasons:
-                    self.compiler.warn(f"The Jacobian takes the route {candidate.route!r}, as {self._reasons[0]}. "
+                    self.compiler.warn(f"The Jacobian takes the route {candidate.route!r}, as "
+                                       f"{self._reasons[0]}. "
                                        f"An update costs {self._costs(candidate.route)}.")
                 self.route, self._linearise, self._proven = candidate.route, function, candidate.proven
                 return
@@ -301,13 +320,16 @@ class Derivatives:
         self.proof.refuse(batch, self._reasons[-1])
 
     def _prove_again(self, batch, result):
-        """Repeats the proof on the batch of an update; the result of that update, by the next route if it fails."""
+        """Repeats the proof on the batch of an update; the result of that update, by the next route if it
+        fails.
+        """
         started = time.perf_counter()
         wrong = self.proof.disagreement(lambda *_: result, batch, self.proof.reference(*batch), weigh=True)
         if wrong:
             since = self._right_until + 1
             self._reasons = [wrong]
-            self.compiler.warn(f"The route {self.route!r} to the Jacobian stopped being right: {wrong}. Steps may have been wrong "
+            self.compiler.warn(f"The route {self.route!r} to the Jacobian stopped being right: {wrong}. "
+                               "Steps may have been wrong "
                                f"since update {since}; this is update {self._updates}.")
             self._take_route(batch, self.proof.reference(*batch))
             result = self._linearise(*batch)
@@ -321,10 +343,11 @@ class Derivatives:
         n, p = self.shape
         if self.krylov:
             return f"{min(self.krylov, n, p)} products with J and as many with its transpose"
-        passes = f"{n} backward passes of {'one sample' if route == 'per sample' else f'all {self.batch} samples'}"
+        of_what = "one sample" if route == "per sample" else f"all {self.batch} samples"
+        passes = f"{n} backward passes of {of_what}"
         return f"{passes} and {8 * n * p / 1e6:.3g} MB for J, n = {n} by p = {p}"
 
-    # ------------------------------------------------------------------------------------------------ the parts
+    # ---------------------------------------------------------------------------------------------- the parts
 
     def flat(self, outcome, batch):
         """The outcome as (B, d), its parts one behind the other, in the widest of their dtypes."""
@@ -333,13 +356,16 @@ class Derivatives:
             if not leaf.dtype.is_floating:
                 raise TypeError(f"the simulator's outcome must be a real float tensor, not {leaf.dtype.name}")
             if leaf.shape.rank == 0 or leaf.shape[0] != batch:
-                raise ValueError(f"the simulator must return one row per sample, the batch first: {batch} samples gave "
+                raise ValueError(f"the simulator must return one row per sample, the batch first: {batch} "
+                                 "samples gave "
                                  f"an outcome of shape {leaf.shape}")
         widest = max((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.size)
         return tf.concat([tf.cast(tf.reshape(leaf, [batch, -1]), widest) for leaf in leaves], axis=1)
 
     def _outcome(self, x):
-        """y = P(x, u). Not by Keras' `__call__` where that does no more: it keeps AutoGraph away from users' code."""
+        """y = P(x, u). Not by Keras' `__call__` where that does no more: it keeps AutoGraph away from users'
+        code.
+        """
         return self.model.call(x, training=False) if self.model.composed else self.model(x, training=False)
 
     def _trace_plain_vjp(self, x, v):
@@ -348,9 +374,11 @@ class Derivatives:
             flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
         self.penalty_count = len(self.model.losses)
         known = {id(weight.value) for weight in self.model.variables}
-        strangers = sorted({variable.name for variable in tape.watched_variables() if id(variable) not in known})
+        strangers = sorted({variable.name for variable in tape.watched_variables()
+                            if id(variable) not in known})
         if strangers:
-            self.compiler.warn(f"{strangers[0]!r} acts on the outcome but is no weight of the model, so that it is not trained: "
+            self.compiler.warn(f"{strangers[0]!r} acts on the outcome but is no weight of the model, so "
+                               "that it is not trained: "
                                "make the simulator or network_input a Keras layer that holds it")
         return _dense(tape.gradient(flat, self._values(), tf.cast(v, flat.dtype)))
 
@@ -358,7 +386,8 @@ class Derivatives:
         """Jᵀv for any v (n,): a list of tensors like the weights."""
         with tf.GradientTape() as tape:
             flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
-        return _dense(tape.gradient(flat, self._values(), tf.cast(v, flat.dtype), tf.UnconnectedGradients.ZERO))
+        return _dense(tape.gradient(flat, self._values(), tf.cast(v, flat.dtype),
+                                    tf.UnconnectedGradients.ZERO))
 
     def _trace_loss(self, x, y_true, sample_weight):
         """Loss, outcome and g (n,) of a batch."""
@@ -397,13 +426,14 @@ class Derivatives:
     def _values(self, group=None):
         return [self.weights[index].value for index in (range(len(self.weights)) if group is None else group)]
 
-    # ----------------------------------------------------------------------------------------------- the routes
+    # --------------------------------------------------------------------------------------------- the routes
 
     def _candidates(self):
         """The routes that the structure of the graph does not rule out, the fastest first."""
         if self.krylov:
             for way in ways(self, self._network_alone and not self._certainly_mixed):
-                yield _Candidate(f"krylov, {way}", partial(self._by_products, way), way != "through the network" or not self._mixing)
+                yield _Candidate(f"krylov, {way}", partial(self._by_products, way),
+                                 way != "through the network" or not self._mixing)
             return
         if self._certainly_mixed:
             self._reasons.append(f"samples reach each other's outcomes by {self._mixing}")
@@ -416,11 +446,14 @@ class Derivatives:
             if self._has_own_weights:
                 yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_own_rows, xla), apart)
             if self._network_alone:
-                yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_network_rows, xla), apart,
+                yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_network_rows, xla),
+                                 apart,
                                  self._loop_in_network)
-            yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_sample_rows, xla), apart, self._loop)
+            yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_sample_rows, xla), apart,
+                             self._loop)
         yield _Candidate("whole batch", lambda xla: self._by_batch(lambda group: self.compiler.function(
-            lambda x, seeds: self._trace_batch_rows(group, x, seeds), "The Jacobian by rows", xla=xla), xla), True)
+            lambda x, seeds: self._trace_batch_rows(group, x, seeds), "The Jacobian by rows", xla=xla), xla),
+            True)
         yield _Candidate("whole batch", lambda xla: self._by_batch(self._one_by_one, xla), True)
 
     def _by_products(self, way, xla):
@@ -441,7 +474,9 @@ class Derivatives:
         return linearise
 
     def _trace_factors(self, x, y_true, sample_weight):
-        """((loss, outcome, g, list of A, list of Δ), (places of the kernels, of the biases among the weights))."""
+        """((loss, outcome, g, list of A, list of Δ), (places of the kernels, of the biases among the
+        weights)).
+        """
         outcome, _, _, target, seeds = self._repeated_pass(x)
         products, reason = layer_products(tf.compat.v1.get_default_graph(), self.weights, target, self.n)
         if not products:
@@ -449,7 +484,8 @@ class Derivatives:
         sums = [product.sums for product in products]
         cotangents = tf.gradients(target, sums, seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         loss, outcome, gradient = self.loss_and_gradient(x, y_true, sample_weight, outcome)
-        inputs = [tf.zeros([self.n, 0], sums[0].dtype) if product.inputs is None else product.inputs for product in products]
+        inputs = [tf.zeros([self.n, 0], sums[0].dtype) if product.inputs is None else product.inputs
+                  for product in products]
         return ((loss, outcome, gradient, [a[::self.d] for a in inputs], cotangents),
                 ([product.kernel for product in products], [product.bias for product in products]))
 
@@ -457,12 +493,14 @@ class Derivatives:
         """A forward pass of some samples in which each is repeated d times: row (b, k) holds sample b.
 
         Args:
-            x: data of these samples; watch: function that is handed the controls before the simulator takes them.
+            x: data of these samples; watch: function that is handed the controls before the simulator takes
+                them.
 
         Returns:
-            (outcome, inputs, controls, target, seeds): the outcome (samples, …); what the network sees and gives, one row
-            for each row of J, None where a subclass computes the outcome in its own way; and what to ask for: the gradient
-            of the target with the cotangents `seeds`, with respect to anything in row (b, k), is that of y_bk.
+            (outcome, inputs, controls, target, seeds): the outcome (samples, …); what the network sees and
+            gives, one row for each row of J, None where a subclass computes the outcome in its own way; and
+            what to ask for: the gradient of the target with the cotangents `seeds`, with respect to anything
+            in row (b, k), is that of y_bk.
         """
         model, samples = self.model, self._count(x)
         repeated = self._of_samples(lambda t: tf.repeat(t, self.d, axis=0), x)
@@ -471,22 +509,24 @@ class Derivatives:
             inputs = model.network_input(repeated)
             controls = model.network(inputs, training=False)
             watch(controls)
-            linearised = self._linearised_simulator(x, tf.nest.map_structure(lambda t: t[::self.d], controls), samples)
+            linearised = self._linearised_simulator(x, tf.nest.map_structure(lambda t: t[::self.d], controls),
+                                                    samples)
             if linearised:                                              # row (b, k): ∂y_bk/∂u_b
-                return linearised[0], inputs, controls, controls, tf.reshape(linearised[1], tf.shape(controls))
+                return linearised[0], inputs, controls, controls, tf.reshape(linearised[1],
+                                                                             tf.shape(controls))
             rows = model.simulator(repeated, controls)
         else:
             rows = model(repeated, training=False)
         flat = self.flat(rows, samples * self.d)                                           # (rows, d)
-        seeds = tf.tile(tf.eye(self.d, dtype=flat.dtype), [samples, 1])                     # row (b, k) holds e_k
+        seeds = tf.tile(tf.eye(self.d, dtype=flat.dtype), [samples, 1])  # row (b, k) holds e_k
         return tf.nest.map_structure(lambda leaf: leaf[::self.d], rows), inputs, controls, flat, seeds
 
     def _linearised_simulator(self, x, controls, samples):
         """(outcome, ∂y/∂u (samples, d, *controls)) where that takes less than d backward passes, else None.
 
-        The simulator's own `linearize`, or products with ∂y/∂u, one for each of c controls, where c ≤ d/8 and the weights
-        act in the network alone. Such a product is the derivative of a backward pass, some four times its time;
-        TensorFlow's forward mode does not know lists of tensors in loops.
+        The simulator's own `linearize`, or products with ∂y/∂u, one for each of c controls, where c ≤ d/8 and
+        the weights act in the network alone. Such a product is the derivative of a backward pass, some four
+        times its time; TensorFlow's forward mode does not know lists of tensors in loops.
         """
         if hasattr(self.model.simulator, "linearize"):
             return self.model.simulator.linearize(x, controls)
@@ -506,18 +546,22 @@ class Derivatives:
                     flat = self.flat(outcome, samples * count)
                 weights = tf.ones_like(flat)                                # w; ∂(uᵀ Jᵀ w)/∂w = J u
                 outer.watch(weights)
-                transposed = inner.gradient(flat, primals, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            columns = outer.gradient(transposed, weights, tangents, tf.UnconnectedGradients.ZERO)   # row (b, j): ∂y_b/∂u_bj
-        except Exception:                                               # an operation has no second derivative
+                transposed = inner.gradient(flat, primals, weights,
+                                            unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            # row (b, j): ∂y_b/∂u_bj
+            columns = outer.gradient(transposed, weights, tangents, tf.UnconnectedGradients.ZERO)
+        except Exception:  # an operation has no second derivative
             return None
         jacobian = tf.transpose(tf.reshape(columns, [samples, count, self.d]), [0, 2, 1])
         return tf.nest.map_structure(lambda leaf: leaf[::count], outcome), tf.cast(jacobian, controls.dtype)
 
     def _by_samples(self, trace_rows, xla):
-        """A route that takes the rows of some samples at a time; `trace_rows(group, x, copies)` gives blocks of J.
+        """A route that takes the rows of some samples at a time; `trace_rows(group, x, copies)` gives blocks
+        of J.
 
-        Without XLA every sample comes with a copy of itself that has the cotangent 0: products of a batch of one, which
-        vectorised become products of rank 4 with an axis of size 1, corrupt memory in TensorFlow 2.21 with oneDNN.
+        Without XLA every sample comes with a copy of itself that has the cotangent 0: products of a batch of
+        one, which vectorised become products of rank 4 with an axis of size 1, corrupt memory in TensorFlow
+        2.21 with oneDNN.
         """
         def rows_of(group):
             return self.compiler.function(lambda x: trace_rows(group, x, 1), "The Jacobian by rows", xla=xla,
@@ -533,11 +577,13 @@ class Derivatives:
                              lambda x, first, last: (x, tf.one_hot(tf.range(first, last), self.n)), xla)
 
     def _by_rows(self, count, rows_each, overhead, rows_of, pick, xla):
-        """A route that takes J by rows, from `count` things (samples or rows) of which each gives `rows_each`.
+        """A route that takes J by rows, from `count` things (samples or rows) of which each gives
+        `rows_each`.
 
         Args:
             overhead: numbers that a row takes besides itself, about.
-            rows_of: function of a group of weights → function of what `pick` returns → blocks of these weights.
+            rows_of: function of a group of weights → function of what `pick` returns → blocks of these
+            weights.
             pick: function of (x, first, last): what `rows_of` gets for these things.
         """
         functions = {}
@@ -551,10 +597,11 @@ class Derivatives:
                 if group not in functions:
                     functions[group] = rows_of(group)
                 for start in range(0, count, step):
-                    first = min(start, count - step)                    # the last chunk is as long as the others: it overlaps
+                    first = min(start, count - step)  # the last chunk is as long as the others: it overlaps
                     blocks = functions[group](*pick(x, first, first + step))
                     skip = (start - first) * rows_each
-                    yield slice(start * rows_each, (first + step) * rows_each), [_wide(block)[skip:] for block in blocks]
+                    yield slice(start * rows_each, (first + step) * rows_each), [_wide(block)[skip:]
+                                                                                 for block in blocks]
             vjp = self._vjp if xla else self.plain_vjp
             jacobian = RowsJacobian(chunks, self.shapes, self.n, available_memory() // _SHARE,
                                     lambda v: [np.zeros(shape) if share is None else _wide(share)
@@ -563,22 +610,28 @@ class Derivatives:
         return linearise
 
     def _trace_own_rows(self, group, x, copies):
-        """Blocks of J where every row has weights of its own; without copies, which only vectorised rows need."""
+        """Blocks of J where every row has weights of its own; without copies, which only vectorised rows
+        need.
+        """
         repeated = self._of_samples(lambda t: tf.repeat(t, self.d, axis=0), x)
         rows = self._count(x) * self.d
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            own = {id(self.weights[index]): tf.zeros((rows, *self.shapes[index]), self.weights[index].dtype) for index in group}
+            own = {id(self.weights[index]): tf.zeros((rows, *self.shapes[index]), self.weights[index].dtype)
+                   for index in group}
             tape.watch(list(own.values()))
             with own_weights(own):
                 flat = self.flat(self._outcome(repeated), rows)
         seeds = tf.tile(tf.eye(self.d, dtype=flat.dtype), [self._count(x), 1])
-        return tape.gradient(flat, list(own.values()), seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return tape.gradient(flat, list(own.values()), seeds,
+                             unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def _trace_network_rows(self, group, x, copies):
-        """Blocks of J where the weights act in the network alone: its rows by the cotangents of the controls."""
+        """Blocks of J where the weights act in the network alone: its rows by the cotangents of the controls.
+        """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             _, inputs, controls, target, seeds = self._repeated_pass(x, tape.watch)
-        cotangents = tape.gradient(target, controls, seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        cotangents = tape.gradient(target, controls, seeds,
+                                   unconnected_gradients=tf.UnconnectedGradients.ZERO)
         inputs = tf.nest.map_structure(lambda t: tf.repeat(t[:, None], copies, axis=1) if t.shape.rank and
                                        t.shape[0] == self._count(x) * self.d else t, inputs)
         cotangents = tf.nest.map_structure(lambda t: _with_copies(t, copies), cotangents)
@@ -596,7 +649,8 @@ class Derivatives:
             leaves, cotangent = arguments
             leaves = iter(leaves)
             sample = tf.nest.pack_sequence_as(x, [next(leaves) if sampled else leaf
-                                                  for leaf, sampled in zip(tf.nest.flatten(x), self._sampled)])
+                                                  for leaf, sampled in zip(tf.nest.flatten(x),
+                                                                           self._sampled)])
             return self._row(group, lambda: self.flat(self._outcome(sample), copies), cotangent)
         return tf.vectorized_map(row, (repeated, seeds))
 
@@ -605,10 +659,13 @@ class Derivatives:
         with tf.GradientTape() as tape:
             projection = sum(tf.reduce_sum(leaf * tf.cast(share, leaf.dtype))
                              for leaf, share in zip(tf.nest.flatten(function()), tf.nest.flatten(cotangent)))
-        return _dense(tape.gradient(projection, self._values(group), unconnected_gradients=tf.UnconnectedGradients.ZERO))
+        return _dense(tape.gradient(projection, self._values(group),
+                                    unconnected_gradients=tf.UnconnectedGradients.ZERO))
 
     def _trace_batch_rows(self, group, x, seeds):
-        """Blocks of J for any function: one forward pass of the batch, a backward pass for each of the seeds (rows, n)."""
+        """Blocks of J for any function: one forward pass of the batch, a backward pass for each of the seeds
+        (rows, n).
+        """
         with tf.GradientTape() as tape:
             flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
         return tf.vectorized_map(lambda seed: _dense(tape.gradient(

@@ -24,38 +24,51 @@ class Mixed(NamedTuple):
 
 
 _ELEMENTWISE = frozenset("""
-    Abs Acos Acosh Add AddN AddV2 Angle ApproximateEqual Asin Asinh Atan Atan2 Atanh BesselI0 BesselI0e BesselI1 BesselI1e
-    BesselJ0 BesselJ1 BesselK0 BesselK0e BesselK1 BesselK1e BesselY0 BesselY1 Betainc BitwiseAnd BitwiseOr BitwiseXor Cast
-    Ceil CheckNumerics ClipByValue Complex ComplexAbs Conj Cos Cosh Digamma Div DivNoNan Elu EluGrad EnsureShape Equal Erf
-    Erfc Erfinv Exp Expm1 Floor FloorDiv FloorMod FresnelCos FresnelSin Greater GreaterEqual Identity IdentityN Igamma
-    Igammac Imag Inv InvGrad Invert IsFinite IsInf IsNan LeakyRelu LeakyReluGrad LeftShift Less LessEqual Lgamma Log Log1p
-    LogicalAnd LogicalNot LogicalOr Maximum Minimum Mod Mul MulNoNan Ndtri Neg NextAfter NotEqual OnesLike Polygamma Pow
-    PreventGradient Real RealDiv Reciprocal ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad RightShift Rint Round Rsqrt
-    RsqrtGrad SelectV2 Select Selu SeluGrad Sigmoid SigmoidGrad Sign Sin Sinh Snapshot Softplus SoftplusGrad Softsign
-    SoftsignGrad Spence Sqrt SqrtGrad Square SquaredDifference StopGradient Sub Tan Tanh TanhGrad TruncateDiv TruncateMod
-    Xdivy Xlog1py Xlogy ZerosLike Zeta""".split())
+    Abs Acos Acosh Add AddN AddV2 Angle ApproximateEqual Asin Asinh Atan Atan2 Atanh BesselI0 BesselI0e
+    BesselI1 BesselI1e BesselJ0 BesselJ1 BesselK0 BesselK0e BesselK1 BesselK1e BesselY0 BesselY1 Betainc
+    BitwiseAnd BitwiseOr BitwiseXor Cast Ceil CheckNumerics ClipByValue Complex ComplexAbs Conj Cos Cosh
+    Digamma Div DivNoNan Elu EluGrad EnsureShape Equal Erf Erfc Erfinv Exp Expm1 Floor FloorDiv FloorMod
+    FresnelCos FresnelSin Greater GreaterEqual Identity IdentityN Igamma Igammac Imag Inv InvGrad Invert
+    IsFinite IsInf IsNan LeakyRelu LeakyReluGrad LeftShift Less LessEqual Lgamma Log Log1p LogicalAnd
+    LogicalNot LogicalOr Maximum Minimum Mod Mul MulNoNan Ndtri Neg NextAfter NotEqual OnesLike Polygamma
+    Pow PreventGradient Real RealDiv Reciprocal ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad RightShift
+    Rint Round Rsqrt RsqrtGrad SelectV2 Select Selu SeluGrad Sigmoid SigmoidGrad Sign Sin Sinh Snapshot
+    Softplus SoftplusGrad Softsign SoftsignGrad Spence Sqrt SqrtGrad Square SquaredDifference StopGradient
+    Sub Tan Tanh TanhGrad TruncateDiv TruncateMod Xdivy Xlog1py Xlogy ZerosLike Zeta""".split())
 _REDUCTIONS = frozenset("Sum Mean Prod Max Min Any All ArgMax ArgMin EuclideanNorm".split())
-_WITHIN_LAST_AXIS = {"Softmax": 1, "LogSoftmax": 1, "FFT": 1, "IFFT": 1, "RFFT": 1, "IRFFT": 1, "FFT2D": 2, "IFFT2D": 2,
-                     "RFFT2D": 2, "IRFFT2D": 2, "FFT3D": 3, "IFFT3D": 3, "RFFT3D": 3, "IRFFT3D": 3, "TopKV2": 1,
-                     "MatrixInverse": 2, "Cholesky": 2, "SelfAdjointEigV2": 2, "Svd": 2, "Qr": 2, "MatrixDeterminant": 2,
-                     "LogMatrixDeterminant": 2, "MatrixDiagPartV3": 2, "MatrixDiagPart": 2, "MatrixBandPart": 2,
-                     "MatrixExponential": 2, "MatrixSquareRoot": 2, "Lu": 2, "Eig": 2, "MatrixDiagV3": 1, "MatrixDiag": 1}
-_SOLVES = frozenset("MatrixSolve MatrixTriangularSolve BatchMatMul BatchMatMulV2 BatchMatMulV3 MatrixSolveLs".split())
-_ON_FIRST_AXIS = frozenset("""Conv2D Conv3D DepthwiseConv2dNative MaxPool AvgPool MaxPool3D AvgPool3D MaxPoolV2 Dilation2D
+_WITHIN_LAST_AXIS = {"Softmax": 1, "LogSoftmax": 1, "FFT": 1, "IFFT": 1, "RFFT": 1, "IRFFT": 1, "FFT2D": 2,
+                     "IFFT2D": 2,
+                     "RFFT2D": 2, "IRFFT2D": 2, "FFT3D": 3, "IFFT3D": 3, "RFFT3D": 3, "IRFFT3D": 3,
+                     "TopKV2": 1,
+                     "MatrixInverse": 2, "Cholesky": 2, "SelfAdjointEigV2": 2, "Svd": 2, "Qr": 2,
+                     "MatrixDeterminant": 2,
+                     "LogMatrixDeterminant": 2, "MatrixDiagPartV3": 2, "MatrixDiagPart": 2,
+                     "MatrixBandPart": 2,
+                     "MatrixExponential": 2, "MatrixSquareRoot": 2, "Lu": 2, "Eig": 2, "MatrixDiagV3": 1,
+                     "MatrixDiag": 1}
+_SOLVES = frozenset("MatrixSolve MatrixTriangularSolve BatchMatMul BatchMatMulV2 BatchMatMulV3 "
+                    "MatrixSolveLs".split())
+_ON_FIRST_AXIS = frozenset(
+    """Conv2D Conv3D DepthwiseConv2dNative MaxPool AvgPool MaxPool3D AvgPool3D MaxPoolV2 Dilation2D
     FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 ResizeBilinear ResizeNearestNeighbor ResizeBicubic ResizeArea
     SpaceToDepth DepthToSpace LRN""".split())
-_OUTPUTS = {"TopKV2": ("values", "indices"), "SelfAdjointEigV2": ("e", "v"), "Svd": ("s", "u", "v"), "Qr": ("q", "r"),
+_OUTPUTS = {"TopKV2": ("values", "indices"), "SelfAdjointEigV2": ("e", "v"), "Svd": ("s", "u", "v"),
+            "Qr": ("q", "r"),
             "Lu": ("lu", "p"), "TensorListPopBack": ("output_handle", "tensor"), "Eig": ("e", "v"),
             "LogMatrixDeterminant": ("sign", "log_abs_determinant"),
-            "FusedBatchNormV3": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2", "reserve_space_3")}
+            "FusedBatchNormV3": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2",
+                                 "reserve_space_3")}
 _CALLS = frozenset("PartitionedCall StatefulPartitionedCall".split())
 _BRANCHES = frozenset("If StatelessIf Case StatelessCase".split())
 
 
 _ARITHMETIC = {                                                         # on axes and shapes, with few entries
-    "Identity": lambda value: value, "Cast": lambda value: value, "AddV2": np.add, "Sub": np.subtract, "Mul": np.multiply,
-    "GreaterEqual": np.greater_equal, "Less": np.less, "FloorMod": np.mod, "Range": np.arange, "SelectV2": np.where,
-    "Pack": lambda *values: np.stack(values), "ConcatV2": lambda *values: np.concatenate([np.atleast_1d(v) for v in values[:-1]]),
+    "Identity": lambda value: value, "Cast": lambda value: value, "AddV2": np.add, "Sub": np.subtract,
+    "Mul": np.multiply,
+    "GreaterEqual": np.greater_equal, "Less": np.less, "FloorMod": np.mod, "Range": np.arange,
+    "SelectV2": np.where,
+    "Pack": lambda *values: np.stack(values), "ConcatV2": lambda *values: np.concatenate([np.atleast_1d(v)
+        for v in values[:-1]]),
     "Reshape": np.reshape}
 
 
@@ -64,8 +77,8 @@ class SampleAxes:
 
     What is known of a tensor is one of
         None            it does not depend on the samples
-        (axis, inner)   along this axis lie the samples, each with `inner` rows one behind the other, this block
-                        repeated any number of times; nothing on another sample's rows has come in
+        (axis, inner)   along this axis lie the samples, each with `inner` rows one behind the other, this
+                        block repeated any number of times; nothing on another sample's rows has come in
         Mixed           why this is not so
 
     and of a list of tensors (as loops keep them) the same of its elements.
@@ -80,7 +93,8 @@ class SampleAxes:
         definition = function.graph.as_graph_def(add_shapes=True)
         self.batch = batch
         self.functions = {body.signature.name: body for body in definition.library.function}
-        arguments = {tensor.op.name: (((0, 1) if tensor.shape.rank and tensor.shape[0] == batch else None), _sizes(tensor.shape))
+        arguments = {tensor.op.name: (((0, 1) if tensor.shape.rank and tensor.shape[0] == batch else None),
+                                      _sizes(tensor.shape))
                      for tensor in function.inputs[:leaves]}
         self.nodes = _Nodes(self, definition.node, arguments)
         self.outcome = self.nodes.known(function.outputs[0].op.name)[0]
@@ -98,9 +112,12 @@ class SampleAxes:
         return self.batch == 1 or self.nodes.known(tensor.op.name)[0] == (0, 1)
 
     def call(self, name, arguments):
-        """What is known of each output of a function of the graph: list of (state, shape), in the order of its outputs."""
+        """What is known of each output of a function of the graph: list of (state, shape), in the order of
+        its outputs.
+        """
         body = self.functions[name]
-        nodes = _Nodes(self, body.node_def, {arg.name: given for arg, given in zip(body.signature.input_arg, arguments)})
+        nodes = _Nodes(self, body.node_def, {arg.name: given for arg, given in zip(body.signature.input_arg,
+                                                                                   arguments)})
         return [nodes.known(body.ret[output.name]) for output in body.signature.output_arg]
 
 
@@ -110,10 +127,12 @@ class _Nodes:
     def __init__(self, owner, nodes, arguments):
         self.owner, self.batch = owner, owner.batch
         self.nodes, self.arguments = {node.name: node for node in nodes}, arguments
-        self.states = {}                                                # of a node: one for all outputs, or a list
+        self.states = {}  # of a node: one for all outputs, or a list
 
     def known(self, reference):
-        """(state, shape) of the tensor with this name; its node and all before it are visited without recursion."""
+        """(state, shape) of the tensor with this name; its node and all before it are visited without
+        recursion.
+        """
         name = reference.split(":")[0]
         waiting = [name]
         while waiting:
@@ -146,7 +165,9 @@ class _Nodes:
         return state, _sizes_of_proto(shapes[index]) if index < len(shapes) else None
 
     def _constant(self, reference):
-        """The value of a tensor that follows from constants of the graph, such as an axis; None if it does not."""
+        """The value of a tensor that follows from constants of the graph, such as an axis; None if it does
+        not.
+        """
         node = self.nodes.get(_source(reference))
         if node is None or node.op not in _ARITHMETIC and node.op != "Const":
             return None
@@ -176,7 +197,7 @@ class _Nodes:
             found = Mixed(node.op, False)
         return found
 
-    # ---------------------------------------------------------------------------------------------- nested functions
+    # --------------------------------------------------------------------------------------- nested functions
 
     def _loop(self, node, inputs):
         """A while loop: what stays true of its variables when the body has run any number of times."""
@@ -188,13 +209,14 @@ class _Nodes:
                 break
             present = joined
         condition = self.owner.call(node.attr["cond"].func.name, present)[0][0]
-        if condition is not None:                                       # how long it runs depends on the samples
+        if condition is not None:  # how long it runs depends on the samples
             reason = condition if isinstance(condition, Mixed) else Mixed(node.op, True)
             return [(reason, shape) for _, shape in present]
         return present
 
     def _branches(self, node, inputs):
-        names = [node.attr[key].func.name for key in ("then_branch", "else_branch")] if "then_branch" in node.attr else [
+        names = [node.attr[key].func.name for key in ("then_branch",
+                                                      "else_branch")] if "then_branch" in node.attr else [
             branch.name for branch in node.attr["branches"].list.func]
         (condition, _), *arguments = inputs
         if condition is not None:
@@ -208,7 +230,7 @@ class _Nodes:
             joined.append((state, outputs[0][1]))
         return joined
 
-    # ----------------------------------------------------------------------------------------------- operations
+    # --------------------------------------------------------------------------------------------- operations
 
     def _rule(self, node, references, inputs):
         op = node.op
@@ -221,7 +243,8 @@ class _Nodes:
         def constant(index):
             return self._constant(references[index])
 
-        if op == "Select" and shapes[0] is not None and len(shapes[0]) == 1 and len(out) > 1:   # a row for each entry
+        # a row for each entry
+        if op == "Select" and shapes[0] is not None and len(shapes[0]) == 1 and len(out) > 1:
             return (0, 1) if all(s in (None, (0, 1)) for s in states) else unknown
         if op == "IdentityN":
             return inputs
@@ -231,7 +254,8 @@ class _Nodes:
             return state if states[1] is None else unknown
         if op in _ELEMENTWISE:
             return self._broadcast(states, shapes, out, op)
-        if op in ("Shape", "ShapeN", "Rank", "Size", "BroadcastGradientArgs", "BroadcastArgs", "InvertPermutation", "TensorListLength"):
+        if op in ("Shape", "ShapeN", "Rank", "Size", "BroadcastGradientArgs", "BroadcastArgs",
+                  "InvertPermutation", "TensorListLength"):
             return None
         if op in ("BroadcastTo", "Tile") and states[0] is not None and all(s is None for s in states[1:]):
             axis, inner = state
@@ -256,7 +280,8 @@ class _Nodes:
         if op == "Squeeze":
             removed = [axis % len(shape) for axis in node.attr["squeeze_dims"].list.i] or [
                 axis for axis, size in enumerate(shape) if size == 1]
-            return unknown if state[0] in removed else (state[0] - sum(axis < state[0] for axis in removed), state[1])
+            return unknown if state[0] in removed else (state[0] - sum(axis < state[0] for axis in removed),
+                                                        state[1])
         if op == "Pack":
             axis = node.attr["axis"].i % len(out)
             joined = self._same([(s, sh) for s, sh in inputs if s is not None], op)
@@ -288,7 +313,8 @@ class _Nodes:
                 return state
             begin = constant(1)
             block = self.batch * state[1]
-            return state if begin is not None and begin[state[0]] % block == 0 == out[state[0]] % block else mixing
+            return state if begin is not None and begin[state[0]] % block == 0 == out[
+                state[0]] % block else mixing
         if op in ("Pad", "PadV2", "MirrorPad"):
             return state if out[state[0]] == shape[state[0]] else mixing
         if op in ("ReverseV2", "Roll"):
@@ -299,7 +325,8 @@ class _Nodes:
         if op == "MatMul":
             return self._matmul(states, shapes, (node.attr["transpose_a"].b, node.attr["transpose_b"].b), op)
         if op in _SOLVES:
-            flags = (node.attr["adj_x"].b, node.attr["adj_y"].b) if op.startswith("Batch") else (node.attr["adjoint"].b, False)
+            flags = (node.attr["adj_x"].b, node.attr["adj_y"].b) if op.startswith("Batch") else (
+                node.attr["adjoint"].b, False)
             return self._matmul(states, shapes, flags, op)
         if op == "Einsum":
             return self._einsum(node.attr["equation"].s.decode(), states, shapes, out, op)
@@ -314,7 +341,8 @@ class _Nodes:
         if op in ("Conv2DBackpropInput", "Conv3DBackpropInputV2", "DepthwiseConv2dNativeBackpropInput"):
             return states[2] if states[:2] == [None, None] and states[2][0] == 0 else mixing
         if op == "SparseTensorDenseMatMul":                             # a sparse matrix times a dense one
-            return (1, state[1]) if states[3] and (state := states[3])[0] == (0 if node.attr["adjoint_b"].b else 1) else mixing
+            return (1, state[1]) if states[3] and (state := states[3])[0] == (0 if node.attr["adjoint_b"].b
+                                                                              else 1) else mixing
         if op in ("MaxPoolGrad", "AvgPoolGrad", "MaxPool3DGrad", "AvgPool3DGrad"):
             return (0, 1) if all(s in (None, (0, 1)) for s in states) else mixing
         if op in ("SpaceToBatchND", "BatchToSpaceND"):
@@ -330,16 +358,19 @@ class _Nodes:
             if states[1] is None and state[0] >= depth:
                 return len(shapes[1]) - 1 + state[0] - depth, state[1]
             return states[1] if state is None and states[1][0] < len(shapes[1]) - 1 else unknown
-        if op in ("TensorScatterUpdate", "TensorScatterAdd", "TensorScatterSub", "TensorScatterMax", "TensorScatterMin"):
+        if op in ("TensorScatterUpdate", "TensorScatterAdd", "TensorScatterSub", "TensorScatterMax",
+                  "TensorScatterMin"):
             depth = shapes[1][-1]
             moved = states[2] and (states[2][0] - (len(shapes[1]) - 1) + depth, states[2][1])
             same = {s for s in (state, moved) if s is not None}
-            return same.pop() if states[1] is None and len(same) == 1 and min(s[0] for s in same) >= depth else unknown
+            return same.pop() if states[1] is None and len(same) == 1 and min(s[0]
+                for s in same) >= depth else unknown
         if op == "TensorListFromTensor":
             return (state[0] - 1, state[1]) if state[0] else unknown
         if op in ("TensorListStack", "TensorListGather"):
             return (state[0] + 1, state[1]) if state else unknown
-        if op in ("TensorListSetItem", "TensorListPushBack", "TensorListGetItem", "TensorListPopBack", "TensorListResize"):
+        if op in ("TensorListSetItem", "TensorListPushBack", "TensorListGetItem", "TensorListPopBack",
+                  "TensorListResize"):
             data = {"TensorListSetItem": 2, "TensorListPushBack": 1}.get(op)
             if op in ("TensorListSetItem", "TensorListGetItem") and states[1] is not None:
                 return mixing
@@ -372,7 +403,7 @@ class _Nodes:
     def _reshape(self, state, shape, out):
         """The axis along which a row-major reshape puts the samples; None if they do not keep to one."""
         axis, inner = state
-        stride = int(np.prod(shape[axis + 1:], dtype=int)) * inner       # from one sample to the next in memory
+        stride = int(np.prod(shape[axis + 1:], dtype=int)) * inner  # from one sample to the next in memory
         for index in reversed(range(len(out))):
             behind = int(np.prod(out[index + 1:], dtype=int))
             if stride % behind == 0 and (behind * out[index]) % (stride * self.batch) == 0 and (
@@ -382,7 +413,8 @@ class _Nodes:
 
     def _strided_slice(self, node, state, shape, out, references):
         begin, end, strides = (self._constant(reference) for reference in references[1:4])
-        masks = {name: node.attr[f"{name}_mask"].i for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
+        masks = {name: node.attr[f"{name}_mask"].i for name in ("begin", "end", "ellipsis", "new_axis",
+                                                                "shrink_axis")}
         length = self.known(references[1])[1][0]
         inside = outside = 0
         fixed = sum(not masks["new_axis"] >> i & 1 and not masks["ellipsis"] >> i & 1 for i in range(length))
@@ -402,7 +434,8 @@ class _Nodes:
                 if inside == state[0]:
                     stride = None if strides is None else strides[i]
                     block = self.batch * state[1]
-                    first = 0 if masks["begin"] >> i & 1 else None if begin is None else int(begin[i]) % max(shape[inside], 1)
+                    first = 0 if masks["begin"] >> i & 1 else None if begin is None else int(begin[i]) % max(
+                        shape[inside], 1)
                     if stride == 1 and (out[outside] == shape[inside] or (
                             first is not None and first % block == 0 == out[outside] % block)):
                         return outside, state[1]
@@ -439,8 +472,9 @@ class _Nodes:
                 before = labels.index("...")
                 hidden = len(shape) - (len(labels) - 3)
                 after = state[0] - before - hidden
-                label = labels[state[0]] if state[0] < before else labels[before + 3 + after] if after >= 0 else (
-                    state[0] - before - hidden)                         # an axis of the dots, counted from their end
+                label = labels[state[0]] if state[0] < before else labels[before + 3 +
+                                                                          after] if after >= 0 else (
+                    state[0] - before - hidden)  # an axis of the dots, counted from their end
             else:
                 label = labels[state[0]]
             if found not in (None, (label, state[1])):
@@ -464,7 +498,8 @@ class _Nodes:
         axis = int(axis) % (rank or 1)
         batch_dims = node.attr["batch_dims"].i
         if batch_dims:
-            return params if params is not None and params == indices and params[0] < batch_dims else Mixed(op, False)
+            return params if params is not None and params == indices and params[0] < batch_dims else Mixed(
+                op, False)
         if params is None:
             return axis + indices[0], indices[1]
         if indices is not None or params[0] == axis:

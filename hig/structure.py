@@ -53,7 +53,8 @@ def weight_operations(graph, weights, outcome):
             if operation.type in ("ReadVariableOp", "Identity", "Cast"):
                 yield from uses(operation.outputs[0])
             else:
-                yield from ((operation, index) for index, held in enumerate(operation.inputs) if held is tensor)
+                yield from ((operation, index) for index, held in enumerate(operation.inputs)
+                            if held is tensor)
 
     handles = [inner.get(id(weight.value.handle)) for weight in weights]
     return [[] if handle is None else list(dict.fromkeys(uses(handle))) for handle in handles]
@@ -67,7 +68,8 @@ def layer_products(graph, weights, outcome, rows):
         rows: int, how many rows each a must have.
 
     Returns:
-        (products, reason): a list of `Product` and ""; or None and a clause that says which weight acts otherwise.
+        (products, reason): a list of `Product` and ""; or None and a clause that says which weight acts
+        otherwise.
     """
     kernels, biases = {}, {}
     for index, (weight, uses) in enumerate(zip(weights, weight_operations(graph, weights, outcome))):

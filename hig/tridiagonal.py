@@ -4,10 +4,10 @@ The result is one vector f(K) g, with f(λ) = (λ + μ)^(−a) on the kept eigen
 on the others. An eigendecomposition would give much more than this vector, and these four steps cost less:
 
 1. Householder reduction K = Q T Qᵀ to a tridiagonal T: f(K) g = Q f(T) Qᵀ g. This is nearly all of the work.
-2. Bisection on T gives λ_max, the number of truncated eigenvalues, the largest of them and the smallest kept one in
-   O(n) each.
-3. Truncation multiplies with a rational step function of T that falls from 1 to 0 within the gap between these two
-   (`_step_function`). It takes some tens of tridiagonal solves with complex shifts, O(n) each.
+2. Bisection on T gives λ_max, the number of truncated eigenvalues, the largest of them and the smallest kept
+   one in O(n) each.
+3. Truncation multiplies with a rational step function of T that falls from 1 to 0 within the gap between
+   these two (`_step_function`). It takes some tens of tridiagonal solves with complex shifts, O(n) each.
 4. On what is left, f(T) z = Σ_j w_j (T + μ + s_j)⁻¹ z with positive shifts and weights
    (`_partial_fractions`): some tens of tridiagonal solves more. Damping adds to these shifts and shortens the
    interval of the eigenvalues.
@@ -35,7 +35,8 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
         overwrite: K, in C order, is reduced in place: its diagonal and what is above it are lost.
 
     Returns:
-        (v, rank, λ_max, λ_min): v float64 (n,), the number of kept eigenvalues, the largest and the smallest of them.
+        (v, rank, λ_max, λ_min): v float64 (n,), the number of kept eigenvalues, the largest and the smallest
+        of them.
 
     Raises:
         numpy.linalg.LinAlgError: this path has no answer, because there is no gap at the cut, a LAPACK
@@ -45,7 +46,8 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
     A = K.T if K.flags.c_contiguous else K   # symmetric: no transposition
     if not (overwrite and K.flags.c_contiguous):
         A = np.array(A, order="F")
-    panel = 16 if n < SMALLEST_WIDE_PANEL else 32   # columns reduced at a time; by default 1, four times slower
+    # columns reduced at a time; by default 1, four times slower
+    panel = 16 if n < SMALLEST_WIDE_PANEL else 32
     A, d, e, tau, info = lapack.dsytrd(A, lower=1, lwork=panel * n, overwrite_a=1)
     _check_info("dsytrd", info)
     scale = max(np.abs(d).max(), np.abs(e).max())
@@ -86,7 +88,8 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
 
 
 def _inverse_power(d, e, z, exponent, lam_min, lam_max):
-    """T^(−a) z, 0 ≤ a ≤ 1, for z in the span of eigenvectors of T = (d, e) with eigenvalues in [λ_min, λ_max].
+    """T^(−a) z, 0 ≤ a ≤ 1, for z in the span of eigenvectors of T = (d, e) with eigenvalues in [λ_min,
+    λ_max].
 
     Source: x^(−a) = sin(πa)/π ∫₀^∞ s^(−a)/(s + x) ds; for a = 1 the geometric series
     1/x = Σ_k s^k/(x + s)^(k+1), whose remainder after k terms is below (s/x)^k: with s = λ_min/100 five terms
@@ -106,11 +109,13 @@ def _inverse_power(d, e, z, exponent, lam_min, lam_max):
 
 
 def _step_function(lowest, below, above):
-    """Shifts s_j and weights w_j, complex, with 1 + Re Σ_j w_j/(x + s_j) ≈ 0 on [lowest, below] and ≈ 1 from `above` on.
+    """Shifts s_j and weights w_j, complex, with 1 + Re Σ_j w_j/(x + s_j) ≈ 0 on [lowest, below] and ≈ 1 from
+    `above` on.
 
-    Source: w = (y − c)/(y + c), y = x − lowest, takes these intervals to [−1, −k] and [k, 1]; there the step function is
-    (1 + sign w)/2, and sign w = w (w²)^(−1/2) = Σ_j ω_j w/(w² + t_j²) = Re Σ_j ω_j/(w + i t_j) with the shifts t_j² and
-    weights ω_j of `_partial_fractions` on [k², 1]. Each term is a fraction in x again, and they add up to 1 at infinity.
+    Source: w = (y − c)/(y + c), y = x − lowest, takes these intervals to [−1, −k] and [k, 1]; there the step
+    function is (1 + sign w)/2, and sign w = w (w²)^(−1/2) = Σ_j ω_j w/(w² + t_j²) = Re Σ_j ω_j/(w + i t_j)
+    with the shifts t_j² and weights ω_j of `_partial_fractions` on [k², 1]. Each term is a fraction in x
+    again, and they add up to 1 at infinity.
 
     Returns: (shifts, weights), complex128 arrays of the same length, some 30 for gaps of a few per cent.
 
@@ -139,7 +144,8 @@ def _partial_fractions(exponent, lam_min, lam_max):
         s = e^u, ln λ_min ≤ u ≤ ln λ_max  Gauss-Legendre;                u = ln x ± iπ: ρ = b + √(1 + b²)
         s = λ_max/t, 0 ≤ t ≤ 1            Gauss-Jacobi, weight t^(a−1);  t ≤ −1:       ρ = 3 + √8
 
-    with b = 2π/ln(λ_max/λ_min). Source of the rate: Trefethen, Approximation Theory and Practice, theorem 19.3.
+    with b = 2π/ln(λ_max/λ_min). Source of the rate: Trefethen, Approximation Theory and Practice, theorem
+    19.3.
 
     The nodes grow with the logarithm of λ_max/λ_min: 44 for 1e6, 69 for 1e12.
 

@@ -1,4 +1,6 @@
-"""For the tests of the pages: a headless Chromium, a page in its own process, and what must hold for every page."""
+"""For the tests of the pages: a headless Chromium, a page in its own process, and what must hold for every
+page.
+"""
 
 import json
 import select
@@ -18,12 +20,15 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 120              # seconds to wait for what must happen; a busy machine takes long
-QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
+QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
+         "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync")
 
 
 def start_chromium(profile):
-    """Chromium under selenium with this profile folder, or None where Chromium and its driver are not installed."""
+    """Chromium under selenium with this profile folder, or None where Chromium and its driver are not
+    installed.
+    """
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
         return None
@@ -40,7 +45,8 @@ def browser(tmp_path_factory):
     """The browser; tests that need it are skipped where it is not installed."""
     chrome = start_chromium(tmp_path_factory.mktemp("profile"))
     if chrome is None:
-        pytest.skip("the pages are tested in Chromium: install Debian's packages chromium and chromium-driver")
+        pytest.skip("the pages are tested in Chromium: install Debian's packages chromium and "
+                    "chromium-driver")
     yield chrome
     chrome.quit()
 
@@ -91,7 +97,9 @@ def stop(process):
 
 
 def until(browser, condition, what):
-    """The first true value of `condition()`; an exception on the way counts as false, as while the page is redrawn."""
+    """The first true value of `condition()`; an exception on the way counts as false, as while the page is
+    redrawn.
+    """
     return WebDriverWait(browser, PATIENCE, 0.1, (Exception,)).until(lambda _: condition(), f"never: {what}")
 
 
@@ -110,7 +118,8 @@ def text(browser, selector):
 
 
 def click(browser, selector, words=None):
-    """Clicks the element that fits a CSS selector, of several the one with these words, once it is there and enabled.
+    """Clicks the element that fits a CSS selector, of several the one with these words, once it is there and
+    enabled.
 
     The driver clicks disabled buttons too, without effect and without a word.
     """
@@ -131,7 +140,8 @@ def set_text(browser, name, value):
 
 def graph(browser, name, expression):
     """Value of a JavaScript expression about the plotly graph `g` with its id in the page."""
-    return browser.execute_script(f"const g = document.querySelector('#{name} .js-plotly-plot'); return {expression}")
+    return browser.execute_script(
+        f"const g = document.querySelector('#{name} .js-plotly-plot'); return {expression}")
 
 
 def no_overflow(browser, width):
@@ -139,9 +149,11 @@ def no_overflow(browser, width):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                             {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 600})
     try:
-        until(browser, lambda: browser.execute_script("return innerWidth") == width, "the window has that width")
+        until(browser, lambda: browser.execute_script("return innerWidth") == width,
+              "the window has that width")
         until(browser, lambda: browser.execute_script(
-            "return document.documentElement.scrollWidth <= innerWidth"), f"the page fits into {width} pixels")
+            "return document.documentElement.scrollWidth <= innerWidth"),
+            f"the page fits into {width} pixels")
         boxes = browser.execute_script("""
             const selector = ".control, button, h1, h2, p, .js-plotly-plot, .svg-container, .scroll";
             return [...document.querySelectorAll(selector)].filter(e => e.offsetParent)

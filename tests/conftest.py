@@ -6,21 +6,26 @@ from collections import Counter
 
 import pytest
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:       # in the background of a script: children would ignore Ctrl-C, too
+# in the background of a script: children would ignore Ctrl-C, too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """PhiFlow sets this variable when it is imported; the processes that tests start would inherit it, and take it for
-    the user's wish to see TensorFlow's log (`hig.runs.cli.silent_start`). Before the fixtures of whatever scope."""
+    """PhiFlow sets this variable when it is imported; the processes that tests start would inherit it, and
+    take it for the user's wish to see TensorFlow's log (`hig.runs.cli.silent_start`). Before the fixtures of
+    whatever scope.
+    """
     os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
 
 
 def pytest_terminal_summary(terminalreporter):
     """Ends with what was skipped and why: each reason once, with the number of tests."""
-    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", []))
-    terminalreporter.write_line("skipped: " + ("; ".join(f"{count} ({reason})" for reason, count in reasons.items()) or "nothing"))
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ")
+                      for report in terminalreporter.stats.get("skipped", []))
+    terminalreporter.write_line("skipped: " + ("; ".join(f"{count} ({reason})" for reason,
+                                                         count in reasons.items()) or "nothing"))
 
 
 def pytest_collection_modifyitems(items):

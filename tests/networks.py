@@ -4,9 +4,10 @@ A case is right if one update by `hig.PhysicsModel` equals
 
     Δθ = −η · (J^κ g + ∂penalties/∂θ)
 
-(penalties that are sums of squares of weights are further rows of J and g instead) for κ = −1/2 and for κ = 1 without truncation, where J is taken row by row of the whole batch's outcome, with respect to
-all trainable weights of the model, and J^κ by numpy's singular value decomposition, all in float64. At κ = 1 the step
-also equals that of keras.optimizers.SGD in Keras' own training loop, which knows nothing of Jacobians.
+(penalties that are sums of squares of weights are further rows of J and g instead) for κ = −1/2 and for κ = 1
+without truncation, where J is taken row by row of the whole batch's outcome, with respect to all trainable
+weights of the model, and J^κ by numpy's singular value decomposition, all in float64. At κ = 1 the step also
+equals that of keras.optimizers.SGD in Keras' own training loop, which knows nothing of Jacobians.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ from tests.reference import flat, jacobian_by_rows, power_by_svd
 
 B, FEATURES = 5, 3
 ETA = 2.0 ** -10          # a power of two: dividing by it costs no digits
-# K = JJᵀ is known to 1e-16 σ_max², so f(K) at the smallest singular value kept, 1e-4 σ_max, to 1e-8, times the few
+# K = JJᵀ is known to 1e-16 σ_max², so f(K) at the smallest singular value kept, 1e-4 σ_max, to 1e-8, times
+# the few
 # tens of terms in each entry and the gap at the cut
 TOLERANCE = 1e-6
 
@@ -45,7 +47,8 @@ def squares(y_true, y):
 
 
 def mean_of_squares(y_true, y):
-    """What Keras makes of `squares` on a batch, written out: the sum over outcomes of the mean over samples."""
+    """What Keras makes of `squares` on a batch, written out: the sum over outcomes of the mean over samples.
+    """
     pairs = zip(tf.nest.flatten(y_true), tf.nest.flatten(y))
     return tf.add_n([tf.reduce_sum((b - a) ** 2) / len(b) for a, b in pairs])
 
@@ -69,8 +72,8 @@ class Case:
         x: array or structure of arrays; `rows(FEATURES)` by default.
         loss: Keras' loss; `plain`: the same as a function (y_true, y) → scalar, written out.
         compile: further arguments of `compile`; sample_weight: that of `train_on_batch`.
-        inference: True if the network does something else in training (dropout): J is taken in inference, so SGD is
-            no yardstick, only Jᵀg is.
+        inference: True if the network does something else in training (dropout): J is taken in inference, so
+            SGD is no yardstick, only Jᵀg is.
         route: the value of `model.route` that speed demands; None where any right one will do.
     """
 
@@ -103,13 +106,15 @@ class Net(keras.Model):
 
 
 class Physics(keras.layers.Layer):
-    """A simulator with weights: the named numbers as scalar weights, the named layers, and body(self, x, u)."""
+    """A simulator with weights: the named numbers as scalar weights, the named layers, and body(self, x, u).
+    """
 
     def __init__(self, body, **parts):
         super().__init__()
         self.body = body
         for name, part in parts.items():
-            setattr(self, name, self.add_weight(shape=(), initializer=keras.initializers.Constant(part), name=name)
+            setattr(self, name, self.add_weight(shape=(), initializer=keras.initializers.Constant(part),
+                                                name=name)
                     if isinstance(part, float) else part)
 
     def call(self, x, u):
@@ -154,7 +159,8 @@ def targets(case, model, seed=3):
 def derivatives(case, model, x, y):
     """(J, g, ∂penalties/∂θ) at the model's present weights, float64, from TensorFlow's tape alone.
 
-    A weight's L2 regulariser λ Σ w² is q further rows √(2λ/h) of J, h = 2/B as for `squares`, and entries 2λw/√(2λ/h) of g.
+    A weight's L2 regulariser λ Σ w² is q further rows √(2λ/h) of J, h = 2/B as for `squares`, and entries
+    2λw/√(2λ/h) of g.
     """
     x = tf.nest.map_structure(tf.constant, x)
     values = [v.value for v in model.trainable_variables]
@@ -166,7 +172,8 @@ def derivatives(case, model, x, y):
     gradient = flat(tf.nest.flatten(tape.gradient(loss, outcome, unconnected_gradients="zero")))
     with tf.GradientTape() as tape:
         model(x)
-        penalty = tf.add_n([tf.reduce_sum(loss) for loss in model.losses]) if model.losses else tf.constant(0.0)
+        penalty = tf.add_n([tf.reduce_sum(loss) for loss in model.losses]) if model.losses else tf.constant(
+            0.0)
     penalty_gradient, place = flat(tape.gradient(penalty, values, unconnected_gradients="zero")), 0
     for weight in model.trainable_variables:
         size = weight.numpy().size
@@ -182,7 +189,8 @@ def derivatives(case, model, x, y):
 
 
 def truncation_in_a_gap(jacobian):
-    """τ ≥ 1e-8 in the widest gap (as a ratio) of the spectrum that lies below singular values ≥ 1e-4 σ_max."""
+    """τ ≥ 1e-8 in the widest gap (as a ratio) of the spectrum that lies below singular values ≥ 1e-4 σ_max.
+    """
     sigma = np.linalg.svd(jacobian, compute_uv=False)
     sigma = np.append(np.maximum(sigma / sigma[0], 1e-8), 1e-8)
     kept = np.flatnonzero(sigma >= 1e-4)
@@ -202,7 +210,8 @@ def moved(model, direction, eta=ETA):
 
 
 def one_step(case, model, y):
-    """The trainable weights after one update from the present ones, as one vector; the weights are put back."""
+    """The trainable weights after one update from the present ones, as one vector; the weights are put back.
+    """
     saved = [weight.numpy() for weight in model.weights]
     model.train_on_batch(case.x, y, sample_weight=case.sample_weight)
     after = flat([weight.numpy() for weight in model.trainable_variables])
@@ -212,14 +221,18 @@ def one_step(case, model, y):
 
 
 def assert_same_step(step, expected, before, tolerance=TOLERANCE):
-    """Two vectors of weights, both one update away from `before`, agree relative to the largest entry of the update."""
+    """Two vectors of weights, both one update away from `before`, agree relative to the largest entry of the
+    update.
+    """
     change = np.abs(expected - before).max()
     assert change > 0
     np.testing.assert_allclose((step - before) / change, (expected - before) / change, rtol=0, atol=tolerance)
 
 
 def hold_to_the_svd(case, tolerance=TOLERANCE):
-    """One case of a table: κ = −1/2 and κ = 1 as the module docstring says. Returns the model, compiled and used."""
+    """One case of a table: κ = −1/2 and κ = 1 as the module docstring says. Returns the model, compiled and
+    used.
+    """
     model = hig_model(case)
     y = targets(case, model)
     before = flat([weight.numpy() for weight in model.trainable_variables])
@@ -229,17 +242,20 @@ def hold_to_the_svd(case, tolerance=TOLERANCE):
     if not case.inference:
         model.compile(keras.optimizers.SGD(ETA), case.loss, run_eagerly=True, **case.compile)
         plain = one_step(case, model, y)
-        assert_same_step(moved(model, jacobian.T @ gradient + penalty), plain, before, tolerance)   # of the reference
+        # of the reference
+        assert_same_step(moved(model, jacobian.T @ gradient + penalty), plain, before, tolerance)
 
     optimizer = hig.JacobianPower(ETA, kappa=-0.5, truncation=truncation)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                                  # of a slower route: tested by themselves
+        warnings.simplefilter("ignore")  # of a slower route: tested by themselves
         model.compile(optimizer, case.loss, **case.compile)
         half_inverse = one_step(case, model, y)
-        assert_same_step(half_inverse, moved(model, power_by_svd(jacobian, -0.5, truncation) @ gradient + penalty),
+        assert_same_step(half_inverse, moved(model, power_by_svd(jacobian, -0.5,
+                                                                 truncation) @ gradient + penalty),
                          before, tolerance)
         optimizer.kappa, optimizer.truncation = 1.0, 0.0
-        assert_same_step(one_step(case, model, y), moved(model, jacobian.T @ gradient + penalty), before, tolerance)
+        assert_same_step(one_step(case, model, y), moved(model, jacobian.T @ gradient + penalty), before,
+                         tolerance)
     assert model.route in ("factored", "per sample", "whole batch")
     if case.route:
         assert model.route == case.route

@@ -1,4 +1,6 @@
-"""What the tests of curves on disk share: a small curve, and pickles made by hand, instruction by instruction."""
+"""What the tests of curves on disk share: a small curve, and pickles made by hand, instruction by
+instruction.
+"""
 
 import struct
 
@@ -54,7 +56,8 @@ def dtype(code="f8", order="<", rest=b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x0
 def array(data, shape=None, kind=None, start=b"K\x00\x85C\x01b"):
     """A float64 array as numpy 1.19 writes it in protocol 3, or one with something wrong in it."""
     shape = b"".join(map(number, shape if shape is not None else [len(data) // 8]))
-    return (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + start + b"\x87R(K\x01(" + shape + b"t"
+    return (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + start + b"\x87R(K\x01(" + shape +
+            b"t"
             + (kind or dtype()) + b"\x89" + content(data) + b"tb")
 
 

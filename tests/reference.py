@@ -11,7 +11,8 @@ def jacobian_by_rows(function, variables):
     rows = []
     for output in outputs:
         gradients = tape.gradient(output, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        rows.append(np.concatenate([np.ravel(tf.convert_to_tensor(g)) for g in gradients]))    # an Embedding's is sparse
+        # an Embedding's is sparse
+        rows.append(np.concatenate([np.ravel(tf.convert_to_tensor(g)) for g in gradients]))
     return np.array(rows, np.float64)
 
 
@@ -27,7 +28,9 @@ def jacobian_by_differences(function, point, step):
 
 
 def power_by_svd(jacobian, kappa, truncation):
-    """J^κ = V Σ^κ Uᵀ without the small singular values, (p, n): the paper's definition, written as one line of numpy each."""
+    """J^κ = V Σ^κ Uᵀ without the small singular values, (p, n): the paper's definition, written as one line
+    of numpy each.
+    """
     u, sigma, vt = np.linalg.svd(jacobian, full_matrices=False)
     powers = np.array([s**kappa if s > truncation * sigma[0] else 0.0 for s in sigma])
     return vt.T @ np.diag(powers) @ u.T

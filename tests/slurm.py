@@ -1,4 +1,5 @@
-"""A Slurm of one machine for a test: its own ports, keys and state in a temporary folder; whatever it starts, it ends.
+"""A Slurm of one machine for a test: its own ports, keys and state in a temporary folder; whatever it starts,
+it ends.
 
 A requeued job waits until its credentials have expired, 120 s by default (cred_expire): 5 s here.
 """
@@ -61,18 +62,23 @@ NodeName=localhost NodeAddr=127.0.0.1 CPUs={os.cpu_count()} State=UNKNOWN
 PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 """)
     environment = {**os.environ, "SLURM_CONF": str(configuration)}
-    commands = [["munged", "--foreground", "--force", "--socket", munge, "--key-file", key, "--pid-file", folder / "munge.pid",
+    commands = [["munged", "--foreground", "--force", "--socket", munge, "--key-file", key, "--pid-file",
+                 folder / "munge.pid",
                  "--log-file", folder / "munge.log", "--seed-file", folder / "munge.seed"],
-                ["slurmctld", "-D", "-f", configuration], ["slurmd", "-D", "-N", "localhost", "-f", configuration]]
+                ["slurmctld", "-D", "-f", configuration], ["slurmd", "-D", "-N", "localhost", "-f",
+                                                           configuration]]
     with ExitStack() as stack:
         for command in commands:
             log = stack.enter_context(open(folder / f"{command[0]}.out", "w"))
-            process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, env=environment)
+            process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log,
+                                       env=environment)
             stack.callback(end, process)
             if command[0] == "munged":
                 wait_for(munge.exists)
-        stack.callback(subprocess.run, ["scancel", "--full", "--signal=KILL", "--user=root"], env=environment, capture_output=True)
-        wait_for(lambda: subprocess.run(["srun", "--immediate=5", "true"], env=environment, capture_output=True).returncode == 0)
+        stack.callback(subprocess.run, ["scancel", "--full", "--signal=KILL", "--user=root"], env=environment,
+                       capture_output=True)
+        wait_for(lambda: subprocess.run(["srun", "--immediate=5", "true"], env=environment,
+                                        capture_output=True).returncode == 0)
         yield configuration
 
 

@@ -40,18 +40,23 @@ def test_the_command_line_is_checked_before_tensorflow_loads(tmp_path):
 
 
 @pytest.mark.parametrize("flags, words", [
-    (["--batch-size", "0"], "--batch-size"), (["--batch-size", "1.5"], "--batch-size"), (["--learning-rate", "0"], "--learning-rate"),
+    (["--batch-size", "0"], "--batch-size"), (["--batch-size", "1.5"], "--batch-size"), (["--learning-rate",
+        "0"], "--learning-rate"),
     (["--learning-rate", "nan"], "--learning-rate"), (["--learning-rate", "inf"], "--learning-rate"),
-    (["--learning-rate", "much"], "--learning-rate"), (["--truncation", "-1e-6"], "--truncation"), (["--truncation", "nan"], "[0, 1)"),
-    (["--truncation", "1"], "--truncation"), (["--max-time", "0"], "--max-time"), (["--epochs", "-3"], "--epochs"),
+    (["--learning-rate", "much"], "--learning-rate"), (["--truncation", "-1e-6"], "--truncation"),
+    (["--truncation", "nan"], "[0, 1)"),
+    (["--truncation", "1"], "--truncation"), (["--max-time", "0"], "--max-time"), (["--epochs", "-3"],
+                                                                                   "--epochs"),
     (["--seed", "-1"], "--seed"), (["--seed", "4294967296"], "--seed"), (["--speed", "9"], "--speed"),
     (["--learn", "0.1"], "--learn"), (["--save-weights", "w.bin"], ".weights.h5"),
-    (["--load-weights", "missing.weights.h5"], "missing.weights.h5"), (["--output", "file/inside"], "file/inside"),
+    (["--load-weights", "missing.weights.h5"], "missing.weights.h5"), (["--output", "file/inside"],
+                                                                       "file/inside"),
 ])
 def test_bad_input(tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way of a folder")
-    monkeypatch.setattr(sys, "argv", ["submit_HIG.py", *([] if "--output" in flags else ["--output", str(tmp_path)]), *flags])
+    monkeypatch.setattr(sys, "argv", ["submit_HIG.py", *([] if "--output" in flags else ["--output",
+        str(tmp_path)]), *flags])
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(ROOT / "Nonlinear_Oscillators/submit_HIG.py"), run_name="__main__")
     out, err = capsys.readouterr()
@@ -77,12 +82,14 @@ def test_tensorflow_logs_at_its_start_only_if_the_user_wants_it(level, silent):
 
 def program(*words, cwd, python=(), **environment):
     """(exit code, standard output, standard error) of a command line in a process of its own."""
-    process = subprocess.run([sys.executable, *python, *map(str, words)], capture_output=True, cwd=cwd, env={**os.environ, **environment})
+    process = subprocess.run([sys.executable, *python, *map(str, words)], capture_output=True, cwd=cwd,
+                             env={**os.environ, **environment})
     return process.returncode, process.stdout, process.stderr
 
 
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp1252"},
-                                         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=str)
+                                         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+                                         ids=str)
 def test_help_and_messages_in_any_encoding(tmp_path, environment):
     script = ROOT / "Nonlinear_Oscillators/submit_HIG.py"
     code, out, err = program(script, "--help", cwd=tmp_path, **environment)
@@ -109,10 +116,12 @@ def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, capsys, name, 
 
 
 @pytest.mark.parametrize("python, environment, words", [
-    ((), {"KERAS_HOME": "."}, "Keras rejects its settings in {}/keras.json"), (["-OO"], {}, "leave out -OO and PYTHONOPTIMIZE=2")])
+    ((), {"KERAS_HOME": "."}, "Keras rejects its settings in {}/keras.json"), (["-OO"], {},
+        "leave out -OO and PYTHONOPTIMIZE=2")])
 def test_where_keras_does_not_import_there_is_a_sentence(tmp_path, python, environment, words):
     (tmp_path / "keras.json").write_text('{"floatx": "bfloat16"}')
     environment = {name: str(tmp_path) for name in environment}
-    code, out, err = program(ROOT / "Linear_Chain/submit_Adam.py", "--output", tmp_path / "results", cwd=tmp_path, python=python, **environment)
+    code, out, err = program(ROOT / "Linear_Chain/submit_Adam.py", "--output", tmp_path / "results",
+                             cwd=tmp_path, python=python, **environment)
     assert (code, out) == (2, b"") and words.format(tmp_path).encode() in err.splitlines()[-1]
     assert b"Traceback" not in err and not list((tmp_path / "results").iterdir())

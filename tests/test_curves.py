@@ -61,7 +61,8 @@ def test_seeds_become_a_median_with_a_band(tmp_path):
     vertices = band.get_paths()[0].vertices
     for i in range(20):
         here = vertices[vertices[:, 0] == 2.0 * i, 1]
-        assert_allclose([here.min(), here.max()], [min(c[i] for c in curves), max(c[i] for c in curves)], rtol=1e-12)
+        assert_allclose([here.min(), here.max()], [min(c[i] for c in curves), max(c[i] for c in curves)],
+                        rtol=1e-12)
     assert line.get_label() == f"HIG: {np.median([c[-1] for c in curves]):.1e}, median of 5 runs"
 
 
@@ -70,11 +71,13 @@ def curve(x, y, death=None, ended=True):
 
 
 def test_a_band_interpolates_the_logarithm():
-    x, middle, low, high, count = curves.median_band([curve([0, 4], [1, 1e-4]), curve([0, 1, 2], [1, 0.5, 0.5])])
+    x, middle, low, high, count = curves.median_band([curve([0, 4], [1, 1e-4]), curve([0, 1, 2], [1, 0.5,
+                                                                                                  0.5])])
     assert_array_equal(x, [0, 1, 2, 4])
     assert_allclose(low, [1, 0.1, 0.01, 1e-4], rtol=1e-12)
     assert_allclose(high, [1, 0.5, 0.5, 0.5], rtol=1e-12)               # a run that has finished counts on
-    assert_allclose(middle, (low + high) / 2, rtol=1e-12)               # as the table has it: of the losses, not of their logarithms
+    # as the table has it: of the losses, not of their logarithms
+    assert_allclose(middle, (low + high) / 2, rtol=1e-12)
     assert count == 2
 
 
@@ -87,12 +90,13 @@ def test_a_young_run_leaves_the_median_where_it_is():
     assert_allclose(middle[-1], 1e-2, rtol=1e-12)
     assert low[1] < 1e-8 and low[2] == pytest.approx(1e-3) and count == 3
     x, *_, count = curves.median_band([curve([0, end], [1, 0.1], ended=False) for end in (1, 2, 3, 4)])
-    assert x[-1] == 3 and count == 2                                    # no median of fewer than half of the runs
+    assert x[-1] == 3 and count == 2  # no median of fewer than half of the runs
 
 
 def test_the_legend_says_how_many_runs_the_median_is_of(tmp_path):
     for seed in range(4):
-        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(20 if seed else 3), state="finished" if seed else "interrupted",
+        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(20 if seed else 3), state="finished"
+             if seed else "interrupted",
              settings={"seed": seed})
     ax, *_ = draw([tmp_path])
     assert lines(ax)["HIG"].get_label() == f"HIG: {1.1 * falling()[-1]:.1e}, median of 3 of 4 runs"
@@ -101,7 +105,8 @@ def test_the_legend_says_how_many_runs_the_median_is_of(tmp_path):
 
 def test_runs_of_different_budgets_are_not_mixed(tmp_path):
     for seed, budget in enumerate((60.0, 60.0, 6.0)):
-        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(int(budget)), settings={"seed": seed, "max_time": budget})
+        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(int(budget)), settings={"seed": seed,
+            "max_time": budget})
     assert list(lines(draw([tmp_path])[0])) == ["HIG (6 s)", "HIG (60 s)"]
 
 
@@ -119,16 +124,20 @@ def test_dead_runs_count_as_infinite_in_the_median():
 def test_up_to_three_settings_of_an_optimizer_have_its_colour_and_differ_in_their_lines(tmp_path):
     for name, budgets in (("Adam", (60, 180, 600)), ("HIG", (60,)), ("GN", (60, 180))):
         for budget in budgets:
-            save(tmp_path / str(budget) / f"NLO_{name}_RESULTS.pickle", falling(), settings={"seed": 1, "max_time": budget})
+            save(tmp_path / str(budget) / f"NLO_{name}_RESULTS.pickle", falling(), settings={"seed": 1,
+                "max_time": budget})
     ax, *_ = draw([tmp_path])
     looks = {name: (line.get_color(), line.get_linestyle()) for name, line in lines(ax).items()}
-    assert looks == {"Adam (60 s)": ("dodgerblue", "-"), "Adam (180 s)": ("dodgerblue", "--"), "Adam (600 s)": ("dodgerblue", "-."),
-                     "GN (60 s)": ("crimson", "-"), "GN (180 s)": ("crimson", "--"), "HIG": ("darkorchid", "-")}
+    assert looks == {"Adam (60 s)": ("dodgerblue", "-"), "Adam (180 s)": ("dodgerblue", "--"),
+                     "Adam (600 s)": ("dodgerblue", "-."),
+                     "GN (60 s)": ("crimson", "-"), "GN (180 s)": ("crimson", "--"), "HIG": ("darkorchid",
+                                                                                             "-")}
 
 
 def test_many_settings_are_graded_in_numeric_order(tmp_path):
     for size in (16, 128, 64, 512, 32, 1024):
-        save(tmp_path / str(size) / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 1, "batch_size": size})
+        save(tmp_path / str(size) / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 1,
+                                                                                   "batch_size": size})
     ax, _, final = draw([tmp_path])
     assert [name.split("=")[1] for name in lines(ax)] == ["16)", "32)", "64)", "128)", "512)", "1024)"]
     brightness = [sum(to_rgba(line.get_color())[:3]) for line in lines(ax).values()]
@@ -148,7 +157,8 @@ def test_widths_of_networks_are_in_the_order_of_their_numbers(tmp_path):
 
 def test_one_odd_file_does_not_tear_a_band_apart(tmp_path):
     for seed in range(4):
-        save(tmp_path / f"seed_{seed}" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": seed, "a": 1, "b": 2, "c": 3})
+        save(tmp_path / f"seed_{seed}" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": seed, "a": 1,
+                                                                                        "b": 2, "c": 3})
     save(tmp_path / "odd" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 9})
     assert list(lines(draw([tmp_path])[0])) == ["HIG (odd)", "HIG"]
 
@@ -158,7 +168,8 @@ def test_one_odd_file_does_not_tear_a_band_apart(tmp_path):
 def study(folder, name, losses, **settings):
     """Three seeds of a setting, with these final training losses; NaN for one that died."""
     for seed, final in enumerate(losses):
-        save(folder / name / "_".join(map(str, settings.values())) / f"seed_{seed}" / f"NLO_{name}_RESULTS.pickle",
+        save(folder / name / "_".join(map(str, settings.values())) / f"seed_{seed}" /
+             f"NLO_{name}_RESULTS.pickle",
              [1.0, 0.5, final], test=[1.0, 0.5, final], settings={"seed": seed, **settings})
 
 
@@ -179,17 +190,22 @@ def test_a_study_shows_final_losses_over_its_setting(tmp_path):
 def test_a_study_of_two_settings_is_a_heat_map(tmp_path):
     table = {(eta, tau): eta * 1e-3 + tau for eta in (1, 2) for tau in (1e-6, 1e-5, 1e-4)}
     for (eta, tau), final in table.items():
-        study(tmp_path, "HIG", (final, final, np.nan if eta == 2 else final), learning_rate=eta, truncation=tau)
-    panel = next(ax for ax in draw([tmp_path]) if ax.get_title(loc="left") == "HIG: median of the final test loss")
+        study(tmp_path, "HIG", (final, final, np.nan if eta == 2 else final), learning_rate=eta,
+              truncation=tau)
+    panel = next(ax for ax in draw([tmp_path])
+                 if ax.get_title(loc="left") == "HIG: median of the final test loss")
     (image,) = panel.collections
-    assert_allclose(np.reshape(image.get_array(), (3, 2)), [[table[eta, tau] for eta in (1, 2)] for tau in (1e-6, 1e-5, 1e-4)])
+    assert_allclose(np.reshape(image.get_array(), (3, 2)), [[table[eta, tau] for eta in (1, 2)]
+                                                            for tau in (1e-6, 1e-5, 1e-4)])
     assert panel.get_ylabel() == "truncation τ" and panel.get_xlabel() == "learning rate η"
     assert image.colorbar.ax.get_ylabel() == "lower is better"
     assert sum("1/3 died" in text.get_text() for text in panel.texts) == 3
 
 
 def test_of_many_settings_the_best_partner_of_each_leading_value_is_in_colour(tmp_path):
-    """Seven κ with two η each, of which the larger one is better where κ is negative; for κ = 1 one of them dies."""
+    """Seven κ with two η each, of which the larger one is better where κ is negative; for κ = 1 one of them
+    dies.
+    """
     rates = {kappa: 1.0 if kappa < 0 else 0.1 for kappa in (-1, -0.75, -0.5, -0.25, 0, 0.5, 1)}
     for kappa, best in rates.items():
         for eta in (0.1, 1.0):
@@ -201,18 +217,22 @@ def test_of_many_settings_the_best_partner_of_each_leading_value_is_in_colour(tm
     shown = [text.get_text() for text in (ax.get_legend() or ax.figure.legends[0]).get_texts()]
     assert shown == ["other settings", *(f"κ={kappa:g}, η={eta:g}: 1.0e-04" for kappa, eta in rates.items())]
     grey = [line for line in ax.lines if line.get_color() == style.GREY["paper"] and len(line.get_xdata())]
-    assert len(grey) == 7 and not crosses(ax) and len(ax.collections) == 7                    # the grey ones have no band
-    assert max(line.get_zorder() for line in grey) < min(line.get_zorder() for line in lines(ax).values() if line not in grey)
+    assert len(grey) == 7 and not crosses(ax) and len(ax.collections) == 7  # the grey ones have no band
+    assert max(line.get_zorder() for line in grey) < min(line.get_zorder() for line in lines(ax).values()
+                                                         if line not in grey)
     colors = [line.get_color() for label, line in lines(ax).items() if label != "other settings"]
-    frames = {(frame.get_x() // 1, frame.get_y() // 1): to_rgba(frame.get_edgecolor()) for frame in heat.patches}
-    assert frames == {(float(eta == 1), float(i)): to_rgba(color) for i, (eta, color) in enumerate(zip(rates.values(), colors))}
+    frames = {(frame.get_x() // 1, frame.get_y() // 1): to_rgba(frame.get_edgecolor())
+              for frame in heat.patches}
+    assert frames == {(float(eta == 1), float(i)): to_rgba(color) for i,
+                      (eta, color) in enumerate(zip(rates.values(), colors))}
     greys = heat.collections[0].to_rgba(np.array([1e-4, 1e-3, 1e-2]))
-    assert_allclose(greys[:, 0], greys[:, 2]), np.all(np.diff(greys[:, 0]) < 0)               # the lower the lighter
+    assert_allclose(greys[:, 0], greys[:, 2]), np.all(np.diff(greys[:, 0]) < 0)  # the lower the lighter
 
 
 def test_runs_with_other_settings_are_not_mixed(tmp_path):
     for place, eta in (("a", 1.0), ("b", 1.0), ("c", 0.5)):
-        save(tmp_path / place / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": place, "eta": eta, "tau": 1e-6})
+        save(tmp_path / place / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": place, "eta": eta,
+                                                                               "tau": 1e-6})
     assert list(lines(draw([tmp_path])[0])) == ["HIG (eta=0.5)", "HIG (eta=1)"]
     published = {"learningrate": 1, "batchsize": 128, "trunc": 1e-6}
     save(tmp_path / "published" / "NLO_HIG_RESULTS.pickle", falling(), settings=published)
@@ -282,7 +302,8 @@ def test_dead_seeds_are_counted(tmp_path):
 
 def test_a_folder_of_dead_runs_only(tmp_path, capsys):
     for seed, lived in enumerate((1, 3, 8)):
-        save(tmp_path / str(seed) / "NLO_GN_RESULTS.pickle", np.r_[falling(lived), np.nan], settings={"seed": seed}, state="diverged")
+        save(tmp_path / str(seed) / "NLO_GN_RESULTS.pickle", np.r_[falling(lived), np.nan],
+             settings={"seed": seed}, state="diverged")
     ax, *_ = draw([tmp_path])
     assert sorted(cross.get_xdata()[0] for cross in crosses(ax)) == [2, 6, 16]
     assert lines(ax)["GN"].get_label() == "GN: 3 of 3 died"

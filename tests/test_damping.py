@@ -1,6 +1,8 @@
-"""Damped powers J (K + μ)^((κ−1)/2) and the step of Levenberg and Marquardt, against explicit matrices and least squares.
+"""Damped powers J (K + μ)^((κ−1)/2) and the step of Levenberg and Marquardt, against explicit matrices and
+least squares.
 
-Tolerances: 1e-9 where a quadrature of 1e-10 or cond K = 1e8 times rounding enters, ROUNDING where neither does.
+Tolerances: 1e-9 where a quadrature of 1e-10 or cond K = 1e8 times rounding enters, ROUNDING where neither
+    does.
 """
 import numpy as np
 import pytest
@@ -50,12 +52,14 @@ def test_damped_power_equals_a_matrix_function(n, p, kappa, damping):
 @pytest.mark.parametrize("truncation", [0.0, 3e-3])
 @pytest.mark.parametrize("kappa", [1.0, 0.3, -0.5, -1.0])
 def test_both_gram_sides_equal_the_explicit_damped_power(kappa, truncation, damping, method):
-    """40 singular values over four decades, 15 of them truncated or none; the cut looks at σ without the damping."""
+    """40 singular values over four decades, 15 of them truncated or none; the cut looks at σ without the
+    damping.
+    """
     J, g = jacobian(40, 50)
     power, spectrum = jacobian_power(J, kappa, truncation, damping)
     assert spectrum.rank == (25 if truncation else 40)
     v, rows = gram_coefficients(J @ J.T, g, kappa, truncation, method, damping)
-    assert relative_error(J.T @ v, power @ g) < 1e-7                   # cond K = 1e8 times rounding, where not truncated
+    assert relative_error(J.T @ v, power @ g) < 1e-7  # cond K = 1e8 times rounding, where not truncated
     assert rows.rank == spectrum.rank and rows.sigma_max == pytest.approx(1.0)
     J, g = jacobian(50, 40)
     direct, columns = gram_coefficients(J.T @ J, J.T @ g, kappa, truncation, method, damping)
@@ -64,19 +68,23 @@ def test_both_gram_sides_equal_the_explicit_damped_power(kappa, truncation, damp
 
 
 def test_the_checks_above_notice_a_slightly_wrong_damping():
-    """Negative control: one per cent more of μ, or μ on the truncated scale, is far outside these tolerances."""
+    """Negative control: one per cent more of μ, or μ on the truncated scale, is far outside these tolerances.
+    """
     J, g = jacobian(40, 50)
     expected = jacobian_power(J, -0.5, 3e-3, 1e-5)[0] @ g
     for method in METHODS:
-        assert relative_error(J.T @ gram_coefficients(J @ J.T, g, -0.5, 3e-3, method, 1.01e-5)[0], expected) > 1e-4
-        assert relative_error(J.T @ gram_coefficients(J @ J.T, g, -0.5, 3e-3, method, 0.0)[0], expected) > 1e-2
+        assert relative_error(J.T @ gram_coefficients(J @ J.T, g, -0.5, 3e-3, method, 1.01e-5)[0],
+                              expected) > 1e-4
+        assert relative_error(J.T @ gram_coefficients(J @ J.T, g, -0.5, 3e-3, method, 0.0)[0],
+                              expected) > 1e-2
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_damping_is_the_undamped_power_to_the_last_bit(method):
     J, g = jacobian(60, 80)
     for kappa in (0.3, -0.5, -1.0):
-        np.testing.assert_array_equal(jacobian_power(J, kappa, 1e-3)[0], jacobian_power(J, kappa, 1e-3, 0.0)[0])
+        np.testing.assert_array_equal(jacobian_power(J, kappa, 1e-3)[0], jacobian_power(J, kappa, 1e-3,
+                                                                                        0.0)[0])
         np.testing.assert_array_equal(gram_coefficients(J @ J.T, g, kappa, 1e-3, method)[0],
                                       gram_coefficients(J @ J.T, g, kappa, 1e-3, method, damping=0.0)[0])
 
@@ -93,7 +101,8 @@ def test_damping_scales_with_the_eigenvalues(scale):
 @pytest.mark.parametrize("n, p", [(30, 45), (45, 30), (30, 30)])
 @pytest.mark.parametrize("damping", [1e-7, 1e-3, 1.0])
 def test_levenberg_marquardt_solves_the_augmented_least_squares_problem(n, p, damping):
-    """s = −Jᵀ v minimises ‖J s + g‖² + μ ‖s‖² = ‖(J, √μ) s + (g, 0)‖², here by LAPACK's SVD on that matrix."""
+    """s = −Jᵀ v minimises ‖J s + g‖² + μ ‖s‖² = ‖(J, √μ) s + (g, 0)‖², here by LAPACK's SVD on that matrix.
+    """
     J, g = jacobian(n, p, smallest=1e-3)
     augmented, target = np.vstack([J, np.sqrt(damping) * np.eye(p)]), -np.concatenate([g, np.zeros(p)])
     expected = scipy.linalg.lstsq(augmented, target)[0]
@@ -102,7 +111,8 @@ def test_levenberg_marquardt_solves_the_augmented_least_squares_problem(n, p, da
     small = levenberg_marquardt_coefficients(J.T @ J, J.T @ g, damping)
     assert relative_error(-small, expected) < 1e-8
     assert relative_error(J.T @ v, J.T @ gram_coefficients(J @ J.T, g, -1.0, 0.0, "eigh", damping)[0]) < 1e-8
-    assert relative_error(-J.T @ levenberg_marquardt_coefficients(J @ J.T, g, 1.01 * damping), expected) > 1e-8
+    assert relative_error(-J.T @ levenberg_marquardt_coefficients(J @ J.T, g, 1.01 * damping),
+                          expected) > 1e-8
 
 
 def test_levenberg_marquardt_leaves_its_input_alone_and_takes_any_layout():
@@ -119,7 +129,9 @@ def test_levenberg_marquardt_leaves_its_input_alone_and_takes_any_layout():
 
 @pytest.mark.filterwarnings("error")
 def test_levenberg_marquardt_without_damping_on_a_singular_matrix():
-    """Cholesky fails on K of rank 5 in 8, in exact binary arithmetic; the eigendecomposition gives the pseudo-inverse."""
+    """Cholesky fails on K of rank 5 in 8, in exact binary arithmetic; the eigendecomposition gives the
+    pseudo-inverse.
+    """
     K = np.diag([4.0, 2.0, 1.0, 0.5, 0.25, 0.0, 0.0, 0.0])
     np.testing.assert_allclose(levenberg_marquardt_coefficients(K, np.ones(8), 0.0),
                                [0.25, 0.5, 1.0, 2.0, 4.0, 0.0, 0.0, 0.0], atol=ROUNDING)

@@ -1,4 +1,5 @@
-"""The page in a browser: a training that grows, zoom, axes, broken files, downloads, a server that is gone."""
+"""The page in a browser: a training that grows, zoom, axes, broken files, downloads, a server that is gone.
+"""
 
 import io
 import re
@@ -44,12 +45,14 @@ def rows(browser):
 
 def points(browser, number=0):
     """How many points a curve on the page has."""
-    return graph(browser, "curves", f"g._fullData.filter(t => t.mode == 'lines' && t.showlegend)[{number}].x.length")
+    return graph(browser, "curves",
+                 f"g._fullData.filter(t => t.mode == 'lines' && t.showlegend)[{number}].x.length")
 
 
 def test_a_running_training_appears_and_grows(browser, folder):
     until(browser, lambda: "No curves" in text(browser, "#note"), "the page says that there is nothing yet")
-    training = subprocess.Popen([sys.executable, str(ROOT / "Nonlinear_Oscillators" / "submit_Adam.py"), "--quiet",
+    training = subprocess.Popen([sys.executable, str(ROOT / "Nonlinear_Oscillators" / "submit_Adam.py"),
+                                 "--quiet",
                                  "--max-time", "600", "--output", str(folder)])
     try:
         until(browser, lambda: "running" in rows(browser)[0], "the run appears as running")
@@ -72,9 +75,11 @@ def test_zoom_and_hidden_curves_survive_new_points(browser, folder):
     until(browser, lambda: points(browser) == 20, "the curves are drawn")
     whole = graph(browser, "curves", "g._fullLayout.xaxis.range")
     area = browser.find_element(By.CSS_SELECTOR, "#curves .nsewdrag")
-    ActionChains(browser).move_to_element_with_offset(area, -200, -80).click_and_hold().move_by_offset(260, 140) \
+    ActionChains(browser).move_to_element_with_offset(area, -200, -80).click_and_hold().move_by_offset(260,
+                                                                                                       140) \
         .release().perform()
-    zoomed = until(browser, lambda: (now := graph(browser, "curves", "g._fullLayout.xaxis.range")) != whole and now, "zoom")
+    zoomed = until(browser, lambda: (now := graph(browser, "curves", "g._fullLayout.xaxis.range")) != whole
+                   and now, "zoom")
     ActionChains(browser).click(browser.find_element(By.CSS_SELECTOR, "#curves .legendtoggle")).perform()
     hidden = "g._fullData.filter(t => t.visible == 'legendonly').map(t => t.legendgroup)[0]"
     until(browser, lambda: graph(browser, "curves", hidden) == "Adam", "Adam hides")
@@ -83,7 +88,8 @@ def test_zoom_and_hidden_curves_survive_new_points(browser, folder):
     until(browser, lambda: points(browser) == points(browser, 1) == 25, "new points")
     save(folder / "NLO_GN_RESULTS.pickle", falling())                  # comes between them
     until(browser, lambda: points(browser, 1) == 20, "a new curve")
-    assert graph(browser, "curves", "g._fullLayout.xaxis.range") == zoomed and graph(browser, "curves", hidden) == "Adam"
+    assert graph(browser, "curves", "g._fullLayout.xaxis.range") == zoomed and graph(browser, "curves",
+                                                                                     hidden) == "Adam"
 
 
 def test_axes_quantities_and_levels(browser, folder):
@@ -100,23 +106,27 @@ def test_axes_quantities_and_levels(browser, folder):
     assert points(browser) == 19                                        # without time 0
     click(browser, "#y")
     click(browser, ".dash-dropdown-option", "error of the population of |2⟩")
-    until(browser, lambda: graph(browser, "curves", title.format("y")) == "error of the population of |2⟩", "another quantity")
+    until(browser, lambda: graph(browser, "curves", title.format("y")) == "error of the population of |2⟩",
+          "another quantity")
     assert graph(browser, "curves", "g._fullData[0].y[18]") == 0.1
     click(browser, "#switches label", "log y")
     until(browser, lambda: graph(browser, "curves", "g._fullLayout.yaxis.type") == "linear", "y is linear")
     set_text(browser, "levels", "0.5")
-    until(browser, lambda: "to 0.5 [s]" in text(browser, "#table") and "0.01" not in text(browser, "#table thead"), "a level")
+    until(browser, lambda: "to 0.5 [s]" in text(browser, "#table") and "0.01" not in text(browser,
+        "#table thead"), "a level")
 
 
 def test_a_corrupted_pickle_does_not_stop_the_page(browser, folder):
     save(folder / "NLO_HIG_RESULTS.pickle", falling())
     broken = folder / "NLO_GN_RESULTS.pickle"
     broken.write_bytes(b"\x80\x04cos\nsystem\n(X\x04\x00\x00\x00exittR.")
-    until(browser, lambda: re.search("unreadable.*cannot be used as a curve", rows(browser)[1]), "its sentence")
+    until(browser, lambda: re.search("unreadable.*cannot be used as a curve", rows(browser)[1]),
+          "its sentence")
     save(folder / "NLO_HIG_RESULTS.pickle", falling(30))
     until(browser, lambda: points(browser) == 30, "the other run goes on")
     save(broken, falling())
-    until(browser, lambda: len(rows(browser)) == 2 and "unreadable" not in "".join(rows(browser)), "it is good again")
+    until(browser, lambda: len(rows(browser)) == 2 and "unreadable" not in "".join(rows(browser)),
+          "it is good again")
 
 
 def test_downloads(browser, folder, tmp_path):
@@ -125,11 +135,13 @@ def test_downloads(browser, folder, tmp_path):
     buttons = browser.find_elements(By.CSS_SELECTOR, "#curves .modebar-btn")
     assert {button.get_attribute("data-title") for button in buttons} == {
         "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}             # none that would upload the figure
-    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow",
+                                                            "downloadPath": str(tmp_path)})
     for kind in ("svg", "png", "csv"):
         click(browser, f"#{kind}")
         wait_for(lambda: (tmp_path / f"curves.{kind}").is_file(), f"the download as {kind}")
-    assert "training time" in "".join(xml.etree.ElementTree.parse(tmp_path / "curves.svg").getroot().itertext())
+    assert "training time" in "".join(xml.etree.ElementTree.parse(tmp_path /
+                                                                  "curves.svg").getroot().itertext())
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "curves.csv").read_text().splitlines()) == 21
 
@@ -142,7 +154,8 @@ def test_the_page_fits_its_window_and_is_dark_for_who_wants_it_dark(browser, fol
             save(folder / f"{prefix}_{name}_RESULTS.pickle", falling())
     until(browser, lambda: points(browser) >= 19, "the curves are drawn")
     assert no_overflow(browser, 1400 if scheme == "light" else 420)
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme",
+                                                                         "value": scheme}]})
     try:
         brightness = np.mean(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("L"))
     finally:
@@ -156,7 +169,8 @@ def test_the_page_says_when_the_server_is_gone_and_goes_on_when_it_is_back(brows
     port = urllib.parse.urlsplit(process.url).port
     try:
         browser.get(process.url)
-        until(browser, lambda: points(browser) == 20 and not browser.find_element(By.ID, "gone").is_displayed(), "the curve")
+        until(browser, lambda: points(browser) == 20 and not browser.find_element(By.ID,
+            "gone").is_displayed(), "the curve")
         assert stop(process) == 0                                       # by Ctrl-C
         until(browser, lambda: "does not answer" in text(browser, "#gone"), "the page says it")
         save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(30))

@@ -15,7 +15,8 @@ def test_the_report(capsys):
     report = capsys.readouterr().out
     for package in ("tensorflow", "keras", "numpy", "scipy"):
         assert re.search(rf"^{package} +{re.escape(metadata.version(package))}$", report, re.MULTILINE)
-    for name in ("hig", "system", "cpu", "memory", "gpu", "blas", "tensorflow threads", "environment", "python"):
+    for name in ("hig", "system", "cpu", "memory", "gpu", "blas", "tensorflow threads", "environment",
+                 "python"):
         assert re.search(rf"^{name} +\S", report, re.MULTILINE), name
     assert report.count("right") == 2 and "WRONG" not in report
     assert len(re.findall(r"^eigh, .* TensorFlow (?:idle|busy): +[0-9.]+ ms$", report, re.MULTILINE)) == 4
@@ -36,7 +37,8 @@ def test_a_wrong_power_is_noticed(monkeypatch, method):
 def test_a_wrong_power_fails(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "power_error", lambda method: 1e-3)
     monkeypatch.setattr(doctor, "machine", lambda: [])
-    monkeypatch.setattr(doctor, "thread_fight", lambda K: {(t, b): 20.0 for t in (1, None) for b in (False, True)})
+    monkeypatch.setattr(doctor, "thread_fight", lambda K: {(t, b): 20.0 for t in (1, None) for b in (False,
+                                                                                                     True)})
     assert doctor.main() == 1
     report = capsys.readouterr().out
     assert report.count("WRONG") == 2 and "please report it" in report and "all is well" not in report
@@ -45,12 +47,14 @@ def test_a_wrong_power_fails(monkeypatch, capsys):
 def test_the_test_matrix_has_the_spectrum_it_says():
     J, g = doctor.matrix(20, 4)
     assert J.shape == (20, 40) and g.shape == (20,)
-    np.testing.assert_allclose(np.linalg.svd(J)[1], 10 ** -np.linspace(0, 4, 20), rtol=1e-9)    # 1e-16 / 1e-4, with room
+    # 1e-16 / 1e-4, with room
+    np.testing.assert_allclose(np.linalg.svd(J)[1], 10 ** -np.linspace(0, 4, 20), rtol=1e-9)
 
 
 @pytest.mark.parametrize("changed, words", [
     ({(None, True): 500.0}, "OPENBLAS_NUM_THREADS=1"), ({(None, False): 500.0}, "OPENBLAS_NUM_THREADS=1"),
-    ({(1, True): 100.0, (None, True): 100.0}, "busy machine"), ({key: 300.0 for key in [(1, False), (1, True)]}, "optimised")])
+    ({(1, True): 100.0, (None, True): 100.0}, "busy machine"), ({key: 300.0 for key in [(1, False),
+        (1, True)]}, "optimised")])
 def test_advice(changed, words):
     healthy = {(threads, busy): 20.0 for threads in (1, None) for busy in (False, True)}
     assert not list(doctor.advice(healthy, 10.0, 2**34))

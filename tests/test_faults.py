@@ -1,4 +1,6 @@
-"""Faults while a run writes: killed between any two file operations, full disks, two runs at once, LAPACK, the clock."""
+"""Faults while a run writes: killed between any two file operations, full disks, two runs at once, LAPACK,
+the clock.
+"""
 
 import errno
 import fcntl
@@ -86,15 +88,18 @@ def operations(folder, **options):
 @pytest.mark.parametrize("optimizer, every", [("Adam", 5), pytest.param("Adam", 1, marks=pytest.mark.slow),
                                               pytest.param("HIG", 4, marks=pytest.mark.slow)])
 def test_killed_before_any_file_operation(tmp_path, monkeypatch, whole, optimizer, every):
-    """A run over an earlier one's results, killed at each operation in turn, or at every fifth; resumed, its losses are bit
-    for bit those of an uninterrupted run, and the earlier curve is there under one name or another."""
+    """A run over an earlier one's results, killed at each operation in turn, or at every fifth; resumed, its
+    losses are bit for bit those of an uninterrupted run, and the earlier curve is there under one name or
+    another.
+    """
     monkeypatch.setattr(training, "SAVING_SHARE", math.inf)             # write every epoch
     trial = tmp_path / "trial"
     trial.mkdir()
     run(trial, seed=2, epochs=1, optimizer=optimizer)
     before = contents(trial)
     count = operations(trial, optimizer=optimizer)
-    # Open, fsync, replace, fsync: of the parameters, and of two files for each entry; then what makes room for them.
+    # Open, fsync, replace, fsync: of the parameters, and of two files for each entry; then what makes room
+    # for them.
     assert count > 4 * (1 + 2 * (EPOCHS + 1))
     outcomes = []
     for last in range(0, count, every):
@@ -107,12 +112,12 @@ def test_killed_before_any_file_operation(tmp_path, monkeypatch, whole, optimize
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             Disk(patch, last)
             run(folder, optimizer=optimizer)
-        gc.collect()                    # the system closes the files of a killed process, and thus gives up its lock
+        gc.collect()  # the system closes the files of a killed process, and thus gives up its lock
         assert earlier in contents(folder).values()
         try:
             state = run(folder, optimizer=optimizer, resume=True)
             outcomes.append("resumed")
-        except SettingsError as error:                                  # the new run had not saved anything yet
+        except SettingsError as error:  # the new run had not saved anything yet
             assert "no interrupted run to resume" in str(error) or "seed is 1 but was 2" in str(error)
             state = run(folder, optimizer=optimizer)
             outcomes.append("anew")
@@ -122,13 +127,15 @@ def test_killed_before_any_file_operation(tmp_path, monkeypatch, whole, optimize
         assert not list(folder.glob(".*")), "leftovers of the killed process"
         for path in folder.glob("*.pickle"):
             load_results(path)
-    assert outcomes == sorted(outcomes) and outcomes.count("resumed") >= len(outcomes) / 2   # "anew" at the start only
+    # "anew" at the start only
+    assert outcomes == sorted(outcomes) and outcomes.count("resumed") >= len(outcomes) / 2
 
 
 # ---------------------------------------------------------------------------------------- full disks
 
 def test_a_disk_that_fills_up_in_mid_run(tmp_path, monkeypatch, whole):
-    """Each fsync in turn says that there is no space: one sentence, whole files, and the run can be resumed."""
+    """Each fsync in turn says that there is no space: one sentence, whole files, and the run can be resumed.
+    """
     monkeypatch.setattr(training, "SAVING_SHARE", math.inf)
     results = tmp_path / "TINY_Adam_RESULTS.pickle"
     sync, resumed = os.fsync, 0
@@ -151,7 +158,7 @@ def test_a_disk_that_fills_up_in_mid_run(tmp_path, monkeypatch, whole):
             assert run(tmp_path, optimizer="Adam", resume=True) == "finished"
             np.testing.assert_array_equal(losses(results), whole["Adam"])
             resumed += 1
-    assert resumed == 2 * (EPOCHS + 1) - 3                              # all but parameters, checkpoint, curve of epoch 0
+    assert resumed == 2 * (EPOCHS + 1) - 3  # all but parameters, checkpoint, curve of epoch 0
 
 
 def submit(folder, *flags):
@@ -161,8 +168,9 @@ def submit(folder, *flags):
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux can lower the limits of another process")
 def test_a_process_whose_files_may_not_grow_any_more(tmp_path):
-    """The file size limit of a running process is lowered: exit code 2, one sentence, everything saved before intact.
-    Meanwhile a second run into the same folder is refused, and names the first."""
+    """The file size limit of a running process is lowered: exit code 2, one sentence, everything saved before
+    intact. Meanwhile a second run into the same folder is refused, and names the first.
+    """
     process = submit(tmp_path, "--quiet")
     results = tmp_path / "NLO_Adam_RESULTS.pickle"
     deadline = time.monotonic() + 120
@@ -187,9 +195,11 @@ def test_a_read_only_folder(tmp_path):
     folder = tmp_path / "results"
     folder.mkdir()
     folder.chmod(0o555)
-    command = [sys.executable, str(ROOT / "Nonlinear_Oscillators" / "submit_Adam.py"), "--output", str(folder)]
-    if os.access(folder, os.W_OK):                                      # root may write anyway, but not where it is mounted so
-        command = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o ro none {folder} && exec "$@"', "sh", *command]
+    command = [sys.executable, str(ROOT / "Nonlinear_Oscillators" / "submit_Adam.py"), "--output",
+               str(folder)]
+    if os.access(folder, os.W_OK):  # root may write anyway, but not where it is mounted so
+        command = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o ro none {folder} && exec "$@"', "sh",
+                   *command]
         if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
             pytest.skip("root, and nothing can be mounted here")
     process = subprocess.run(command, capture_output=True, text=True)
@@ -217,7 +227,8 @@ def test_the_lock_is_exclusive_and_given_up(tmp_path):
     lock = tmp_path / ".TINY_HIG.lock"
     with locked(tmp_path / "TINY_HIG"):
         before = contents(tmp_path)
-        with pytest.raises(BlockingIOError, match=rf"process {os.getpid()} on .* is writing TINY_HIG in {tmp_path}"):
+        with pytest.raises(BlockingIOError,
+                           match=rf"process {os.getpid()} on .* is writing TINY_HIG in {tmp_path}"):
             run(tmp_path)
         assert contents(tmp_path) == before
         assert run(tmp_path, optimizer="Adam") == "finished"            # other results of the same folder
@@ -274,22 +285,25 @@ def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch, numb
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tmp_path):
-    leftovers = [".TINY_HIG_RESULTS.pickle.123.tmp", ".TINY_HIG_CHECKPOINT.npz.4.tmp", ".TINY_HIG_PARAMETERS.txt.5.tmp"]
+    leftovers = [".TINY_HIG_RESULTS.pickle.123.tmp", ".TINY_HIG_CHECKPOINT.npz.4.tmp",
+                 ".TINY_HIG_PARAMETERS.txt.5.tmp"]
     others = [".TINY_HIG_2_RESULTS.pickle.123.tmp", ".TINY_Adam_RESULTS.pickle.123.tmp", "notes.tmp"]
     for name in leftovers + others:
         (tmp_path / name).write_bytes(b"half")
-    (tmp_path / "TINY_HIG_RESULTS_2026-01-01_000000.pickle").write_bytes(b"")       # reserved, and then killed
+    (tmp_path / "TINY_HIG_RESULTS_2026-01-01_000000.pickle").write_bytes(b"")  # reserved, and then killed
     (tmp_path / "TINY_HIG_RESULTS_2026-01-01_000001.pickle").write_bytes(b"kept")
     run(tmp_path)
     assert sorted(contents(tmp_path)) == sorted([
-        *others, "TINY_HIG_RESULTS_2026-01-01_000001.pickle", "TINY_HIG_RESULTS.pickle", "TINY_HIG_CHECKPOINT.npz",
+        *others, "TINY_HIG_RESULTS_2026-01-01_000001.pickle", "TINY_HIG_RESULTS.pickle",
+        "TINY_HIG_CHECKPOINT.npz",
         "TINY_HIG_PARAMETERS.txt"])
 
 
 # ---------------------------------------------------------------------------------------- damaged files
 
 def damaged(content, cut, alter):
-    """Some of what can happen to a file: cut off at every `cut`-th byte, and every `alter`-th byte altered."""
+    """Some of what can happen to a file: cut off at every `cut`-th byte, and every `alter`-th byte altered.
+    """
     for length in range(0, len(content), cut):
         yield content[:length]
     for place in range(0, len(content), alter):
@@ -312,7 +326,8 @@ def test_damaged_files_are_refused_or_harmless(tmp_path, whole, cut, alter):
                 refused += 1
             else:
                 assert len(content) == len(before[name])                # altered, not cut off
-                np.testing.assert_array_equal(losses(tmp_path / "TINY_Adam_RESULTS.pickle"), whole["Adam"][:3])
+                np.testing.assert_array_equal(losses(tmp_path / "TINY_Adam_RESULTS.pickle"),
+                                              whole["Adam"][:3])
             for path, whole_content in before.items():
                 (tmp_path / path).write_bytes(whole_content)
     assert refused > 5
@@ -347,20 +362,27 @@ def test_lapack_that_never_converges_ends_the_run_with_a_sentence(tmp_path, monk
         patch.setattr(hig_optimizers, "gram_coefficients", fail)
         assert run(tmp_path, eager=eager) == "failed"
     results = tmp_path / "TINY_HIG_RESULTS.pickle"
-    assert capsys.readouterr().err == ("HIG stopped in epoch 2: K (8, 8): no LAPACK eigendecomposition (evd, evr) "
+    assert capsys.readouterr().err == (
+        "HIG stopped in epoch 2: K (8, 8): no LAPACK eigendecomposition (evd, evr) "
                                        f"converged; the curve up to there is in {results}\n")
     np.testing.assert_array_equal(losses(results), whole[:2])
     found = load_results(results)["provenance"]
-    assert (found["state"], found["reason"]) == ("failed", "K (8, 8): no LAPACK eigendecomposition (evd, evr) converged")
+    assert (found["state"], found["reason"]) == ("failed",
+                                                 "K (8, 8): no LAPACK eigendecomposition (evd, evr) "
+                                                 "converged")
     plot_main([str(results), "--output", str(tmp_path / "plot.png")], tmp_path)
     assert "failed: K (8, 8): no LAPACK eigendecomposition" in capsys.readouterr().out
-    assert run(tmp_path, resume=True, eager=eager) == "finished"                     # from the end of an epoch, not from its middle
+    # from the end of an epoch, not from its middle
+    assert run(tmp_path, resume=True, eager=eager) == "finished"
     np.testing.assert_array_equal(losses(results), whole)
 
 
-@pytest.mark.parametrize("error, state", [(MemoryError, "failed"), (KeyboardInterrupt, "interrupted"), (ZeroDivisionError, None)])
+@pytest.mark.parametrize("error, state", [(MemoryError, "failed"), (KeyboardInterrupt, "interrupted"),
+                                          (ZeroDivisionError, None)])
 def test_other_errors_of_an_update(tmp_path, monkeypatch, capsys, error, state):
-    """No memory is the user's affair, an interruption stays one, anything else is a bug and shows its traceback."""
+    """No memory is the user's affair, an interruption stays one, anything else is a bug and shows its
+    traceback.
+    """
     def fail(*_, **options):
         raise error
     monkeypatch.setattr(hig_optimizers, "gram_coefficients", fail)
@@ -387,12 +409,13 @@ def test_an_update_that_does_not_fit_the_memory_ends_the_run_with_its_size(tmp_p
 def test_not_a_number_in_the_first_update(tmp_path, capsys, optimizer):
     calls = iter(range(100))
 
-    def simulator(x, u):                                                # finite when evaluated untrained, NaN from then on
+    def simulator(x, u):  # finite when evaluated untrained, NaN from then on
         return x + u * (1.0 if next(calls) == 0 else math.nan)
     assert run(tmp_path, optimizer=optimizer, simulator=simulator) == "diverged"
     results = tmp_path / f"TINY_{optimizer}_RESULTS.pickle"
     errors = capsys.readouterr().err
-    assert len(errors.splitlines()) == 1 and "diverged" in errors and "after epoch 1" in errors and str(results) in errors
+    assert len(errors.splitlines()) == 1 and "diverged" in errors and "after epoch 1" in errors and str(
+        results) in errors
     assert np.isfinite(losses(results)).tolist() == [True, False]
     assert load_results(results)["provenance"]["state"] == "diverged"
 

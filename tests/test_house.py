@@ -29,9 +29,11 @@ def imported(path):
 
 
 def arrows(root):
-    """[(module, what it imports)] where a lower floor would lean on a higher one: systems → wings → method."""
+    """[(module, what it imports)] where a lower floor would lean on a higher one: systems → wings → method.
+    """
     wrong = []
-    for path in [*root.glob("*.py"), *root.glob("hig/**/*.py"), *(p for s in SYSTEMS.values() for p in root.glob(f"{s}/**/*.py"))]:
+    for path in [*root.glob("*.py"), *root.glob("hig/**/*.py"), *(p for s in SYSTEMS.values()
+                                                                  for p in root.glob(f"{s}/**/*.py"))]:
         module = ".".join(path.relative_to(root).with_suffix("").parts)
         upper = PROGRAMS if module not in PROGRAMS else ()
         if module.startswith("hig."):
@@ -42,7 +44,8 @@ def arrows(root):
             upper += ("hig.live", "hig.figures")
         if module.startswith("hig.figures."):
             upper += ("hig.live",)
-        wrong += [(module, name) for name in imported(path) if name.startswith(tuple(f"{u}." for u in upper)) or name in upper]
+        wrong += [(module, name) for name in imported(path) if name.startswith(tuple(f"{u}." for u in upper))
+                  or name in upper]
     return wrong
 
 
@@ -50,8 +53,10 @@ def test_imports_run_downwards():
     assert arrows(ROOT) == []
 
 
-@pytest.mark.parametrize("file, line", [("hig/powers.py", "import hig.runs.results"), ("hig/runs/cli.py", "import Poisson.network"),
-                                        ("hig/figures/style.py", "from plot import main"), ("hig/runs/cli.py", "from hig import live"),
+@pytest.mark.parametrize("file, line", [("hig/powers.py", "import hig.runs.results"), ("hig/runs/cli.py",
+    "import Poisson.network"),
+                                        ("hig/figures/style.py", "from plot import main"), ("hig/runs/cli.py",
+                                            "from hig import live"),
                                         ("Toy_Problem/panels.py", "def late():\n    import dashboard")])
 def test_an_import_upwards_is_found(tmp_path, file, line):
     (tmp_path / file).parent.mkdir(parents=True)
@@ -61,21 +66,28 @@ def test_an_import_upwards_is_found(tmp_path, file, line):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the project, installed as README says into a virtual environment of its own: what its program gives."""
+    """A copy of the project, installed as README says into a virtual environment of its own: what its program
+    gives.
+    """
     root = tmp_path_factory.mktemp("checkout") / "hig"
-    left_out = shutil.ignore_patterns(".*", "results", "build", "*.egg-info", "__pycache__", "*.pickle", "*.npz", "*.png")
+    left_out = shutil.ignore_patterns(".*", "results", "build", "*.egg-info", "__pycache__", "*.pickle",
+                                      "*.npz", "*.png")
     shutil.copytree(ROOT, root, ignore=left_out)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
-    found = subprocess.run([root / ".venv/bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+    found = subprocess.run([root / ".venv/bin/python", "-c",
+                            "import sysconfig; print(sysconfig.get_path('purelib'))"],
                            check=True, capture_output=True, text=True).stdout.strip()
-    Path(found, "packages.pth").write_text(str(Path(np.__file__).parents[1]))      # TensorFlow and the rest, but not hig
+    # TensorFlow and the rest, but not hig
+    Path(found, "packages.pth").write_text(str(Path(np.__file__).parents[1]))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def python(*words):
-        done = subprocess.run([root / ".venv/bin/python", *words], cwd=root, capture_output=True, text=True, env=environment)
+        done = subprocess.run([root / ".venv/bin/python", *words], cwd=root, capture_output=True, text=True,
+                              env=environment)
         assert done.returncode == 0 and not done.stderr, done.stderr
         return done.stdout
-    python("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-build-isolation", "--no-deps", "-e", ".")
+    python("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-build-isolation",
+           "--no-deps", "-e", ".")
     return root, python
 
 
@@ -96,11 +108,14 @@ def test_a_new_system_with_fixed_data_trains_is_drawn_and_studied_without_instal
     python("Pendulum/submit_HIG.py", "--epochs", "2", "--quiet")
     assert load_results(root / "Pendulum/PEN_HIG_RESULTS.pickle")["epochs"].tolist() == [0, 1, 2]
     figure, _, row = python("plot.py", "Pendulum").splitlines()[:3]
-    assert figure == "Pendulum/plot.png" and (root / figure).is_file() and row.split()[:3] == ["Pendulum", "of", "mine"]
+    assert figure == "Pendulum/plot.png" and (root / figure).is_file() and row.split()[:3] == ["Pendulum",
+                                                                                               "of", "mine"]
     study = root / "Pendulum/study_optimizers.py"
     study.write_text(re.sub("OPTIMIZERS = .*", 'OPTIMIZERS = ("Adam",)', study.read_text()))
-    done = subprocess.run([root / ".venv/bin/python", study, "--seeds", "3", "--max-time", "1"], capture_output=True, text=True,
-                          cwd=root, env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"})
+    done = subprocess.run([root / ".venv/bin/python", study, "--seeds", "3", "--max-time", "1"],
+                          capture_output=True, text=True,
+                          cwd=root, env={name: value for name, value in os.environ.items()
+                                         if name != "PYTHONPATH"})
     assert done.returncode == 0 and "seed_3: finished" in done.stderr
     run, = (root / "Pendulum/studies/optimizers").glob("*/seed_3/PEN_Adam_RESULTS.pickle")
     assert load_results(run)["sim_par"]["seed"] == 3

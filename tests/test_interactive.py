@@ -1,4 +1,6 @@
-"""Poisson by hand: the trainer against the submit script's training, its files, its thread, and the page in a browser."""
+"""Poisson by hand: the trainer against the submit script's training, its files, its thread, and the page in a
+browser.
+"""
 
 import threading
 
@@ -30,7 +32,8 @@ SMALL = {**SETTINGS, "batch_size": 1, "method": "Adam"}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A trainer and its folder: three updates of HIG with 4 fields, two of Adam, one of GN, saved in between."""
+    """A trainer and its folder: three updates of HIG with 4 fields, two of Adam, one of GN, saved in between.
+    """
     folder = tmp_path_factory.mktemp("by_hand")
     trainer = Trainer(folder, {**SETTINGS, "batch_size": 4})
     for method, count in (("HIG", 3), ("Adam", 2), ("GN", 1)):
@@ -58,13 +61,15 @@ def fresh(shared, tmp_path):
 
 
 def test_the_updates_are_those_of_the_submit_script(trained, tmp_path):
-    """The same weights, fields and optimizer, so the same losses: float32, through the same compiled update."""
+    """The same weights, fields and optimizer, so the same losses: float32, through the same compiled update.
+    """
     settings = parse("Poisson", "HIG", None, seed=0, batch_size=4, learning_rate=SETTINGS["power_rate"],
                      truncation=SETTINGS["truncation"], max_time=1e9, flags=Poisson.flags,
                      arguments=["--steps", "4", "--output", str(tmp_path), "--quiet"])
     experiment.run(settings)
     by_hand, run = load_results(trained[1] / PICKLE), load_results(tmp_path / "POISSON_HIG_RESULTS.pickle")
-    assert_allclose(by_hand["train_loss"][:5], run["train_loss"][:5], rtol=1e-5)  # entry 4 is the loss before update 4
+    # entry 4 is the loss before update 4
+    assert_allclose(by_hand["train_loss"][:5], run["train_loss"][:5], rtol=1e-5)
     assert_allclose(by_hand["test_loss"][0], run["test_loss"][0], rtol=1e-6)
     assert_allclose(by_hand["x_distance_l1"][:5], run["x_distance_l1"][:5], rtol=1e-5)
     assert_array_equal(by_hand["provenance"]["rank"][:3], run["provenance"]["rank"][:3])
@@ -100,7 +105,8 @@ def test_the_fields(trained):
 
 
 @pytest.mark.parametrize("key, value", [
-    ("method", "SGD"), ("batch_size", 0), ("batch_size", 1025), ("batch_size", 2.5), ("adam_rate", 0), ("adam_rate", "much"),
+    ("method", "SGD"), ("batch_size", 0), ("batch_size", 1025), ("batch_size", 2.5), ("adam_rate", 0),
+    ("adam_rate", "much"),
     ("power_rate", -1), ("power_rate", "nan"), ("power_rate", "inf"), ("truncation", 1), ("truncation", None),
     ("entry", -1), ("source", "/etc")])
 def test_bad_settings(trained, key, value):
@@ -111,7 +117,9 @@ def test_bad_settings(trained, key, value):
 
 
 def test_reset_weights_and_earlier_curves(fresh, tmp_path):
-    """Resetting leads back to the same losses; saved weights continue where they were; no curve is overwritten."""
+    """Resetting leads back to the same losses; saved weights continue where they were; no curve is
+    overwritten.
+    """
     (tmp_path / PICKLE).write_bytes(b"of another day")
     for _ in range(3):
         fresh.step()
@@ -121,21 +129,24 @@ def test_reset_weights_and_earlier_curves(fresh, tmp_path):
     assert [path.read_bytes() for path in tmp_path.glob(f"{NAME}_RESULTS_*.pickle")] == [b"of another day"]
     weights = fresh.network.get_weights()
     names = [fresh.save_weights(), fresh.save_weights()]
-    assert names == [f"{NAME}_3.weights.h5", f"{NAME}_3-2.weights.h5"] == sorted(fresh.weights_files(), reverse=True)
+    assert names == [f"{NAME}_3.weights.h5", f"{NAME}_3-2.weights.h5"] == sorted(fresh.weights_files(),
+                                                                                 reverse=True)
 
     fresh.reset()
     assert fresh.updates == 0 and load_results(tmp_path / PICKLE)["provenance"]["state"] == "finished"
     for _ in range(3):
         fresh.step()
     fresh.finish()
-    assert_allclose(load_results(tmp_path / PICKLE)["train_loss"], first["train_loss"], rtol=1e-5)  # Adam, too, began anew
+    # Adam, too, began anew
+    assert_allclose(load_results(tmp_path / PICKLE)["train_loss"], first["train_loss"], rtol=1e-5)
     assert_array_equal(load_results(fresh.kept)["train_loss"], first["train_loss"])
     assert len(list(tmp_path.glob(f"{NAME}_RESULTS_*.pickle"))) == 2
 
     fresh.reset()
     fresh.load_weights(names[0])
     (tmp_path / "damaged.weights.h5").write_bytes(b"no HDF5")
-    for name in ("damaged.weights.h5", "missing.weights.h5", "../outside.weights.h5", str(tmp_path / names[0])):
+    for name in ("damaged.weights.h5", "missing.weights.h5", "../outside.weights.h5",
+                 str(tmp_path / names[0])):
         with pytest.raises(SettingsError):
             fresh.load_weights(name)
     for one, other in zip(fresh.network.get_weights(), weights):
@@ -172,13 +183,15 @@ def test_it_plays_until_it_is_paused_or_the_page_is_closed(training, monkeypatch
     """A typo neither pauses nor changes the setting."""
     training.send("play")
     wait_for(lambda: updates_of(training) > 2, "updates")
-    assert not training.set({"truncation": "2"}) and training.trainer.settings["truncation"] == SETTINGS["truncation"]
+    assert not training.set({"truncation": "2"}) and training.trainer.settings["truncation"] == SETTINGS[
+        "truncation"]
     done = wait_for(lambda: training.state["error"] and updates_of(training), "the sentence")
     wait_for(lambda: updates_of(training) > done, "it plays on")
     assert training.state["playing"] and "truncation" in training.state["error"]
     training.send("pause")
     wait_for(lambda: not training.state["playing"], "a pause")
-    assert not training.state["error"] and load_results(training.trainer.output / PICKLE)["provenance"]["state"] == "finished"
+    assert not training.state["error"] and load_results(training.trainer.output / PICKLE)["provenance"][
+        "state"] == "finished"
     training.send("play")
     monkeypatch.setattr(module, "CLOSED_AFTER", -1.0)
     training.look()
@@ -196,7 +209,8 @@ def test_an_exception_becomes_a_sentence_and_the_training_goes_on(training, monk
     monkeypatch.setattr(training.trainer.models["Adam"], "train_on_batch", failing)
     training.send("play")
     wait_for(lambda: training.state["error"] == "LinAlgError: Eigenvalues did not converge", "the sentence")
-    assert not training.state["playing"] and len(load_results(training.trainer.output / PICKLE)["epochs"]) == 4
+    assert not training.state["playing"] and len(load_results(training.trainer.output /
+                                                              PICKLE)["epochs"]) == 4
     training.send("step")
     wait_for(lambda: updates_of(training) == 4 and not training.state["error"], "it goes on")
 
@@ -261,7 +275,8 @@ def test_ten_hig_steps_and_the_loss_falls(browser, visit, server):
     click(browser, "#pause")
     until(browser, lambda: "paused" in text(browser, "#status"), "a pause")
     done, results = updates(browser), load_results(folder / PICKLE)
-    assert len(results["epochs"]) == done + 1 and set(results["method"]) == {2} and set(results["batch_size"][1:]) == {9}
+    assert len(results["epochs"]) == done + 1 and set(results["method"]) == {2} and set(results["batch_size"][
+        1:]) == {9}
     assert set(results["learning_rate"][1:]) == {0.3} and results["provenance"]["rank"].min() > 0
     assert results["test_loss"][10] < 0.9 * results["test_loss"][0]     # of 256 held-out fields
     curve = "[...g._fullData.filter(t => t.mode == 'lines')[0].y]"
@@ -278,7 +293,8 @@ def test_settings_weights_and_resetting_on_the_page(browser, visit, server):
     before = until(browser, lambda: updates(browser), "the page shows the training")
     set_text(browser, "truncation", "2")
     until(browser, lambda: "truncation" in text(browser, "#error"), "the sentence about the setting")
-    until(browser, lambda: browser.find_element(By.ID, "truncation").get_attribute("value") == "1e-05", "the former value")
+    until(browser, lambda: browser.find_element(By.ID, "truncation").get_attribute("value") == "1e-05",
+          "the former value")
     click(browser, "#play")
     until(browser, lambda: updates(browser) > before, "Adam trains")
     browser.refresh()                                                   # loading it again is not closing it
@@ -293,7 +309,8 @@ def test_settings_weights_and_resetting_on_the_page(browser, visit, server):
     until(browser, lambda: updates(browser) == 0, "a new start")
     click(browser, "#load_weights")
     click(browser, ".dash-dropdown-option", "damaged.weights.h5")
-    until(browser, lambda: "cannot load the weights" in text(browser, "#error"), "the sentence about the damaged file")
+    until(browser, lambda: "cannot load the weights" in text(browser, "#error"),
+          "the sentence about the damaged file")
     click(browser, "#step")
     until(browser, lambda: updates(browser) == 1 and not text(browser, "#error"), "it goes on")
     until(browser, lambda: "(2" in text(browser, "#case"), "the curve before the reset stays to be compared")

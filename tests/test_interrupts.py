@@ -1,4 +1,6 @@
-"""Ctrl-C during a run: once, the epoch under way is finished; twice, it is given up. The curve is kept either way."""
+"""Ctrl-C during a run: once, the epoch under way is finished; twice, it is given up. The curve is kept either
+way.
+"""
 
 import os
 import signal
@@ -32,4 +34,5 @@ def test_a_run_that_is_stopped_in_an_update_keeps_its_epochs(tmp_path, monkeypat
     assert list(load_results(curve)["epochs"]) == epochs
     monkeypatch.undo()
     assert tiny.run(tmp_path / "stopped", resume=True) == "finished"
-    np.testing.assert_array_equal(tiny.losses(curve), tiny.losses(tmp_path / "straight" / "TINY_HIG_RESULTS.pickle"))
+    np.testing.assert_array_equal(tiny.losses(curve),
+                                  tiny.losses(tmp_path / "straight" / "TINY_HIG_RESULTS.pickle"))

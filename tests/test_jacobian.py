@@ -18,15 +18,18 @@ TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
 
 def simulator(x, u):
     """Three outputs of a few controls and the state, nonlinear in both."""
-    return tf.stack([tf.sin(u[:, 0]) * x[:, 0], u[:, 1] * u[:, 2] ** 2, tf.reduce_sum(u**3, axis=1) + x[:, 1]], axis=1)
+    return tf.stack([tf.sin(u[:, 0]) * x[:, 0], u[:, 1] * u[:, 2] ** 2, tf.reduce_sum(u**3, axis=1) + x[:,
+        1]], axis=1)
 
 
 def dense(units, dtype, activation=None, **options):
-    return keras.layers.Dense(units, activation=activation, dtype=dtype, bias_initializer="glorot_normal", **options)
+    return keras.layers.Dense(units, activation=activation, dtype=dtype, bias_initializer="glorot_normal",
+                              **options)
 
 
 def stack(dtype):
-    return keras.Sequential([keras.Input((FEATURES,), dtype=dtype), dense(7, dtype, "tanh"), dense(5, dtype, "relu"),
+    return keras.Sequential([keras.Input((FEATURES,), dtype=dtype), dense(7, dtype, "tanh"), dense(5, dtype,
+                                                                                                   "relu"),
                              dense(CONTROLS, dtype)])
 
 
@@ -115,7 +118,8 @@ def both(build, dtype):
     np.testing.assert_allclose(outcome, simulator(x, network(x)), rtol=1e3 * TOLERANCE[dtype])
     np.testing.assert_allclose(gradient, np.ravel(2 * outcome / B), rtol=1e-5)
     np.testing.assert_allclose(loss, tf.reduce_sum(outcome**2) / B, rtol=1e-5)
-    reference = jacobian_by_rows(lambda: simulator(x, network(x)), [v.value for v in network.trainable_variables])
+    reference = jacobian_by_rows(lambda: simulator(x, network(x)), [v.value
+                                                                    for v in network.trainable_variables])
     return jacobian, reference
 
 
@@ -157,7 +161,9 @@ def test_gram_in_stripes_of_any_size(batch):
 
 
 def test_one_backward_pass_through_the_simulator():
-    """The simulator's gradient is traced once, for all B·d rows; so is the pass with which they were computed."""
+    """The simulator's gradient is traced once, for all B·d rows; so is the pass with which they were
+    computed.
+    """
     passes = []
 
     @tf.custom_gradient
@@ -187,7 +193,8 @@ def test_structured_input_and_the_choice_of_what_the_network_sees():
     network = stack("float64")
     rng = np.random.default_rng(2)
     x = {"state": tf.constant(rng.normal(size=(B, 2))), "target": tf.constant(rng.normal(size=(B, FEATURES)))}
-    model = compiled(network, lambda x, u: simulator(x["state"], u), network_input=lambda x: x["target"], dtype="float64")
+    model = compiled(network, lambda x, u: simulator(x["state"], u), network_input=lambda x: x["target"],
+                     dtype="float64")
     y = tf.zeros((B, D), "float64")
     *_, jacobian = model.derivatives_for(x, y, None).linearise(x, y, None)
     reference = jacobian_by_rows(lambda: simulator(x["state"], network(x["target"])),
@@ -228,19 +235,23 @@ def test_gram_without_kernels_or_biases(frozen):
     repeated = np.repeat(a, 2, axis=0)
     rows = delta if frozen == "kernels" else np.einsum("ri,ro->rio", repeated, delta).reshape(8, -1)
     np.testing.assert_allclose(jacobian.gram(), rows @ rows.T, atol=1e-13)
-    for found, expected in zip(jacobian.normal(np.arange(8.0)), (rows.T @ rows, rows.T @ np.arange(8.0)), strict=True):
+    for found, expected in zip(jacobian.normal(np.arange(8.0)), (rows.T @ rows, rows.T @ np.arange(8.0)),
+                               strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-12)
     np.testing.assert_allclose(flat(jacobian.pullback(np.arange(8.0))), rows.T @ np.arange(8.0), atol=1e-12)
 
 
 @pytest.mark.parametrize("budget", [1, 8 * 12 * 8, 10**9], ids=["a weight at a time", "two groups", "held"])
 def test_rows_that_do_not_fit_the_memory(budget):
-    """K over groups of weights, JᵀJ over chunks of rows and Jᵀv by a backward pass equal those of the whole matrix."""
+    """K over groups of weights, JᵀJ over chunks of rows and Jᵀv by a backward pass equal those of the whole
+    matrix.
+    """
     rng = np.random.default_rng(1)
     shapes = [(2, 3), (), (4, 1)]
     matrix = rng.normal(size=(12, 11))
     blocks = [piece.reshape(12, *shape) for piece, shape in zip(np.split(matrix, [6, 7], axis=1), shapes)]
-    jacobian = RowsJacobian(lambda group: ((slice(i, i + 4), [blocks[j][i:i + 4] for j in group]) for i in range(0, 12, 4)),
+    jacobian = RowsJacobian(lambda group: ((slice(i, i + 4), [blocks[j][i:i + 4] for j in group])
+                                           for i in range(0, 12, 4)),
                             shapes, 12, budget, lambda v: unflatten(matrix.T @ v, shapes))
     v = rng.normal(size=12)
     np.testing.assert_allclose(jacobian.gram(), matrix @ matrix.T, atol=1e-13)

@@ -1,4 +1,6 @@
-"""hig.krylov: updates from products with J and Jᵀ, held to the singular value decomposition of the whole batch's Jacobian."""
+"""hig.krylov: updates from products with J and Jᵀ, held to the singular value decomposition of the whole
+batch's Jacobian.
+"""
 
 import os
 import signal
@@ -12,7 +14,8 @@ import tensorflow as tf
 import hig
 from hig import krylov
 from tests import tiny
-from tests.networks import (ETA, TOLERANCE, Case, Physics, assert_same_step, derivatives, float64, hig_model,  # noqa: F401
+# noqa: F401
+from tests.networks import (ETA, TOLERANCE, Case, Physics, assert_same_step, derivatives, float64, hig_model,
                             moved, one_step, rows, simulator, stack, targets, truncation_in_a_gap)
 from tests.reference import flat, jacobian_by_rows, power_by_svd
 from tests.test_networks import ELSEWHERE
@@ -24,11 +27,14 @@ ALL = 10**6                 # steps: as many as there are
 TABLE = {**{build.__name__: build for build in ELSEWHERE}, **LAYERS, **FROZEN, **OUTSIDE, **STRUCTURES,
          **{name: lambda name=name: Case(stack(4, 2), SIMULATORS[name]) for name in SIMULATORS},
          **{name: lambda options=options: Case(stack(4, 2), **options) for name, options in LOSSES.items()}}
-for name in ("recompute_grad", "remat_scope"):      # TensorFlow's recomputed gradients have no derivative of their own
+# TensorFlow's recomputed gradients have no derivative of their own
+for name in ("recompute_grad", "remat_scope"):
     del TABLE[name]
 COMPILED = {"dense": lambda: Case(stack(7, 5, 2)),
-            "more rows than weights": lambda: Case(stack(2), lambda x, u: tf.concat([u, u**2, tf.sin(u), x * u[:, :1]], axis=1)),
-            "a weight in the simulator": lambda: Case(stack(4, 2), Physics(lambda self, x, u: u * self.mass + x[:, :2], mass=1.5)),
+            "more rows than weights": lambda: Case(stack(2), lambda x, u: tf.concat([u, u**2, tf.sin(u),
+                                                                                     x * u[:, :1]], axis=1)),
+            "a weight in the simulator": lambda: Case(stack(4, 2), Physics(lambda self, x,
+                u: u * self.mass + x[:, :2], mass=1.5)),
             "coupled samples": lambda: Case(stack(4, 2), lambda x, u: u - tf.reduce_mean(u, axis=0))}
 
 
@@ -44,7 +50,8 @@ def hold_krylov_to_the_svd(case, **compile_options):
         warnings.simplefilter("ignore")                                 # of what cannot be compiled
         model.compile(optimizer, case.loss, **{**case.compile, **compile_options})
         half_inverse = one_step(case, model, y)
-        assert_same_step(half_inverse, moved(model, power_by_svd(jacobian, -0.5, truncation) @ gradient), before, TOLERANCE)
+        assert_same_step(half_inverse, moved(model, power_by_svd(jacobian, -0.5, truncation) @ gradient),
+                         before, TOLERANCE)
         optimizer.kappa, optimizer.truncation = 1.0, 0.0
         assert_same_step(one_step(case, model, y), moved(model, jacobian.T @ gradient), before, TOLERANCE)
     assert model.route.startswith("krylov, ")
@@ -65,7 +72,8 @@ def test_compiled_updates(name, float64):  # noqa: F811
     model = hold_krylov_to_the_svd(COMPILED[name]())
     assert model.route == {"dense": "krylov, through the network",
                            "more rows than weights": "krylov, through the network",
-                           "a weight in the simulator": "krylov, forward mode", "coupled samples": "krylov, forward mode"}[name]
+                           "a weight in the simulator": "krylov, forward mode",
+                           "coupled samples": "krylov, forward mode"}[name]
 
 
 def products_of(case, way, chunk=None):
@@ -75,7 +83,8 @@ def products_of(case, way, chunk=None):
     model.compile(hig.HIG(ETA, 1e-6, krylov=3), case.loss, run_eagerly=True)
     x, y_tensor = tf.nest.map_structure(tf.constant, (case.x, y))
     jacobian, gradient, _ = derivatives(case, model, case.x, y)
-    return krylov.Products(model.derivatives_for(x, y_tensor, None), way, chunk), (x, y_tensor, None), jacobian, gradient
+    return krylov.Products(model.derivatives_for(x, y_tensor, None), way, chunk), (x, y_tensor,
+                                                                                   None), jacobian, gradient
 
 
 @pytest.mark.parametrize("way", ["through the network", "forward mode", "double backward"])
@@ -93,33 +102,42 @@ def test_products_are_those_of_the_matrix(way, float64):  # noqa: F811
 
 @pytest.mark.parametrize("units", [(7, 2), (2,)], ids=["n < p", "n > p"])
 def test_the_recurrence_is_that_of_numpy(units, float64):  # noqa: F811
-    """Step by step, and with further rows of one entry each, as penalties give; μ in units of the mean eigenvalue."""
+    """Step by step, and with further rows of one entry each, as penalties give; μ in units of the mean
+    eigenvalue.
+    """
     products, batch, J, g = products_of(
-        Case(stack(*units), lambda x, u: tf.concat([u, u**2, tf.sin(3 * u), x * u[:, :1]], axis=1)), "through the network")
+        Case(stack(*units), lambda x, u: tf.concat([u, u**2, tf.sin(3 * u), x * u[:, :1]], axis=1)),
+        "through the network")
     _, _, gradient, jacobian = products.linearise(*batch)
     columns, scales = np.array([1, 4]), np.array([0.5, 2.0])
     more = np.zeros((2, J.shape[1]))
     more[[0, 1], columns] = scales
-    for full, right, options in ((J, g, {}), (np.vstack([J, more]), np.append(g, [0.3, -1.0]), {"columns": columns, "scales": scales})):
+    for full, right, options in ((J, g, {}), (np.vstack([J, more]), np.append(g, [0.3, -1.0]),
+                                              {"columns": columns, "scales": scales})):
         mean = np.sum(full**2) / min(full.shape)
         for steps in (1, 2, 6, ALL):
             for kappa in (1.0, -0.5, -1.0):
                 space = krylov.KrylovSpace(jacobian, right, steps, 0.0, kappa, 1e-7, **options)
-                for damping in (0.0, 0.3) if steps == ALL else (0.0,):  # the trace, and with it μ, is else an estimate
+                # the trace, and with it μ, is else an estimate
+                for damping in (0.0, 0.3) if steps == ALL else (0.0,):
                     direction, spectrum = space.power(damping)
-                    expected, same = hig.powers.operator_power(full, right, kappa, 1e-7, damping * mean, steps)
+                    expected, same = hig.powers.operator_power(full, right, kappa, 1e-7, damping * mean,
+                                                               steps)
                     assert np.linalg.norm(direction - expected) < 1e-8 * np.linalg.norm(expected)
                     np.testing.assert_allclose(spectrum[:3], same[:3], rtol=1e-7)
                     # where the space ends, rounding may take one step more
-                    assert spectrum.steps == same.steps or steps == ALL and abs(spectrum.steps - same.steps) == 1
+                    assert spectrum.steps == same.steps or steps == ALL and abs(spectrum.steps -
+                                                                                same.steps) == 1
 
 
 def test_the_trace_that_scales_the_damping(float64):  # noqa: F811
     """‖J‖² is exact with all steps; with two steps, which have seen most of it, to a quarter."""
     products, batch, J, g = products_of(Case(stack(7, 2)), "through the network")
     _, _, gradient, jacobian = products.linearise(*batch)
-    exact, few = (krylov.KrylovSpace(jacobian, gradient, steps, 0.0, -1.0, 0.0)._trace() for steps in (ALL, 2))
-    assert exact == pytest.approx(np.sum(J**2), rel=1e-10) and few == pytest.approx(np.sum(J**2), rel=0.25) and few != exact
+    exact, few = (krylov.KrylovSpace(jacobian, gradient, steps, 0.0, -1.0, 0.0)._trace() for steps in (ALL,
+                                                                                                       2))
+    assert exact == pytest.approx(np.sum(J**2), rel=1e-10) and few == pytest.approx(np.sum(J**2),
+                                                                                    rel=0.25) and few != exact
 
 
 def test_200_steps_in_single_precision_stay_orthogonal():
@@ -160,7 +178,7 @@ def test_few_steps_train_and_are_logged():
     assert history["krylov_steps"][0] == 12 and 0 < history["krylov_change"][0] < 1
     exact, x, y = users_model(hig.HIG(1.0, 1e-5))
     spectrum = exact.fit(x, y, batch_size=32, epochs=20, verbose=0).history
-    assert history["sigma_max"][0] == pytest.approx(spectrum["sigma_max"][0], rel=1e-2)     # after two updates
+    assert history["sigma_max"][0] == pytest.approx(spectrum["sigma_max"][0], rel=1e-2)  # after two updates
     assert history["loss"][-1] < 1.5 * spectrum["loss"][-1] < 0.1 * history["loss"][0]
 
 
@@ -175,7 +193,8 @@ def test_more_steps_than_a_tolerance_asks_for_are_not_taken():
     lambda krylov: hig.GaussNewton(0.5, 1e-2, damping=1e-2, krylov=krylov, krylov_tolerance=0),
     lambda krylov: hig.JacobianPower(0.5, 0.2, 1e-3, krylov=krylov, krylov_tolerance=0),
     lambda krylov: hig.LevenbergMarquardt(krylov=krylov, krylov_tolerance=0),
-    lambda krylov: hig.HIG(1.0, 0.0, spectral_filter=lambda s: s**2 / (s**2 + 1e-6), krylov=krylov, krylov_tolerance=0)],
+    lambda krylov: hig.HIG(1.0, 0.0, spectral_filter=lambda s: s**2 / (s**2 + 1e-6), krylov=krylov,
+                           krylov_tolerance=0)],
     ids=["HIG adaptive", "Gauss-Newton damped", "κ = 0.2", "Levenberg-Marquardt", "filter"])
 def test_all_steps_train_like_the_exact_method(optimizer, float64):  # noqa: F811
     """Five updates with sample weights: control, damping and logs included."""
@@ -183,7 +202,8 @@ def test_all_steps_train_like_the_exact_method(optimizer, float64):  # noqa: F81
     for steps in (None, ALL):
         model, x, y = users_model(optimizer(steps))
         x, y = x.astype(float), y.astype(float)
-        histories.append(model.fit(x, y, sample_weight=np.linspace(0.5, 1.5, 64), batch_size=16, epochs=2, verbose=0).history)
+        histories.append(model.fit(x, y, sample_weight=np.linspace(0.5, 1.5, 64), batch_size=16, epochs=2,
+                                   verbose=0).history)
     for name, values in histories[0].items():
         # the conditioning of Jacobians of a small network over eight updates
         np.testing.assert_allclose(histories[1][name], values, rtol=1e-5, err_msg=name)
@@ -198,7 +218,8 @@ def test_single_precision_and_mixed():
     before = flat([weight.numpy() for weight in model.trainable_variables])
     jacobian, gradient, _ = derivatives(case, model, case.x, y)
     model.compile(hig.HIG(ETA, 1e-3, krylov=ALL), case.loss)
-    assert_same_step(one_step(case, model, y), moved(model, power_by_svd(jacobian, -0.5, 1e-3) @ gradient), before, 5e-3)
+    assert_same_step(one_step(case, model, y), moved(model, power_by_svd(jacobian, -0.5, 1e-3) @ gradient),
+                     before, 5e-3)
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, "tanh", dtype="mixed_bfloat16"),
                                 keras.layers.Dense(2, dtype="mixed_bfloat16")])
     model = hig.PhysicsModel(network, lambda x, u: u)
@@ -238,20 +259,24 @@ def test_products_that_do_not_belong_together_are_noticed(monkeypatch):
 
 @pytest.mark.parametrize("value", [0, -1, 2.5])
 def test_steps_out_of_range_are_named(value):
-    with pytest.raises(ValueError, match=f"krylov must be a whole number of at least 1, or None for the exact method, got {value}"):
+    with pytest.raises(ValueError,
+                       match="krylov must be a whole number of at least 1, or None for the exact method, "
+                             f"got {value}"):
         hig.HIG(1.0, 1e-6, krylov=value)
 
 
 def test_the_settings_survive_saving():
     optimizer = hig.LevenbergMarquardt(krylov=7, krylov_tolerance=0.0)
     again = hig.LevenbergMarquardt.from_config(optimizer.get_config())
-    assert (again.krylov, again.krylov_tolerance, again.logged) == (7, 0.0, ("krylov_steps", "krylov_change", "damping", "trust"))
+    assert (again.krylov, again.krylov_tolerance, again.logged) == (7, 0.0, ("krylov_steps", "krylov_change",
+                                                                             "damping", "trust"))
     assert hig.HIG.from_config(hig.HIG(1.0, 1e-6).get_config()).krylov is None
 
 
 def test_what_does_not_fit_the_memory_says_what_would():
     """n = 160,000 rows take 400 GB for K."""
-    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(400, "tanh"), keras.layers.Dense(400, "tanh"),
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(400, "tanh"), keras.layers.Dense(400,
+        "tanh"),
                                 keras.layers.Dense(2)])
     model = hig.PhysicsModel(network, lambda x, u: u)
     x = np.random.default_rng(0).normal(size=(80_000, 2)).astype("float32")
@@ -263,7 +288,9 @@ def test_what_does_not_fit_the_memory_says_what_would():
 
 
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
-    """Ctrl-C twice in the third update of two an epoch, as if it had been killed; resumed, the losses are the same."""
+    """Ctrl-C twice in the third update of two an epoch, as if it had been killed; resumed, the losses are the
+    same.
+    """
     from hig import optimizers
     (tmp_path / "straight").mkdir()
     assert tiny.run(tmp_path / "straight", optimizer="HIG_Krylov") == "finished"
@@ -280,6 +307,7 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert tiny.run(tmp_path / "stopped", optimizer="HIG_Krylov") == "interrupted"
     monkeypatch.undo()
     assert tiny.run(tmp_path / "stopped", optimizer="HIG_Krylov", resume=True) == "finished"
-    curves = [tiny.losses(tmp_path / folder / "TINY_HIG_Krylov_RESULTS.pickle") for folder in ("stopped", "straight")]
+    curves = [tiny.losses(tmp_path / folder / "TINY_HIG_Krylov_RESULTS.pickle") for folder in ("stopped",
+                                                                                               "straight")]
     np.testing.assert_array_equal(*curves)
     assert len(curves[0]) == tiny.EPOCHS + 1

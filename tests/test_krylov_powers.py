@@ -1,6 +1,8 @@
-"""hig.powers.operator_power against the explicit power, LSQR, and products from other libraries' automatic differentiation.
+"""hig.powers.operator_power against the explicit power, LSQR, and products from other libraries' automatic
+differentiation.
 
-Tolerances: 1e-9 is what the recurrence promises when it has reached the rank, at condition 1e4 (it comes to 1e-12).
+Tolerances: 1e-9 is what the recurrence promises when it has reached the rank, at condition 1e4 (it comes to
+    1e-12).
 """
 import numpy as np
 import pytest
@@ -21,7 +23,9 @@ def one_blas_thread():
 
 
 def jacobian(n, p, rank, condition=1e4, seed=0):
-    """J (n, p) of that rank with singular values from 3 to 3/condition, and g (n,), also outside the range of J."""
+    """J (n, p) of that rank with singular values from 3 to 3/condition, and g (n,), also outside the range of
+    J.
+    """
     rng = np.random.default_rng(seed)
     U, V = (scipy.linalg.qr(rng.standard_normal((size, size)))[0][:, :rank] for size in (n, p))
     return (U * np.geomspace(3.0, 3.0 / condition, rank)) @ V.T, rng.standard_normal(n)
@@ -31,7 +35,8 @@ def relative_error(value, expected):
     return np.linalg.norm(value - expected) / np.linalg.norm(expected)
 
 
-SHAPES = {"n < p": (30, 50, 30), "n > p": (50, 30, 30), "square": (40, 40, 40), "rank-deficient, n < p": (30, 50, 12),
+SHAPES = {"n < p": (30, 50, 30), "n > p": (50, 30, 30), "square": (40, 40, 40), "rank-deficient, n < p": (30,
+    50, 12),
           "rank-deficient, n > p": (50, 30, 12), "far more rows": (200, 15, 15), "one row": (1, 20, 1),
           "one column": (20, 1, 1), "one number": (1, 1, 1)}
 
@@ -46,7 +51,8 @@ def test_all_steps_give_the_explicit_power(shape, kappa, damping):
         direction, spectrum = operator_power(J, g, kappa, 1e-7, damping, steps)
         assert direction.dtype == np.float64 and relative_error(direction, power @ g) < 1e-9
         # a rank-deficient J may take one step more, which finds the zero
-        assert spectrum.rank == explicit.rank == shape[2] and shape[2] <= spectrum.steps <= min(shape[2] + 1, *shape[:2])
+        assert spectrum.rank == explicit.rank == shape[2] and shape[2] <= spectrum.steps <= min(shape[2] + 1,
+                                                                                                *shape[:2])
         assert spectrum.sigma_max == pytest.approx(explicit.sigma_max)
         assert spectrum.sigma_min == pytest.approx(explicit.sigma_min, rel=1e-6)
 
@@ -80,7 +86,7 @@ def test_one_step_is_enough_for_gradient_descent(n, p):
     for steps in (1, 2, 7):
         direction, spectrum = operator_power(J, g, 1.0, 0.0, 0.0, steps)
         assert relative_error(direction, J.T @ g) < 1e-13 and spectrum.steps == steps
-    assert spectrum.change < 1e-13                                      # after the first step nothing is left to do
+    assert spectrum.change < 1e-13  # after the first step nothing is left to do
 
 
 def test_few_steps_come_near_and_the_change_tells_how_near():
@@ -93,12 +99,14 @@ def test_few_steps_come_near_and_the_change_tells_how_near():
         errors.append(relative_error(direction, expected))
         changes.append(spectrum.change)
     assert (np.diff(errors) < 0).all() and errors[-1] < 1e-3
-    assert (np.array(changes) > 0.1 * np.array(errors)).all() and (np.array(changes) < 10 * np.array(errors)).all()
+    assert (np.array(changes) > 0.1 * np.array(errors)).all() and (np.array(changes) < 10 *
+                                                                   np.array(errors)).all()
 
 
 @pytest.mark.parametrize("n, p", [(20, 30), (30, 20)])
 def test_where_the_space_is_exhausted_the_recurrence_ends(n, p):
-    """g of three singular vectors, or orthogonal to the range, or zero: exact, without NaN, and no warning."""
+    """g of three singular vectors, or orthogonal to the range, or zero: exact, without NaN, and no warning.
+    """
     rng = np.random.default_rng(1)
     U, V = (scipy.linalg.qr(rng.standard_normal((size, size)))[0] for size in (n, p))
     J = (U[:, :10] * np.geomspace(1, 0.1, 10)) @ V[:, :10].T
@@ -117,7 +125,9 @@ def test_where_the_space_is_exhausted_the_recurrence_ends(n, p):
 
 @pytest.mark.parametrize("n, p", [(150, 200), (200, 150)])
 def test_without_orthogonalisation_the_check_fails(monkeypatch, n, p):
-    """Negative control: Krylov vectors that are not made orthogonal again find the same singular values twice."""
+    """Negative control: Krylov vectors that are not made orthogonal again find the same singular values
+    twice.
+    """
     J, g = jacobian(n, p, 150)
     expected = jacobian_power(J, -0.5, 1e-7)[0] @ g
     assert relative_error(operator_power(J, g, -0.5, 1e-7)[0], expected) < 1e-9
@@ -129,7 +139,8 @@ def test_any_linear_operator():
     """Dense, sparse, and functions; float32 goes in and float64 comes out."""
     J, g = jacobian(20, 30, 20, condition=10)
     expected = operator_power(J, g, -0.5, 0.0, steps=8)[0]
-    functions = scipy.sparse.linalg.LinearOperator(J.shape, matvec=lambda v: J @ v, rmatvec=lambda u: J.T @ u, dtype=J.dtype)
+    functions = scipy.sparse.linalg.LinearOperator(J.shape, matvec=lambda v: J @ v, rmatvec=lambda u: J.T @ u,
+                                                   dtype=J.dtype)
     for operator in (functions, scipy.sparse.csr_array(J), scipy.sparse.linalg.aslinearoperator(J)):
         np.testing.assert_allclose(operator_power(operator, g, -0.5, 0.0, steps=8)[0], expected, rtol=1e-10)
     single, _ = operator_power(J.astype(np.float32), g.astype(np.float32), -0.5, 0.0, steps=8)
@@ -161,10 +172,12 @@ def test_jax():
 
     y, pullback = jax.vjp(outcome, theta)
     J = scipy.sparse.linalg.LinearOperator(
-        (y.size, theta.size), matvec=lambda v: jax.jvp(outcome, (theta,), (jax.numpy.asarray(v, theta.dtype),))[1],
+        (y.size, theta.size), matvec=lambda v: jax.jvp(outcome, (theta,), (jax.numpy.asarray(v, theta.dtype),
+                                                                           ))[1],
         rmatvec=lambda u: pullback(jax.numpy.asarray(u, y.dtype))[0])
     direction, _ = operator_power(J, np.asarray(y), -0.5, 1e-3)
-    expected = jacobian_power(np.asarray(jax.jacfwd(outcome)(theta)), -0.5, 1e-3)[0] @ np.asarray(y, np.float64)
+    expected = jacobian_power(np.asarray(jax.jacfwd(outcome)(theta)), -0.5, 1e-3)[0] @ np.asarray(y,
+                                                                                                  np.float64)
     assert relative_error(direction, expected) < 1e-4                   # float32 unless JAX is told otherwise
 
 
@@ -179,7 +192,8 @@ def test_pytorch():
 
     y, pullback = torch.func.vjp(outcome, theta)
     J = scipy.sparse.linalg.LinearOperator(
-        (y.numel(), theta.numel()), matvec=lambda v: torch.func.jvp(outcome, (theta,), (torch.as_tensor(v).ravel(),))[1].numpy(),
+        (y.numel(), theta.numel()), matvec=lambda v: torch.func.jvp(outcome, (theta,),
+                                                                    (torch.as_tensor(v).ravel(),))[1].numpy(),
         rmatvec=lambda u: pullback(torch.as_tensor(u).ravel())[0].numpy())
     direction, _ = operator_power(J, y.numpy(), -0.5, 1e-7)
     expected = jacobian_power(torch.func.jacfwd(outcome)(theta).numpy(), -0.5, 1e-7)[0] @ y.numpy()

@@ -1,4 +1,6 @@
-"""What a process may still take, by the files that Linux shows: control groups of both versions, page cache, containers."""
+"""What a process may still take, by the files that Linux shows: control groups of both versions, page cache,
+containers.
+"""
 
 import keras
 import psutil
@@ -13,7 +15,9 @@ MACHINE = 23 * GiB
 
 @pytest.fixture
 def linux(tmp_path, monkeypatch):
-    """A function of /proc/self/cgroup and {group: (limit, use, inactive file, active file)} that gives the bytes free."""
+    """A function of /proc/self/cgroup and {group: (limit, use, inactive file, active file)} that gives the
+    bytes free.
+    """
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Machine", (), {"available": MACHINE}))
     proc, groups = tmp_path / "proc", tmp_path / "cgroup"
 
@@ -28,7 +32,8 @@ def linux(tmp_path, monkeypatch):
             (folder / ("memory.usage_in_bytes" if first else "memory.current")).write_text(f"{use}\n")
             # Version 1 also has the numbers of the group without its children, which count for nothing here.
             (folder / "memory.stat").write_text(
-                f"anon 5\ninactive_file 7\nactive_file 9\ntotal_inactive_file {inactive}\ntotal_active_file {active}\n"
+                f"anon 5\ninactive_file 7\nactive_file 9\ntotal_inactive_file {inactive}\ntotal_active_file "
+                f"{active}\n"
                 if first else f"anon 5\ninactive_file {inactive}\nactive_file {active}\nslab 3\n")
         return available_memory(proc, groups)
     return available
@@ -40,22 +45,26 @@ UNLIMITED = 9223372036854771712                                         # what v
 def test_a_group_of_version_1(linux):
     """The machine has 23 GiB, the group leaves 0.84."""
     assert linux("5:cpu,cpuacct:/batch\n4:memory:/batch\n1:name=systemd:/init.scope\n", {
-        "memory": (UNLIMITED, 9 * GiB, 0, 0), "memory/batch": (GiB, 200 * MiB, 30 * MiB, 10 * MiB)}) == 864 * MiB
+        "memory": (UNLIMITED, 9 * GiB, 0, 0), "memory/batch": (GiB, 200 * MiB, 30 * MiB,
+                                                               10 * MiB)}) == 864 * MiB
 
 
 @pytest.mark.parametrize("files, expected", [
     ({"job_1/step_0": (4 * GiB, 3700 * MiB, 2 * GiB, 628 * MiB), "job_1": (16 * GiB, GiB, 0, 0)}, 3072 * MiB),
     ({"job_1/step_0": ("max", GiB, 0, 0), "job_1": (4 * GiB, GiB, 0, 0)}, 3 * GiB),
-    ({"job_1/step_0": (8 * GiB, GiB, 0, 0), "job_1": (4 * GiB, 3 * GiB, 0, 0)}, GiB),           # the parent is the tighter
+    # the parent is the tighter
+    ({"job_1/step_0": (8 * GiB, GiB, 0, 0), "job_1": (4 * GiB, 3 * GiB, 0, 0)}, GiB),
     ({"job_1/step_0": ("max", GiB, 0, 0), "job_1": ("max", GiB, 0, 0)}, MACHINE),
     ({"job_1/step_0": (GiB, 2 * GiB, 0, 0)}, 0)])
 def test_a_slurm_step_of_version_2(linux, files, expected):
-    assert linux("0::/system.slice/job_1/step_0\n", {f"system.slice/{k}": v for k, v in files.items()}) == expected
+    assert linux("0::/system.slice/job_1/step_0\n", {f"system.slice/{k}": v for k,
+                                                     v in files.items()}) == expected
 
 
 def test_a_slurm_step_of_version_1(linux):
     assert linux("8:memory:/slurm/uid_1/job_1/step_0\n", {
-        "memory/slurm/uid_1/job_1/step_0": (4 * GiB, GiB, 0, 0), "memory/slurm/uid_1/job_1": (4 * GiB, 3700 * MiB, 2 * GiB, GiB),
+        "memory/slurm/uid_1/job_1/step_0": (4 * GiB, GiB, 0, 0), "memory/slurm/uid_1/job_1": (4 * GiB,
+            3700 * MiB, 2 * GiB, GiB),
         "memory/slurm/uid_1": (UNLIMITED, 90 * GiB, 0, 0)}) == 3 * GiB
 
 
@@ -85,16 +94,21 @@ def test_here():
 
 
 def test_the_memory_of_an_update():
-    """Two n × n float64 matrices where n < p, two n × p ones beside the p × p ones where n > p; n = 4096 of Poisson."""
+    """Two n × n float64 matrices where n < p, two n × p ones beside the p × p ones where n > p; n = 4096 of
+    Poisson.
+    """
     assert 2 * 4096**2 * 8 < update_memory(4096, 100_000, 500) < 1.5e9
     assert update_memory(1000, 8, 4) == 8 * (2 * 8**2 + 3 * 1000 * 4)
 
 
 def test_a_batch_that_does_not_fit_is_refused(monkeypatch):
-    network = keras.Sequential([keras.Input((1000,)), keras.layers.Dense(100), keras.layers.BatchNormalization()])
+    network = keras.Sequential([keras.Input((1000,)), keras.layers.Dense(100),
+                                keras.layers.BatchNormalization()])
     monkeypatch.setattr(memory, "available_memory", lambda: 2 * GiB)
     require_memory(8000, network, "reduce the batch")
-    needed = update_memory(16000, 100_000 + 3 * 100, 4 * 100) / GiB     # moving mean and variance are not trained
-    with pytest.raises(MemoryError, match=rf"^a Jacobian of n = 16000 rows and p = 100300 columns takes {needed:.1f} GiB of memory for each update, "
+    # moving mean and variance are not trained
+    needed = update_memory(16000, 100_000 + 3 * 100, 4 * 100) / GiB
+    with pytest.raises(MemoryError,
+                       match=rf"^a Jacobian of n = 16000 rows and p = 100300 columns takes {needed:.1f} GiB of memory for each update, "
                                           r"and 2\.0 GiB are free; reduce the batch$"):
         require_memory(16000, network, "reduce the batch")

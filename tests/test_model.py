@@ -1,4 +1,5 @@
-"""hig.PhysicsModel: its steps against explicit singular value decompositions, and the user's side of Keras."""
+"""hig.PhysicsModel: its steps against explicit singular value decompositions, and the user's side of Keras.
+"""
 
 import keras
 import numpy as np
@@ -57,7 +58,7 @@ def step_of(model, x, y, optimizer, loss=squares, **options):
 
 def expected_step(model, x, y, kappa, truncation):
     jacobian = jacobian_by_rows(lambda: model(x), [v.value for v in model.network.trainable_variables])
-    gradient = 2 * (model(x).numpy() - y).ravel() / len(x)                # of the mean over samples of Σ (y − y*)²
+    gradient = 2 * (model(x).numpy() - y).ravel() / len(x)  # of the mean over samples of Σ (y − y*)²
     return power_by_svd(jacobian, kappa, truncation) @ gradient
 
 
@@ -65,7 +66,8 @@ def expected_step(model, x, y, kappa, truncation):
 @pytest.mark.parametrize("convolution", [False, True], ids=["factored", "explicit"])
 @pytest.mark.parametrize("kappa", [-1.0, -0.5, 0.0, 0.3, 1.0])
 def test_step_equals_the_explicit_svd(float64, kappa, convolution, hidden):
-    """18 rows against 67 or 14 weights and more. Float64: 1e-16 times cond K, which truncation keeps below 1e8.
+    """18 rows against 67 or 14 weights and more. Float64: 1e-16 times cond K, which truncation keeps below
+    1e8.
 
     What is compiled does not know κ: once is enough."""
     if convolution and hidden == 1:
@@ -73,7 +75,8 @@ def test_step_equals_the_explicit_svd(float64, kappa, convolution, hidden):
     x, y = data(rows=6 if hidden == 8 else 40)
     model = hig.PhysicsModel(network(hidden=hidden, convolution=convolution), simulator)
     expected = expected_step(model, x, y, kappa, 1e-4)
-    step = step_of(model, x, y, hig.JacobianPower(1e-3, kappa=kappa, truncation=1e-4), run_eagerly=kappa != -0.5)
+    step = step_of(model, x, y, hig.JacobianPower(1e-3, kappa=kappa, truncation=1e-4),
+                   run_eagerly=kappa != -0.5)
     np.testing.assert_allclose(step, expected, atol=1e-7 * np.abs(expected).max())
 
 
@@ -90,13 +93,15 @@ def test_power_one_is_gradient_descent(float64):
     """κ = 1 without truncation equals Keras' own SGD through Keras' own training step."""
     x, y = data()
     steps = [step_of(hig.PhysicsModel(network(), simulator), x, y, optimizer)
-             for optimizer in (hig.JacobianPower(1e-3, kappa=1.0, truncation=0.0), keras.optimizers.SGD(1e-3))]
+             for optimizer in (hig.JacobianPower(1e-3, kappa=1.0, truncation=0.0),
+                               keras.optimizers.SGD(1e-3))]
     np.testing.assert_allclose(*steps, atol=1e-7 * np.abs(steps[1]).max())
 
 
 def test_gauss_newton_solves_a_linear_problem_in_one_step(float64):
-    """Linear network, linear simulator, more weights than equations: J J⁺ = 1, so one step of η = 1/2 hits the target
-    of Σ (y − y*)² (gradient 2 (y − y*)), per sample scaled by the mean over B = 1."""
+    """Linear network, linear simulator, more weights than equations: J J⁺ = 1, so one step of η = 1/2 hits
+    the target of Σ (y − y*)² (gradient 2 (y − y*)), per sample scaled by the mean over B = 1.
+    """
     x, y = data(rows=1)
     linear = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model = hig.PhysicsModel(linear, lambda x, u: u * [1e-3, 1.0, 1e3])
@@ -104,14 +109,16 @@ def test_gauss_newton_solves_a_linear_problem_in_one_step(float64):
     np.testing.assert_allclose(model(x), y, atol=1e-8)
 
 
-@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanSquaredError(reduction="sum"), keras.losses.LogCosh()])
+@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanSquaredError(reduction="sum"),
+                                  keras.losses.LogCosh()])
 def test_any_keras_loss(float64, loss):
     x, y = data()
     model = hig.PhysicsModel(network(), simulator)
     outcome = tf.constant(model(x))
     with tf.GradientTape() as tape:
         tape.watch(outcome)
-        value = keras.losses.get(loss)(y, outcome) if not isinstance(loss, str) else tf.reduce_mean((outcome - y) ** 2)
+        value = keras.losses.get(loss)(y, outcome) if not isinstance(loss,
+            str) else tf.reduce_mean((outcome - y) ** 2)
     jacobian = jacobian_by_rows(lambda: model(x), [v.value for v in model.network.trainable_variables])
     expected = power_by_svd(jacobian, -0.5, 1e-4) @ tape.gradient(value, outcome).numpy().ravel()
     step = step_of(model, x, y, hig.HIG(1e-3, truncation=1e-4), loss)

@@ -1,4 +1,5 @@
-"""The life of hig.PhysicsModel as a Keras model: evaluate, save, load, interrupt, compile, and settings changed later.
+"""The life of hig.PhysicsModel as a Keras model: evaluate, save, load, interrupt, compile, and settings
+changed later.
 
 One test alone:  python -m pytest tests/test_model_life.py -k backup
 """
@@ -40,7 +41,7 @@ def fit(model, epochs=1, **options):
     return model.fit(X, Y, batch_size=len(X), shuffle=False, epochs=epochs, verbose=0, **options)
 
 
-# --- evaluate -------------------------------------------------------------------------------------------------------
+# --- evaluate -----------------------------------------------------------------------------------------------
 
 def test_evaluate_returns_the_loss_alone():
     model = model_of()
@@ -65,11 +66,12 @@ def test_the_spectrum_does_not_get_lost_in_an_evaluation():
     model = model_of()
     first = fit(model, validation_data=(X, Y)).history
     again = fit(model, validation_data=(X, Y)).history
-    assert 0 < first["sigma_min"][0] <= first["sigma_max"][0] and 0 < again["sigma_min"][0] <= again["sigma_max"][0]
+    assert 0 < first["sigma_min"][0] <= first["sigma_max"][0] and 0 < again["sigma_min"][0] <= again[
+        "sigma_max"][0]
     assert first["rank"][0] == 10            # 2 controls of 5 samples
 
 
-# --- weights and files ----------------------------------------------------------------------------------------------
+# --- weights and files --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("physics", [lambda: simulator, Spring], ids=["function", "layer"])
 def test_weights_go_to_a_file_and_back(tmp_path, physics):
@@ -93,7 +95,8 @@ def test_weights_only_checkpoint(tmp_path):
     other = model_of()
     fit(other)
     other.load_weights(path)
-    np.testing.assert_array_equal(other.predict(X, verbose=0)["outcome"], model.predict(X, verbose=0)["outcome"])
+    np.testing.assert_array_equal(other.predict(X, verbose=0)["outcome"], model.predict(X,
+                                                                                        verbose=0)["outcome"])
 
 
 class Interrupted(Exception):
@@ -123,7 +126,8 @@ def test_a_model_that_keras_can_save_is_saved(tmp_path):
     fit(model)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(X, verbose=0)["outcome"], model.predict(X, verbose=0)["outcome"])
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0)["outcome"], model.predict(X,
+        verbose=0)["outcome"])
     for trained in (model, loaded):
         fit(trained, epochs=2)
     np.testing.assert_allclose(loaded(X), model(X), rtol=1e-6)
@@ -150,7 +154,7 @@ def test_the_config_makes_the_same_model():
     np.testing.assert_array_equal(twin(X), model(X))
 
 
-# --- compile --------------------------------------------------------------------------------------------------------
+# --- compile ------------------------------------------------------------------------------------------------
 
 class Penalty(keras.layers.Layer):
     def call(self, x):
@@ -158,7 +162,8 @@ class Penalty(keras.layers.Layer):
         return x
 
 
-@pytest.mark.parametrize("optimizer", [lambda: hig.HIG(0.1, truncation=1e-3), lambda: keras.optimizers.SGD(0.1)],
+@pytest.mark.parametrize("optimizer", [lambda: hig.HIG(0.1, truncation=1e-3),
+                                       lambda: keras.optimizers.SGD(0.1)],
                          ids=["HIG", "SGD"])
 def test_compile_without_a_loss_is_as_in_keras(optimizer):
     """Nothing to train on: Keras says so. A loss that a layer adds is one: its plain gradient is the step."""
@@ -166,7 +171,8 @@ def test_compile_without_a_loss_is_as_in_keras(optimizer):
     model.compile(optimizer())
     with pytest.raises(ValueError, match="No loss to compute"):
         fit(model)
-    network = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4), Penalty(), keras.layers.Dense(2)])
+    network = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4), Penalty(),
+                                keras.layers.Dense(2)])
     model = hig.PhysicsModel(network, simulator)
     model.compile(optimizer())
     before = network.layers[0].kernel.numpy()
@@ -195,11 +201,12 @@ def test_several_batches_in_one_execution():
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 
-# --- optimizer ------------------------------------------------------------------------------------------------------
+# --- optimizer ----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("hand_over", [
     lambda optimizer, v: optimizer.apply([tf.ones_like(v.value)], [v]),
-    lambda optimizer, v: optimizer.apply_gradients([(tf.ones_like(v.value), v)])], ids=["apply", "apply_gradients"])
+    lambda optimizer, v: optimizer.apply_gradients([(tf.ones_like(v.value), v)])], ids=["apply",
+                                                                                        "apply_gradients"])
 def test_plain_gradients_are_refused(hand_over):
     variable = keras.Variable(np.zeros(2))
     with pytest.raises(TypeError, match="hig.PhysicsModel"):
@@ -246,10 +253,11 @@ def test_callbacks_that_change_the_learning_rate():
     np.testing.assert_allclose(float(model.optimizer.learning_rate), 0.1 / 8, rtol=1e-6)
 
 
-# --- precisions and devices that change what an optimizer is given ---------------------------------------------------
+# --- precisions and devices that change what an optimizer is given ------------------------------------------
 
 def test_loss_scaling_is_refused():
-    """Scaled losses are for gradients that underflow; a Jacobian power would take the scale to the power 1."""
+    """Scaled losses are for gradients that underflow; a Jacobian power would take the scale to the power 1.
+    """
     with pytest.raises(ValueError, match="loss_scale_factor"):
         model_of(optimizer=hig.HIG(0.1, truncation=1e-3, loss_scale_factor=8.0))
     wrapped = keras.optimizers.LossScaleOptimizer(hig.HIG(0.1, truncation=1e-3))
@@ -271,7 +279,8 @@ def test_mixed_float16_is_refused():
 def test_several_devices_are_refused():
     """In the scope of a real MirroredStrategy, which looks for its second device later only."""
     model = hig.PhysicsModel(stack(4, 2), simulator)
-    with tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"]).scope(), pytest.raises(ValueError, match="MirroredStrategy"):
+    with tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"]).scope(), pytest.raises(ValueError,
+                                                                                   match="MirroredStrategy"):
         model.compile(hig.HIG(0.1, truncation=1e-3), "mse")
     model.compile(hig.HIG(0.1, truncation=1e-3), "mse")                 # outside it is one device, as before
 
@@ -280,14 +289,16 @@ def on_the_host(u):
     """2 u by numpy, for which XLA has no kernel; with its derivative."""
     @tf.custom_gradient
     def twice(v):
-        return tf.ensure_shape(tf.numpy_function(lambda w: 2 * w, [v], v.dtype), v.shape), lambda cotangent: 2 * cotangent
+        return tf.ensure_shape(tf.numpy_function(lambda w: 2 * w, [v], v.dtype),
+                               v.shape), lambda cotangent: 2 * cotangent
     return twice(u)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "hig"])
 def test_xla_is_tried_unless_the_user_says_no(optimizer):
-    """Adam on the oscillators is eight times slower without: an ordinary optimizer's step goes to XLA, too, by default.
-    What XLA cannot compile shows that it was asked; the step is the same then as without asking."""
+    """Adam on the oscillators is eight times slower without: an ordinary optimizer's step goes to XLA, too,
+    by default. What XLA cannot compile shows that it was asked; the step is the same then as without asking.
+    """
     steps = []
     for asked in ("auto", False):
         chosen = hig.HIG(0.1, truncation=1e-3) if optimizer == "hig" else keras.optimizers.SGD(0.1)

@@ -1,4 +1,5 @@
-"""What surrounds a step of hig.PhysicsModel in Keras' training: Keras' options of an optimizer, threads, errors, sizes.
+"""What surrounds a step of hig.PhysicsModel in Keras' training: Keras' options of an optimizer, threads,
+errors, sizes.
 
 One test alone:  python -m pytest tests/test_model_training.py -k clip
 """
@@ -27,7 +28,8 @@ def model_of(optimizer, physics=simulator, **options):
 
 
 def weights_after(optimizer, updates=1):
-    """The weights, one list of arrays for each number of updates on the same batch, the initial ones first."""
+    """The weights, one list of arrays for each number of updates on the same batch, the initial ones first.
+    """
     model = model_of(optimizer)
     history = [model.get_weights()]
     for _ in range(updates):
@@ -44,10 +46,12 @@ def moves(history):
     return [[after - before for before, after in zip(*pair)] for pair in zip(history, history[1:])]
 
 
-# --- Keras' options of an optimizer act on the direction J^κ g as they act on a gradient -----------------------------
+# --- Keras' options of an optimizer act on the direction J^κ g as they act on a gradient --------------------
 
 def test_clipping_by_norm():
-    """Each weight's share of the direction is scaled to the norm; by the norm of all together with global_clipnorm."""
+    """Each weight's share of the direction is scaled to the norm; by the norm of all together with
+    global_clipnorm.
+    """
     move, = moves(weights_after(power()))
     directions = [np.linalg.norm(share) / RATE for share in move]
     limit = np.median(directions)
@@ -85,7 +89,7 @@ def test_moving_average_of_the_weights():
         model.train_on_batch(X, Y)
     model.optimizer.finalize_variable_values(model.trainable_variables)
     for initial, first, second, found in zip(*history, model.get_weights()):
-        average = first                                                 # Keras' average begins with the first step
+        average = first  # Keras' average begins with the first step
         np.testing.assert_allclose(found, momentum * average + (1 - momentum) * second, atol=1e-6)
         assert not np.allclose(found, initial)
 
@@ -98,7 +102,7 @@ def test_learning_rate_reduced_on_a_plateau():
     np.testing.assert_allclose(float(model.optimizer.learning_rate), RATE / 8, rtol=1e-6)
 
 
-# --- where and how it runs -------------------------------------------------------------------------------------------
+# --- where and how it runs ----------------------------------------------------------------------------------
 
 def test_training_in_a_thread():
     """Where Python allows no signal handlers; the weights are those of the main thread."""
@@ -113,19 +117,21 @@ def test_training_in_a_thread():
 @pytest.mark.parametrize("optimizer", [power, lambda: keras.optimizers.Adam(1e-3)], ids=["HIG", "Adam"])
 def test_an_error_within_a_step_comes_out_as_its_own_sentence(optimizer):
     def checked(x, u):
-        with tf.control_dependencies([tf.debugging.assert_less(x[:, 0], 1e3, message="positions beyond the box")]):
+        with tf.control_dependencies([tf.debugging.assert_less(x[:, 0], 1e3,
+                                                               message="positions beyond the box")]):
             return simulator(x, tf.identity(u))
     model = model_of(optimizer(), checked, jit_compile=False)
     model.train_on_batch(X, Y)
     with pytest.raises(tf.errors.InvalidArgumentError, match="positions beyond the box") as caught:
         model.train_on_batch(1e4 * np.abs(X) + 1e4, Y)
-    if isinstance(model.optimizer, hig.JacobianPower):                  # Keras' own step is not ours to shorten
+    if isinstance(model.optimizer, hig.JacobianPower):  # Keras' own step is not ours to shorten
         assert len(str(caught.value)) < LONGEST_SENTENCE
 
 
 def test_a_long_python_loop_runs_without_xla_and_says_so(monkeypatch):
-    """Hundreds of steps written out would keep XLA busy for minutes; here 60 are too many. One update at κ = 1 is that of
-    SGD, and of the same loop by tf.while_loop."""
+    """Hundreds of steps written out would keep XLA busy for minutes; here 60 are too many. One update at κ =
+    1 is that of SGD, and of the same loop by tf.while_loop.
+    """
     monkeypatch.setattr("hig.compiled.MOST_OPERATIONS", 1000)
     def step(y, x, u):
         force = tf.stack([u[:, 0], u[:, 1], u[:, 0] - u[:, 1]], axis=1)
@@ -138,10 +144,12 @@ def test_a_long_python_loop_runs_without_xla_and_says_so(monkeypatch):
         return y
 
     def loop(x, u):
-        return tf.while_loop(lambda i, y: i < 60, lambda i, y: (i + 1, step(y, x, u)), (0, x), maximum_iterations=60)[1]
+        return tf.while_loop(lambda i, y: i < 60, lambda i, y: (i + 1, step(y, x, u)), (0, x),
+                             maximum_iterations=60)[1]
     results = []
     for physics, optimizer in ((unrolled, hig.JacobianPower(RATE, kappa=1.0, truncation=0.0)),
-                               (loop, hig.JacobianPower(RATE, kappa=1.0, truncation=0.0)), (loop, keras.optimizers.SGD(RATE))):
+                               (loop, hig.JacobianPower(RATE, kappa=1.0, truncation=0.0)), (loop,
+                                   keras.optimizers.SGD(RATE))):
         model = model_of(optimizer, physics)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -158,10 +166,12 @@ def test_a_long_python_loop_runs_without_xla_and_says_so(monkeypatch):
 def test_a_batch_that_memory_does_not_hold_is_refused_in_a_sentence(monkeypatch):
     """n = B = 20,000 and p = 49,281, for which K and its copy take 6.4 GB."""
     monkeypatch.setattr("hig.memory.available_memory", lambda: 4 * 2**30)
-    model = hig.PhysicsModel(keras.Sequential([keras.Input((1,)), *(keras.layers.Dense(220, "tanh") for _ in range(2)),
+    model = hig.PhysicsModel(keras.Sequential([keras.Input((1,)), *(keras.layers.Dense(220, "tanh")
+                                                                    for _ in range(2)),
                                                keras.layers.Dense(1)]), lambda x, u: u)
     model.compile(power(), squares)
     x = np.linspace(0, 1, 20_000, dtype=np.float32)[:, None]
-    with pytest.raises(MemoryError, match=r"n = 20000 rows and p = 49281 columns takes 6.* GiB .* 4.0 GiB are free.*batch size, 20000") as caught:
+    with pytest.raises(MemoryError,
+                       match=r"n = 20000 rows and p = 49281 columns takes 6.* GiB .* 4.0 GiB are free.*batch size, 20000") as caught:
         model.fit(x, x, batch_size=len(x), verbose=0)
     assert len(str(caught.value)) < LONGEST_SENTENCE

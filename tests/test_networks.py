@@ -1,7 +1,9 @@
-"""Networks × simulators against a float64 SVD of the Jacobian taken row by row: where and how the weights act.
+"""Networks × simulators against a float64 SVD of the Jacobian taken row by row: where and how the weights
+act.
 
-The tables' siblings: test_networks_layers.py (kinds of layers), test_networks_physics.py (simulators, structures,
-losses, penalties, batches), test_networks_proof.py (precisions, what is refused, negative controls).
+The tables' siblings: test_networks_layers.py (kinds of layers), test_networks_physics.py (simulators,
+structures, losses, penalties, batches), test_networks_proof.py (precisions, what is refused, negative
+controls).
 One case alone:  python -m pytest tests/test_networks.py -k tied_weights
 """
 
@@ -10,13 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import (B, FEATURES, Case, Net, dense, float64, hold_to_the_svd, rows, simulator,  # noqa: F401
+# noqa: F401
+from tests.networks import (B, FEATURES, Case, Net, dense, float64, hold_to_the_svd, rows, simulator,
                             stack)
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
 
-# --- a kernel that acts elsewhere too -------------------------------------------------------------------------------
+# --- a kernel that acts elsewhere too -----------------------------------------------------------------------
 
 def derivative_as_control():
     """A network that hands out u and ∂u/∂x."""
@@ -84,7 +87,8 @@ def tied_weights():
 
 def tied_weights_in_front():
     """The kernel acts before the layer's own call."""
-    return Case(Net(lambda self, x: self.layer(tf.tanh(x @ self.layer.kernel)), layer=dense(FEATURES, FEATURES)))
+    return Case(Net(lambda self, x: self.layer(tf.tanh(x @ self.layer.kernel)), layer=dense(FEATURES,
+                                                                                            FEATURES)))
 
 
 def shared_bias():
@@ -124,7 +128,8 @@ def weight_constraint():
 
 
 def layer_in_cond():
-    return Case(Net(lambda self, x: self.last(tf.cond(x[0, 0] < 1e3, lambda: self.first(x), lambda: self.other(x))),
+    return Case(Net(lambda self, x: self.last(tf.cond(x[0, 0] < 1e3, lambda: self.first(x),
+                                                      lambda: self.other(x))),
                     first=dense(4, FEATURES, "tanh"), other=dense(4, FEATURES), last=dense(2, 4)))
 
 
@@ -150,7 +155,8 @@ def remat_scope():
 
 def while_loop():
     def body(self, x):
-        _, h = tf.while_loop(lambda i, h: i < 3, lambda i, h: (i + 1, self.first(h)), (0, x), maximum_iterations=3)
+        _, h = tf.while_loop(lambda i, h: i < 3, lambda i, h: (i + 1, self.first(h)), (0, x),
+                             maximum_iterations=3)
         return self.last(h)
     return Case(Net(body, first=dense(FEATURES, FEATURES, "tanh"), last=dense(2, FEATURES)))
 
@@ -158,7 +164,8 @@ def while_loop():
 def while_loop_of_one_turn():
     """One call per sample, as the count of calls has it, but on an inner graph."""
     def body(self, x):
-        _, h = tf.while_loop(lambda i, h: i < 1, lambda i, h: (i + 1, self.first(h)), (0, x), maximum_iterations=1)
+        _, h = tf.while_loop(lambda i, h: i < 1, lambda i, h: (i + 1, self.first(h)), (0, x),
+                             maximum_iterations=1)
         return self.last(h)
     return Case(Net(body, first=dense(FEATURES, FEATURES, "tanh"), last=dense(2, FEATURES)))
 
@@ -206,7 +213,8 @@ def call_under_tf_function():
 
 
 def layer_under_tf_function():
-    network = Net(lambda self, x: self.last(self.inner(x)), first=dense(4, FEATURES, "tanh"), last=dense(2, 4))
+    network = Net(lambda self, x: self.last(self.inner(x)), first=dense(4, FEATURES, "tanh"), last=dense(2,
+                                                                                                         4))
     network.inner = tf.function(lambda x: network.first(x))
     return Case(network)
 
@@ -248,7 +256,8 @@ def dense_on_steps_times_samples():
     def body(self, x):
         h = self.first(tf.reshape(tf.transpose(x, [1, 0, 2]), [-1, FEATURES]))
         return self.last(tf.reshape(tf.transpose(tf.reshape(h, [2, -1, 4]), [1, 0, 2]), [-1, 8]))
-    return Case(Net(body, first=dense(4, FEATURES, "tanh"), last=dense(2, 8)), lambda x, u: simulator(x[:, 0], u),
+    return Case(Net(body, first=dense(4, FEATURES, "tanh"), last=dense(2, 8)), lambda x, u: simulator(x[:, 0],
+                                                                                                      u),
                 x=rows(2, FEATURES))
 
 
@@ -280,7 +289,8 @@ def straight_through_rounding():
     @tf.custom_gradient
     def rounded(z):
         return tf.round(4 * z) / 4, lambda upstream: upstream * (1 + z**2)
-    return Case(Net(lambda self, x: self.last(self.first(x)), first=dense(4, FEATURES, rounded), last=dense(2, 4)))
+    return Case(Net(lambda self, x: self.last(self.first(x)), first=dense(4, FEATURES, rounded), last=dense(2,
+        4)))
 
 
 def stopped_gradient():
@@ -289,12 +299,15 @@ def stopped_gradient():
 
 
 ELSEWHERE = [derivative_as_control, second_derivative_as_control, jacobian_as_control, equation_residual,
-             residual_and_value, tied_weights, tied_weights_in_front, shared_bias, norm_of_a_kernel, own_spectral_norm,
+             residual_and_value, tied_weights, tied_weights_in_front, shared_bias, norm_of_a_kernel,
+             own_spectral_norm,
              kernel_by_matmul, low_rank_adaptation, weight_constraint, layer_in_cond, cond_on_the_whole_batch,
-             recompute_grad, remat_scope, while_loop, while_loop_of_one_turn, map_fn, vectorized_map, loop_in_tf_range,
+             recompute_grad, remat_scope, while_loop, while_loop_of_one_turn, map_fn, vectorized_map,
+             loop_in_tf_range,
              call_under_tf_function, layer_under_tf_function, layer_called_twice, layer_called_on_two_inputs,
              operator_network, operator_network_on_as_many_points_as_samples, dense_on_samples_times_steps,
-             dense_on_steps_times_samples, rows_in_another_order, pairs_side_by_side, dense_with_a_call_of_its_own,
+             dense_on_steps_times_samples, rows_in_another_order, pairs_side_by_side,
+             dense_with_a_call_of_its_own,
              straight_through_rounding, stopped_gradient]
 
 

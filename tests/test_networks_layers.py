@@ -1,4 +1,5 @@
-"""Kinds of layers, frozen parts and weights outside the network against a float64 SVD of the Jacobian row by row.
+"""Kinds of layers, frozen parts and weights outside the network against a float64 SVD of the Jacobian row by
+row.
 
 One case alone:  python -m pytest tests/test_networks_layers.py -k lstm
 """
@@ -14,9 +15,10 @@ from tests.networks import (FEATURES, Case, Net, Physics, dense, float64, hold_t
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
 
-# --- layers ---------------------------------------------------------------------------------------------------------
+# --- layers -------------------------------------------------------------------------------------------------
 
-WITHOUT_XLA = {"jit_compile": False}      # recurrent layers: XLA cannot compile them, and takes its time to find out
+# recurrent layers: XLA cannot compile them, and takes its time to find out
+WITHOUT_XLA = {"jit_compile": False}
 
 
 def of_series(*layers, steps=3, features=2, **options):
@@ -36,7 +38,8 @@ def of_features(*layers, **options):
 
 def embedding():
     """Integers go in; the table's gradient is a tf.IndexedSlices, with one row used by several samples."""
-    network = keras.Sequential([keras.Input((3,), dtype="int32"), keras.layers.Embedding(4, 2), keras.layers.Flatten(),
+    network = keras.Sequential([keras.Input((3,), dtype="int32"), keras.layers.Embedding(4, 2),
+                                keras.layers.Flatten(),
                                 keras.layers.Dense(2)])
     x = np.array([[0, 1, 1], [3, 0, 1], [1, 1, 1], [0, 3, 3], [3, 1, 0]], "int32")
     return Case(network, lambda x, u: simulator(tf.cast(x, u.dtype), u), x=x)
@@ -86,17 +89,20 @@ LAYERS = {
     "simple_rnn": lambda: of_series(keras.layers.SimpleRNN(2)),
     "bidirectional": lambda: of_series(keras.layers.Bidirectional(keras.layers.LSTM(1)), compile=WITHOUT_XLA),
     "conv_lstm_1d": lambda: Case(keras.Sequential([
-        keras.Input((2, 3, 1)), keras.layers.ConvLSTM1D(1, 2), keras.layers.Flatten(), keras.layers.Dense(2)]),
+        keras.Input((2, 3, 1)), keras.layers.ConvLSTM1D(1, 2), keras.layers.Flatten(),
+        keras.layers.Dense(2)]),
         lambda x, u: simulator(x[:, 0, :, 0], u), x=rows(2, 3, 1), compile=WITHOUT_XLA),
     "conv_lstm_2d": lambda: Case(keras.Sequential([
-        keras.Input((2, 2, 2, 1)), keras.layers.ConvLSTM2D(1, (2, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]),
+        keras.Input((2, 2, 2, 1)), keras.layers.ConvLSTM2D(1, (2, 1)), keras.layers.Flatten(),
+        keras.layers.Dense(2)]),
         lambda x, u: simulator(x[:, 0, :, 0, 0], u), x=rows(2, 2, 2, 1), compile=WITHOUT_XLA),
     "conv_1d": lambda: of_series(keras.layers.Conv1D(2, 2, activation="tanh"), keras.layers.Flatten()),
     "conv_2d": lambda: of_images(keras.layers.Conv2D(2, 3, activation="tanh")),
     "conv_2d_transpose": lambda: of_images(keras.layers.Conv2DTranspose(1, 2, strides=2), shape=(2, 2, 1)),
     "separable_conv_2d": lambda: of_images(keras.layers.SeparableConv2D(1, 3)),
     "embedding": embedding,
-    "einsum_dense": lambda: of_series(keras.layers.EinsumDense("abc,cd->abd", output_shape=(3, 2), bias_axes="d"),
+    "einsum_dense": lambda: of_series(keras.layers.EinsumDense("abc,cd->abd", output_shape=(3, 2),
+                                                               bias_axes="d"),
                                       keras.layers.Flatten()),
     "dense_on_axes": lambda: of_series(keras.layers.Dense(2, "tanh"), keras.layers.Flatten()),
     "time_distributed": lambda: of_series(keras.layers.TimeDistributed(keras.layers.Dense(2, "tanh")),
@@ -109,15 +115,18 @@ LAYERS = {
                                                keras.layers.Dense(2)),
     "unit_normalization": lambda: of_features(keras.layers.Dense(4), keras.layers.UnitNormalization(),
                                               keras.layers.Dense(2)),
-    "spectral_normalization": lambda: of_features(keras.layers.SpectralNormalization(keras.layers.Dense(4, "tanh")),
+    "spectral_normalization": lambda: of_features(keras.layers.SpectralNormalization(keras.layers.Dense(4,
+        "tanh")),
                                                   keras.layers.Dense(2), inference=True),
     "attention": attention,
     "prelu_as_activation": lambda: of_features(keras.layers.Dense(4, activation=keras.layers.PReLU()),
                                                keras.layers.Dense(2)),
     "prelu": lambda: of_features(keras.layers.Dense(4), keras.layers.PReLU(), keras.layers.Dense(2)),
-    "dropout": lambda: of_features(keras.layers.Dense(4, "tanh"), keras.layers.Dropout(0.5), keras.layers.Dense(2),
+    "dropout": lambda: of_features(keras.layers.Dense(4, "tanh"), keras.layers.Dropout(0.5),
+                                   keras.layers.Dense(2),
                                    inference=True),
-    "noise": lambda: of_features(keras.layers.GaussianNoise(0.5), keras.layers.Dense(4, "tanh"), keras.layers.Dense(2),
+    "noise": lambda: of_features(keras.layers.GaussianNoise(0.5), keras.layers.Dense(4, "tanh"),
+                                 keras.layers.Dense(2),
                                  inference=True),
 }
 
@@ -127,7 +136,7 @@ def test_layers(float64, build):  # noqa: F811
     hold_to_the_svd(build())
 
 
-# --- frozen parts ---------------------------------------------------------------------------------------------------
+# --- frozen parts -------------------------------------------------------------------------------------------
 
 def freeze(network, *weights):
     """Of the weights named (index of the layer, name), none is trained."""
@@ -167,10 +176,12 @@ def test_frozen_parts(float64, build):  # noqa: F811
     hold_to_the_svd(build())
 
 
-# --- weights outside the network ------------------------------------------------------------------------------------
+# --- weights outside the network ----------------------------------------------------------------------------
 
 def closed_loop(steps=1):
-    """The network steers the simulator at every time step; what it said first, the control u, is not even used."""
+    """The network steers the simulator at every time step; what it said first, the control u, is not even
+    used.
+    """
     network = stack(4, FEATURES)
 
     def loop(x, u):
@@ -240,7 +251,8 @@ OUTSIDE = {
         tf.concat([x, u], axis=1)), surrogate=dense(2, FEATURES + 2, "tanh"))),
     "shared_between_network_and_simulator": shared_between_network_and_simulator,
     "layer_shared_as_a_whole": layer_shared_as_a_whole,
-    "network_input_with_weights": lambda: Case(stack(3, 2, features=4), network_input=dense(4, FEATURES, "tanh")),
+    "network_input_with_weights": lambda: Case(stack(3, 2, features=4), network_input=dense(4, FEATURES,
+                                                                                            "tanh")),
     "frozen_network_input": frozen_network_input,
     "weights_everywhere": lambda: Case(stack(3, 2, features=2), Physics(spring, stiffness=0.7, offset=0.1),
                                        network_input=keras.layers.Dense(2, "tanh")),

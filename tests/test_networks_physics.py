@@ -1,4 +1,5 @@
-"""Simulators, structures, losses, penalties and batches against a float64 SVD of the Jacobian taken row by row.
+"""Simulators, structures, losses, penalties and batches against a float64 SVD of the Jacobian taken row by
+row.
 
 One case alone:  python -m pytest tests/test_networks_physics.py -k batch_mean
 """
@@ -9,14 +10,15 @@ import pytest
 import tensorflow as tf
 
 import hig
-from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, float64,  # noqa: F401
+# noqa: F401
+from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, float64,
                             hig_model, hold_to_the_svd, moved, rows, simulator, squares, stack, targets)
 from tests.reference import flat, power_by_svd
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
 
-# --- simulators -----------------------------------------------------------------------------------------------------
+# --- simulators ---------------------------------------------------------------------------------------------
 
 def linear_system(x, u):
     """The solution of (2 + u uᵀ) y = x for every sample."""
@@ -46,8 +48,10 @@ def numpy_sine(u):
 def steps_in_time(x, u):
     """Explicit Euler steps of an oscillator whose stiffness and damping are the controls."""
     def step(i, position, speed):
-        return i + 1, position + 0.1 * speed, speed - 0.1 * (u[:, 0] ** 2 * position + tf.tanh(u[:, 1]) * speed)
-    return tf.stack(tf.while_loop(lambda i, *_: i < 5, step, (0, x[:, 0], x[:, 1]), maximum_iterations=5)[1:], axis=1)
+        return i + 1, position + 0.1 * speed, speed - 0.1 * (u[:, 0] ** 2 * position + tf.tanh(u[:,
+                                                                                                 1]) * speed)
+    return tf.stack(tf.while_loop(lambda i, *_: i < 5, step, (0, x[:, 0], x[:, 1]), maximum_iterations=5)[1:],
+                    axis=1)
 
 
 def steps_in_a_python_loop(x, u):
@@ -80,7 +84,8 @@ SIMULATORS = {
     "linearized": Linearized(),
     "one_outcome": lambda x, u: tf.reduce_sum(u**2 * x[:, :2], axis=1, keepdims=True),
     "scalar_outcome": lambda x, u: tf.reduce_sum(u**2 * x[:, :2], axis=1),
-    "image": lambda x, u: tf.reshape(u[:, :, None, None] * tf.reshape(x[:, :2], [-1, 1, 2, 1]), [-1, 2, 2, 1]),
+    "image": lambda x, u: tf.reshape(u[:, :, None, None] * tf.reshape(x[:, :2], [-1, 1, 2, 1]), [-1, 2, 2,
+                                                                                                 1]),
     "ignores_the_state": lambda x, u: tf.exp(u),
     "outcome_that_is_never_moved": lambda x, u: tf.concat([simulator(x, u), x], axis=1),
     # samples that know of each other
@@ -103,14 +108,16 @@ def test_simulators(float64, name):  # noqa: F811
 def test_coupled_samples_and_a_convolution(float64, name):  # noqa: F811
     network = keras.Sequential([keras.Input((3, 2)), keras.layers.Conv1D(2, 2, activation="tanh"),
                                 keras.layers.Flatten(), keras.layers.Dense(2)])
-    hold_to_the_svd(Case(network, lambda x, u: SIMULATORS[name](x[:, 0], u), x=rows(3, 2), route="whole batch"))
+    hold_to_the_svd(Case(network, lambda x, u: SIMULATORS[name](x[:, 0], u), x=rows(3, 2),
+                         route="whole batch"))
 
 
-# --- structures -----------------------------------------------------------------------------------------------------
+# --- structures ---------------------------------------------------------------------------------------------
 
 def two_controls(form):
     """A network that hands out two arrays in the given form: keep its names out of alphabetical order."""
-    return Net(lambda self, x: form(self.first(x), self.last(tf.tanh(self.first(x)))), first=dense(2, FEATURES),
+    return Net(lambda self, x: form(self.first(x), self.last(tf.tanh(self.first(x)))), first=dense(2,
+                                                                                                   FEATURES),
                last=dense(1, 2))
 
 
@@ -145,9 +152,11 @@ STRUCTURES = {
     "controls_in_a_dict_behind_a_convolution": lambda: Case(two_heads(as_dict, True), from_dict),
     "controls_in_a_dict_layer_called_twice": lambda: Case(two_controls(as_dict), from_dict),
     "controls_in_a_list": lambda: Case(two_heads(lambda *u: list(u)), lambda x, u: simulator(x, u[0] * u[1])),
-    "controls_in_a_tuple": lambda: Case(two_heads(lambda *u: u, True), lambda x, u: simulator(x, u[0] * u[1])),
+    "controls_in_a_tuple": lambda: Case(two_heads(lambda *u: u, True), lambda x, u: simulator(x,
+                                                                                              u[0] * u[1])),
     "control_that_is_not_used": lambda: Case(two_heads(as_dict), lambda x, u: u["force"] * x[:, :2]),
-    "outcomes_in_a_dict": lambda: Case(stack(4, 2), into(lambda y, z: {"image": y, "energy": z}), route="factored"),
+    "outcomes_in_a_dict": lambda: Case(stack(4, 2), into(lambda y, z: {"image": y, "energy": z}),
+                                       route="factored"),
     "outcomes_in_a_list": lambda: Case(stack(4, 2), into(lambda y, z: [y, z])),
     "outcomes_in_a_tuple": lambda: Case(stack(4, 2), into(lambda y, z: (y, z))),
     "outcomes_in_a_dict_of_a_coupled_batch": lambda: Case(stack(4, 2), into(
@@ -166,7 +175,7 @@ def test_structures(float64, build):  # noqa: F811
     hold_to_the_svd(build())
 
 
-# --- losses and penalties -------------------------------------------------------------------------------------------
+# --- losses and penalties -----------------------------------------------------------------------------------
 
 def huber(y_true, y):
     a = tf.abs(y - y_true)
@@ -183,13 +192,15 @@ LOSSES = {
     "huber": dict(loss=keras.losses.Huber(delta=0.5), plain=huber),
     "sum": dict(loss=keras.losses.MeanSquaredError(reduction="sum"),
                 plain=lambda t, y: tf.reduce_sum((y - t) ** 2) / y.shape[1]),
-    "whole_batch": dict(loss=lambda t, y: tf.math.reduce_std(y - t), plain=lambda t, y: tf.math.reduce_std(y - t)),
+    "whole_batch": dict(loss=lambda t, y: tf.math.reduce_std(y - t), plain=lambda t,
+                        y: tf.math.reduce_std(y - t)),
     "sample_weight": dict(sample_weight=WEIGHTS,
                           plain=lambda t, y: tf.reduce_sum(WEIGHTS[:, None] * (y - t) ** 2) / B),
     "dict": dict(simulator=both, loss={"force": "mse", "energy": "mae"}, plain=lambda t, y: tf.reduce_mean(
         (y["force"] - t["force"]) ** 2) + tf.reduce_mean(tf.abs(y["energy"] - t["energy"]))),
     "dict_with_weights": dict(
-        simulator=both, loss={"force": "mse", "energy": "mae"}, compile={"loss_weights": {"force": 0.3, "energy": 2.0}},
+        simulator=both, loss={"force": "mse", "energy": "mae"}, compile={"loss_weights": {"force": 0.3,
+                                                                                          "energy": 2.0}},
         plain=lambda t, y: 0.3 * tf.reduce_mean((y["force"] - t["force"]) ** 2)
         + 2 * tf.reduce_mean(tf.abs(y["energy"] - t["energy"]))),
     "list": dict(simulator=lambda x, u: list(both(x, u).values()), loss=["mse", "mae"], plain=lambda t, y:
@@ -214,9 +225,11 @@ PENALTIES = {
     "kernel_regularizer": lambda: Case(stack(4, 2, kernel_regularizer=keras.regularizers.L2(0.1))),
     "bias_regularizer_of_a_convolution": lambda: Case(keras.Sequential([
         keras.Input((3, 1)), keras.layers.Conv1D(2, 2, bias_regularizer=keras.regularizers.L2(0.1)),
-        keras.layers.Flatten(), keras.layers.Dense(2)]), x=rows(3, 1), simulator=lambda x, u: simulator(x[:, :, 0], u)),
+        keras.layers.Flatten(), keras.layers.Dense(2)]), x=rows(3, 1), simulator=lambda x, u: simulator(x[:,
+            :, 0], u)),
     "activity_regularizer": lambda: Case(stack(4, 2, activity_regularizer=keras.regularizers.L2(0.1))),
-    "add_loss": lambda: Case(keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4, "tanh"), Penalized(),
+    "add_loss": lambda: Case(keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4, "tanh"),
+                                               Penalized(),
                                                keras.layers.Dense(2)])),
     "add_loss_in_the_simulator": lambda: Case(stack(4, 2), PenalizedSimulator()),
 }
@@ -233,10 +246,11 @@ def test_penalties(float64, build):  # noqa: F811
     hold_to_the_svd(build())
 
 
-# --- sizes and batches ----------------------------------------------------------------------------------------------
+# --- sizes and batches --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("convolution", [False, True], ids=["dense", "convolution"])
-@pytest.mark.parametrize("samples, hidden", [(1, 4), (1, 1), (12, 1)], ids=["one sample", "one of all", "n > p"])
+@pytest.mark.parametrize("samples, hidden", [(1, 4), (1, 1), (12, 1)], ids=["one sample", "one of all",
+                                                                            "n > p"])
 def test_sizes(float64, samples, hidden, convolution):  # noqa: F811
     x = np.random.default_rng(0).normal(size=(samples, FEATURES))
     layers = ([keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(hidden, 2, activation="tanh"),
@@ -247,10 +261,12 @@ def test_sizes(float64, samples, hidden, convolution):  # noqa: F811
 
 BATCHED = {
     "dense": lambda: stack(4, 2),
-    "reshaped_dense": lambda: Net(lambda self, x: self.last(tf.reshape(self.first(tf.reshape(x, [-1, 1])), [-1, 6])),
+    "reshaped_dense": lambda: Net(lambda self, x: self.last(tf.reshape(self.first(tf.reshape(x, [-1, 1])),
+                                                                       [-1, 6])),
                                   first=dense(2, 1, "tanh"), last=dense(2, 6)),
     "convolution": lambda: keras.Sequential([
-        keras.Input((FEATURES,)), keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(2, 2, activation="tanh"),
+        keras.Input((FEATURES,)), keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(2, 2,
+                                                                                           activation="tanh"),
         keras.layers.Flatten(), keras.layers.Dense(2)]),
 }
 
@@ -259,7 +275,9 @@ BATCHED = {
     ("dense", "arrays", False), ("dense", "dataset", True), ("reshaped_dense", "arrays", True),
     ("reshaped_dense", "dataset", False), ("convolution", "arrays", False)])
 def test_last_smaller_batch(float64, name, feed, coupled):  # noqa: F811
-    """Ten samples in batches of 4, 4 and 2, of a size that the graph may not know: three steps, one after the other."""
+    """Ten samples in batches of 4, 4 and 2, of a size that the graph may not know: three steps, one after the
+    other.
+    """
     physics = SIMULATORS["neighbours"] if coupled else lambda x, u: tf.sin(u) * x[:, :2]
     rng = np.random.default_rng(2)
     case = Case(BATCHED[name](), physics, x=rng.normal(size=(10, FEATURES)))

@@ -13,12 +13,14 @@ import tensorflow as tf
 
 import hig
 import hig.jacobian
-from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, float64,  # noqa: F401
-                            hig_model, hold_to_the_svd, moved, one_step, rows, simulator, squares, stack, targets)
+# noqa: F401
+from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, float64,
+                            hig_model, hold_to_the_svd, moved, one_step, rows, simulator, squares, stack,
+                            targets)
 from tests.reference import flat, power_by_svd
 from tests.test_networks_physics import SIMULATORS, Linearized
 
-pytestmark = [pytest.mark.filterwarnings("ignore:The Jacobian takes the route"),              # both said on purpose
+pytestmark = [pytest.mark.filterwarnings("ignore:The Jacobian takes the route"),  # both said on purpose
               pytest.mark.filterwarnings("ignore:The plain gradient runs operation by operation")]
 
 LONGEST_SENTENCE = 500      # characters: no page of graph, no traceback of TensorFlow's inside
@@ -34,7 +36,7 @@ def first_update(network, physics, x=None, optimizer=None, y=None, **options):
     return model
 
 
-# --- what is refused, in a sentence ---------------------------------------------------------------------------------
+# --- what is refused, in a sentence -------------------------------------------------------------------------
 
 def always_dropped():
     """Dropout that is on in inference as well."""
@@ -62,7 +64,8 @@ class WithMemory(keras.layers.Layer):
 
 NO_GRADIENTS = "(?i)no gradients provided"      # Keras' words
 REFUSED = {
-    "random_simulator": (lambda: stack(4, 2), lambda x, u: u + u * tf.random.normal(tf.shape(u), dtype=u.dtype),
+    "random_simulator": (lambda: stack(4, 2), lambda x, u: u + u * tf.random.normal(tf.shape(u),
+                                                                                    dtype=u.dtype),
                          ValueError, "random"),
     "random_network": (always_dropped, lambda x, u: u, ValueError, "random"),
     "stateful_network": (stateful, lambda x, u: u, ValueError, "state"),
@@ -91,7 +94,7 @@ def test_nothing_to_train(float64):  # noqa: F811
         first_update(network, lambda x, u: u)
 
 
-# --- one warning for a slower way -----------------------------------------------------------------------------------
+# --- one warning for a slower way ---------------------------------------------------------------------------
 
 def told(function):
     """What `function` returns, and the texts of the warnings on the way that are hig's."""
@@ -123,8 +126,10 @@ def test_without_xla_as_the_user_wishes_or_with_one_warning(float64, name):  # n
 
 
 def test_autograph_rewrites_only_what_cannot_be_traced(float64):  # noqa: F811
-    """An `if` over tensors, of which no graph can be made as it stands, is rewritten to a tf.cond and trains; what needs no
-    rewriting is left alone, as in Keras, for it takes seconds: its source would no longer be this file's."""
+    """An `if` over tensors, of which no graph can be made as it stands, is rewritten to a tf.cond and trains;
+    what needs no rewriting is left alone, as in Keras, for it takes seconds: its source would no longer be
+    this file's.
+    """
     sources = []
 
     def plain(x, u):
@@ -143,7 +148,7 @@ def test_autograph_rewrites_only_what_cannot_be_traced(float64):  # noqa: F811
     assert set(sources) == {__file__}
 
 
-# --- negative controls ----------------------------------------------------------------------------------------------
+# --- negative controls --------------------------------------------------------------------------------------
 
 def test_the_comparison_sees_one_entry_off_by_a_thousandth(float64):  # noqa: F811
     case = Case(stack(4, 2))
@@ -171,10 +176,13 @@ def test_a_simulator_that_is_wrong_about_its_derivatives_is_not_believed(float64
 
 
 def step_with_a_wrong_route(monkeypatch, physics=simulator, **faults):
-    """A case on the factored route, whose `faults` are {name of a method of FactoredJacobian: its wrong version}."""
+    """A case on the factored route, whose `faults` are {name of a method of FactoredJacobian: its wrong
+    version}.
+    """
     for name, wrong in faults.items():
         right = getattr(hig.jacobian.FactoredJacobian, name)
-        monkeypatch.setattr(hig.jacobian.FactoredJacobian, name, lambda *a, right=right, wrong=wrong: wrong(right(*a)))
+        monkeypatch.setattr(hig.jacobian.FactoredJacobian, name, lambda *a, right=right,
+                            wrong=wrong: wrong(right(*a)))
     case = Case(stack(4, 2), physics)
     model = hig_model(case)
     model.compile(hig.HIG(ETA, truncation=1e-3), squares)
@@ -186,7 +194,8 @@ def step_with_a_wrong_route(monkeypatch, physics=simulator, **faults):
 
 @pytest.mark.parametrize("fault", [lambda pieces: [pieces[0] * (1 + 1e-6), *pieces[1:]],
                                    lambda pieces: [*pieces[:-1], 0 * pieces[-1]],
-                                   lambda pieces: [np.nan * pieces[0], *pieces[1:]]], ids=["scaled", "term lost", "not a number"])
+                                   lambda pieces: [np.nan * pieces[0], *pieces[1:]]], ids=["scaled",
+                                       "term lost", "not a number"])
 def test_a_route_with_a_wrong_term_is_not_taken(float64, monkeypatch, fault):  # noqa: F811
     assert step_with_a_wrong_route(monkeypatch) == "factored"
     assert step_with_a_wrong_route(monkeypatch, pullback=fault) != "factored"
@@ -201,7 +210,7 @@ def test_rows_with_a_wrong_term_are_not_taken(float64, monkeypatch):  # noqa: F8
         first_update(stack(4, 2), SIMULATORS["neighbours"])
 
 
-# --- trainable changed ----------------------------------------------------------------------------------------------
+# --- trainable changed --------------------------------------------------------------------------------------
 
 def test_frozen_after_compile(float64):  # noqa: F811
     """Frozen between `compile` and the first step; the test's second half is Keras' own step, κ = 1."""
@@ -220,9 +229,12 @@ def test_frozen_after_compile(float64):  # noqa: F811
 
 @pytest.mark.parametrize("first, then", [(True, False), (False, True)], ids=["frozen", "thawed"])
 def test_trainable_changed_between_steps_counts_at_once(float64, first, then):  # noqa: F811
-    """κ = 1 against SGD that is compiled anew after the change; Keras alone would go on with what it has compiled."""
+    """κ = 1 against SGD that is compiled anew after the change; Keras alone would go on with what it has
+    compiled.
+    """
     after = []
-    for optimizer in (lambda: keras.optimizers.SGD(ETA), lambda: hig.JacobianPower(ETA, kappa=1.0, truncation=0.0)):
+    for optimizer in (lambda: keras.optimizers.SGD(ETA), lambda: hig.JacobianPower(ETA, kappa=1.0,
+                                                                                   truncation=0.0)):
         keras.utils.set_random_seed(1)
         case = Case(stack(4, 2))
         case.network.layers[0].trainable = first
@@ -235,12 +247,13 @@ def test_trainable_changed_between_steps_counts_at_once(float64, first, then):  
             model.compile(optimizer(), squares, run_eagerly=True)
         model.train_on_batch(case.x, y)
         after.append(flat(model.get_weights()))
-    np.testing.assert_allclose(after[1], after[0], rtol=0, atol=1e-12)     # steps of 1e-3, rounded to 1e-16 each
+    np.testing.assert_allclose(after[1], after[0], rtol=0, atol=1e-12)  # steps of 1e-3, rounded to 1e-16 each
 
 
-# --- precisions -----------------------------------------------------------------------------------------------------
+# --- precisions ---------------------------------------------------------------------------------------------
 
-# Error of the step relative to its largest entry: the rounding 2^-24, 2^-11, 2^-8 of each derivative, times a few tens
+# Error of the step relative to its largest entry: the rounding 2^-24, 2^-11, 2^-8 of each derivative, times a
+# few tens
 # of operations, times σ_max/σ_kept ≤ 10 of this network
 PRECISIONS = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 0.3, "mixed_bfloat16": 0.3}
 
@@ -282,7 +295,8 @@ def test_precisions(policy, name, convolution):
     policy(name)
     for kappa in (-0.5, 1.0):
         model.compile(hig.JacobianPower(1.0, kappa=kappa, truncation=0.1 if kappa < 0 else 0.0), squares)
-        expected = moved(reference, power_by_svd(jacobian, kappa, 0.1 if kappa < 0 else 0.0) @ gradient, eta=1.0)
+        expected = moved(reference, power_by_svd(jacobian, kappa, 0.1 if kappa < 0 else 0.0) @ gradient,
+                         eta=1.0)
         assert_same_step(one_step(case, model, y), expected, before, PRECISIONS[name])
 
 

@@ -1,7 +1,8 @@
-"""The notebook runs from the top to the end, stays small, and what it draws of the toy problem's first step is right.
+"""The notebook runs from the top to the end, stays small, and what it draws of the toy problem's first step
+is right.
 
-To store its outputs anew: `jupyter execute --inplace notebooks/half_inverse_gradients.ipynb`, then empty the output of the
-moving picture, which is too large.
+To store its outputs anew: `jupyter execute --inplace notebooks/half_inverse_gradients.ipynb`, then empty the
+output of the moving picture, which is too large.
 """
 
 import nbformat
@@ -24,13 +25,15 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     budgets, = [cell for cell in notebook.cells if cell.source.startswith(BUDGETS)]
     budgets.source = BUDGETS + "0.5, 0.5, 2"
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=300, kernel_name="python3",
+                   resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [kind for output in outputs for kind in output.get("data", {}) if kind.startswith("image/")]
     assert pictures == ["image/png"] * 4 + ["image/gif", "image/png"]
     text = "".join(output.get("text", "") for output in outputs)
     assert "HIG: finished after" in text and "per sample" in text
-    assert not any(word in text for word in ("UsageError", "SystemExit", "Traceback"))     # of %run, which do not stop the notebook
+    # of %run, which do not stop the notebook
+    assert not any(word in text for word in ("UsageError", "SystemExit", "Traceback"))
 
 
 def test_the_stored_notebook_is_small_and_without_errors():
@@ -39,7 +42,8 @@ def test_the_stored_notebook_is_small_and_without_errors():
     nbformat.validate(notebook)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert {output.output_type for output in outputs} <= {"stream", "execute_result", "display_data"}
-    assert not any("Error" in output.get("text", "") or "/home/" in output.get("text", "") for output in outputs)
+    assert not any("Error" in output.get("text", "") or "/home/" in output.get("text", "")
+                   for output in outputs)
 
 
 def test_settings_are_those_of_the_submit_scripts():
@@ -64,26 +68,32 @@ def test_jacobian(start):
 
 @pytest.mark.parametrize("kappa", [1.0, -0.5, -1.0])
 def test_losses_along_a_step(start, kappa):
-    """At η against the update done by hand; for short steps the promise is kept, and for η = 0 nothing changes.
+    """At η against the update done by hand; for short steps the promise is kept, and for η = 0 nothing
+    changes.
 
     The remainder of the first order is quadratic: a tenth of the step, a hundredth of it.
     """
     model, x, target = start
     before = model.network.get_weights()
     outcome = model(x).numpy().astype(float)
-    direction = power_by_svd(jacobian_by_rows(lambda: model(x), model.trainable_variables), kappa, steps.TRUNCATION) @ (
+    direction = power_by_svd(jacobian_by_rows(lambda: model(x), model.trainable_variables), kappa,
+                             steps.TRUNCATION) @ (
         (outcome - target).ravel() / 8)
     rate = 0.5 / np.linalg.norm(direction)                                  # weights of size 2 move by 0.5
     length, promised, actual = steps.losses_along(model, x, target, kappa, [0, rate / 10, rate])
-    np.testing.assert_allclose(length, np.linalg.norm(direction), rtol=1e-2)    # float32 J, its weak singular values
+    # float32 J, its weak singular values
+    np.testing.assert_allclose(length, np.linalg.norm(direction), rtol=1e-2)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.network.get_weights()))
-    np.testing.assert_allclose([promised[0], actual[0]], tf.reduce_mean(experiment.loss(target, outcome)), rtol=1e-6)
+    np.testing.assert_allclose([promised[0], actual[0]], tf.reduce_mean(experiment.loss(target, outcome)),
+                               rtol=1e-6)
     first, second = np.abs(actual - promised)[1:]
-    assert first < 0.02 * second + 1e-6 and second > 1e-4                  # 1e-6: rounding of float32 derivatives and losses
+    assert first < 0.02 * second + 1e-6 and second > 1e-4  # 1e-6: rounding of float32 derivatives and losses
 
 
 def test_figures(tmp_path):
-    """One update of HIG and Gauss-Newton is marked where the loss is; spectra have as many values as float32 can tell."""
+    """One update of HIG and Gauss-Newton is marked where the loss is; spectra have as many values as float32
+    can tell.
+    """
     figure = steps.draw_step()
     left, middle, right = figure.axes
     assert [line.get_label() for line in left.lines] == ["λ = 1", "λ = 0.01"]

@@ -1,4 +1,6 @@
-"""The numbers in README and results/README.md are those that `plot.py results` prints, as far as it prints them."""
+"""The numbers in README and results/README.md are those that `plot.py results` prints, as far as it prints
+them.
+"""
 
 import re
 import runpy
@@ -18,7 +20,8 @@ THRESHOLDS = (1e-2, 1e-3, 1e-4)
 
 
 def rows(text, first):
-    """{script or name in the first column: further cells} of the table whose header begins with these words."""
+    """{script or name in the first column: further cells} of the table whose header begins with these words.
+    """
     lines = text[re.search(rf"\| ?{re.escape(first)} ?\|", text).start():].split("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     return {re.sub(r"`(?:submit_)?(\w+?)(?:\.py.*)?`", r"\1", row[0]): row[1:] for row in cells}
@@ -32,8 +35,10 @@ def agree(text, number):
     return abs(float(written) - number) <= 0.501 * 10.0 ** written.as_tuple().exponent
 
 
-@pytest.mark.parametrize("text, number, expected", [("5.1e-5", 5.119e-5, True), ("5.2e-5", 5.119e-5, False), ("42", 41.9, True),
-                                                    ("41", 41.9, False), ("–", np.inf, True), ("0.077", 0.0762, False)])
+@pytest.mark.parametrize("text, number, expected", [("5.1e-5", 5.119e-5, True), ("5.2e-5", 5.119e-5, False),
+                                                    ("42", 41.9, True),
+                                                    ("41", 41.9, False), ("–", np.inf, True), ("0.077",
+                                                        0.0762, False)])
 def test_agreement(text, number, expected):
     assert agree(text, number) == expected
 
@@ -64,10 +69,13 @@ def test_published_seeds(folder):
 
 
 @pytest.mark.parametrize("folder, system, budget, sentence", [
-    ("oscillators", "Nonlinear_Oscillators", 3600, r"hour\]\S* Adam is at (\S+), Gauss-Newton at (\S+), HIG at (\S+)\."),
+    ("oscillators", "Nonlinear_Oscillators", 3600,
+     r"hour\]\S* Adam is at (\S+), Gauss-Newton at (\S+), HIG at (\S+)\."),
     ("dipole", "Schroedinger", 5400, r"After 90 minutes they are at (\S+) and (\S+)\.")])
 def test_published_budgets(folder, system, budget, sentence):
-    """Epochs, last and lowest test loss, seconds to each of four; README's sentence has the last ones in the order of the table."""
+    """Epochs, last and lowest test loss, seconds to each of four; README's sentence has the last ones in the
+    order of the table.
+    """
     written, runs = rows(BUDGETS, f"`python {system}/`"), of(f"Published_Budgets/{folder}")
     assert set(written) == set(runs)
     for (name, cells), short in zip(written.items(), re.search(sentence, README).groups(), strict=True):
@@ -100,11 +108,13 @@ def test_toy_problem():
     for (title, runs), (first, second) in zip(cases.items(), ((1, 2), (3, 4))):
         for name, cells in written.items():
             rate = float(re.search(r"η = ([\d.e-]+)", cells[0])[1])
-            own = [run for run in runs if run.label == name.split(",")[0] and run.results["sim_par"]["learning_rate"] == rate]
+            own = [run for run in runs if run.label == name.split(",")[0]
+                   and run.results["sim_par"]["learning_rate"] == rate]
             finals = [numbers(run, THRESHOLDS)[2] for run in own]
             assert len(own) == 10 or (cells[first], cells[second], own) == ("–", "–", [])
             low, _, high = cells[second].partition(" to ")
-            assert not own or agree(cells[first], np.median(finals)) and agree(low, min(finals)) and agree(high, max(finals)), (title, name)
+            assert not own or agree(cells[first], np.median(finals)) and agree(low,
+                min(finals)) and agree(high, max(finals)), (title, name)
             if "0.01" in title:
                 assert cells[5] == f"{sum(final > 0.1 for final in finals)} of {len(finals)}"
 
@@ -114,11 +124,13 @@ def test_the_table_of_README():
     written = rows(README, "folder")
     for folder, threshold in (("Nonlinear_Oscillators", 1e-4), ("Schroedinger", 1e-2)):
         runs = of(folder)
-        level, ours, theirs = re.fullmatch(r"(\S+) in (\S+) s instead of (\S+) s", written[folder][2]).groups()
+        level, ours, theirs = re.fullmatch(r"(\S+) in (\S+) s instead of (\S+) s",
+                                           written[folder][2]).groups()
         assert float(level) == threshold
         for text, name in ((ours, "HIG"), (theirs, "Adam")):
             assert agree(text, numbers(runs[name][0], (threshold,))[-1]), (folder, name)
-    runs = [run for run in collect([ROOT / "results" / "Toy_Problem"], "time") if run.results["sim_par"]["lambda"] == 0.01]
+    runs = [run for run in collect([ROOT / "results" / "Toy_Problem"], "time")
+            if run.results["sim_par"]["lambda"] == 0.01]
     texts = re.fullmatch(r"(\S+) against (\S+) after 20 s", written["Toy_Problem"][2]).groups()
     for text, name in zip(texts, ("HIG", "Adam")):
         assert agree(text, medians([run for run in runs if run.label == name])[2])
@@ -127,7 +139,8 @@ def test_the_table_of_README():
 def settings(folder):
     """{setting: its runs} of a study's folder in results, in the order of the seeds."""
     found = {}
-    for run in sorted(collect([ROOT / "results" / folder], "time"), key=lambda run: run.results["sim_par"]["seed"]):
+    for run in sorted(collect([ROOT / "results" / folder], "time"),
+                      key=lambda run: run.results["sim_par"]["seed"]):
         found.setdefault(run.path.parents[1].name, []).append(run)
     return found
 
@@ -163,14 +176,16 @@ def test_studies(folder, script):
         assert finals_agree(runs[setting.strip("`")], *cells[-3:]), setting
 
 
-PEERS = {"Adam": "Adam", "Adam, best batch": "Adam_batch_size=*", "Muon": "Muon", "L-BFGS": "LBFGS", "GN": "GN", "HIG": "HIG",
+PEERS = {"Adam": "Adam", "Adam, best batch": "Adam_batch_size=*", "Muon": "Muon", "L-BFGS": "LBFGS",
+         "GN": "GN", "HIG": "HIG",
          "HIG adaptive": "HIG_adaptive", "LM": "LM"}
 
 
 @pytest.mark.parametrize("folder, script", [("oscillators", "Nonlinear_Oscillators/study_peers.py"),
                                             ("dipole", "Schroedinger/study_peers.py")])
 def test_what_one_would_use_today(folder, script):
-    """Median, range and deaths of each method, and the median of the times to 1e-4, which is README's, too."""
+    """Median, range and deaths of each method, and the median of the times to 1e-4, which is README's, too.
+    """
     written, runs = rows(RESULTS, f"`{script}`"), settings(f"Peers/{folder}")
     assert set(written) == set(PEERS) and len(runs) == len(PEERS)
     for short, (name, pattern) in zip(rows(README, "problem")[folder], PEERS.items(), strict=True):
@@ -180,4 +195,5 @@ def test_what_one_would_use_today(folder, script):
         assert finals_agree(own, *cells[1:4]), name
         median = np.median([numbers(run, (1e-4,))[-1] for run in own])
         assert agree(cells[4], median), name
-        assert np.isinf(median) if short == "died" or short.startswith("over ") else agree(short, median), name
+        assert np.isinf(median) if short == "died" or short.startswith("over ") else agree(short,
+                                                                                           median), name

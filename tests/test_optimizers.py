@@ -15,7 +15,8 @@ def test_config_survives_both_ways_of_serialising(optimizer):
     for again in (type(optimizer).from_config(optimizer.get_config()),
                   keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))):
         assert type(again) is type(optimizer)
-        assert (again.kappa, again.truncation, again.name) == (optimizer.kappa, optimizer.truncation, optimizer.name)
+        assert (again.kappa, again.truncation, again.name) == (optimizer.kappa, optimizer.truncation,
+                                                               optimizer.name)
         assert float(again.learning_rate) == pytest.approx(float(optimizer.learning_rate))
 
 
@@ -58,7 +59,9 @@ def test_a_learning_rate_may_be_set_to_zero_but_not_to_nonsense(value):
 
 
 def test_a_truncation_that_float64_cannot_resolve_is_told_when_it_is_set():
-    """Rows 1e6 : 1 and τ = 1e-11: K knows eigenvalues to 1e-16 of the largest, σ to 1e-8. 0 and 1e-8 are silent."""
+    """Rows 1e6 : 1 and τ = 1e-11: K knows eigenvalues to 1e-16 of the largest, σ to 1e-8. 0 and 1e-8 are
+    silent.
+    """
     with pytest.warns(UserWarning, match="truncation is 1e-11"):
         optimizer = hig.GaussNewton(1.0, truncation=1e-11)
     with pytest.warns(UserWarning, match="truncation is 5e-09"):

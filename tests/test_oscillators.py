@@ -31,8 +31,9 @@ def test_force_by_hand():
 
 
 def test_energy_drift_is_that_of_a_fourth_order_method():
-    """Over the same time, halving dt divides the drift of the uncontrolled energy by 2⁴ or more (2⁵ for RK4 on an
-    oscillator, whose leading error is in the phase)."""
+    """Over the same time, halving dt divides the drift of the uncontrolled energy by 2⁴ or more (2⁵ for RK4
+    on an oscillator, whose leading error is in the phase).
+    """
     start = states(20)
 
     def drift(n_steps, dt):
@@ -48,12 +49,14 @@ def test_one_oscillator_is_sine_and_cosine():
     q, p = 0.7, -0.4
     final = Oscillators(96, 0.125)(tf.constant([[q, p]], tf.float64), tf.zeros((1, 96), tf.float64))[0]
     t = 96 * 0.125
-    np.testing.assert_allclose(final, [q * np.cos(t) + p * np.sin(t), p * np.cos(t) - q * np.sin(t)], atol=5e-5)
+    np.testing.assert_allclose(final, [q * np.cos(t) + p * np.sin(t), p * np.cos(t) - q * np.sin(t)],
+                               atol=5e-5)
 
 
 def test_constant_control_shifts_the_equilibrium():
     """A single oscillator under constant u rests at q = c u."""
-    final = Oscillators(50, 0.1)(tf.constant([[3.0 * 0.2, 0.0]], tf.float64), tf.fill((1, 50), tf.constant(0.2, tf.float64)))
+    final = Oscillators(50, 0.1)(tf.constant([[3.0 * 0.2, 0.0]], tf.float64), tf.fill((1, 50),
+        tf.constant(0.2, tf.float64)))
     np.testing.assert_allclose(final, [[0.6, 0.0]], atol=1e-14)
 
 
@@ -126,7 +129,8 @@ def test_published_curve_of_adam():
 
 
 def test_published_curve_of_hig():
-    """Seed 22. The published float32 SVD and ours differ by the condition of J, hence per cent, not digits."""
+    """Seed 22. The published float32 SVD and ours differ by the condition of J, hence per cent, not digits.
+    """
     curve = losses_by_epoch(hig.HIG(1.0, truncation=1e-6), 22, 128, 2)
     np.testing.assert_allclose(curve[0], [0.9024984, 0.9021118], rtol=1e-6)
     np.testing.assert_allclose(curve[1], [0.105331, 0.103491], rtol=0.01)
@@ -134,7 +138,9 @@ def test_published_curve_of_hig():
 
 
 def test_published_curve_of_gauss_newton():
-    """Seed 28. Gauss-Newton at η = 1 amplifies rounding from step to step, so only the first epoch can be compared."""
+    """Seed 28. Gauss-Newton at η = 1 amplifies rounding from step to step, so only the first epoch can be
+    compared.
+    """
     curve = losses_by_epoch(hig.GaussNewton(1.0, truncation=1e-6), 28, 128, 1)
     np.testing.assert_allclose(curve[0], [0.8779699, 0.8733025], rtol=1e-6)
     np.testing.assert_allclose(curve[1], [0.324592, 0.328151], rtol=0.03)

@@ -21,12 +21,14 @@ from tests.test_model import float64, squares                          # noqa: F
 from tests.test_steps import Parameters, rosenbrock, weights_of
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = {"Nonlinear_Oscillators": ("--hidden", "6,5"), "Toy_Problem": ("--lambda", "0.01"), "Poisson": ("--resolution", "4")}
+SMALL = {"Nonlinear_Oscillators": ("--hidden", "6,5"), "Toy_Problem": ("--lambda", "0.01"),
+         "Poisson": ("--resolution", "4")}
 
 
 def submit(monkeypatch, system, optimizer, folder, *flags):
     """A submit script, in this process: its exit code."""
-    monkeypatch.setattr(sys, "argv", ["submit", *SMALL.get(system, ()), "--output", str(folder), "--quiet", *map(str, flags)])
+    monkeypatch.setattr(sys, "argv", ["submit", *SMALL.get(system, ()), "--output", str(folder), "--quiet",
+                                      *map(str, flags)])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(ROOT / system / f"submit_{optimizer}.py"), run_name="__main__")
     return end.value.code
@@ -44,15 +46,19 @@ def results(folder):
 def test_every_script_names_an_optimizer_with_its_settings(tmp_path, monkeypatch, script):
     """What its experiment is asked to train with, without training."""
     asked = []
-    monkeypatch.setattr("hig.runs.cli.load", lambda module: SimpleNamespace(run=lambda settings: asked.append(settings) or "finished"))
-    assert submit(monkeypatch, script.parent.name, script.stem.removeprefix("submit_"), tmp_path, "--max-time", 1) == 0
+    monkeypatch.setattr("hig.runs.cli.load",
+                        lambda module: SimpleNamespace(run=lambda settings: asked.append(settings)
+                                                       or "finished"))
+    assert submit(monkeypatch, script.parent.name, script.stem.removeprefix("submit_"), tmp_path,
+                  "--max-time", 1) == 0
     settings, = asked
     settings.optimizer = settings.optimizer.removeprefix("Adam_then_")
     optimizer = make_optimizer(settings)
     if settings.optimizer == "Muon":
         assert isinstance(optimizer, keras.optimizers.Muon) and not optimizer.weight_decay
     else:
-        assert type(optimizer) is {"LM": hig.LevenbergMarquardt, "HIG_adaptive": hig.HIG}[settings.optimizer] and optimizer.adaptive
+        assert type(optimizer) is {"LM": hig.LevenbergMarquardt,
+                                   "HIG_adaptive": hig.HIG}[settings.optimizer] and optimizer.adaptive
         assert (optimizer.damping if settings.optimizer == "LM" else optimizer.truncation) > 0
     assert float(optimizer.learning_rate) == pytest.approx(settings.learning_rate)
 
@@ -67,7 +73,8 @@ def test_muon_leaves_the_output_layer_to_adam():
 
 @pytest.mark.parametrize("system, optimizer", [
     ("Nonlinear_Oscillators", "Muon"), ("Toy_Problem", "LM"), ("Toy_Problem", "HIG_adaptive")])
-def test_two_epochs_and_one_and_one_resumed_are_the_same_bit_for_bit(tmp_path, monkeypatch, system, optimizer):
+def test_two_epochs_and_one_and_one_resumed_are_the_same_bit_for_bit(tmp_path, monkeypatch, system,
+                                                                     optimizer):
     """Losses, and what step control has come to, which is a variable of the optimizer."""
     assert submit(monkeypatch, system, optimizer, tmp_path / "whole", "--epochs", 2) == 0
     assert submit(monkeypatch, system, optimizer, tmp_path / "parts", "--epochs", 1) == 0
@@ -85,7 +92,8 @@ def test_two_epochs_and_one_and_one_resumed_are_the_same_bit_for_bit(tmp_path, m
 
 
 def test_levenberg_marquardt_after_adam(tmp_path, monkeypatch):
-    assert submit(monkeypatch, "Poisson", "Adam_then_LM", tmp_path, "--pretrain-time", "1e-9", "--steps", 2) == 0
+    assert submit(monkeypatch, "Poisson", "Adam_then_LM", tmp_path, "--pretrain-time", "1e-9", "--steps",
+                  2) == 0
     provenance = results(tmp_path)["provenance"]
     assert provenance["switch_epoch"] == 1
     np.testing.assert_array_equal(np.isnan(provenance["damping"]), [True, False])
@@ -112,11 +120,15 @@ def valley(start):
     return model, [(np.zeros((1, 1)), np.zeros((1, 2)))]
 
 
-def test_its_iterates_are_those_of_scipy_on_rosenbrock_s_function(float64):                              # noqa: F811
-    """SciPy's own function and gradient; 1e-9: rounding of another order of the same sums, over the first 20 iterations."""
+def test_its_iterates_are_those_of_scipy_on_rosenbrock_s_function(float64):  # noqa: F811
+    """SciPy's own function and gradient; 1e-9: rounding of another order of the same sums, over the first 20
+    iterations.
+    """
     expected = []
-    found = scipy.optimize.minimize(scipy.optimize.rosen, [-1.2, 1.0], jac=scipy.optimize.rosen_der, method="L-BFGS-B",
-                                    callback=lambda intermediate_result: expected.append(intermediate_result.fun),
+    found = scipy.optimize.minimize(scipy.optimize.rosen, [-1.2, 1.0], jac=scipy.optimize.rosen_der,
+                                    method="L-BFGS-B",
+                                    callback=lambda intermediate_result: expected.append(
+                                        intermediate_result.fun),
                                     options={"maxcor": 5, "maxls": 50, "ftol": 0.0, "gtol": 0.0})
     model, data = valley([-1.2, 1.0])
     record = Record()
@@ -124,10 +136,11 @@ def test_its_iterates_are_those_of_scipy_on_rosenbrock_s_function(float64):     
     np.testing.assert_allclose(record.losses[:20], expected[:20], rtol=1e-9)
     assert (np.diff(record.losses) <= 0).all() and record.losses[-1] < 1e-20
     np.testing.assert_allclose(weights_of(model), found.x, atol=1e-8)
-    assert int(model.optimizer.iterations) >= len(record.losses)        # line searches take more than one evaluation at times
+    # line searches take more than one evaluation at times
+    assert int(model.optimizer.iterations) >= len(record.losses)
 
 
-def test_it_stops_where_a_callback_says_and_leaves_the_weights_of_that_iteration(float64):               # noqa: F811
+def test_it_stops_where_a_callback_says_and_leaves_the_weights_of_that_iteration(float64):  # noqa: F811
     model, data = valley([-1.2, 1.0])
     record = Record(last=3)
     model.fit(data, epochs=10**9, callbacks=[record])
@@ -158,10 +171,13 @@ def test_its_curve_falls_is_resumed_and_survives_ctrl_c(tmp_path, monkeypatch):
 
 def test_a_run_that_finds_no_lower_loss_is_finished(tmp_path, monkeypatch):
     """Not an endless one."""
-    monkeypatch.setattr(scipy.optimize, "minimize", lambda function, start, **_: scipy.optimize.OptimizeResult(x=start))
+    monkeypatch.setattr(scipy.optimize, "minimize", lambda function, start,
+                        **_: scipy.optimize.OptimizeResult(x=start))
     assert submit(monkeypatch, "Nonlinear_Oscillators", "LBFGS", tmp_path) == 0
     assert results(tmp_path)["provenance"]["state"] == "finished"
 
 
 def test_its_name_in_legends():
-    assert describe("NLO_LBFGS_RESULTS.pickle") == ("NLO", "L-BFGS") and describe("QMC_LM_RESULTS.pickle") == ("QMC", "LM")
+    assert describe("NLO_LBFGS_RESULTS.pickle") == ("NLO",
+                                                    "L-BFGS") and describe("QMC_LM_RESULTS.pickle") == ("QMC",
+                                                                                                        "LM")

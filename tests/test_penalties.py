@@ -1,4 +1,6 @@
-"""Penalties under Jacobian powers: quadratic ones as further rows of J, by closed forms, SciPy and finite differences."""
+"""Penalties under Jacobian powers: quadratic ones as further rows of J, by closed forms, SciPy and finite
+differences.
+"""
 
 import keras
 import numpy as np
@@ -29,7 +31,9 @@ def data(samples, seed=0):
 
 
 def model_with(penalty, hidden=8, **options):
-    """A network 2-8-2 of tanh units whose kernels have a regulariser, before a simulator that weighs its two controls."""
+    """A network 2-8-2 of tanh units whose kernels have a regulariser, before a simulator that weighs its two
+    controls.
+    """
     keras.utils.set_random_seed(3)
     layers = [keras.layers.Dense(hidden, "tanh", kernel_regularizer=penalty)] if hidden else []
     return hig.PhysicsModel(keras.Sequential([
@@ -59,7 +63,9 @@ def weights_of(model):
 @both_steps
 @pytest.mark.parametrize("name", ["HIG", "GN", "LM"])
 def test_training_ends_at_the_ridge_regression(float64, name, adaptive):           # noqa: F811
-    """A linear network: the minimum of the mean of Σ (y − y*)² plus λ Σ kernel² has a closed form, the normal equations."""
+    """A linear network: the minimum of the mean of Σ (y − y*)² plus λ Σ kernel² has a closed form, the normal
+    equations.
+    """
     x, y = data(12)
     model = model_with(keras.regularizers.L2(0.05), hidden=0)
     with_bias = np.column_stack([x, np.ones(12)])
@@ -73,9 +79,12 @@ def test_training_ends_at_the_ridge_regression(float64, name, adaptive):        
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, adaptive, samples", [("HIG", True, 64), ("GN", False, 64), ("LM", True, 64), ("LM", True, 8)])
-def test_a_network_of_tanh_units_ends_where_the_reported_loss_has_no_slope(float64, name, adaptive, samples):     # noqa: F811
-    """n = 16 or 128 rows and 32 of the penalty, p = 42; the slope falls below a thousandth of the first one."""
+@pytest.mark.parametrize("name, adaptive, samples", [("HIG", True, 64), ("GN", False, 64), ("LM", True, 64),
+                                                     ("LM", True, 8)])
+# noqa: F811
+def test_a_network_of_tanh_units_ends_where_the_reported_loss_has_no_slope(float64, name, adaptive, samples):
+    """n = 16 or 128 rows and 32 of the penalty, p = 42; the slope falls below a thousandth of the first one.
+    """
     x, y = data(samples)
     model = model_with(keras.regularizers.L2(0.01))
     loss = whole_loss(model, x, y)
@@ -90,8 +99,10 @@ def test_a_network_of_tanh_units_ends_where_the_reported_loss_has_no_slope(float
 
 @pytest.mark.parametrize("samples, strength", [(8, 0.1), (64, 0.1), (8, 1e-3)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_predicted_slope_is_that_of_the_reported_loss(float64, name, samples, strength):                     # noqa: F811
-    """Central differences of the loss along the step, penalties included: relative 1e-6, h² f''' and rounding of float64."""
+def test_the_predicted_slope_is_that_of_the_reported_loss(float64, name, samples, strength):  # noqa: F811
+    """Central differences of the loss along the step, penalties included: relative 1e-6, h² f''' and rounding
+    of float64.
+    """
     x, y = data(samples)
     model, found = model_with(keras.regularizers.L2(strength)), []
     loss, start = whole_loss(model, x, y), weights_of(model)
@@ -112,14 +123,15 @@ def test_the_predicted_slope_is_that_of_the_reported_loss(float64, name, samples
     assert curvature > 0
 
 
-def test_the_curvature_of_a_linear_model_is_the_second_difference(float64):                                      # noqa: F811
+def test_the_curvature_of_a_linear_model_is_the_second_difference(float64):  # noqa: F811
     x, y = data(8)
     model, found = model_with(keras.regularizers.L2(0.1), hidden=0), []
     loss, start = whole_loss(model, x, y), weights_of(model)
     model.compile(hig.HIG(1.0, 1e-8, adaptive=True), squares)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hig.model, "step", lambda o, value, power, quadratic_model, after: found.append(
-            (power(float(value))[0], quadratic_model(power(float(value))[0])[1])) or (None, [0.0] * len(o.logged)))
+            (power(float(value))[0], quadratic_model(power(float(value))[0])[1])) or (None,
+                                                                                      [0.0] * len(o.logged)))
         model.train_on_batch(x, y)
     (direction, curvature), = found
     second = loss(start + direction)[0] + loss(start - direction)[0] - 2 * loss(start)[0]
@@ -142,24 +154,29 @@ QUADRATIC = {
     "around one": lambda: Function(lambda w: 0.1 * tf.reduce_sum((w - 1.0)**2)),
     "weighed": lambda: Function(lambda w: tf.reduce_sum([[0.1, 0.2], [0.3, 0.4]] * w**2))}
 ROUGH = {
-    "L1": lambda: Function(lambda w: 0.1 * tf.reduce_sum(tf.abs(w))), "L1L2": lambda: keras.regularizers.L1L2(0.1, 0.1),
+    "L1": lambda: Function(lambda w: 0.1 * tf.reduce_sum(tf.abs(w))),
+    "L1L2": lambda: keras.regularizers.L1L2(0.1, 0.1),
     "coupled": lambda: Function(lambda w: 0.1 * tf.reduce_sum(w)**2),
-    "orthogonal": lambda: Function(lambda w: tf.reduce_sum((w @ tf.transpose(w) - tf.eye(w.shape[0], dtype=w.dtype))**2)),
+    "orthogonal": lambda: Function(lambda w: tf.reduce_sum((w @ tf.transpose(w) - tf.eye(w.shape[0],
+                                                                                         dtype=w.dtype))**2)),
     "Huber's": lambda: Function(lambda w: tf.reduce_sum(tf.where(tf.abs(w) < 1, w**2 / 2, tf.abs(w) - 0.5))),
     "negative": lambda: Function(lambda w: -0.1 * tf.reduce_sum(w**2))}
 
 
 @pytest.mark.parametrize("name", [*QUADRATIC, *ROUGH])
 @pytest.mark.parametrize("kappa", [-0.5, -1.0])
-def test_one_fixed_step(float64, name, kappa):                                                                   # noqa: F811
-    """A sum of squares is rows √(c/h) of J, c the second derivative, h = 2/B; of anything else the gradient is added."""
+def test_one_fixed_step(float64, name, kappa):  # noqa: F811
+    """A sum of squares is rows √(c/h) of J, c the second derivative, h = 2/B; of anything else the gradient
+    is added.
+    """
     x, y = data(6)
     penalty = (QUADRATIC | ROUGH)[name]()
     model = model_with(penalty, hidden=0)
     theta, after = weights_of(model), whole_loss(model, x, y)
     _, full = after(theta)
     with_bias, zero = np.column_stack([x, np.ones(6)]), np.zeros((6, 3))
-    J = np.concatenate([np.stack([np.column_stack([0.3 * with_bias, zero]), np.column_stack([zero, 3.0 * with_bias])], 1)])
+    J = np.concatenate([np.stack([np.column_stack([0.3 * with_bias, zero]), np.column_stack([zero,
+        3.0 * with_bias])], 1)])
     J = J.reshape(12, 6)[:, [0, 3, 1, 4, 2, 5]]                         # kernel (2, 2), bias (2,)
     g = 2 * (model(x).numpy() - y).ravel() / 6
     rest = full - J.T @ g
@@ -171,19 +188,21 @@ def test_one_fixed_step(float64, name, kappa):                                  
     expected = power_by_svd(J, kappa, 1e-8) @ g + rest
     model.compile(hig.JacobianPower(1e-3, kappa, 1e-8), squares, run_eagerly=True)
     model.train_on_batch(x, y)
-    np.testing.assert_allclose((theta - weights_of(model)) / 1e-3, expected, atol=1e-7 * np.abs(expected).max())
+    np.testing.assert_allclose((theta - weights_of(model)) / 1e-3, expected,
+                               atol=1e-7 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", [*ROUGH, "activity", "add_loss"])
 @pytest.mark.parametrize("optimizer", ["HIG", "LM"])
-def test_adaptive_steps_refuse_what_is_no_sum_of_squares(float64, name, optimizer):                               # noqa: F811
+def test_adaptive_steps_refuse_what_is_no_sum_of_squares(float64, name, optimizer):  # noqa: F811
     x, y = data(6)
     if name == "add_loss":
         class Adding(keras.layers.Layer):
             def call(self, u):
                 self.add_loss(tf.reduce_mean(u**2))
                 return u
-        model = hig.PhysicsModel(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), Adding()]), weighted)
+        model = hig.PhysicsModel(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), Adding()]),
+                                 weighted)
     elif name == "activity":
         model = model_with(None, activity_regularizer=keras.regularizers.L2(0.1))
     else:
@@ -191,17 +210,20 @@ def test_adaptive_steps_refuse_what_is_no_sum_of_squares(float64, name, optimize
     before = weights_of(model)
     model.compile(OPTIMIZERS[optimizer](True), squares)
     for _ in range(2):                                                  # not only the first time
-        with pytest.raises(ValueError, match="(the regulariser of 'sequential.*/kernel'|what layers add to the loss .*) is no sum "
+        with pytest.raises(ValueError,
+                           match="(the regulariser of 'sequential.*/kernel'|what layers add to the loss .*) "
+                                 "is no sum "
                                              "of squares"):
             model.fit(x, y, verbose=0)
     np.testing.assert_array_equal(weights_of(model), before)
 
 
-def test_a_penalty_that_is_raised_later(float64):                                                                # noqa: F811
+def test_a_penalty_that_is_raised_later(float64):  # noqa: F811
     """Its strength is a variable, 0 at first: the step is that of a model that has had it from the start."""
     x, y = data(6)
     strength = tf.Variable(0.0, dtype=tf.float64)
-    late, early = model_with(Function(lambda w: strength * tf.reduce_sum(w**2))), model_with(keras.regularizers.L2(0.1))
+    late, early = model_with(Function(lambda w: strength * tf.reduce_sum(w**2))), model_with(
+        keras.regularizers.L2(0.1))
     late.compile(hig.HIG(0.1, 1e-8), squares)
     late.train_on_batch(x, y)
     strength.assign(0.1)
@@ -226,7 +248,8 @@ def test_in_single_precision_with_a_penalty_every_update_is_an_improvement(name)
 def some_jacobian(kind):
     """A Jacobian of 4 samples × 2 outputs with p = 13 in two layers, and the same as a matrix."""
     rng = np.random.default_rng(2)
-    inputs, cotangents = [rng.normal(size=(4, 2)), rng.normal(size=(4, 2))], [rng.normal(size=(8, 3)), rng.normal(size=(8, 2))]
+    inputs, cotangents = [rng.normal(size=(4, 2)), rng.normal(size=(4, 2))], [rng.normal(size=(8, 3)),
+                                                                              rng.normal(size=(8, 2))]
     factored = FactoredJacobian(inputs, cotangents, [1, 2], [0, None])
     matrix = factored.rows(0, 4)
     if kind == "factored":

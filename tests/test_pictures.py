@@ -1,4 +1,6 @@
-"""`plot.py trajectories`: what the pictures show, checked by physics; formats, and input that cannot be drawn."""
+"""`plot.py trajectories`: what the pictures show, checked by physics; formats, and input that cannot be
+drawn.
+"""
 
 from argparse import Namespace
 
@@ -46,7 +48,8 @@ def test_oscillators(weights):
     model = oscillators.build_model(0)
     load_weights(model.network, weights / "nlo.weights.h5")
     np.testing.assert_array_equal(solution["positions"][0], test[:drawer.SAMPLES, :2])
-    np.testing.assert_allclose(solution["positions"][-1], model(test[:drawer.SAMPLES])[:, :2], atol=1e-5)     # float32
+    # float32
+    np.testing.assert_allclose(solution["positions"][-1], model(test[:drawer.SAMPLES])[:, :2], atol=1e-5)
     figure = Figure()
     drawer.draw(figure, solution, [solution], COLORS)(0.5)
     panels, controls = figure.axes[::2], figure.axes[1::2]
@@ -55,12 +58,13 @@ def test_oscillators(weights):
     np.testing.assert_allclose(solution["uncontrolled"][-1], free, atol=1e-5)
     for sample, ax in enumerate(panels):
         drawn = {line.get_label(): line for line in ax.lines if line.get_label().startswith("$")}
-        for i, name in enumerate(("$q_1$", "$q_2$")):                       # half of the 96 steps, and the start
+        for i, name in enumerate(("$q_1$", "$q_2$")):  # half of the 96 steps, and the start
             np.testing.assert_allclose(drawn[name].get_xdata(), 0.125 * np.arange(49), atol=1e-6)
             np.testing.assert_array_equal(drawn[name].get_ydata(), solution["positions"][:49, sample, i])
         dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
         np.testing.assert_array_equal(dotted[1].get_ydata(), solution["uncontrolled"][:, sample, 1])
-        np.testing.assert_array_equal(controls[sample].lines[0].get_ydata(), solution["controls"][:49, sample])
+        np.testing.assert_array_equal(controls[sample].lines[0].get_ydata(), solution["controls"][:49,
+                                                                                                  sample])
 
 
 def test_files_side_by_side_have_the_same_scales(weights):
@@ -71,7 +75,8 @@ def test_files_side_by_side_have_the_same_scales(weights):
         figure = Figure()
         drawer.draw(figure, solution, [one, other], COLORS)
         scales.append([ax.get_ylim() for ax in figure.axes])
-    assert scales[0] == scales[1] and scales[0][0][1] > other["positions"].max() and scales[0][1][1] > other["controls"].max()
+    assert scales[0] == scales[1] and scales[0][0][1] > other["positions"].max() and scales[0][1][1] > other[
+        "controls"].max()
 
 
 def test_dipole(weights):
@@ -105,7 +110,8 @@ def test_poisson(weights):
     assert not np.array_equal(solution["source"], solved(weights, "poisson", seed=2)[1]["source"])
     figure = Figure()
     drawer.draw(figure, solution, [solution], COLORS)(0.25)
-    error = np.linalg.norm(solution["solution"] - solution["true_solution"]) / np.linalg.norm(solution["true_solution"])
+    error = np.linalg.norm(solution["solution"] - solution["true_solution"]) / np.linalg.norm(
+        solution["true_solution"])
     assert f"{100 * error:.2g} %" in figure.axes[0].get_title()
     assert figure.axes[0].azim == 30                                        # a quarter turn from −60
 
@@ -119,12 +125,14 @@ def test_figures_and_animations_are_written(weights, tmp_path, monkeypatch, caps
                       "--animate", str(animated)]) == 0
     assert capsys.readouterr().out.splitlines() == [str(output), str(animated)]
     image, frames = imread(output), animated.read_bytes()
-    assert image.shape[:2] == (1160, 1680) and len(np.unique(image)) > 100          # lines and text: not blank
-    np.testing.assert_allclose(image[0, 0, :3], np.array([0x14, 0x17, 0x1c]) / 255, atol=1e-6)       # 8-bit colours
-    assert frames.startswith(b"GIF89a") and frames.count(b"\x21\xf9\x04") == 3       # graphic controls, one a frame
+    assert image.shape[:2] == (1160, 1680) and len(np.unique(image)) > 100  # lines and text: not blank
+    # 8-bit colours
+    np.testing.assert_allclose(image[0, 0, :3], np.array([0x14, 0x17, 0x1c]) / 255, atol=1e-6)
+    # graphic controls, one a frame
+    assert frames.startswith(b"GIF89a") and frames.count(b"\x21\xf9\x04") == 3
     with Image.open(animated) as still:
         shown = [still.seek(frame) or still.info["duration"] for frame in range(3)]
-    assert 200 <= shown[-1] <= 400 and max(shown[:-1]) <= 100               # 10 frames a second or more, then a pause
+    assert 200 <= shown[-1] <= 400 and max(shown[:-1]) <= 100  # 10 frames a second or more, then a pause
     assert plot.main(["trajectories", "--weights", files[0], "--output", str(tmp_path / "a.svg")]) == 0
     assert "<text" in (tmp_path / "a.svg").read_text()
     assert plot.main(["trajectories", "--weights", *files]) == 0            # beside the weights
@@ -135,10 +143,12 @@ def test_losses_beside_the_picture(weights, tmp_path, capsys):
     """All curves of a folder at the right, with their legend; curves of two systems or none are refused."""
     for seed in (1, 2):
         save(tmp_path / f"{seed}" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": seed})
-    command = ["trajectories", "--weights", str(weights / "nlo.weights.h5"), "--output", str(tmp_path / "a.svg"), "--losses"]
+    command = ["trajectories", "--weights", str(weights / "nlo.weights.h5"), "--output",
+               str(tmp_path / "a.svg"), "--losses"]
     assert plot.main([*command, str(tmp_path)]) == 0
     drawn = (tmp_path / "a.svg").read_text()
-    assert all(words in drawn for words in ("median of 2 runs", "training time (s)", ">updates<", "without control"))
+    assert all(words in drawn for words in ("median of 2 runs", "training time (s)", ">updates<",
+                                            "without control"))
     save(tmp_path / "QMC_HIG_RESULTS.pickle", falling())
     for folder, words in ((tmp_path, "several"), (weights, "none")):
         assert plot.main([*command, str(folder)]) == 2
@@ -156,7 +166,8 @@ def test_without_ffmpeg_there_is_a_clear_message(weights, tmp_path, monkeypatch,
 def test_weights_that_cannot_be_drawn(weights, tmp_path, capsys):
     damaged = tmp_path / "damaged.weights.h5"
     damaged.write_bytes(b"not HDF5")
-    for path, words in ((weights / "toy.weights.h5", "does not hold a network"), (damaged, "does not hold a network"),
+    for path, words in ((weights / "toy.weights.h5", "does not hold a network"), (damaged,
+                                                                                  "does not hold a network"),
                         (tmp_path / "none.weights.h5", "no such file")):
         assert plot.main(["trajectories", "--weights", str(path), "--output", str(tmp_path / "a.png")]) == 2
         error = capsys.readouterr().err
@@ -169,7 +180,8 @@ def test_weights_that_cannot_be_drawn(weights, tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments, words", [
     ([], "--weights"), (["--weights", "a.h5", "--output", "a.png"], ".weights.h5"),
-    (["--weights", "a.weights.h5", "--output", "a.gif"], ".png"), (["--weights", "a.weights.h5", "--animate", "a.png"], ".gif"),
+    (["--weights", "a.weights.h5", "--output", "a.gif"], ".png"), (["--weights", "a.weights.h5", "--animate",
+                                                                    "a.png"], ".gif"),
     (["--weights", "a.weights.h5", "--output", "a.png", "--seed", "-1"], "--seed")])
 def test_bad_options(arguments, words, capsys):
     with pytest.raises(SystemExit) as status:

@@ -93,7 +93,8 @@ def test_the_paper_s_colours_and_the_order_of_the_legend(tmp_path):
 
 @pytest.mark.parametrize("palette", style.COLORS)
 def test_all_colours_differ(palette):
-    colors = [color for key, color in style.COLORS[palette].items() if key != "others"] + style.COLORS[palette]["others"]
+    colors = [color for key, color in style.COLORS[palette].items()
+              if key != "others"] + style.COLORS[palette]["others"]
     values = np.array([to_rgba(color)[:3] for color in colors])
     distance = np.abs(values[:, None] - values[None]).sum(-1) + 9 * np.eye(len(values))
     assert distance.min() > 0.15  # of at most 3; two greens that a reader would confuse differ by less
@@ -101,16 +102,20 @@ def test_all_colours_differ(palette):
 
 @pytest.mark.parametrize("palette", style.COLORS)
 def test_all_colours_can_be_read_on_a_dark_background(palette):
-    """Contrast as WCAG 2 defines it, 3:1 is what it asks of graphics; trajectories and graded settings included."""
+    """Contrast as WCAG 2 defines it, 3:1 is what it asks of graphics; trajectories and graded settings
+    included.
+    """
     def luminance(color):
         parts = np.array(to_rgba(color)[:3])
-        return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+        return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152,
+                                                                                              0.0722]
     labels = [*curves_of_all(palette), *(f"HIG (batch_size={size})" for size in range(6))]
     colors = [*style.choose_colors(labels, palette, "dark").values(),
               *(style.readable(color, "dark") for color in style.TRAJECTORIES[palette])]
     background = luminance(style.STYLES["dark"]["axes.facecolor"])
     assert min((luminance(color) + 0.05) / (background + 0.05) for color in colors) > 3
-    assert (luminance(style.COLORS["safe"]["others"][0]) + 0.05) / (background + 0.05) < 3      # as it is, it cannot
+    # as it is, it cannot
+    assert (luminance(style.COLORS["safe"]["others"][0]) + 0.05) / (background + 0.05) < 3
 
 
 def curves_of_all(palette):
@@ -162,7 +167,7 @@ def test_an_example_of_the_best_run_has_a_panel_with_labelled_colour_scales(tmp_
     assert set(images) == set(expected)
     for title, name in expected.items():
         assert_array_equal(images[title].get_array(), better[f"example_{name}"])
-    for together in (names[:2], names[2:3], names[3:]):                  # x and its truth; the target; the residual
+    for together in (names[:2], names[2:3], names[3:]):  # x and its truth; the target; the residual
         limit = max(np.abs(better[f"example_{name}"]).max() for name in together)
         for title in (title for title, name in expected.items() if name in together):
             assert images[title].get_clim() == (-limit, limit)
@@ -213,7 +218,8 @@ def test_smoothing_is_a_geometric_mean_over_seconds():
     for width in (0.5, 3.0, 20.0):
         inside = (y[np.abs(seconds - moment) <= width / 2] for moment in seconds)
         expected = [np.prod(window) ** (1 / len(window)) for window in inside]
-        assert_allclose(curves.smooth(seconds, y, width), expected, rtol=1e-10)  # a sum of 50 logarithms: rounding
+        # a sum of 50 logarithms: rounding
+        assert_allclose(curves.smooth(seconds, y, width), expected, rtol=1e-10)
     assert_array_equal(curves.smooth(seconds, y, None), y)
 
 
@@ -227,12 +233,15 @@ def test_smoothing_is_applied(tmp_path):
 # ---------------------------------------------------------------------------------------- layout
 
 @pytest.mark.parametrize("size", ["column", "wide"])
-@pytest.mark.parametrize("names, levels", [("Adam HIG GN", (1, 1e-3, 1e-6)), ("Adam HIG GN SGD SIP LM Muon Adagrad", np.logspace(0, -6, 8))])
+@pytest.mark.parametrize("names, levels", [("Adam HIG GN", (1, 1e-3, 1e-6)),
+                                           ("Adam HIG GN SGD SIP LM Muon Adagrad", np.logspace(0, -6, 8))])
 def test_a_legend_covers_no_curve(tmp_path, size, names, levels):
-    """Falling curves leave the upper right to a legend; eight level ones leave it no place inside the axes."""
+    """Falling curves leave the upper right to a legend; eight level ones leave it no place inside the axes.
+    """
     few = len(levels) == 3
     for name, level in zip(names.split(), levels):
-        save(tmp_path / f"QMC_{name}_RESULTS.pickle", falling(rate=1 / (1 + level)) if few else np.full(20, level))
+        save(tmp_path / f"QMC_{name}_RESULTS.pickle", falling(rate=1 / (1 + level)) if few else np.full(20,
+            level))
     ax, *_ = draw([tmp_path], "--size", size)
     figure = ax.figure
     FigureCanvasAgg(figure).draw()
@@ -286,9 +295,11 @@ def save_toy(folder, name, factor, losses=None, seed=0, **more):
     """A pickle of the toy problem; the path goes from (0, 0) in equal steps to (1, 2)."""
     losses = falling() if losses is None else losses
     way = np.linspace(0, 1, len(losses))
-    arrays = {"activation_mean": 0.1 + 0.8 * way, "activation_std": 0.2 * (1 - way), "path_y1": way, "path_y2": 2 * way}
+    arrays = {"activation_mean": 0.1 + 0.8 * way, "activation_std": 0.2 * (1 - way), "path_y1": way,
+              "path_y2": 2 * way}
     settings = {"lambda": factor, "seed": seed, "path_target_y1": 1.0, "path_target_y2": 2.0}
-    return save(folder / f"TOY_lambda_{factor:g}_{name}_RESULTS.pickle", losses, settings=settings, **arrays, **more)
+    return save(folder / f"TOY_lambda_{factor:g}_{name}_RESULTS.pickle", losses, settings=settings, **arrays,
+                **more)
 
 
 def test_the_toy_problem_has_three_panels_for_each_lambda(tmp_path):
@@ -299,7 +310,8 @@ def test_the_toy_problem_has_three_panels_for_each_lambda(tmp_path):
     assert [ax.get_title(loc="left") for ax in axes[:2]] == ["Toy problem, λ = 1", "Toy problem, λ = 0.01"]
     for losses, activations, paths in (axes[::2], axes[1::2]):
         assert set(lines(losses)) == {"Adam", "GN", "HIG"} and losses.get_yscale() == "log"
-        assert activations.get_yscale() == "linear" and activations.get_ylim()[0] == 0 and len(activations.collections) == 3
+        assert activations.get_yscale() == "linear" and activations.get_ylim()[0] == 0 and len(
+            activations.collections) == 3
         assert_array_equal(activations.lines[2].get_ydata(), 0.1 + 0.8 * np.linspace(0, 1, 20))
         vertices = activations.collections[2].get_paths()[0].vertices
         at_start = vertices[vertices[:, 0] == 0, 1]
@@ -311,7 +323,8 @@ def test_the_toy_problem_has_three_panels_for_each_lambda(tmp_path):
         marks = {line.get_marker(): (line.get_xdata()[0], line.get_ydata()[0]) for line in paths.lines
                  if line.get_marker() in "o*"}
         assert marks == {"o": (0, 0), "*": (1, 2)}
-        assert paths.get_xscale() == paths.get_yscale() == "linear" and paths.get_xlim() == pytest.approx((-0.6, 1.6))
+        assert paths.get_xscale() == paths.get_yscale() == "linear" and paths.get_xlim() == pytest.approx(
+            (-0.6, 1.6))
 
 
 def test_a_path_ends_where_the_run_died_and_does_not_widen_the_view(tmp_path):
@@ -336,19 +349,19 @@ def test_final_losses_of_several_seeds_have_a_panel(tmp_path):
     assert len(axes) == 4 and axes[3].get_ylabel() == "final training loss" and axes[3].get_yscale() == "log"
     dots, bar = axes[3].lines
     assert_allclose(dots.get_ydata(), finals[:3])
-    assert_allclose(bar.get_ydata(), 2 * [np.median([*finals[:3], np.inf])])            # the dead one counts as worst
+    assert_allclose(bar.get_ydata(), 2 * [np.median([*finals[:3], np.inf])])  # the dead one counts as worst
     assert [text.get_text() for text in axes[3].texts] == ["1 died"]
     assert [text.get_text() for text in axes[3].get_xticklabels()] == ["HIG"]
     assert len(draw([tmp_path / "0"])) == 3
     save_toy(tmp_path, "HIG", 1.0)
     axes = draw([tmp_path])
     axes[0].figure.draw_without_rendering()
-    assert min(ax.get_position().width for ax in axes) > 0.3           # a long legend does not squeeze the panels
+    assert min(ax.get_position().width for ax in axes) > 0.3  # a long legend does not squeeze the panels
 
 
 def test_the_toy_problem_beside_other_systems_shows_its_losses(tmp_path):
     save_toy(tmp_path, "HIG", 0.01)
-    save(tmp_path / "TOY_HIG_RESULTS.pickle", falling())                # one that does not tell its λ, nor more
+    save(tmp_path / "TOY_HIG_RESULTS.pickle", falling())  # one that does not tell its λ, nor more
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
     titles = [ax.get_title(loc="left") for ax in draw([tmp_path]) if ax.axison]
     assert titles == ["Nonlinear oscillators", "Toy problem, λ = 0.01", "Toy problem"]
@@ -373,8 +386,10 @@ def test_phiflow_scenes(tmp_path):
 
 @pytest.mark.parametrize("name,expected", [
     ("NLO_HIG_RESULTS.pickle", ("NLO", "HIG")), ("QMC_Adam_RESULTS.pickle", ("QMC", "Adam")),
-    ("POISSON_HIG_pretrained_RESULTS.pickle", ("POISSON", "HIG_pretrained")), ("TOY_GN_RESULTS.pickle", ("TOY", "GN")),
-    ("TOY_lambda_0.01_GN_RESULTS.pickle", ("TOY", "GN")), ("TOY_lambda_1e-05_HIG_seed2_RESULTS.pickle", ("TOY", "HIG")),
+    ("POISSON_HIG_pretrained_RESULTS.pickle", ("POISSON", "HIG_pretrained")), ("TOY_GN_RESULTS.pickle",
+                                                                               ("TOY", "GN")),
+    ("TOY_lambda_0.01_GN_RESULTS.pickle", ("TOY", "GN")), ("TOY_lambda_1e-05_HIG_seed2_RESULTS.pickle",
+                                                           ("TOY", "HIG")),
     ("NLO_HIG_seed3_RESULTS.pickle", ("NLO", "HIG")), ("other.pickle", ("", "other")),
     ("NLO_HIG_RESULTS_2026-11-23_093012.pickle", ("NLO", "HIG 2026-11-23_093012")),
 ])

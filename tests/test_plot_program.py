@@ -1,4 +1,6 @@
-"""The command line of plot.py: which figures it writes, the table, and what happens to input that cannot be drawn."""
+"""The command line of plot.py: which figures it writes, the table, and what happens to input that cannot be
+drawn.
+"""
 
 import os
 import re
@@ -21,7 +23,9 @@ PROJECT = Path(plot.__file__).parent
 
 
 def pixels(file):
-    """Grey values of a PNG written without interlacing, by hand: the figure must not depend on its own library here."""
+    """Grey values of a PNG written without interlacing, by hand: the figure must not depend on its own
+    library here.
+    """
     data = file.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     width, height, depth, color = struct.unpack(">IIBB", data[16:26])
@@ -44,7 +48,8 @@ def test_everything_is_drawn_by_default(tmp_path, capsys):
     for figure in figures:
         width, height, rows = pixels(figure)
         assert width > 800 and height > 400
-        assert len(np.unique(rows[:, 1:])) > 20  # text and lines with smooth edges; a blank page has one value
+        # text and lines with smooth edges; a blank page has one value
+        assert len(np.unique(rows[:, 1:])) > 20
     assert capsys.readouterr().out.splitlines()[:3] == [str(figure) for figure in figures]
 
 
@@ -58,33 +63,41 @@ def test_a_folder_of_several_systems_gets_a_figure_for_each_of_its_folders(tmp_p
     for name in ("Poisson/POISSON_HIG", "Poisson_seeds/seed_1/POISSON_HIG", "Oscillators/NLO_HIG"):
         save(tmp_path / f"{name}_RESULTS.pickle", falling())
     drawn = {}
-    monkeypatch.setattr(plot, "make_figure", lambda runs, options: sorted(run.path.parent.name for run in runs))
-    monkeypatch.setattr(plot, "write_figure", lambda runs, output, look: drawn.update({str(output.relative_to(tmp_path)): runs}))
+    monkeypatch.setattr(plot, "make_figure", lambda runs, options: sorted(run.path.parent.name
+                                                                          for run in runs))
+    monkeypatch.setattr(plot, "write_figure", lambda runs, output,
+                        look: drawn.update({str(output.relative_to(tmp_path)): runs}))
     assert plot.main([str(tmp_path)]) == 0
     assert drawn == {"Poisson/plot.png": ["Poisson"], "Poisson_seeds/plot.png": ["seed_1"],
-                     "Oscillators/plot.png": ["Oscillators"], "plot.png": ["Oscillators", "Poisson", "seed_1"]}
+                     "Oscillators/plot.png": ["Oscillators"], "plot.png": ["Oscillators", "Poisson",
+                                                                           "seed_1"]}
     save(tmp_path / "studies" / "many" / "seed_2" / "POISSON_HIG_RESULTS.pickle", falling())
     assert plot.main([str(tmp_path)]) == 0
-    assert drawn["studies/many/plot.png"] == ["seed_2"] and drawn["plot.png"] == ["Oscillators", "Poisson", "seed_1"]
+    assert drawn["studies/many/plot.png"] == ["seed_2"] and drawn["plot.png"] == ["Oscillators", "Poisson",
+                                                                                  "seed_1"]
     drawn.clear()
-    assert plot.main([str(tmp_path / "Poisson_seeds")]) == 0 and drawn == {"Poisson_seeds/plot.png": ["seed_1"]}
+    assert plot.main([str(tmp_path / "Poisson_seeds")]) == 0 and drawn == {"Poisson_seeds/plot.png": [
+        "seed_1"]}
 
 
 def test_studies_have_figures_of_their_own(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "Nonlinear_Oscillators"
     save(folder / "NLO_HIG_RESULTS.pickle", falling())
     for study, size in (("batch_size", 32), ("kappa", 64)):
-        save(folder / "studies" / study / str(size) / "seed_1" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 1, "batch_size": size})
+        save(folder / "studies" / study / str(size) / "seed_1" / "NLO_HIG_RESULTS.pickle", falling(),
+             settings={"seed": 1, "batch_size": size})
     drawn = {}
     monkeypatch.setattr(plot, "make_figure", lambda runs, options: len(runs))
-    monkeypatch.setattr(plot, "write_figure", lambda runs, output, look: drawn.update({str(output.relative_to(folder)): runs}))
+    monkeypatch.setattr(plot, "write_figure", lambda runs, output,
+                        look: drawn.update({str(output.relative_to(folder)): runs}))
     assert plot.main([], root=tmp_path) == 0 and drawn == {"plot.png": 1}
     drawn.clear()
     capsys.readouterr()
     assert plot.main([str(folder / "studies")]) == 0
     assert drawn == {"studies/batch_size/plot.png": 1, "studies/kappa/plot.png": 1}
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line] == [
-        *(str(folder / "studies" / study / "plot.png") for study in ("batch_size", "kappa")), *["study", "system", "Nonlinear"] * 2]
+        *(str(folder / "studies" / study / "plot.png") for study in ("batch_size", "kappa")), *["study",
+            "system", "Nonlinear"] * 2]
     drawn.clear()
     assert plot.main([str(folder / "studies" / "kappa")]) == 0 and drawn == {"studies/kappa/plot.png": 1}
 
@@ -111,25 +124,33 @@ def test_vector_figures_hold_text_as_text_and_are_reproducible(tmp_path):
 
 @pytest.fixture
 def curves(tmp_path):
-    """A folder with an interrupted run of the oscillators that tells its memory, and two seeds without test losses of Poisson's."""
+    """A folder with an interrupted run of the oscillators that tells its memory, and two seeds without test
+    losses of Poisson's.
+    """
     losses = np.array([1.0, 0.05, 8e-3, 9e-4, 2e-3])
-    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", losses, seconds=[0, 1.5, 3, 4.5, 1234], test=losses, state="interrupted")
+    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", losses, seconds=[0, 1.5, 3, 4.5, 1234], test=losses,
+                state="interrupted")
     results = load_results(path)
     save_results(path, {**results, "provenance": {**results["provenance"], "peak_memory": 830_000_000}})
     for seed in (1, 2):
-        save(tmp_path / str(seed) / "POISSON_Adam_RESULTS.pickle", seed * falling(4), test=np.full(4, np.nan), settings={"seed": seed})
+        save(tmp_path / str(seed) / "POISSON_Adam_RESULTS.pickle", seed * falling(4), test=np.full(4, np.nan),
+             settings={"seed": seed})
     return tmp_path
 
 
 def test_the_table(curves, capsys):
     assert plot.main([str(curves), "--output", str(curves / "a.png")]) == 0
     head, *rows = capsys.readouterr().out.splitlines()[1:]
-    assert re.split(r"  +", head) == ["system", "optimizer", "seed", "epochs", "train loss", "test loss", "time [s]",
+    assert re.split(r"  +", head) == ["system", "optimizer", "seed", "epochs", "train loss", "test loss",
+                                      "time [s]",
                                       "peak memory [MB]", "to 0.01 [s]", "to 0.001 [s]", "to 0.0001 [s]"]
-    assert re.split(r"  +", rows[0]) == ["Nonlinear oscillators", "HIG", "1", "4", "2.000e-03", "2.000e-03", "1234", "830",
+    assert re.split(r"  +", rows[0]) == ["Nonlinear oscillators", "HIG", "1", "4", "2.000e-03", "2.000e-03",
+                                         "1234", "830",
                                          "3", "4.5", "–", "interrupted"]
-    assert re.split(r"  +", rows[3])[5:] == ["–", "6", "not recorded", "0", "0", "0", "–"]   # to 100, 10, 1, 0.1
-    assert re.split(r"  +", rows[5])[2:] == ["median", "3", f"{1.5 * falling(4)[-1]:.3e}", "–", "6", "not recorded", "0", "0",
+    # to 100, 10, 1, 0.1
+    assert re.split(r"  +", rows[3])[5:] == ["–", "6", "not recorded", "0", "0", "0", "–"]
+    assert re.split(r"  +", rows[5])[2:] == ["median", "3", f"{1.5 * falling(4)[-1]:.3e}", "–", "6",
+                                             "not recorded", "0", "0",
                                              "2", "–", "of 2"]
 
 
@@ -146,15 +167,21 @@ def test_the_csv_file_holds_the_table_and_the_curves_that_are_drawn(curves, caps
     assert plot.main([str(curves), "--csv", str(curves / "all.csv")]) == 0
     assert str(curves / "all.csv") in capsys.readouterr().out
     rows = pandas.read_csv(curves / "all.csv", dtype={"seed": str})
-    table = rows[rows["seconds"].isna()].pivot(index=["system", "optimizer", "seed"], columns="quantity", values="value")
+    table = rows[rows["seconds"].isna()].pivot(index=["system", "optimizer", "seed"], columns="quantity",
+                                               values="value")
     one = table.loc["Nonlinear oscillators", "HIG", "1"]
-    assert (one["test loss"], one["to 0.001 [s]"], one["to 0.0001 [s]"], one["peak memory [MB]"]) == (2e-3, 4.5, np.inf, 830)
-    assert table.loc["Poisson problem", "Adam", "median"]["train loss"] == pytest.approx(1.5 * falling(4)[-1], rel=1e-5)
+    assert (one["test loss"], one["to 0.001 [s]"], one["to 0.0001 [s]"], one["peak memory [MB]"]) == (2e-3,
+        4.5, np.inf, 830)
+    assert table.loc["Poisson problem", "Adam", "median"]["train loss"] == pytest.approx(1.5 * falling(4)[-1],
+                                                                                         rel=1e-5)
     curve = rows[rows["quantity"] == "test loss, curve"]
-    np.testing.assert_array_equal(curve[["seconds", "value"]], [[0, 1], [1.5, 0.05], [3, 8e-3], [4.5, 9e-4], [1234, 2e-3]])
+    np.testing.assert_array_equal(curve[["seconds", "value"]], [[0, 1], [1.5, 0.05], [3, 8e-3], [4.5, 9e-4],
+                                                                [1234, 2e-3]])
     band = rows[rows["quantity"] == "train loss, curve"]
-    assert set(band["seed"]) == {"median"} and list(band["seconds"]) == [2, 4, 6]     # a logarithmic axis has no place for 0
-    np.testing.assert_allclose(band[["lowest", "value", "highest"]], np.outer(falling(4)[1:], [1, 1.5, 2]), rtol=1e-5)
+    # a logarithmic axis has no place for 0
+    assert set(band["seed"]) == {"median"} and list(band["seconds"]) == [2, 4, 6]
+    np.testing.assert_allclose(band[["lowest", "value", "highest"]], np.outer(falling(4)[1:], [1, 1.5, 2]),
+                               rtol=1e-5)
 
 
 def test_without_a_name_each_figure_has_its_csv_file(curves):
@@ -165,7 +192,8 @@ def test_without_a_name_each_figure_has_its_csv_file(curves):
     assert files == {"a/plot.csv", "b/plot.csv"}
     assert "epochs" in pandas.read_csv(curves / "studies/a/plot.csv").columns
     assert plot.main([str(curves / "studies"), "--csv", str(curves / "both.csv")]) == 0
-    assert set(pandas.read_csv(curves / "both.csv")["figure"]) == {str(curves / "studies" / name / "plot.png") for name in "ab"}
+    assert set(pandas.read_csv(curves / "both.csv")["figure"]) == {str(curves / "studies" / name /
+                                                                       "plot.png") for name in "ab"}
 
 
 def test_bad_pickles_named_are_refused(tmp_path, capsys):
@@ -174,7 +202,8 @@ def test_bad_pickles_named_are_refused(tmp_path, capsys):
     truncated.write_bytes(good.read_bytes()[:-20])
     foreign.write_bytes(b"\x80\x03}.")
     malicious.write_bytes(b"\x80\x03cos\nsystem\nX\x04\0\0\0true\x85R.")
-    for path, reason in [(tmp_path / "none.pickle", "no such file"), (truncated, "truncated"), (foreign, "no entry"),
+    for path, reason in [(tmp_path / "none.pickle", "no such file"), (truncated, "truncated"), (foreign,
+                                                                                                "no entry"),
                          (malicious, "'os.system'")]:
         assert plot.main([str(good), str(path)]) == 2
         out, error = capsys.readouterr()
@@ -206,7 +235,8 @@ def test_updates_of_a_file_that_does_not_count_them(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments", [
-    ["--x", "days"], ["--size", "x"], ["--csv", "a.txt"], ["--output", "figure.gif"], ["--output", "png"], ["--smooth", "0"], ["--smooth", "-1.5"], ["--what"],
+    ["--x", "days"], ["--size", "x"], ["--csv", "a.txt"], ["--output", "figure.gif"], ["--output", "png"],
+    ["--smooth", "0"], ["--smooth", "-1.5"], ["--what"],
     ["--style", "x"], ["--colors", "x"], ["--y", "x"]])
 def test_bad_options(arguments, capsys):
     with pytest.raises(SystemExit) as status:
@@ -231,7 +261,8 @@ def test_a_figure_that_cannot_be_written(tmp_path, capsys, monkeypatch):
 
 
 def test_dated_and_hidden_curves_are_not_found_by_themselves(tmp_path):
-    for name in ("NLO_HIG_RESULTS_2026-11-23_093012.pickle", ".NLO_HIG_RESULTS.pickle", ".old/NLO_HIG_RESULTS.pickle"):
+    for name in ("NLO_HIG_RESULTS_2026-11-23_093012.pickle", ".NLO_HIG_RESULTS.pickle",
+                 ".old/NLO_HIG_RESULTS.pickle"):
         save(tmp_path / name, falling())
     assert reading.find_files(tmp_path) == []
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
@@ -243,7 +274,8 @@ def test_plotting_does_without_tensorflow(tmp_path):
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
     program = ("import sys, plot; status = plot.main(sys.argv[1:]);"
                "print(sorted({'tensorflow', 'keras', 'phi', 'scipy'} & set(sys.modules)), status)")
-    done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=PROJECT, capture_output=True,
+                          text=True)
     assert done.stdout.splitlines()[-1] == "[] 0", done.stderr
 
 

@@ -1,4 +1,5 @@
-"""The Poisson problem: PhiFlow's operator and noise, the published order of random numbers, and whole runs."""
+"""The Poisson problem: PhiFlow's operator and noise, the published order of random numbers, and whole runs.
+"""
 
 import argparse
 import itertools
@@ -42,7 +43,7 @@ def stencil(n):
     return matrix
 
 
-# ---------------------------------------------------------------------------------------------------- simulator
+# -------------------------------------------------------------------------------------------------- simulator
 
 @pytest.mark.parametrize("resolution", [2, 5, 8])
 def test_simulator_is_the_5_point_stencil(resolution):
@@ -62,9 +63,11 @@ def test_eigenfunction():
 
 
 def test_inverse():
-    """Against a dense solve in float64; condition 32, so 1e-13 is safe. Rectangular axes would show a mix-up."""
+    """Against a dense solve in float64; condition 32, so 1e-13 is safe. Rectangular axes would show a mix-up.
+    """
     y = np.random.default_rng(1).normal(size=(3, 64))
-    np.testing.assert_allclose(Laplace().inverse(tf.constant(y)), np.linalg.solve(stencil(8), y.T).T, atol=1e-13)
+    np.testing.assert_allclose(Laplace().inverse(tf.constant(y)), np.linalg.solve(stencil(8), y.T).T,
+                               atol=1e-13)
 
 
 def test_resolution_is_checked():
@@ -74,9 +77,11 @@ def test_resolution_is_checked():
 
 # ---------------------------------------------------------------------------------------------------- data
 
-@pytest.mark.parametrize("seed,batch_size,resolution,first", [(0, 64, 8, 0), (2**32 - 1, 3, 5, 0), (7, 2, 4, 14)])
+@pytest.mark.parametrize("seed,batch_size,resolution,first", [(0, 64, 8, 0), (2**32 - 1, 3, 5, 0), (7, 2, 4,
+                                                                                                    14)])
 def test_fields_are_those_of_phiflow(seed, batch_size, resolution, first):
-    """The same as drawing eagerly after `math.seed`, update by update, across a border of the pipeline's blocks.
+    """The same as drawing eagerly after `math.seed`, update by update, across a border of the pipeline's
+    blocks.
 
     Up to rounding: the pipeline folds constants, PhiFlow draws eagerly (float32 values of order 10).
     """
@@ -91,9 +96,11 @@ def test_fields_are_those_of_phiflow(seed, batch_size, resolution, first):
 
 
 def test_first_published_batch():
-    """A summary of the first batch of 64 fields after `math.seed(0)`, from PhiFlow 3.4; 2.1 gives the same to 5e-7."""
+    """A summary of the first batch of 64 fields after `math.seed(0)`, from PhiFlow 3.4; 2.1 gives the same to
+    5e-7.
+    """
     x, y = (np.reshape(f, (64, 8, 8)).astype(float) for f in next(iter(training_fields(0, 64, 8))))
-    np.testing.assert_allclose(x.mean(axis=(1, 2)), 0, atol=1e-6)                          # each field is normalised
+    np.testing.assert_allclose(x.mean(axis=(1, 2)), 0, atol=1e-6)  # each field is normalised
     np.testing.assert_allclose(x.std(axis=(1, 2)), 1, atol=1e-5)
     np.testing.assert_allclose([x[:, 0, 0].mean(), x[:, 0, 0].std()], [0.0558144, 1.0015741], atol=1e-5)
     np.testing.assert_allclose(x[0, 0, :3], [0.3884199, 1.1227139, 1.8449583], atol=1e-5)
@@ -117,10 +124,10 @@ def test_held_out_fields():
     np.testing.assert_array_equal(x, held_out_fields(256, 8)[0])
     np.testing.assert_allclose(np.std(x, axis=1), 1, atol=1e-5)
     seen = np.concatenate([fields for fields, _ in training_fields(0, 64, 8).take(8)])
-    assert np.abs(x[:, None] - seen[None]).max(axis=2).min() > 0.1                         # no field is one of those
+    assert np.abs(x[:, None] - seen[None]).max(axis=2).min() > 0.1  # no field is one of those
 
 
-# ---------------------------------------------------------------------------------------------------- network, loss
+# ---------------------------------------------------------------------------------------------- network, loss
 
 def test_network():
     network = build_network(8)
@@ -140,7 +147,9 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 
 def test_loss_and_error_of_the_solution():
-    """½ Σ (y − y*)², of which Keras shows the sum over the batch, and mean |x − x_gt| from the residual alone."""
+    """½ Σ (y − y*)², of which Keras shows the sum over the batch, and mean |x − x_gt| from the residual
+    alone.
+    """
     model = experiment.build_model(8, 0, "adam")
     x_gt, target = (fields[:7] for fields in held_out_fields(7, 8))
     logs = model.evaluate(target, target, batch_size=7, verbose=0, return_dict=True)
@@ -156,8 +165,9 @@ def test_evaluation():
     evaluation = experiment.Evaluation(model, first, 3, every=10)
     untrained = evaluation(0, None)
     entry_1 = evaluation(1, model.train_on_batch(first[1], first[1], return_dict=True))
-    assert np.isnan(entry_1["test_loss"]) and np.isfinite(evaluation(10, {"loss": 0, "x_distance_l1": 0})["test_loss"])
-    for key in ("train_loss", "x_distance_l1"):                                            # both before any update
+    assert np.isnan(entry_1["test_loss"]) and np.isfinite(evaluation(10, {"loss": 0,
+                                                                          "x_distance_l1": 0})["test_loss"])
+    for key in ("train_loss", "x_distance_l1"):  # both before any update
         np.testing.assert_allclose(untrained[key], entry_1[key], rtol=1e-5)
     example = evaluation.snapshot()
     difference = stencil(4) @ example["example_x"].ravel() - example["example_target"].ravel()
@@ -180,7 +190,9 @@ def test_jacobian_is_factored_and_right():
 
 
 def test_update_is_that_of_the_explicit_svd():
-    """Δθ = −η J^κ g with g = y − y*, the gradient of the sum; tolerance: float32 J, σ_max/σ_min of a few hundred."""
+    """Δθ = −η J^κ g with g = y − y*, the gradient of the sum; tolerance: float32 J, σ_max/σ_min of a few
+    hundred.
+    """
     model = experiment.build_model(3, 0, HIG(0.01, truncation=1e-5))
     target = held_out_fields(2, 3)[1]
     variables = model.network.trainable_variables
@@ -192,7 +204,7 @@ def test_update_is_that_of_the_explicit_svd():
     assert np.linalg.norm(flat(variables) - before - expected) < 1e-3 * np.linalg.norm(expected)
 
 
-# ------------------------------------------------------------------------------------------------------------- flags
+# ------------------------------------------------------------------------------------------------------ flags
 
 def settings(optimizer, folder, *flags, add=Poisson.flags):
     return parse("Poisson", optimizer, "", seed=0, batch_size=2, learning_rate=0.01, max_time=1e3, flags=add,
@@ -201,7 +213,8 @@ def settings(optimizer, folder, *flags, add=Poisson.flags):
 
 
 def test_steps_are_epochs(tmp_path):
-    assert settings("HIG", tmp_path, "--steps", "7").epochs == settings("HIG", tmp_path, "--epochs", "7").epochs == 7
+    assert settings("HIG", tmp_path, "--steps", "7").epochs == settings("HIG", tmp_path, "--epochs",
+                                                                        "7").epochs == 7
     parser = argparse.ArgumentParser(exit_on_error=False)
     Poisson.flags(parser)
     with pytest.raises(argparse.ArgumentError, match="is not a whole number from 2 on"):
@@ -241,10 +254,13 @@ def test_resumed_equals_uninterrupted(tmp_path, optimizer):
 
 
 def test_pretraining_is_adam_and_then_hig(tmp_path):
-    """A pretraining over after one update: its weights are those of Adam, and HIG goes on with the next batch."""
+    """A pretraining over after one update: its weights are those of Adam, and HIG goes on with the next
+    batch.
+    """
     flags = Poisson.pretraining_flags(1e-9, 3e-3)
     saved = str(tmp_path / "adam.weights.h5")
-    experiment.run(settings("Adam", tmp_path, "--steps", "1", "--learning-rate", "3e-3", "--save-weights", saved))
+    experiment.run(settings("Adam", tmp_path, "--steps", "1", "--learning-rate", "3e-3", "--save-weights",
+                            saved))
     experiment.run(settings("Adam_then_HIG", tmp_path, "--steps", "2", add=flags))
     experiment.run(settings("Adam_then_HIG", tmp_path, "--steps", "3", "--resume", add=flags))
     results = curve(tmp_path, "Adam_then_HIG")
@@ -264,7 +280,8 @@ def test_saved_weights_are_where_another_run_starts(tmp_path):
     weights = str(tmp_path / "w.weights.h5")
     experiment.run(settings("Adam", tmp_path, "--steps", "10", "--save-weights", weights))
     last = curve(tmp_path, "Adam")["test_loss"][10]
-    experiment.run(settings("HIG", tmp_path, "--steps", "1", "--load-weights", weights, "--scene", str(tmp_path / "scenes")))
+    experiment.run(settings("HIG", tmp_path, "--steps", "1", "--load-weights", weights, "--scene",
+                            str(tmp_path / "scenes")))
     results = curve(tmp_path, "HIG")
     np.testing.assert_allclose(results["test_loss"][0], last, rtol=1e-6)
     described = json.loads((tmp_path / "scenes" / "sim_000000" / "description.json").read_text())
@@ -272,7 +289,9 @@ def test_saved_weights_are_where_another_run_starts(tmp_path):
 
 
 def test_scene(tmp_path):
-    """Steps and values as in the pickle: the seconds count updates that have ended, the losses those done before."""
+    """Steps and values as in the pickle: the seconds count updates that have ended, the losses those done
+    before.
+    """
     experiment.run(settings("Adam", tmp_path, "--steps", "3", "--scene", str(tmp_path / "scenes")))
     scene, results = tmp_path / "scenes" / "sim_000000", curve(tmp_path, "Adam")
     times, losses = np.loadtxt(scene / "log_step_time.txt"), np.loadtxt(scene / "log_loss_Adam_0.txt")
@@ -302,5 +321,6 @@ def test_a_bad_scene_is_refused_before_anything_is_moved(tmp_path, folder):
 @pytest.mark.parametrize("seconds", [10, 11])
 def test_a_pretraining_that_leaves_no_time_is_refused(tmp_path, seconds):
     with pytest.raises(SettingsError, match=rf"pretraining of {seconds} s .* of the 10 s"):
-        experiment.run(settings("Adam_then_HIG", tmp_path, "--max-time", "10", add=Poisson.pretraining_flags(seconds, 3e-3)))
+        experiment.run(settings("Adam_then_HIG", tmp_path, "--max-time", "10",
+                                add=Poisson.pretraining_flags(seconds, 3e-3)))
     assert not list(tmp_path.iterdir())

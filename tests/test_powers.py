@@ -1,6 +1,7 @@
 """hig.powers against closed forms, constructed spectra, and the explicit singular value decomposition.
 
-Tolerances: ROUNDING is what float64 leaves of well-conditioned products of at most some hundred rows. Gram-form
+Tolerances: ROUNDING is what float64 leaves of well-conditioned products of at most some hundred rows.
+Gram-form
 results carry the conditioning of K: `allowed_error` is the accuracy promised for every path.
 """
 import numpy as np
@@ -140,7 +141,9 @@ def test_both_gram_sides_equal_the_explicit_power(n, p, rank, kappa, method):
 @pytest.mark.parametrize("truncated", [0, 1, 10, 110, 190], ids="{} truncated".format)
 @pytest.mark.parametrize("condition", [1e2, 1e4, 1e6, 1e8, 1e10, 1e12], ids="condition {:.0e}".format)
 def test_every_path_reaches_the_promised_accuracy(condition, truncated):
-    """Sharp truncation in a gap: kept eigenvalues in [1/condition, 1], the others 100 times below and at zero."""
+    """Sharp truncation in a gap: kept eigenvalues in [1/condition, 1], the others 100 times below and at
+    zero.
+    """
     rng = np.random.default_rng(6)
     n, g = 200, rng.standard_normal(200)
     below = np.where(np.arange(truncated) % 2, 0.01 / condition, 0.0)
@@ -150,7 +153,8 @@ def test_every_path_reaches_the_promised_accuracy(condition, truncated):
     kept = slice(truncated, n)
     for kappa in KAPPAS:
         expected = exact_coefficients(Q, lam, kept, g, kappa)
-        results = {method: gram_coefficients(K, g, kappa, np.sqrt(0.1 / condition), method) for method in METHODS}
+        results = {method: gram_coefficients(K, g, kappa, np.sqrt(0.1 / condition), method)
+                   for method in METHODS}
         for v, spectrum in results.values():
             assert spectrum.rank == n - truncated and spectrum.size == n
             assert relative_error(v, expected) < allowed_error(condition)
@@ -160,7 +164,9 @@ def test_every_path_reaches_the_promised_accuracy(condition, truncated):
 
 
 def test_the_accuracy_check_notices_a_slightly_wrong_power():
-    """Negative control: an exponent off by 1e-5, or one eigenvalue too many dropped, is far outside the promise."""
+    """Negative control: an exponent off by 1e-5, or one eigenvalue too many dropped, is far outside the
+    promise.
+    """
     rng = np.random.default_rng(7)
     lam = np.geomspace(1e-8, 1.0, 200)
     K, Q = gram_of_spectrum(rng, lam)
@@ -193,13 +199,16 @@ def test_step_function_is_zero_below_the_gap_and_one_above(gap, lowest):
     x = np.concatenate([np.linspace(lowest, below, 501), np.geomspace(above, 1e3 * above, 501)])
     step = 1 + (weights / (shifts + x[:, None])).real.sum(axis=1)
     # the quadrature's error, as above, and rounding of x + s, which is as small as the gap
-    np.testing.assert_allclose(step, x > (below + above) / 2, atol=4 * tridiagonal.QUADRATURE_ERROR + 20 * EPS / gap)
+    np.testing.assert_allclose(step, x > (below + above) / 2, atol=4 * tridiagonal.QUADRATURE_ERROR + 20 *
+                               EPS / gap)
 
 
 @pytest.mark.parametrize("kappa", KAPPAS)
 @pytest.mark.parametrize("truncated", [20, 100, 150])
 def test_truncation_in_the_middle_of_a_dense_spectrum(truncated, kappa):
-    """The spectrum of trained oscillators: 14 decades, no gap but the 17 % from each eigenvalue to the next one."""
+    """The spectrum of trained oscillators: 14 decades, no gap but the 17 % from each eigenvalue to the next
+    one.
+    """
     rng = np.random.default_rng(14)
     lam = np.geomspace(1e-14, 1.0, 200)
     K, Q = gram_of_spectrum(rng, lam)
@@ -214,7 +223,8 @@ def test_truncation_in_the_middle_of_a_dense_spectrum(truncated, kappa):
 def test_without_a_gap_at_the_cut_the_eigendecomposition_decides(monkeypatch):
     """101 eigenvalues a rounding error apart, the cut in their middle: both paths keep the same ones."""
     rng = np.random.default_rng(15)
-    lam = np.concatenate([np.geomspace(1e-6, 1e-3, 20), 1e-2 + EPS * np.arange(-50.0, 51.0), np.geomspace(0.1, 1.0, 20)])
+    lam = np.concatenate([np.geomspace(1e-6, 1e-3, 20), 1e-2 + EPS * np.arange(-50.0, 51.0), np.geomspace(0.1,
+        1.0, 20)])
     K, _ = gram_of_spectrum(rng, lam)
     g = rng.standard_normal(len(lam))
     called, by_eigh = [], powers._power_by_eigh
@@ -232,8 +242,9 @@ def test_without_a_gap_at_the_cut_the_eigendecomposition_decides(monkeypatch):
     np.kron(np.eye(4), [[2.0, -1.0], [-1.0, 2.0]]), [[4.0]], [[2.0, 1.0], [1.0, 2.0]],
 ], ids=["identity", "diagonal with zeros", "diagonal", "rank one", "blocks", "repeated", "1 × 1", "2 × 2"])
 def test_degenerate_matrices(K, kappa):
-    """Repeated and zero eigenvalues, and reductions that fall apart into blocks. Reference: K^((κ−1)/2) by `pinvh`
-    and `fractional_matrix_power`, both without any of our code."""
+    """Repeated and zero eigenvalues, and reductions that fall apart into blocks. Reference: K^((κ−1)/2) by
+    `pinvh` and `fractional_matrix_power`, both without any of our code.
+    """
     K = np.asarray(K)
     g = np.random.default_rng(8).standard_normal(len(K))
     projector = scipy.linalg.pinvh(K) @ K
@@ -248,13 +259,14 @@ def test_degenerate_matrices(K, kappa):
 @pytest.mark.parametrize("truncated", [1, 12, 13, 40, 60, 87, 88, 99])
 def test_any_number_of_truncated_eigenvalues(truncated):
     rng = np.random.default_rng(9)
-    lam = np.concatenate([np.geomspace(1e-9, 1e-7, truncated), np.geomspace(1.0, 1e-5, 100 - truncated)[::-1]])
+    lam = np.concatenate([np.geomspace(1e-9, 1e-7, truncated), np.geomspace(1.0, 1e-5,
+                                                                            100 - truncated)[::-1]])
     K, Q = gram_of_spectrum(rng, lam)
     g = rng.standard_normal(100)
     expected = exact_coefficients(Q, lam, slice(truncated, 100), g, -0.5)
     v, spectrum = gram_coefficients(K, g, -0.5, 1e-3, "tridiagonal")
     assert spectrum.rank == 100 - truncated
-    assert relative_error(v, expected) < 1e-9                # the quadrature's 1e-10, and ε λ_max/λ_min = 2e-11
+    assert relative_error(v, expected) < 1e-9  # the quadrature's 1e-10, and ε λ_max/λ_min = 2e-11
 
 
 # --- filters in the place of the hard cut ---
@@ -274,7 +286,8 @@ def tikhonov(s):
 def test_a_filter_weighs_each_singular_value(n, p, kappa, damping, spectral_filter):
     """Against V f(Σ/σ_max) Σ (Σ² + μ)^((κ−1)/2) Uᵀ of a spectrum from 4 to 4e-4 that J is made of."""
     rng = np.random.default_rng(16)
-    U, V, sigma = random_orthogonal(rng, n)[:, :20], random_orthogonal(rng, p)[:, :20], np.geomspace(4e-4, 4.0, 20)
+    U, V, sigma = random_orthogonal(rng, n)[:, :20], random_orthogonal(rng, p)[:, :20], np.geomspace(4e-4,
+                                                                                                     4.0, 20)
     J, g = (U * sigma) @ V.T, rng.standard_normal(n)
     values = np.array([spectral_filter(s / 4.0) * s * (s**2 + damping) ** ((kappa - 1) / 2) for s in sigma])
     expected = (V * values) @ U.T
@@ -282,7 +295,8 @@ def test_a_filter_weighs_each_singular_value(n, p, kappa, damping, spectral_filt
     assert relative_error(power, expected) < 1e-10                       # σ_min is known to ε·1e4
     assert spectrum == (20, 20, pytest.approx(4.0), pytest.approx(4e-4))
     v, _ = gram_coefficients(J @ J.T, g, kappa, 1e-6, damping=damping, spectral_filter=spectral_filter)
-    direct, _ = gram_coefficients(J.T @ J, J.T @ g, kappa, 1e-6, damping=damping, spectral_filter=spectral_filter)
+    direct, _ = gram_coefficients(J.T @ J, J.T @ g, kappa, 1e-6, damping=damping,
+                                  spectral_filter=spectral_filter)
     # 1e-7: eigenvalues of K to ε·1e8; a cut in their place would be off by more than 1e-3
     assert max(relative_error(J.T @ v, expected @ g), relative_error(direct, expected @ g)) < 1e-7
 
@@ -295,7 +309,8 @@ def test_a_tikhonov_filter_of_the_inverse_is_damping():
     np.testing.assert_allclose(jacobian_power(J, -1.0, 0.0, 0.0, tikhonov)[0],
                                jacobian_power(J, -1.0, 0.0, 1e-4 * sigma_max**2)[0], rtol=1e-10)
     for kappa in KAPPAS:
-        by_filter, by_cut = jacobian_power(J, kappa, 0.0, 0.0, lambda s: s > 0.5), jacobian_power(J, kappa, 0.5)
+        by_filter, by_cut = jacobian_power(J, kappa, 0.0, 0.0, lambda s: s > 0.5), jacobian_power(J, kappa,
+                                                                                                  0.5)
         np.testing.assert_allclose(by_filter[0], by_cut[0], atol=ROUNDING)
         assert by_filter[1] == by_cut[1] and by_cut[1].rank < 12
 
@@ -311,9 +326,11 @@ def test_a_large_matrix_with_a_filter_takes_the_eigendecomposition():
         gram_coefficients(K, g, -0.5, 0.0, "tridiagonal", spectral_filter=smooth)
 
 
-@pytest.mark.parametrize("spectral_filter", [lambda s: 1.0, lambda s: s[:-1], lambda s: s / 0.0, lambda s: s[:, None]])
+@pytest.mark.parametrize("spectral_filter", [lambda s: 1.0, lambda s: s[:-1], lambda s: s / 0.0,
+                                             lambda s: s[:, None]])
 def test_a_filter_that_gives_no_weights_is_refused(spectral_filter):
-    with pytest.raises(ValueError, match="spectral_filter must give one finite weight for each of 3 singular values"), \
+    with pytest.raises(ValueError,
+                       match="spectral_filter must give one finite weight for each of 3 singular values"), \
             np.errstate(divide="ignore"):
         jacobian_power(np.diag([3.0, 2.0, 1.0, 0.0]), -0.5, 0.0, 0.0, spectral_filter)
 
@@ -330,7 +347,8 @@ def test_a_zero_jacobian_gives_a_zero_update(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_rounding_below_zero_is_never_kept(method):
-    """Without truncation (τ = 0) a rank-deficient K in exact binary arithmetic keeps only what is positive."""
+    """Without truncation (τ = 0) a rank-deficient K in exact binary arithmetic keeps only what is positive.
+    """
     v, spectrum = gram_coefficients(np.diag([1.0, 0.25, -1e-17, 0.0]), np.ones(4), -1.0, 0.0, method)
     np.testing.assert_allclose(v, [1.0, 4.0, 0.0, 0.0], atol=1e-9)
     assert spectrum == (2, 4, pytest.approx(1.0), pytest.approx(0.5))
@@ -339,7 +357,9 @@ def test_rounding_below_zero_is_never_kept(method):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("rank", [1, 20, 60, 99])
 def test_without_truncation_rounding_noise_gives_a_finite_result(rank):
-    """τ = 0 on a rank-deficient K keeps positive rounding noise. What comes out means little, but is a result."""
+    """τ = 0 on a rank-deficient K keeps positive rounding noise. What comes out means little, but is a
+    result.
+    """
     rng = np.random.default_rng(13)
     for _ in range(10):
         J = rng.standard_normal((100, rank))
@@ -356,7 +376,8 @@ def test_any_real_dtype_and_layout_gives_float64_and_leaves_the_input_alone(meth
     expected = jacobian_power(J, -0.5, 1e-6)[0] @ g
     spaced = np.zeros((16, 16))
     spaced[::2, ::2] = K
-    for matrix in (K, K.astype(np.float32), np.asfortranarray(K, dtype=float), K.astype(float), spaced[::2, ::2],
+    for matrix in (K, K.astype(np.float32), np.asfortranarray(K, dtype=float), K.astype(float), spaced[::2,
+                                                                                                       ::2],
                    K.tolist()):
         before = np.array(matrix)
         v, spectrum = gram_coefficients(matrix, g, -0.5, 1e-6, method)
@@ -445,9 +466,12 @@ def test_the_thread_setting_of_the_process_is_restored():
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("method", METHODS)
 def test_overwriting_gives_the_same(method, order):
-    """To the bit, also where the tridiagonal form finds no gap and the eigendecomposition decides with what is left of K."""
+    """To the bit, also where the tridiagonal form finds no gap and the eigendecomposition decides with what
+    is left of K.
+    """
     rng = np.random.default_rng(15)
-    no_gap = np.concatenate([np.geomspace(1e-6, 1e-3, 20), 1e-2 + EPS * np.arange(-50.0, 51.0), np.geomspace(0.1, 1.0, 20)])
+    no_gap = np.concatenate([np.geomspace(1e-6, 1e-3, 20), 1e-2 + EPS * np.arange(-50.0, 51.0),
+                             np.geomspace(0.1, 1.0, 20)])
     g = rng.standard_normal(len(no_gap))
     for lam in np.geomspace(1e-6, 1.0, len(no_gap)), no_gap:
         K = np.array(gram_of_spectrum(rng, lam)[0], order=order)
@@ -457,5 +481,5 @@ def test_overwriting_gives_the_same(method, order):
         again, same = gram_coefficients(K, g, -0.5, 0.1, method, overwrite=True)
         np.testing.assert_array_equal(again, v)
         assert same == spectrum
-    with pytest.raises(np.linalg.LinAlgError):                          # that is what happened with the last K
+    with pytest.raises(np.linalg.LinAlgError):  # that is what happened with the last K
         tridiagonal.power_by_tridiagonal(before, g, 0.75, 0.01, 0.0)

@@ -1,4 +1,6 @@
-"""plot.py and dashboard.py in surroundings that are not ours: outputs with few letters, other people's settings, no dash."""
+"""plot.py and dashboard.py in surroundings that are not ours: outputs with few letters, other people's
+settings, no dash.
+"""
 
 import os
 import shlex
@@ -38,10 +40,12 @@ def test_outputs_that_know_few_letters(tmp_path, settings):
 def test_the_user_s_matplotlibrc_changes_nothing(tmp_path):
     """usetex would need LaTeX, and sizes of a talk would break the layout."""
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\nbackend: TkAgg\nsavefig.transparent: True\n")
+    (tmp_path / "matplotlibrc").write_text(
+        "text.usetex: True\nfont.size: 30\nbackend: TkAgg\nsavefig.transparent: True\n")
     assert shell(f"{PLOT} . --output plain.svg", tmp_path, MATPLOTLIBRC="/dev/null")[0] == 0
     code, _, errors = shell(f"{PLOT} . --output theirs.svg", tmp_path, MATPLOTLIBRC=str(tmp_path))
-    assert code == 0 and not errors and (tmp_path / "plain.svg").read_text() == (tmp_path / "theirs.svg").read_text()
+    assert code == 0 and not errors and (tmp_path / "plain.svg").read_text() == (tmp_path /
+                                                                                 "theirs.svg").read_text()
 
 
 def test_the_last_line_of_a_log_that_is_still_being_written(tmp_path):
@@ -50,18 +54,21 @@ def test_the_last_line_of_a_log_that_is_still_being_written(tmp_path):
         (tmp_path / "log_step_time.txt").write_text("1 0.5\n2 0.25\n" + rest)
         (tmp_path / "log_loss_HIG_0.txt").write_text("0 3.0\n1 2.0\n2 1.5\n" + rest)
         (run,) = read_runs(tmp_path)
-        assert list(run.results["train_loss"]) == [3, 2, 1.5] and list(run.results["simulation_time"]) == [0, 0.5, 0.75]
+        assert list(run.results["train_loss"]) == [3, 2, 1.5] and list(run.results["simulation_time"]) == [0,
+            0.5, 0.75]
 
 
 def test_settings_of_other_pages_do_not_move_ours(tmp_path, monkeypatch):
     for name, value in (("URL_BASE_PATHNAME", "/elsewhere/"), ("REQUESTS_PATHNAME_PREFIX", "/proxy/"),
-                        ("routes_pathname_prefix", "/routes/"), ("ASSETS_EXTERNAL_PATH", "http://example.com/"), ("DEBUG", "true")):
+                        ("routes_pathname_prefix", "/routes/"), ("ASSETS_EXTERNAL_PATH",
+                                                                 "http://example.com/"), ("DEBUG", "true")):
         monkeypatch.setenv(f"DASH_{name}" if name.isupper() else f"dash_{name}", value)
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
     process = serve(tmp_path, cwd=tmp_path)
     try:
         page = urllib.request.urlopen(process.url).read().decode()
-        assert "page.css" in page and not any(word in page for word in ("elsewhere", "proxy", "routes/", "example.com"))
+        assert "page.css" in page and not any(word in page for word in ("elsewhere", "proxy", "routes/",
+                                                                        "example.com"))
         assert b"tick" in urllib.request.urlopen(f"{process.url}_dash-layout").read()
     finally:
         assert stop(process) == 0

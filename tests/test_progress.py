@@ -34,7 +34,9 @@ def screen(text, columns):
 
 
 def said(terminal, master):
-    """What has been written to the terminal since the last call; it comes in pieces, so that an end is marked."""
+    """What has been written to the terminal since the last call; it comes in pieces, so that an end is
+    marked.
+    """
     terminal.write("\0")
     terminal.flush()
     text = b""
@@ -44,12 +46,15 @@ def said(terminal, master):
 
 
 def shown(columns, monkeypatch, encoding="utf-8"):
-    """What a run of 5 epochs writes to a terminal of that width: the text up to the last update, and the whole."""
+    """What a run of 5 epochs writes to a terminal of that width: the text up to the last update, and the
+    whole.
+    """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     monkeypatch.setattr(progress, "EVERY", 0.0)
     try:
-        with os.fdopen(slave, "w", encoding=encoding, errors="replace") as terminal, monkeypatch.context() as patch:
+        with os.fdopen(slave, "w", encoding=encoding,
+                       errors="replace") as terminal, monkeypatch.context() as patch:
             patch.setattr(sys, "stderr", terminal)
             bar = Progress("Adam_then_HIG", 3600.0, None, quiet=False)
             bar.message("compiling")

@@ -1,4 +1,6 @@
-"""README's commands run as they are printed, one after the other in a copy of the project, with small budgets."""
+"""README's commands run as they are printed, one after the other in a copy of the project, with small
+budgets.
+"""
 
 import os
 import re
@@ -16,7 +18,8 @@ from tests.browser import PATIENCE, ROOT
 README = (ROOT / "README.md").read_text()
 PROSE = re.sub(r"```python\n.*?```", "", README, flags=re.DOTALL)
 COMMANDS = re.findall(r"^    ((?:make|python3?|source|pip|git|cd) .*)$", PROSE, re.MULTILINE)
-BUDGETS = ((r"^make reproduce$", "make reproduce SECONDS_EACH=1"), (r"--max-time \d+", "--max-time 1"), (r"--epochs \d+", "--epochs 1"),
+BUDGETS = ((r"^make reproduce$", "make reproduce SECONDS_EACH=1"), (r"--max-time \d+", "--max-time 1"),
+           (r"--epochs \d+", "--epochs 1"),
            (r"^(python dashboard.py.*)$", r"\1 --port 0"))      # that of another program may be taken
 NOT_RUN = {
     "git clone": "needs the network", "cd ": "the copy is where we are", "pip install": "needs the network",
@@ -29,8 +32,10 @@ NOT_RUN = {
 def copy(tmp_path_factory):
     """The project as a clone has it, with a virtual environment that finds what is installed here."""
     copy = tmp_path_factory.mktemp("clone") / "hig"
-    shutil.copytree(ROOT, copy, ignore=lambda folder, names: [name for name in names if name in ("__pycache__", "studies")
-                                                              or name[0] == "." or name.endswith((".egg-info", ".npz"))])
+    shutil.copytree(ROOT, copy, ignore=lambda folder, names: [name for name in names
+                                                              if name in ("__pycache__", "studies")
+                                                              or name[0] == "." or name.endswith((".egg-info",
+                                                                                                  ".npz"))])
     for system in copy.glob("[A-Z]*/"):
         for left in (*system.glob("*.pickle"), *system.glob("*_PARAMETERS.txt"), *system.glob("plot.png")):
             left.unlink()                                                  # of runs in this checkout
@@ -38,30 +43,34 @@ def copy(tmp_path_factory):
     packages, = (copy / ".venv" / "lib").glob("*/site-packages")
     there = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "copy.pth").write_text(f"{copy}\nimport sys; sys.path += {there!r}\n")
-    (copy / ".venv" / "installed").touch()                                # newer than the requirements: make has nothing to do
+    (copy / ".venv" / "installed").touch()  # newer than the requirements: make has nothing to do
     return copy
 
 
 def shell(command, folder, activated):
     """A process of bash in a folder, for a command as it is typed there."""
     command = f"source .venv/bin/activate; exec {command}" if activated else f"exec {command}"
-    environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH", "MAKEFLAGS")}
-    return subprocess.Popen(["bash", "-c", command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH",
+                                                                                  "MAKEFLAGS")}
+    return subprocess.Popen(["bash", "-c", command], cwd=folder, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True,
                             env={**environment, "MPLBACKEND": "agg"}, start_new_session=True)
 
 
 def serves(process):
     """Waits for the address, then Ctrl-C; seconds until the program has ended."""
-    assert select.select([process.stdout], [], [], PATIENCE)[0] and "http://127.0.0.1" in process.stdout.readline()
-    os.killpg(process.pid, signal.SIGINT)                                  # as a terminal does: to all its processes
+    assert select.select([process.stdout], [], [],
+                         PATIENCE)[0] and "http://127.0.0.1" in process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all its processes
     start = time.monotonic()
     process.wait(PATIENCE)
     return time.monotonic() - start
 
 
 def test_the_commands_run_as_printed(copy):
-    """Nothing else is typed. A server is a command that prints an address and runs until Ctrl-C, which it answers soon:
-    2 s on an idle machine; 10 are left to a busy one."""
+    """Nothing else is typed. A server is a command that prints an address and runs until Ctrl-C, which it
+    answers soon: 2 s on an idle machine; 10 are left to a busy one.
+    """
     activated, ran = False, []
     for command in COMMANDS:
         if any(command.startswith(start) for start in NOT_RUN):
@@ -88,7 +97,7 @@ def test_the_commands_run_as_printed(copy):
 
 
 def test_every_skipped_command_is_one_of_README():
-    for start in set(NOT_RUN) - {"git clone", "cd "}:                      # there is no address to clone from yet
+    for start in set(NOT_RUN) - {"git clone", "cd "}:  # there is no address to clone from yet
         assert any(command.startswith(start) for command in COMMANDS), start
 
 

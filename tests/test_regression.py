@@ -184,8 +184,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
 def test_an_update_of_half_inverse_gradients(task):
     """θ − η J^(−1/2) g with g = 2 (y − y*)/B, by the SVD of J taken row by row.
 
-    τ = 1e-3 keeps what is far above the rounding of float32 derivatives, 6e-8 σ_max; the tolerance is that over
-    τ, with room.
+    τ = 1e-3 keeps what is far above the rounding of float32 derivatives, 6e-8 σ_max; the tolerance is that
+    over τ, with room.
     """
     x, y = (array[:32] for array in experiment.draw_data(task, 0)[0])
     model = experiment.build_model(task, 2)

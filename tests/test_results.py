@@ -25,7 +25,8 @@ from tests.pickles import LENGTH, curve, assert_equal, file, read  # noqa: F401
 def test_what_is_written_is_read_back(file):
     written = curve(x_distance_l1=np.linspace(0, 1, LENGTH), paths=np.arange(6.0).reshape(2, 3),
                     provenance={"state": "running", "updates_per_epoch": 32, "versions": {"numpy": "2.2.6"},
-                                "threads": [1, 2], "shape": (2, 3), "rank": np.array([510, 511]), "commit": None,
+                                "threads": [1, 2], "shape": (2, 3), "rank": np.array([510, 511]),
+                                "commit": None,
                                 "deterministic": True, "seconds": -1.5})
     written["train_loss"][-2:] = np.inf, np.nan
     written["test_loss"][1:] = np.nan
@@ -43,7 +44,8 @@ def test_a_pickle_of_the_published_stack_is_read(file):
         'kEi_@C&yx^q}b^IXQY@l!dWRcrw*rWmG8IVax8^pRxHX?{4dJWB3DZ1#!Ba<(uDvQwXJ4t%lId>;-{>QOB|O&GNlxI1Iln^4OiW|'
         'eHp{G|Gbbgq8Vilt|yJow7#Q<8!vD(z^%GtA?4zUrK>So{yLcum7EHnw}~yL4<0V#jw%*;jJw^cYW@X_H^-R')
     assert_equal(read(file, zlib.decompress(base64.b85decode(written))), {
-        "epochs": np.arange(3), "train_loss": np.array([0.9, 0.1, 0.02]), "test_loss": np.array([0.91, 0.11, np.inf]),
+        "epochs": np.arange(3), "train_loss": np.array([0.9, 0.1, 0.02]), "test_loss": np.array([0.91, 0.11,
+                                                                                                 np.inf]),
         "epoch_time": np.array([200.0, 30.0]), "simulation_time": np.array([0.0, 200.0, 230.0]),
         "sim_par": {"lr": 1.0, "batchsize": 128, "name": "HIG", "none": None}})
 
@@ -56,7 +58,8 @@ def test_pickles_of_plain_pickle_are_read_in_every_protocol(file, protocol):
         long=np.arange(10000.0), strided=np.arange(10.0)[::3])
     if protocol > 2:  # which writes no bytes as a call of a builtin
         written["empty"] = np.zeros((0, 3))
-    written["sim_par"] |= {"numpy": np.float64(0.25), "flag": np.bool_(True), "large": 2**70, "less": -3, "ü": "é"}
+    written["sim_par"] |= {"numpy": np.float64(0.25), "flag": np.bool_(True), "large": 2**70, "less": -3,
+                           "ü": "é"}
     found = read(file, pickle.dumps(written, protocol))
     written["sim_par"] |= {"numpy": 0.25, "flag": True}
     assert_equal(found, written)
@@ -74,7 +77,8 @@ def test_the_file_holds_names_that_numpy_1_knows(file):
 
 
 def test_arrays_are_written_as_float64_or_int64(file):
-    save_results(file, curve(single=np.float32([0.1, 0.2]), flags=np.array([True, False]), bytes_=np.uint8([200])))
+    save_results(file, curve(single=np.float32([0.1, 0.2]), flags=np.array([True, False]),
+                             bytes_=np.uint8([200])))
     found = load_results(file)
     assert {found[key].dtype.name for key in ("single", "epochs", "flags", "bytes_")} == {"float64", "int64"}
     np.testing.assert_array_equal(found["single"], np.float32([0.1, 0.2]).astype(float))
@@ -114,8 +118,10 @@ def test_another_layout_is_refused_in_writing_and_in_reading(file, reason, resul
         assert reason in str(error.value) and str(file) in str(error.value)
 
 
-@pytest.mark.parametrize("value", [np.array([None]), np.array(["a"]), np.array([1j]), np.zeros((1, 1, 1)), b"bytes", 1j,
-                                   {1, 2}, Path("a"), np.longdouble([1]), np.array([2**63], np.uint64), print])
+@pytest.mark.parametrize("value", [np.array([None]), np.array(["a"]), np.array([1j]), np.zeros((1, 1, 1)),
+                                   b"bytes", 1j,
+                                   {1, 2}, Path("a"), np.longdouble([1]), np.array([2**63], np.uint64),
+                                   print])
 def test_what_the_reader_would_refuse_is_not_written(file, value):
     for results in (curve(extra=value), curve(provenance={"deep": [value]})):
         with pytest.raises(ValueError, match="extra|provenance"):
@@ -176,4 +182,5 @@ def test_a_curve_that_cannot_be_moved_stays(file, monkeypatch):
 def test_parameters_are_lines(tmp_path):
     file = tmp_path / "NLO_HIG_PARAMETERS.txt"
     write_parameters(file, {"optimizer": "HIG", "learning_rate": 1.0, "note": "two\nlines", "η": None})
-    assert file.read_text(encoding="utf-8") == "optimizer: HIG\nlearning_rate: 1.0\nnote: two lines\nη: None\n"
+    assert file.read_text(
+        encoding="utf-8") == "optimizer: HIG\nlearning_rate: 1.0\nnote: two lines\nη: None\n"

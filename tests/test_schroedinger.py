@@ -15,7 +15,8 @@ from Schroedinger.simulator import Dipole, to_complex, to_pairs
 from tests.reference import jacobian_by_differences
 
 GRIDS = [{}, {"n_points": 3, "n_steps": 5}, {"n_points": 4, "n_steps": 7, "box": (-1.0, 1.0)},
-         {"n_points": 41, "n_steps": 30, "dt": 0.3, "box": (-3.0, 2.0)}, {"n_points": 9, "n_steps": 1, "dt": 1e-3}]
+         {"n_points": 41, "n_steps": 30, "dt": 0.3, "box": (-3.0, 2.0)}, {"n_points": 9, "n_steps": 1,
+                                                                          "dt": 1e-3}]
 
 
 def hamiltonian(dipole, u):
@@ -53,7 +54,7 @@ def pairs(psi, dtype=tf.float64):
     return to_pairs(tf.constant(psi, tf.complex128), dtype)
 
 
-# ------------------------------------------------------------------------------------------------------------ physics
+# ---------------------------------------------------------------------------------------------------- physics
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_evolution_equals_dense_crank_nicolson(grid):
@@ -66,7 +67,9 @@ def test_evolution_equals_dense_crank_nicolson(grid):
 
 
 def test_norm_is_conserved_in_single_precision():
-    """After 384 steps, controlled or not, what is left is the rounding of the result to float32, 6e-8 per entry."""
+    """After 384 steps, controlled or not, what is left is the rounding of the result to float32, 6e-8 per
+    entry.
+    """
     dipole = Dipole()
     size = np.repeat([0.0, 1.0, 30.0], 32)[:, None]
     final = dipole(pairs(random_states(dipole, 96), tf.float32),
@@ -137,13 +140,15 @@ def test_settings_that_make_no_sense(name, value):
         Dipole(**{name: value})
 
 
-# -------------------------------------------------------------------------------------------------------- derivatives
+# ------------------------------------------------------------------------------------------------ derivatives
 
 @pytest.mark.parametrize("grid", [*GRIDS, {"n_points": 64, "dt": 0.1, "box": (-10.0, 10.0)},
                                   *({"n_points": n, "dt": dt} for n in range(5, 20) for dt in (1e-3, 10.0))])
 def test_solve_against_dense_solves(grid):
-    """A⁻¹v of two vectors a sample in float64; the first control makes a diagonal entry of H vanish. Any number of points:
-    a reduction halves odd and even ones differently. Steps of 10 make the condition number of A up to 1.4e3."""
+    """A⁻¹v of two vectors a sample in float64; the first control makes a diagonal entry of H vanish. Any
+    number of points: a reduction halves odd and even ones differently. Steps of 10 make the condition number
+    of A up to 1.4e3.
+    """
     dipole = Dipole(**grid)
     controls = random_controls(dipole, 3)[:, 0]
     controls[0] = -2 / dipole.dx**2 / dipole.x[-1]
@@ -154,9 +159,12 @@ def test_solve_against_dense_solves(grid):
     np.testing.assert_allclose(tf.transpose(found, (1, 2, 0)), expected, atol=1e-13)
 
 
-@pytest.mark.parametrize("grid", [{"n_steps": 12}, {"n_points": 5, "n_steps": 20, "dt": 0.4, "box": (-2.0, 1.0)}])
+@pytest.mark.parametrize("grid", [{"n_steps": 12}, {"n_points": 5, "n_steps": 20, "dt": 0.4, "box": (-2.0,
+                                                                                                     1.0)}])
 def test_derivatives_against_central_differences(grid):
-    """The adjoint (compiled) and the Jacobian, with respect to controls and initial state: error step² ≈ 1e-10."""
+    """The adjoint (compiled) and the Jacobian, with respect to controls and initial state: error step² ≈
+    1e-10.
+    """
     dipole = Dipole(**grid)
     state, controls = pairs(random_states(dipole, 1)), random_controls(dipole, 1)
     outputs = state.shape[1]
@@ -174,19 +182,23 @@ def test_derivatives_against_central_differences(grid):
     expected = jacobian_by_differences(lambda u: evolve(state, tf.constant(u)).numpy(), controls, 1e-5)
     np.testing.assert_allclose(by_controls, expected, atol=1e-9)
     outcome, jacobian = dipole.linearize(state, tf.constant(controls))
-    np.testing.assert_allclose(outcome, evolve(state, tf.constant(controls)), atol=1e-13)   # rounding of 20 unitary steps
+    # rounding of 20 unitary steps
+    np.testing.assert_allclose(outcome, evolve(state, tf.constant(controls)), atol=1e-13)
     np.testing.assert_allclose(jacobian[0], expected, atol=1e-9)
-    expected = jacobian_by_differences(lambda s: evolve(tf.constant(s), tf.constant(controls)).numpy(), state.numpy(), 1e-5)
+    expected = jacobian_by_differences(lambda s: evolve(tf.constant(s), tf.constant(controls)).numpy(),
+                                       state.numpy(), 1e-5)
     np.testing.assert_allclose(by_state, expected, atol=1e-9)
 
 
 def test_full_jacobian_against_central_differences():
-    """All 28 × 384 entries in float64. The differences are those of dense Crank-Nicolson, all columns at once:
-    a shift of u_t changes one step, so that ψ_t is propagated before it and the final states after it."""
+    """All 28 × 384 entries in float64. The differences are those of dense Crank-Nicolson, all columns at
+    once: a shift of u_t changes one step, so that ψ_t is propagated before it and the final states after it.
+    """
     dipole, step = Dipole(), 1e-4
     psi, controls = random_states(dipole, 1)[0], random_controls(dipole, 1)[0]
     cayley = [[np.linalg.solve(np.eye(14) + half, np.eye(14) - half)
-               for half in (0.5j * dipole.dt * hamiltonian(dipole, u + shift) for shift in (-step, 0.0, step))]
+               for half in (0.5j * dipole.dt * hamiltonian(dipole, u + shift) for shift in (-step, 0.0,
+                                                                                            step))]
               for u in controls]
     before = [psi]
     for _, middle, _ in cayley:
@@ -202,7 +214,8 @@ def test_full_jacobian_against_central_differences():
 
 
 def test_adjoint_equals_autodiff_through_the_steps():
-    """The tape's own derivative of the same steps and of their solves, without the analytic adjoint; float64."""
+    """The tape's own derivative of the same steps and of their solves, without the analytic adjoint; float64.
+    """
     dipole = Dipole(n_steps=8)
     psi, controls = random_states(dipole, 2), tf.constant(random_controls(dipole, 2))
     cotangent = tf.constant(np.random.default_rng(4).normal(size=(2, 28)))
@@ -213,20 +226,23 @@ def test_adjoint_equals_autodiff_through_the_steps():
             state = 2 * dipole.solve(controls[:, t], state) - state
         plain = to_pairs(tf.transpose(state[:, 0]))
         final = dipole(pairs(psi), controls)
-    np.testing.assert_allclose(tape.gradient(final, controls, cotangent), tape.gradient(plain, controls, cotangent),
+    np.testing.assert_allclose(tape.gradient(final, controls, cotangent), tape.gradient(plain, controls,
+                                                                                        cotangent),
                                atol=1e-13)
 
 
 def test_jacobian_of_the_weights_by_either_route():
-    """The simulator's own Jacobian, and the repeated batch through its adjoint: K to single precision. Samples in another
-    order would fail by far. Both are compiled, as in training."""
+    """The simulator's own Jacobian, and the repeated batch through its adjoint: K to single precision.
+    Samples in another order would fail by far. Both are compiled, as in training.
+    """
     model = experiment.build_model(1)
     targets = tf.constant(experiment.draw_data(1)[0][:3])
 
     def gram(simulator):
         other = hig.PhysicsModel(model.network, simulator)
         other.compile(hig.HIG(0.5, truncation=1e-5), experiment.loss)
-        _, outcome, _, jacobian = other.derivatives_for(targets, targets, None).linearise(targets, targets, None)
+        _, outcome, _, jacobian = other.derivatives_for(targets, targets, None).linearise(targets, targets,
+                                                                                          None)
         return outcome.numpy(), jacobian.gram()
 
     outcome, K = gram(model.simulator)
@@ -236,7 +252,7 @@ def test_jacobian_of_the_weights_by_either_route():
     assert np.abs(K - np.roll(repeated_K, 28, axis=(0, 1))).max() > 1e-2 * np.abs(K).max()
 
 
-# --------------------------------------------------------------------------------------------------------- experiment
+# ------------------------------------------------------------------------------------------------- experiment
 
 def test_data_are_those_of_numpys_global_generator():
     """First ten targets of each half, from the published draws; float32 rounding."""
@@ -259,7 +275,8 @@ def test_loss_is_the_infidelity():
     """0 for equal states up to a phase, 1 for orthogonal ones, 1 − cos² in between."""
     box = [experiment.DIPOLE.eigenstate(n) for n in (1, 2)]
     target = pairs([box[0]] * 3, tf.float32)
-    outcome = pairs([np.exp(0.7j) * box[0], box[1], np.cos(0.3) * box[0] + 1j * np.sin(0.3) * box[1]], tf.float32)
+    outcome = pairs([np.exp(0.7j) * box[0], box[1], np.cos(0.3) * box[0] + 1j * np.sin(0.3) * box[1]],
+                    tf.float32)
     np.testing.assert_allclose(experiment.loss(target, outcome), [0, 1, np.sin(0.3) ** 2], atol=1e-6)
 
 
@@ -271,18 +288,23 @@ def test_populations_of_a_superposition():
 
 
 def test_losses_are_measured_on_normalised_states():
-    """Outcomes that are the targets but for a factor of 1 + 1e-6, more than float32's rounding of the norm: the loss of training
-    is −2e-6 there, the one measured 0 to double precision, and the populations, 0 or more, are off by no more than float32."""
+    """Outcomes that are the targets but for a factor of 1 + 1e-6, more than float32's rounding of the norm:
+    the loss of training is −2e-6 there, the one measured 0 to double precision, and the populations, 0 or
+    more, are off by no more than float32.
+    """
     data = experiment.draw_data(1)[0]
-    measured = experiment.evaluation(lambda targets, training: targets * (1 + 1e-6), (data, data), (data, data))(0, None)
+    measured = experiment.evaluation(lambda targets, training: targets * (1 + 1e-6), (data, data), (data,
+        data))(0, None)
     np.testing.assert_allclose(np.mean(experiment.loss(data, data * np.float32(1 + 1e-6))), -2e-6, atol=2e-7)
     for key in ("train_loss", "test_loss"):
-        assert abs(measured[key]) < 1e-13, key                                             # the product is rounded to float32
+        assert abs(measured[key]) < 1e-13, key  # the product is rounded to float32
     assert measured["population_error_2"] < 1e-7 and measured["population_error_3"] < 1e-7
 
 
 def test_published_curve_of_adam():
-    """Seed 1, from the untrained network on: the published code's losses, float32 in another order of operations."""
+    """Seed 1, from the untrained network on: the published code's losses, float32 in another order of
+    operations.
+    """
     train, test = experiment.draw_data(1)
     batches, updates = fixed_batches((train, train), 256)
     model = experiment.build_model(1)
@@ -297,9 +319,12 @@ def test_published_curve_of_adam():
 
 
 def test_a_run_of_hig(tmp_path):
-    """One epoch from the published settings and seed, as the submit script runs it. No curve is published; Adam is at
-    0.998 after its first. The further course, 1e-2 within 3 epochs, is in benchmarks/schroedinger.py."""
-    settings = parse("Schroedinger", "HIG", "", seed=1, batch_size=16, learning_rate=0.5, truncation=1e-5, max_time=600.0,
+    """One epoch from the published settings and seed, as the submit script runs it. No curve is published;
+    Adam is at 0.998 after its first. The further course, 1e-2 within 3 epochs, is in
+    benchmarks/schroedinger.py.
+    """
+    settings = parse("Schroedinger", "HIG", "", seed=1, batch_size=16, learning_rate=0.5, truncation=1e-5,
+                     max_time=600.0,
                      arguments=["--epochs", "1", "--quiet", "--output", str(tmp_path)])
     assert experiment.run(settings) == "finished"
     results = load_results(tmp_path / "QMC_HIG_RESULTS.pickle")
@@ -307,9 +332,10 @@ def test_a_run_of_hig(tmp_path):
     test = experiment.draw_data(1)[1]
     untrained = experiment.build_model(1).predict(test, batch_size=1024, verbose=0)         # compiled
     outcome = to_complex(tf.constant(untrained["outcome"])).numpy()
-    psi, wanted = (state / np.linalg.norm(state, axis=1, keepdims=True) for state in (outcome, to_complex(test).numpy()))
+    psi, wanted = (state / np.linalg.norm(state, axis=1, keepdims=True) for state in (outcome,
+        to_complex(test).numpy()))
     infidelity = 1 - np.abs(np.sum(wanted.conj() * psi, axis=1)) ** 2
-    assert results["test_loss"][0] == pytest.approx(infidelity.mean(), abs=1e-6)            # another float32 program
+    assert results["test_loss"][0] == pytest.approx(infidelity.mean(), abs=1e-6)  # another float32 program
     for n in (2, 3):
         state = experiment.DIPOLE.eigenstate(n)
         wanted, found = (np.abs(psi @ state) ** 2 for psi in (to_complex(test).numpy(), outcome))
@@ -328,7 +354,8 @@ def test_batches_whose_size_is_unknown_when_tracing():
 
 def test_batch_size_that_does_not_divide_the_samples(tmp_path):
     """Refused before anything is written."""
-    settings = parse("Schroedinger", "GN", "", seed=1, batch_size=100, learning_rate=0.5, truncation=1e-5, max_time=1.0,
+    settings = parse("Schroedinger", "GN", "", seed=1, batch_size=100, learning_rate=0.5, truncation=1e-5,
+                     max_time=1.0,
                      arguments=["--quiet", "--output", str(tmp_path)])
     with pytest.raises(ValueError, match="1024"):
         experiment.run(settings)

@@ -17,8 +17,10 @@ def two_outcomes(x, u):
     return {"a": u[:, :1] + x[:, :1], "b": 3 * u[:, 1:]}
 
 
-@pytest.mark.parametrize("optimizer", [lambda: hig.HIG(ETA, truncation=1e-3), lambda: hig.HIG(ETA, truncation=1e-3, adaptive=True),
-                                       hig.LevenbergMarquardt], ids=["HIG", "adaptive", "Levenberg-Marquardt"])
+@pytest.mark.parametrize("optimizer", [lambda: hig.HIG(ETA, truncation=1e-3), lambda: hig.HIG(ETA,
+    truncation=1e-3, adaptive=True),
+                                       hig.LevenbergMarquardt], ids=["HIG", "adaptive",
+                                                                     "Levenberg-Marquardt"])
 def test_losses_of_single_outcomes_are_those_before_the_update(float64, optimizer):  # noqa: F811
     """Their weighted sum is the loss, in the first epoch as in later ones, with ragged batches."""
     model = hig.PhysicsModel(stack(5, 2), two_outcomes)
@@ -31,7 +33,8 @@ def test_losses_of_single_outcomes_are_those_before_the_update(float64, optimize
     for name in y:
         assert logs[f"{name}_loss"] == pytest.approx(expected[name], rel=1e-12)
     history = model.fit(x, y, batch_size=B, epochs=3, shuffle=False, verbose=0).history
-    np.testing.assert_allclose(np.array(history["a_loss"]) + 0.25 * np.array(history["b_loss"]), history["loss"], rtol=1e-12)
+    np.testing.assert_allclose(np.array(history["a_loss"]) + 0.25 * np.array(history["b_loss"]),
+                               history["loss"], rtol=1e-12)
 
 
 class WithPenalty(hig.PhysicsModel):
@@ -57,7 +60,8 @@ def test_add_loss_within_call_of_a_subclass(float64):  # noqa: F811
 
 @pytest.mark.parametrize("names", [("functions", "grid"), ("u", "grid")])
 def test_data_shared_by_all_samples(float64, names):  # noqa: F811
-    """An operator network on functions (5, 6) and a grid (9, 1), whichever name comes first in the alphabet."""
+    """An operator network on functions (5, 6) and a grid (9, 1), whichever name comes first in the alphabet.
+    """
     branch, trunk = stack(4, 3, features=6), stack(4, 3, features=1)
 
     class Both(keras.layers.Layer):

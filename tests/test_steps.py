@@ -1,4 +1,6 @@
-"""Damped and adaptive steps of hig.PhysicsModel: Levenberg-Marquardt and step control, against SciPy and explicit matrices."""
+"""Damped and adaptive steps of hig.PhysicsModel: Levenberg-Marquardt and step control, against SciPy and
+explicit matrices.
+"""
 
 import keras
 import numpy as np
@@ -13,7 +15,7 @@ import hig.model
 from hig.runs.results import load_results
 from tests import tiny
 from tests.reference import flat, jacobian_by_rows
-from tests.test_model import data, float64, network, simulator, squares       # noqa: F401 (float64 is a fixture)
+from tests.test_model import data, float64, network, simulator, squares  # noqa: F401 (float64 is a fixture)
 
 
 def gradient_and_jacobian(model, x, y, weight=2.0):
@@ -34,8 +36,10 @@ def fit(model, x, y, optimizer, loss=squares, epochs=1):
 # --- one step ---
 
 @pytest.mark.parametrize("rows, hidden", [(6, 8), (40, 1)], ids=["n < p", "n > p"])
-def test_levenberg_marquardt_step_solves_the_augmented_least_squares_problem(float64, rows, hidden):      # noqa: F811
-    """min ‖J s + r‖² + μ ‖s‖², r = y − y*, μ = 0.01 · mean eigenvalue, by SciPy on (J, √μ) s = (−r, 0). η = 1: all of it.
+# noqa: F811
+def test_levenberg_marquardt_step_solves_the_augmented_least_squares_problem(float64, rows, hidden):
+    """min ‖J s + r‖² + μ ‖s‖², r = y − y*, μ = 0.01 · mean eigenvalue, by SciPy on (J, √μ) s = (−r, 0). η =
+    1: all of it.
 
     1e-7: cond of the damped K is at most 1e6, derivatives in float64."""
     x, y = data(rows)
@@ -51,18 +55,21 @@ def test_levenberg_marquardt_step_solves_the_augmented_least_squares_problem(flo
 
 
 @pytest.mark.parametrize("kappa", [0.3, -0.5, -1.0])
-def test_a_damped_power_takes_the_damping_relative_to_the_mean_eigenvalue(float64, kappa):                # noqa: F811
+def test_a_damped_power_takes_the_damping_relative_to_the_mean_eigenvalue(float64, kappa):  # noqa: F811
     x, y = data()
     model = hig.PhysicsModel(network(), simulator)
     g, J = gradient_and_jacobian(model, x, y)
     expected = hig.powers.jacobian_power(J, kappa, 1e-4, 0.1 * np.sum(J**2) / len(J))[0] @ g
     before = weights_of(model)
     fit(model, x, y, hig.JacobianPower(1e-3, kappa, 1e-4, damping=0.1))
-    np.testing.assert_allclose((before - weights_of(model)) / 1e-3, expected, atol=1e-7 * np.abs(expected).max())
+    np.testing.assert_allclose((before - weights_of(model)) / 1e-3, expected,
+                               atol=1e-7 * np.abs(expected).max())
 
 
-def test_the_damping_of_an_adaptive_power_falls_with_the_loss(float64):                                  # noqa: F811
-    """A first loss ten times today's leaves a tenth of the damping; a step as small as this is neither cut nor taken back."""
+def test_the_damping_of_an_adaptive_power_falls_with_the_loss(float64):  # noqa: F811
+    """A first loss ten times today's leaves a tenth of the damping; a step as small as this is neither cut
+    nor taken back.
+    """
     x, y = data()
     model = hig.PhysicsModel(network(), simulator)
     g, J = gradient_and_jacobian(model, x, y)
@@ -71,7 +78,8 @@ def test_the_damping_of_an_adaptive_power_falls_with_the_loss(float64):         
     optimizer.first_loss.assign(10 * now)
     fit(model, x, y, optimizer)
     step = (before - weights_of(model)) / 1e-6
-    expected, undiminished = (hig.powers.jacobian_power(J, -0.75, 1e-4, mu * mean)[0] @ g for mu in (0.01, 0.1))
+    expected, undiminished = (hig.powers.jacobian_power(J, -0.75, 1e-4, mu * mean)[0] @ g for mu in (0.01,
+                                                                                                     0.1))
     np.testing.assert_allclose(step, expected, atol=1e-6 * np.abs(expected).max())
     assert np.abs(step - undiminished).max() > 0.01 * np.abs(expected).max()
 
@@ -85,9 +93,12 @@ SAMPLE_WEIGHTS = {"alike": lambda rows: None, "of samples": lambda rows: np.geom
     (squares, 2.0), (lambda y_true, y: squares(y_true, y) / 2, 1.0), ("mse", 2.0 / 3),
     (keras.losses.MeanSquaredError(reduction="sum"), None)], ids=["Σ", "½ Σ", "mse", "sum"])
 @pytest.mark.parametrize("rows", [6, 40], ids=["n < p", "n > p"])
-def test_no_step_is_longer_than_to_the_minimum_of_the_quadratic_model(float64, loss, weight, rows, weights):  # noqa: F811
-    """Linear network and simulator: the model is exact, so that a huge η ends in the minimum along −J^κ g, whatever the
-    loss' scale and the samples' weights; found here from gᵀJd and (Jd)ᵀ H Jd by explicit matrices."""
+# noqa: F811
+def test_no_step_is_longer_than_to_the_minimum_of_the_quadratic_model(float64, loss, weight, rows, weights):
+    """Linear network and simulator: the model is exact, so that a huge η ends in the minimum along −J^κ g,
+    whatever the loss' scale and the samples' weights; found here from gᵀJd and (Jd)ᵀ H Jd by explicit
+    matrices.
+    """
     x, y = data(rows)
     weight, sample_weight = weight or 2.0 / 3 * rows, weights(rows)
     linear = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -102,14 +113,17 @@ def test_no_step_is_longer_than_to_the_minimum_of_the_quadratic_model(float64, l
     np.testing.assert_allclose(weights_of(model) - before, expected, atol=1e-6 * np.abs(expected).max())
 
 
-def test_kappa_one_with_control_is_gradient_descent_with_backtracking(float64):                          # noqa: F811
-    """Twelve updates against algorithm 4.1 of Nocedal and Wright, written out for the gradient and explicit matrices."""
+def test_kappa_one_with_control_is_gradient_descent_with_backtracking(float64):  # noqa: F811
+    """Twelve updates against algorithm 4.1 of Nocedal and Wright, written out for the gradient and explicit
+    matrices.
+    """
     x, y = data()
     model = hig.PhysicsModel(network(), lambda x, u: 0.1 * u + 3 * u**5)
     weights = [v.value for v in model.trainable_variables]
 
     def loss_at(values):
-        for w, part in zip(weights, np.split(values, np.cumsum([w.shape.num_elements() for w in weights])[:-1])):
+        for w, part in zip(weights, np.split(values, np.cumsum([w.shape.num_elements()
+                                                                for w in weights])[:-1])):
             w.assign(part.reshape(w.shape))
         return float(tf.reduce_mean(squares(y, model(x))))
 
@@ -137,20 +151,24 @@ def test_kappa_one_with_control_is_gradient_descent_with_backtracking(float64): 
     assert float(optimizer.learning_rate) == pytest.approx(eta, rel=1e-4)
 
 
-def test_the_curvature_of_several_losses_is_that_of_each(float64):                                       # noqa: F811
-    """Two outcomes, weighed 10³ to 1: one step of a huge η ends where the loss has no slope along it, the model being exact."""
+def test_the_curvature_of_several_losses_is_that_of_each(float64):  # noqa: F811
+    """Two outcomes, weighed 10³ to 1: one step of a huge η ends where the loss has no slope along it, the
+    model being exact.
+    """
     x, y = data()
     linear = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model = hig.PhysicsModel(linear, lambda x, u: {"a": u[:, :1], "b": 5 * u[:, 1:]})
     targets = {"a": y[:, :1], "b": y[:, 1:]}
     before = weights_of(model)
-    model.compile(hig.HIG(1e6, 1e-6, adaptive=True), {"a": "mse", "b": "mse"}, loss_weights={"a": 1e3, "b": 1.0},
+    model.compile(hig.HIG(1e6, 1e-6, adaptive=True), {"a": "mse", "b": "mse"}, loss_weights={"a": 1e3,
+                                                                                             "b": 1.0},
                   jit_compile=False)
     model.train_on_batch(x, targets)
     weights = [v.value for v in model.trainable_variables]
     with tf.GradientTape() as tape:
         outcome = model(x)
-        loss = sum(weight * tf.reduce_mean((outcome[key] - targets[key])**2) for key, weight in (("a", 1e3), ("b", 1.0)))
+        loss = sum(weight * tf.reduce_mean((outcome[key] - targets[key])**2) for key, weight in (("a", 1e3),
+                                                                                                 ("b", 1.0)))
     gradient, step = flat(tape.gradient(loss, weights)), weights_of(model) - before
     assert abs(gradient @ step) < 1e-9 * np.linalg.norm(gradient) * np.linalg.norm(step)
 
@@ -191,18 +209,25 @@ def rosenbrock(u, m=tf):
 
 def powell(u, m=tf):
     """Powell's singular function: J has rank 2 of 4 at the minimum, 0."""
-    return m.stack([u[..., 0] + 10 * u[..., 1], 5**0.5 * (u[..., 2] - u[..., 3]), (u[..., 1] - 2 * u[..., 2])**2,
+    return m.stack([u[..., 0] + 10 * u[..., 1], 5**0.5 * (u[..., 2] - u[..., 3]), (u[..., 1] - 2 * u[...,
+                                                                                                     2])**2,
                     10**0.5 * (u[..., 0] - u[..., 3])**2], axis=-1)
 
 
-@pytest.mark.filterwarnings("ignore:The Jacobian takes the route")           # said on purpose: no network has weights
+@pytest.mark.filterwarnings("ignore:The Jacobian takes the route")  # said on purpose: no network has weights
 @pytest.mark.parametrize("residuals, start, updates, close", [
-    (rosenbrock, [-1.2, 1.0], 60, 1e-6), (powell, [3.0, -1.0, 0.0, 1.0], 60, 1e-2)], ids=["Rosenbrock", "Powell"])
+    (rosenbrock, [-1.2, 1.0], 60, 1e-6), (powell, [3.0, -1.0, 0.0, 1.0], 60, 1e-2)], ids=["Rosenbrock",
+                                                                                          "Powell"])
 @pytest.mark.parametrize("optimizer", [lambda: hig.LevenbergMarquardt(damping=0.1),
-                                       lambda: hig.GaussNewton(0.1, 1e-8, adaptive=True)], ids=["LM", "adaptive GN"])
-def test_residual_networks_end_where_scipy_does(float64, optimizer, residuals, start, updates, close):   # noqa: F811
-    """Powell's minimum is flat to fourth order, so that a loss of 1e-10 is 1e-2 in θ; SciPy's answer is as far."""
-    expected = scipy.optimize.least_squares(lambda theta: residuals(theta, np), start, method="lm", xtol=1e-15)
+                                       lambda: hig.GaussNewton(0.1, 1e-8, adaptive=True)], ids=["LM",
+                                           "adaptive GN"])
+# noqa: F811
+def test_residual_networks_end_where_scipy_does(float64, optimizer, residuals, start, updates, close):
+    """Powell's minimum is flat to fourth order, so that a loss of 1e-10 is 1e-2 in θ; SciPy's answer is as
+    far.
+    """
+    expected = scipy.optimize.least_squares(lambda theta: residuals(theta, np), start, method="lm",
+                                            xtol=1e-15)
     model = hig.PhysicsModel(Parameters(start), lambda x, u: residuals(u))
     zeros = np.zeros((1, len(residuals(np.array(start), np))))
     history = fit(model, np.zeros((1, 1)), zeros, optimizer(), epochs=updates)
@@ -225,12 +250,12 @@ def test_a_rejected_step_leaves_all_as_if_it_had_not_been(monkeypatch, make):
     state = [v.numpy().copy() for v in optimizer.variables if id(v) not in controls]
     expected = model.evaluate(x, y, batch_size=6, verbose=0, return_dict=True)
     monkeypatch.setattr(hig.control, "ACCEPTED", np.inf)
-    for _ in range(3):                                                  # not fit, at whose end Keras puts in the averages
+    for _ in range(3):  # not fit, at whose end Keras puts in the averages
         logs = model.train_on_batch(x, y, return_dict=True)
     np.testing.assert_array_equal(weights_of(model), before)
     for value, variable in zip(state, [v for v in optimizer.variables if id(v) not in controls], strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
-    for name, value in expected.items():                                # of the network, which is still the same
+    for name, value in expected.items():  # of the network, which is still the same
         np.testing.assert_allclose(logs[name], value, rtol=1e-5)
     monkeypatch.undo()
     model.train_on_batch(x, y)
@@ -247,7 +272,9 @@ def test_not_a_number_shows_in_the_weights_as_with_fixed_steps():
 
 @pytest.mark.parametrize("optimizer", ["LM", "HIG_adaptive"])
 def test_resume_in_the_middle_of_a_streak_of_rejections(tmp_path, monkeypatch, optimizer):
-    """The same curve and weights to the last bit; every step of updates 3 to 8 is refused, the run is cut after epoch 3."""
+    """The same curve and weights to the last bit; every step of updates 3 to 8 is refused, the run is cut
+    after epoch 3.
+    """
     count, step = [], hig.control.step
 
     def refusing(*arguments):
@@ -274,7 +301,9 @@ def test_resume_in_the_middle_of_a_streak_of_rejections(tmp_path, monkeypatch, o
 # --- whether a batch determines the weights ---
 
 def noisy_regression(samples, seed=4):
-    """Targets that no linear network can meet: 4 inputs and 3 outputs, unit noise; a batch of 2 gives 6 rows for p = 15."""
+    """Targets that no linear network can meet: 4 inputs and 3 outputs, unit noise; a batch of 2 gives 6 rows
+    for p = 15.
+    """
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(samples, 4))
     return x, 0.1 * x @ rng.normal(size=(4, 3)) + rng.normal(size=(samples, 3))
@@ -285,10 +314,13 @@ def linear_model():
     return hig.PhysicsModel(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), lambda x, u: u)
 
 
-@pytest.mark.parametrize("make", [lambda: hig.HIG(0.5, 1e-6, adaptive=True), lambda: hig.LevenbergMarquardt()],
+@pytest.mark.parametrize("make", [lambda: hig.HIG(0.5, 1e-6, adaptive=True),
+                                  lambda: hig.LevenbergMarquardt()],
                          ids=["HIG", "LM"])
-def test_trust_is_the_next_batch_s_decrease_over_the_own_one(float64, make, monkeypatch):                # noqa: F811
-    """Twenty measurements at every second update, from weights and losses written down outside: the ratio of the means."""
+def test_trust_is_the_next_batch_s_decrease_over_the_own_one(float64, make, monkeypatch):  # noqa: F811
+    """Twenty measurements at every second update, from weights and losses written down outside: the ratio of
+    the means.
+    """
     monkeypatch.setattr(hig.control, "EVERY", 2)
     x, y = noisy_regression(16)
     model, optimizer, weights = linear_model(), make(), []
@@ -316,8 +348,9 @@ def test_trust_is_the_next_batch_s_decrease_over_the_own_one(float64, make, monk
 
 
 @pytest.mark.filterwarnings("ignore:Steps fit single batches")
-@pytest.mark.parametrize("batch_size, low, high", [(64, 1.0, 1.0), (2, 0.0, 0.5)], ids=["all data", "batches of two"])
-def test_trust_tells_whether_a_batch_determines_the_weights(float64, batch_size, low, high):             # noqa: F811
+@pytest.mark.parametrize("batch_size, low, high", [(64, 1.0, 1.0), (2, 0.0, 0.5)], ids=["all data",
+                                                                                        "batches of two"])
+def test_trust_tells_whether_a_batch_determines_the_weights(float64, batch_size, low, high):  # noqa: F811
     x, y = noisy_regression(64)
     model, optimizer = linear_model(), hig.HIG(0.5, 1e-6, adaptive=True)
     model.compile(optimizer, squares, jit_compile=False)
@@ -325,13 +358,14 @@ def test_trust_tells_whether_a_batch_determines_the_weights(float64, batch_size,
     assert low <= optimizer.trust() <= high
 
 
-def test_without_trust_a_step_goes_half_way_and_the_damping_does_not_fall(float64):                      # noqa: F811
+def test_without_trust_a_step_goes_half_way_and_the_damping_does_not_fall(float64):  # noqa: F811
     """t = 0: a huge η ends half way to the minimum along d; LM takes half a step, damped as at the start."""
     x, y = noisy_regression(2)
     for make in (lambda: hig.HIG(1e6, 1e-6, adaptive=True), lambda: hig.LevenbergMarquardt(damping=0.5)):
         model, optimizer = linear_model(), make()
         model.compile(optimizer, squares, jit_compile=False)
-        for variable, value in ((optimizer.measurements, 10), (optimizer.own_decrease, 1.0), (optimizer.next_decrease, -1.0)):
+        for variable, value in ((optimizer.measurements, 10), (optimizer.own_decrease, 1.0),
+                                (optimizer.next_decrease, -1.0)):
             variable.assign(value)
         if hasattr(optimizer, "factor"):
             optimizer.factor.assign(1e-6)
@@ -347,11 +381,12 @@ def test_without_trust_a_step_goes_half_way_and_the_damping_does_not_fall(float6
         np.testing.assert_allclose(weights_of(model) - before, expected, atol=1e-6 * np.abs(expected).max())
 
 
-def test_a_warning_when_steps_fit_single_batches(float64):                                               # noqa: F811
+def test_a_warning_when_steps_fit_single_batches(float64):  # noqa: F811
     x, y = noisy_regression(64)
     model = linear_model()
     model.compile(hig.HIG(0.5, 1e-6, adaptive=True), squares, jit_compile=False)
-    with pytest.warns(UserWarning, match="Steps fit single batches: of what a step takes off the loss of its own batch"):
+    with pytest.warns(UserWarning,
+                      match="Steps fit single batches: of what a step takes off the loss of its own batch"):
         model.fit(x, y, batch_size=1, epochs=3, verbose=0)
 
 
@@ -359,21 +394,25 @@ def test_a_warning_when_steps_fit_single_batches(float64):                      
 
 def test_what_fit_logs():
     x, y = data()
-    for optimizer, names in ((hig.HIG(0.1, 1e-4, adaptive=True), {"rank", "sigma_max", "sigma_min", "learning_rate", "trust"}),
+    for optimizer, names in ((hig.HIG(0.1, 1e-4, adaptive=True), {"rank", "sigma_max", "sigma_min",
+                                                                  "learning_rate", "trust"}),
                              (hig.LevenbergMarquardt(), {"damping", "trust"})):
         history = fit(hig.PhysicsModel(network(), simulator), x, y, optimizer, epochs=2)
         assert set(history) == names | {"loss"} and np.isfinite(list(history.values())).all()
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda: hig.HIG(keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9), 1e-6, adaptive=True), "schedule"),
-    (lambda: hig.HIG(1.0, 1e-6, adaptive=True, gradient_accumulation_steps=2), "gradient_accumulation_steps is 2"),
+    (lambda: hig.HIG(keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9), 1e-6, adaptive=True),
+     "schedule"),
+    (lambda: hig.HIG(1.0, 1e-6, adaptive=True, gradient_accumulation_steps=2),
+     "gradient_accumulation_steps is 2"),
     (lambda: hig.LevenbergMarquardt(gradient_accumulation_steps=2), "gradient_accumulation_steps is 2"),
     (lambda: hig.HIG(1.0, 1e-6, adaptive=True, clipnorm=0.01), "clipnorm is 0.01"),
     (lambda: hig.LevenbergMarquardt(clipvalue=0.5), "clipvalue is 0.5"),
     (lambda: hig.GaussNewton(1.0, 1e-6, adaptive=True, global_clipnorm=2.0), "global_clipnorm is 2"),
     (lambda: hig.LevenbergMarquardt(weight_decay=0.1), "weight_decay is 0.1"),
-    (lambda: hig.HIG(1.0, 1e-6, adaptive=True, use_ema=True, ema_overwrite_frequency=5), "ema_overwrite_frequency is 5"),
+    (lambda: hig.HIG(1.0, 1e-6, adaptive=True, use_ema=True, ema_overwrite_frequency=5),
+     "ema_overwrite_frequency is 5"),
     (lambda: hig.HIG(1.0, 1e-6, damping=-1.0), "damping must be at least 0"),
     (lambda: hig.LevenbergMarquardt(damping=0.0), "damping must be positive"),
     (lambda: hig.LevenbergMarquardt(learning_rate=0.0), "learning_rate"),
@@ -384,7 +423,8 @@ def test_settings_out_of_range(make, words):
 
 
 def test_a_schedule_is_refused_when_it_is_assigned_to_what_sets_its_own_learning_rate():
-    schedule, optimizer = keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9), hig.HIG(0.3, 1e-6, adaptive=True)
+    schedule, optimizer = keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9), hig.HIG(0.3, 1e-6,
+                                                                                             adaptive=True)
     with pytest.raises(ValueError, match="learning_rate is a schedule"):
         optimizer.learning_rate = schedule
     assert float(optimizer.learning_rate) == pytest.approx(0.3)
@@ -402,9 +442,12 @@ def test_a_constraint_on_a_weight_is_refused_with_adaptive_steps():
         model.train_on_batch(x, y)
 
 
-@pytest.mark.parametrize("optimizer", [hig.HIG(0.5, 1e-5, damping=0.1, adaptive=True), hig.GaussNewton(0.5, 1e-5, damping=0.1),
-                                       hig.LevenbergMarquardt(0.5, 0.1, adaptive=False)], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("optimizer", [hig.HIG(0.5, 1e-5, damping=0.1, adaptive=True), hig.GaussNewton(0.5,
+    1e-5, damping=0.1),
+                                       hig.LevenbergMarquardt(0.5, 0.1, adaptive=False)],
+                                       ids=lambda o: type(o).__name__)
 def test_config_survives_serialising(optimizer):
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(again) is type(optimizer) and again.get_config() == optimizer.get_config()
-    assert (again.damping, again.adaptive, again.logged) == (optimizer.damping, optimizer.adaptive, optimizer.logged)
+    assert (again.damping, again.adaptive, again.logged) == (optimizer.damping, optimizer.adaptive,
+                                                             optimizer.logged)

@@ -1,7 +1,9 @@
-"""What changes after the first batch: steps are right at once, because routes are chosen by the structure of the graph.
+"""What changes after the first batch: steps are right at once, because routes are chosen by the structure of
+the graph.
 
-Every case trains one update, changes a number that the first batch hid behind a factor 0 or a loop of one step, and
-compares the next update with the singular value decomposition of the whole batch's Jacobian, taken row by row.
+Every case trains one update, changes a number that the first batch hid behind a factor 0 or a loop of one
+step, and compares the next update with the singular value decomposition of the whole batch's Jacobian, taken
+row by row.
 """
 
 import warnings
@@ -14,7 +16,8 @@ import tensorflow as tf
 import hig
 from hig.sample_axes import SampleAxes
 from hig.structure import layer_products
-from tests.networks import (B, ETA, FEATURES, TOLERANCE, assert_same_step, dense, float64, joined, rows,  # noqa: F401
+# noqa: F401
+from tests.networks import (B, ETA, FEATURES, TOLERANCE, assert_same_step, dense, float64, joined, rows,
                             squares, stack, truncation_in_a_gap)
 from tests.reference import flat, jacobian_by_rows, power_by_svd
 
@@ -37,18 +40,21 @@ def slope(network, x):
     return tape.gradient(u, x)
 
 
-# --- each: (network, simulator, x before, x after, what changes) -----------------------------------------------------
+# --- each: (network, simulator, x before, x after, what changes) --------------------------------------------
 
 def residual_weight():
     """A physics-informed residual whose weight λ is 0 at first."""
     factor, network = number(0.0), hidden(2, FEATURES)
-    return network, lambda x, u: tf.concat([u, factor * (slope(network, x) + u[:, :1])], 1), None, None, (factor, 1.0)
+    return network, lambda x, u: tf.concat([u, factor * (slope(network, x) + u[:, :1])],
+                                           1), None, None, (factor, 1.0)
 
 
 def residual_weight_of_a_convolution():
     factor = number(0.0)
-    network = keras.Sequential([keras.Input((6, 1)), LAYERS.Conv1D(3, 3, activation="tanh"), LAYERS.Flatten(), LAYERS.Dense(2)])
-    return (network, lambda x, u: tf.concat([u, factor * slope(network, x)[:, :2, 0]], 1), rows(6, 1), None, (factor, 1.0))
+    network = keras.Sequential([keras.Input((6, 1)), LAYERS.Conv1D(3, 3, activation="tanh"), LAYERS.Flatten(),
+                                LAYERS.Dense(2)])
+    return (network, lambda x, u: tf.concat([u, factor * slope(network, x)[:, :2, 0]], 1), rows(6, 1), None,
+            (factor, 1.0))
 
 
 def horizon_in_a_variable():
@@ -56,7 +62,8 @@ def horizon_in_a_variable():
     steps, network = number(1, "int32"), hidden(FEATURES, FEATURES)
 
     def loop(x, u):
-        return tf.while_loop(lambda i, s: i < steps, lambda i, s: (i + 1, s + 0.3 * network(s)), (0, x + 0.3 * u),
+        return tf.while_loop(lambda i, s: i < steps, lambda i, s: (i + 1, s + 0.3 * network(s)),
+                             (0, x + 0.3 * u),
                              maximum_iterations=8)[1]
     return network, loop, None, None, (steps, 4)
 
@@ -76,7 +83,8 @@ def horizon_in_the_data():
 
     def loop(x, u):
         last = tf.reduce_max(x["steps"])
-        return tf.while_loop(lambda i, s: i < last, lambda i, s: (i + 1, s + 0.3 * network(s)), (0, x["state"] + 0.3 * u),
+        return tf.while_loop(lambda i, s: i < last, lambda i, s: (i + 1, s + 0.3 * network(s)),
+                             (0, x["state"] + 0.3 * u),
                              maximum_iterations=8)[1]
     x = {"state": rows(FEATURES), "steps": np.zeros((B, 1), "int32")}
     return network, loop, x, {**x, "steps": np.full((B, 1), 4, "int32")}, None, lambda x: x["state"]
@@ -102,19 +110,22 @@ def coupled_in_a_loop():
     factor = number(0.0)
 
     def loop(x, u):
-        return tf.while_loop(lambda i, s: i < 3, lambda i, s: (i + 1, s + factor * tf.roll(s, 1, axis=0)), (0, u),
+        return tf.while_loop(lambda i, s: i < 3, lambda i, s: (i + 1, s + factor * tf.roll(s, 1, axis=0)),
+                             (0, u),
                              maximum_iterations=3)[1]
     return hidden(2, FEATURES), loop, None, None, (factor, 1.0)
 
 
 def norm_of_a_kernel():
     factor, network = number(0.0), hidden(2, FEATURES)
-    return network, lambda x, u: u + factor * tf.reduce_sum(network.layers[0].kernel ** 2), None, None, (factor, 1.0)
+    return network, lambda x, u: u + factor * tf.reduce_sum(network.layers[0].kernel ** 2), None, None, (
+        factor, 1.0)
 
 
 def norm_of_a_kernel_in_a_branch():
     switch, network = number(0.0), hidden(2, FEATURES)
-    return (network, lambda x, u: tf.cond(switch > 0, lambda: u * network.layers[1].bias, lambda: u + 0.0), None, None,
+    return (network, lambda x, u: tf.cond(switch > 0, lambda: u * network.layers[1].bias, lambda: u + 0.0),
+            None, None,
             (switch, 1.0))
 
 
@@ -157,7 +168,8 @@ def test_a_step_after_the_change_is_right(float64, case):  # noqa: F811
 @pytest.mark.parametrize("dtype, scale", [("float32", 1e4), ("float64", 1e8)])
 def test_small_rows_beside_large_ones(dtype, scale):
     """Outcomes {data: scale · u, residual: u″ + u}: the residual's rows are right to the dtype's rounding."""
-    network = keras.Sequential([keras.Input((1,), dtype=dtype), LAYERS.Dense(8, "tanh", dtype=dtype), LAYERS.Dense(1, dtype=dtype)])
+    network = keras.Sequential([keras.Input((1,), dtype=dtype), LAYERS.Dense(8, "tanh", dtype=dtype),
+                                LAYERS.Dense(1, dtype=dtype)])
 
     def physics(t, u):
         with tf.GradientTape() as outer:
@@ -172,17 +184,20 @@ def test_small_rows_beside_large_ones(dtype, scale):
         warnings.simplefilter("ignore")
         derivatives = model.derivatives_for(tf.constant(t), tf.constant(y), None)
     *_, jacobian = derivatives.linearise(tf.constant(t), tf.constant(y), None)
-    reference = jacobian_by_rows(lambda: model(tf.constant(t)), [weight.value for weight in model.trainable_variables])
-    found = np.concatenate([np.reshape(block, (9, 2, -1)) for _, blocks in jacobian.chunks(tuple(range(4))) for block in blocks], 2)
+    reference = jacobian_by_rows(lambda: model(tf.constant(t)), [weight.value
+                                                                 for weight in model.trainable_variables])
+    found = np.concatenate([np.reshape(block, (9, 2, -1)) for _, blocks in jacobian.chunks(tuple(range(4)))
+                            for block in blocks], 2)
     residual = reference.reshape(9, 2, -1)[:, 1]
     error = np.linalg.norm(found[:, 1] - residual, axis=1) / np.linalg.norm(residual, axis=1)
-    assert error.max() < 100 * np.finfo(dtype).eps                       # the sum of a few tens of rounded terms
+    assert error.max() < 100 * np.finfo(dtype).eps  # the sum of a few tens of rounded terms
 
 
-# --- what the graph says ---------------------------------------------------------------------------------------------
+# --- what the graph says ------------------------------------------------------------------------------------
 
 def verdict(function, *shapes, batch=B, dtype=tf.float32):
-    traced = tf.function(function, autograph=False).get_concrete_function(*(tf.TensorSpec(shape, dtype) for shape in shapes))
+    traced = tf.function(function, autograph=False).get_concrete_function(*(tf.TensorSpec(shape, dtype)
+                                                                            for shape in shapes))
     return SampleAxes(traced, len(shapes), batch).verdict()
 
 
@@ -271,11 +286,14 @@ def test_where_weights_act():
         return [product[2:] for product in found] if found else reason
     assert products(lambda x: tf.identity(network(x))) == [(0, 1), (2, 3)]
     assert "acts 2 times" in products(lambda x: network(x) + 0.0 * tf.reduce_sum(network.layers[0].kernel))
-    assert "While" in products(lambda x: tf.while_loop(lambda s: True, lambda s: [s * network(x)[:, :1]], [x], maximum_iterations=2)[0])
+    assert "While" in products(lambda x: tf.while_loop(lambda s: True, lambda s: [s * network(x)[:, :1]], [x],
+                                                       maximum_iterations=2)[0])
 
 
 def test_where_the_graph_leaves_it_open_the_proof_is_repeated(float64):  # noqa: F811
-    """An operation that is not known, hidden behind a factor that is 0 at first: found at the next proof, and told."""
+    """An operation that is not known, hidden behind a factor that is 0 at first: found at the next proof, and
+    told.
+    """
     factor = number(0.0)
     model = hig.PhysicsModel(hidden(2, FEATURES), lambda x, u: u + factor * tf.math.unsorted_segment_sum(
         u, tf.zeros_like(u[:, 0], "int32"), 1))
@@ -283,13 +301,14 @@ def test_where_the_graph_leaves_it_open_the_proof_is_repeated(float64):  # noqa:
     assert_same_step(*step_and_reference(model, rows(FEATURES)))
     assert model.route == "factored"
     x, y = rows(FEATURES), rows(2)
-    for _ in range(20):                                                  # past the proofs at updates 2, 4, 8 and 16
+    for _ in range(20):  # past the proofs at updates 2, 4, 8 and 16
         model.train_on_batch(x, y)
     factor.assign(1.0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.train_on_batch(x, y)
-    assert any("Steps may have been wrong since update 17; this is update 22" in str(warning.message) for warning in caught)
+    assert any("Steps may have been wrong since update 17; this is update 22" in str(warning.message)
+               for warning in caught)
     assert_same_step(*step_and_reference(model, rows(FEATURES)))
     assert model.route == "whole batch"
 
@@ -300,7 +319,8 @@ def rows_of(model, x, y, batch):
         warnings.simplefilter("ignore")
         derivatives = model.derivatives_for(tf.constant(x), tf.constant(y), None)
     *_, jacobian = derivatives.linearise(tf.constant(x), tf.constant(y), None)
-    return np.array([flat(jacobian.pullback(row)) if derivatives.route == "factored" else flat(jacobian.pullback_by_rows(row))
+    return np.array([flat(jacobian.pullback(row)) if derivatives.route == "factored"
+                     else flat(jacobian.pullback_by_rows(row))
                      for row in np.eye(batch * derivatives.d)]), derivatives.route
 
 
@@ -311,32 +331,40 @@ def test_whole_trajectories_are_linearised_by_their_few_controls(float64):  # no
             s = s + 0.1 * tf.stack([s[:, 1] + u[:, 0], u[:, 1] - tf.sin(s[:, 0])], 1)
             return i + 1, s, states.write(i, s)
         states = tf.TensorArray(x.dtype, 20, element_shape=(None, 2))
-        states = tf.while_loop(lambda i, *_: i < 20, body, (0, x[:, :2], states), maximum_iterations=20)[2].stack()
+        states = tf.while_loop(lambda i, *_: i < 20, body, (0, x[:, :2], states),
+                               maximum_iterations=20)[2].stack()
         return tf.transpose(tf.ensure_shape(states, (20, *x.shape[:1], 2)), [1, 0, 2])
     backward = []
-    model = hig.PhysicsModel(hidden(2, FEATURES), lambda x, u: (backward.append(u.shape[0]), trajectory(x, u))[1])
+    model = hig.PhysicsModel(hidden(2, FEATURES), lambda x, u: (backward.append(u.shape[0]), trajectory(x,
+        u))[1])
     model.compile(hig.HIG(ETA, truncation=1e-3), squares)
     x = rows(FEATURES)
     found, route = rows_of(model, x, np.zeros((B, 20, 2)), B)
     assert route == "factored" and 2 * B in backward and 40 * B not in backward
-    reference = jacobian_by_rows(lambda: model(tf.constant(x)), [weight.value for weight in model.trainable_variables])
-    np.testing.assert_allclose(found, reference, rtol=0, atol=1e-13 * np.abs(reference).max() * 100)     # loops of 20 steps
+    reference = jacobian_by_rows(lambda: model(tf.constant(x)), [weight.value
+                                                                 for weight in model.trainable_variables])
+    # loops of 20 steps
+    np.testing.assert_allclose(found, reference, rtol=0, atol=1e-13 * np.abs(reference).max() * 100)
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_a_closed_loop_takes_weights_of_its_own_for_each_row(float64, outputs):  # noqa: F811
-    """The network acts in every step of a loop, and once in a derivative by its input: rows without vectorised loops."""
+    """The network acts in every step of a loop, and once in a derivative by its input: rows without
+    vectorised loops.
+    """
     network = hidden(FEATURES, FEATURES)
 
     def loop(x, u):
         x = x + 0.1 * slope(network, x) + u
-        return tf.while_loop(lambda i, s: i < 7, lambda i, s: (i + 1, s + 0.3 * network(s)), (0, x), maximum_iterations=7)[1][:, :outputs]
+        return tf.while_loop(lambda i, s: i < 7, lambda i, s: (i + 1, s + 0.3 * network(s)), (0, x),
+                             maximum_iterations=7)[1][:, :outputs]
     model = hig.PhysicsModel(network, loop)
     model.compile(hig.HIG(ETA, truncation=1e-3), squares)
     x, y = rows(FEATURES), rows(outputs)
     found, route = rows_of(model, x, y, B)
     assert route == "per sample"
-    reference = jacobian_by_rows(lambda: model(tf.constant(x)), [weight.value for weight in model.trainable_variables])
+    reference = jacobian_by_rows(lambda: model(tf.constant(x)), [weight.value
+                                                                 for weight in model.trainable_variables])
     np.testing.assert_allclose(found, reference, rtol=0, atol=1e-11 * np.abs(reference).max())
     derivatives = next(iter(model._derivatives.values()))
     assert derivatives._has_own_weights

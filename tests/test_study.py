@@ -1,4 +1,6 @@
-"""Studies: what is left runs, what was stopped goes on, what failed is told. The submit script is one without TensorFlow."""
+"""Studies: what is left runs, what was stopped goes on, what failed is told. The submit script is one without
+TensorFlow.
+"""
 
 import os
 import re
@@ -72,11 +74,13 @@ def sigterm():
 
 
 def options(tmp_path, **changed):
-    return Namespace(**{"output": tmp_path / "studies", "jobs": 2, "max_time": 5.0, "cluster": "local", "cpus_per_task": None, **changed})
+    return Namespace(**{"output": tmp_path / "studies", "jobs": 2, "max_time": 5.0, "cluster": "local",
+                        "cpus_per_task": None, **changed})
 
 
 def make(system, chosen, outcomes, seeds=(1,)):
-    return [study.make_run(chosen, system, "Fake", {"outcome": outcome}, seed) for outcome in outcomes for seed in seeds]
+    return [study.make_run(chosen, system, "Fake", {"outcome": outcome}, seed) for outcome in outcomes
+            for seed in seeds]
 
 
 def starts(run):
@@ -125,13 +129,15 @@ def program(system, tmp_path):
         from tests.test_study import options, make
         chosen = options(Path({str(tmp_path)!r}))
         raise SystemExit(len(study.carry_out(make(Path({str(system)!r}), chosen, ["slow"], (1, 2)), chosen)))"""
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                            start_new_session=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_study_that_is_killed_goes_on_where_it_was(system, tmp_path, number):
-    """After a kill its runs go on by themselves, and the next call, here with a larger budget, waits for them and resumes them;
-    SIGTERM and Ctrl-C, which a terminal sends to the whole group, stop them in order."""
+    """After a kill its runs go on by themselves, and the next call, here with a larger budget, waits for them
+    and resumes them; SIGTERM and Ctrl-C, which a terminal sends to the whole group, stop them in order.
+    """
     chosen = options(tmp_path, max_time=5.0 if number != signal.SIGKILL else 9.0)
     runs = make(system, chosen, ["slow"], (1, 2))
     process = program(system, tmp_path)
@@ -155,7 +161,8 @@ def test_a_preempted_job_is_requeued_and_goes_on(system, tmp_path, number):
     child = next(p for p in map(int, filter(str.isdigit, os.listdir("/proc")))
                  if str(jobs) in (text := command_line(p)) and "submitit.core._submit" in text)
     os.kill(child, number)
-    assert job.result() == "exit code 0: " and starts(run) == ["new 3", "resumed 3"] and run.state() == "finished"
+    assert job.result() == "exit code 0: " and starts(run) == ["new 3",
+                                                               "resumed 3"] and run.state() == "finished"
 
 
 def command_line(process):
@@ -172,8 +179,10 @@ def test_a_damaged_pickle_is_a_new_run_and_a_killed_one_is_continued(system, tmp
     pickle.write_bytes(b"no pickle")
     assert run.state() == "new" and "--resume" not in run.command()
     losses = np.ones(2)
-    save_results(pickle, {"epochs": np.arange(2), "train_loss": losses, "test_loss": losses, "simulation_time": np.arange(2.0),
-                          "epoch_time": np.ones(1), "sim_par": {"seed": 1}, "provenance": {"state": "running"}})
+    save_results(pickle, {"epochs": np.arange(2), "train_loss": losses, "test_loss": losses,
+                          "simulation_time": np.arange(2.0),
+                          "epoch_time": np.ones(1), "sim_par": {"seed": 1},
+                          "provenance": {"state": "running"}})
     assert run.state() == "interrupted" and "--resume" not in run.command()           # nothing to resume from
     (run.folder / "NLO_Fake_CHECKPOINT.npz").touch()
     assert run.command()[-1] == "--resume" and load_results(pickle)["sim_par"] == {"seed": 1}
@@ -189,10 +198,12 @@ def run_study(monkeypatch, capsys, system, name, *flags, runs=(("Adam", {}),)):
 
 
 def test_the_folder_of_another_study_is_refused(tmp_path, monkeypatch, capsys):
-    """Of another system as well as of the same one; nothing of it is shown as one's own, not even by --list."""
+    """Of another system as well as of the same one; nothing of it is shown as one's own, not even by --list.
+    """
     folder = ["--output", tmp_path / "s"]
     assert run_study(monkeypatch, capsys, "Poisson", "peers", *folder)[0] == 0
-    for system, name, flags in (("Nonlinear_Oscillators", "peers", []), ("Poisson", "network", []), ("Schroedinger", "peers", ["--list"])):
+    for system, name, flags in (("Nonlinear_Oscillators", "peers", []), ("Poisson", "network", []),
+                                ("Schroedinger", "peers", ["--list"])):
         code, out, err = run_study(monkeypatch, capsys, system, name, *folder, *flags)
         assert (code, out) == (2, "") and len(err.splitlines()) == 1
         assert f"the folder {tmp_path / 's'} is that of the study Poisson/peers: choose another one" in err
@@ -202,16 +213,20 @@ def test_the_folder_of_another_study_is_refused(tmp_path, monkeypatch, capsys):
 def test_a_study_in_a_folder_at_which_another_process_is_is_refused(tmp_path, monkeypatch, capsys):
     """With whatever budget; the sentence names the process."""
     with study.owned(tmp_path / "s", "Poisson/peers"):
-        code, out, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--max-time", "9", "--output", tmp_path / "s")
+        code, out, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--max-time", "9", "--output",
+                                   tmp_path / "s")
     assert (code, out) == (2, "") and len(err.splitlines()) == 1 and f"process {os.getpid()} on " in err
 
 
 def test_what_a_study_cannot_do_is_a_sentence(tmp_path, monkeypatch, capsys):
-    code, _, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--output", tmp_path / "s", runs=[("Adamm", {})])
-    assert code == 2 and "there is no submit script" in err and "submit_Adamm.py" in err and not list(tmp_path.iterdir())
+    code, _, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--output", tmp_path / "s",
+                             runs=[("Adamm", {})])
+    assert code == 2 and "there is no submit script" in err and "submit_Adamm.py" in err and not list(
+        tmp_path.iterdir())
     (tmp_path / "file").touch()
     code, _, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--output", tmp_path / "file" / "s")
-    assert code == 2 and len(err.splitlines()) == 1 and f"cannot write to the folder {tmp_path / 'file' / 's'}" in err
+    assert code == 2 and len(
+        err.splitlines()) == 1 and f"cannot write to the folder {tmp_path / 'file' / 's'}" in err
 
 
 def test_seeds():
@@ -220,7 +235,8 @@ def test_seeds():
 
 @pytest.mark.parametrize("flags, words", [
     (["--seeds", "3-1"], "names no seeds"), (["--seeds", "a"], "names no seeds"), (["--jobs", "0"], "--jobs"),
-    (["--partition", "gpu"], "--partition is for --cluster slurm"), (["--cpus-per-task", "2"], "--cpus-per-task is for"),
+    (["--partition", "gpu"], "--partition is for --cluster slurm"), (["--cpus-per-task", "2"],
+                                                                     "--cpus-per-task is for"),
     (["--cluster", "moon"], "--cluster")])
 def test_bad_input(tmp_path, monkeypatch, capsys, flags, words):
     code, out, err = run_study(monkeypatch, capsys, "Poisson", "peers", *flags, "--output", tmp_path / "x")
@@ -228,11 +244,13 @@ def test_bad_input(tmp_path, monkeypatch, capsys, flags, words):
     assert not list(tmp_path.iterdir())
 
 
-# ---------------------------------------------------------------------------------------- Slurm by scripts in its place
+# ------------------------------------------------------------------------------ Slurm by scripts in its place
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    """A function that puts shell scripts into the place of Slurm's commands; each call of one is a line in its log."""
+    """A function that puts shell scripts into the place of Slurm's commands; each call of one is a line in
+    its log.
+    """
     folder = tmp_path / "commands"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -245,37 +263,46 @@ def commands(tmp_path, monkeypatch):
 
 
 def slurm_study(system, tmp_path, seeds, **changed):
-    chosen = options(tmp_path, cluster="slurm", **{"jobs": None, "partition": None, "account": None, "time": None, "gpus_per_task": None,
+    chosen = options(tmp_path, cluster="slurm", **{"jobs": None, "partition": None, "account": None,
+                                                   "time": None, "gpus_per_task": None,
                                                    "mem": None, **changed})
     return make(system, chosen, ["finished"], seeds), chosen
 
 
-def test_a_study_on_slurm_is_one_array_and_asks_one_question_at_a_time(system, tmp_path, commands, monkeypatch):
-    """420 jobs, which end when squeue has been asked for the fifth time; the flags reach the job file. Slurm wants a number of
-    tasks beside --gpus-per-task (man sbatch)."""
+def test_a_study_on_slurm_is_one_array_and_asks_one_question_at_a_time(system, tmp_path, commands,
+                                                                       monkeypatch):
+    """420 jobs, which end when squeue has been asked for the fifth time; the flags reach the job file. Slurm
+    wants a number of tasks beside --gpus-per-task (man sbatch).
+    """
     count = f"$(wc -l <{tmp_path}/squeue.log)"
     commands(sbatch=f'cat "$1" >{tmp_path}/job; echo Submitted batch job 17',
              squeue=f"[ {count} -gt 4 ] || for i in $(seq 0 419); do echo 17_$i RUNNING; done")
     pauses = []
     monkeypatch.setattr(study.time, "sleep", pauses.append)
-    runs, chosen = slurm_study(system, tmp_path, range(420), partition="gpu", account="me", time=7, gpus_per_task=2, mem=1.5, cpus_per_task=4)
+    runs, chosen = slurm_study(system, tmp_path, range(420), partition="gpu", account="me", time=7,
+                               gpus_per_task=2, mem=1.5, cpus_per_task=4)
     failures = study.carry_out(runs, chosen)
     assert set(failures.values()) == {"the job ended while the run was new"} and len(failures) == 420
     assert len((tmp_path / "sbatch.log").read_text().splitlines()) == 1
     asked = (tmp_path / "squeue.log").read_text().splitlines()
     assert len(asked) == 5 and all(line.endswith("--jobs=17") for line in asked)
     np.testing.assert_allclose(pauses, 1.5 ** np.arange(5))
-    asked = {line.removeprefix("#SBATCH --") for line in (tmp_path / "job").read_text().splitlines() if line.startswith("#SBATCH")}
-    assert {"partition=gpu", "account=me", "time=7", "gpus-per-task=2", "ntasks-per-node=1", "cpus-per-task=4", "mem=1536M", "requeue",
+    asked = {line.removeprefix("#SBATCH --") for line in (tmp_path / "job").read_text().splitlines()
+             if line.startswith("#SBATCH")}
+    assert {"partition=gpu", "account=me", "time=7", "gpus-per-task=2", "ntasks-per-node=1",
+            "cpus-per-task=4", "mem=1536M", "requeue",
             "array=0-419%420"} <= asked
     assert {run.threads for run in runs} == {4} and (runs[7].folder / "slurm_job.txt").read_text() == "17_7"
 
 
 def test_jobs_of_an_earlier_call_are_waited_for_and_then_done_again(system, tmp_path, commands, monkeypatch):
-    """Their run has not finished when they end: it is submitted anew. While squeue does not answer, they count as living."""
+    """Their run has not finished when they end: it is submitted anew. While squeue does not answer, they
+    count as living.
+    """
     count = f"$(wc -l <{tmp_path}/squeue.log)"
     commands(sbatch="echo Submitted batch job 18",
-             squeue=f"case {count} in 1) echo 17_0 PENDING;; 2) echo refused >&2; exit 1;; 3) echo 17_0 RUNNING;; esac")
+             squeue=f"case {count} in 1) echo 17_0 PENDING;; 2) echo refused >&2; exit 1;; 3) echo 17_0 "
+                    "RUNNING;; esac")
     monkeypatch.setattr(study.time, "sleep", lambda seconds: None)
     (run,), chosen = slurm_study(system, tmp_path, [1])
     run.folder.mkdir(parents=True)
@@ -285,8 +312,10 @@ def test_jobs_of_an_earlier_call_are_waited_for_and_then_done_again(system, tmp_
     assert re.findall("--jobs=(.*)", (tmp_path / "squeue.log").read_text()) == ["17"] * 5 + ["18"]
 
 
-@pytest.mark.parametrize("sbatch, words", [("echo invalid partition >&2; exit 1", "Slurm does not take the jobs: invalid partition"),
-                                           ("echo what", "Slurm does not take the jobs: Could not make sense of sbatch output")])
+@pytest.mark.parametrize("sbatch, words", [("echo invalid partition >&2; exit 1",
+                                            "Slurm does not take the jobs: invalid partition"),
+                                           ("echo what", "Slurm does not take the jobs: Could not make "
+                                                         "sense of sbatch output")])
 def test_jobs_that_slurm_does_not_take_are_a_sentence(system, tmp_path, commands, capfd, sbatch, words):
     commands(sbatch=sbatch, squeue="exit 0")
     with pytest.raises(cli.SettingsError, match=words):
@@ -300,7 +329,8 @@ def test_a_full_disk_for_the_jobs_is_a_sentence(system, tmp_path, commands, monk
     def full(*_):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(submitit.core.utils.DelayedSubmission, "dump", full)
-    with pytest.raises(OSError, match=rf"cannot write to the folder {tmp_path}/studies/.jobs: No space left on device"):
+    with pytest.raises(OSError,
+                       match=rf"cannot write to the folder {tmp_path}/studies/.jobs: No space left on device"):
         study.carry_out(*slurm_study(system, tmp_path, [1, 2]))
 
 
@@ -309,7 +339,8 @@ def test_half_a_slurm_is_none(tmp_path, monkeypatch, capsys):
     (tmp_path / "sbatch").write_text("#!/bin/sh\n")
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    code, _, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--cluster", "slurm", "--output", tmp_path / "x")
+    code, _, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--cluster", "slurm", "--output",
+                             tmp_path / "x")
     assert code == 2 and err.endswith("the command srun is missing\n") and len(err.splitlines()) == 1
     assert not (tmp_path / "x").exists()
 
@@ -320,10 +351,11 @@ def test_without_submitit_it_says_which_extra_to_install(system, tmp_path, monke
         places.Slurm(options(tmp_path))
 
 
-# ---------------------------------------------------------------------------------------- the studies of the systems
+# --------------------------------------------------------------------------------- the studies of the systems
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_studies_name_their_claim_and_their_flags_are_those_of_the_submit_scripts(script, tmp_path, monkeypatch):
+def test_studies_name_their_claim_and_their_flags_are_those_of_the_submit_scripts(script, tmp_path,
+                                                                                  monkeypatch):
     """Each setting has a folder of its own."""
     found = []
     monkeypatch.setattr(study, "study", lambda *arguments, **options: found.append((arguments, options)))
@@ -336,4 +368,4 @@ def test_studies_name_their_claim_and_their_flags_are_those_of_the_submit_script
     monkeypatch.setattr(cli, "submit", lambda *words, **settings: cli.parse(
         *words, **settings, arguments=[*run.flags, "--output", str(tmp_path / "x")]))
     for run in made:
-        runpy.run_path(str(run.script), run_name="__main__")            # ends the process if a flag is unknown or bad
+        runpy.run_path(str(run.script), run_name="__main__")  # ends the process if a flag is unknown or bad

@@ -1,4 +1,6 @@
-"""A study on a real Slurm: four runs, of which one is pre-empted and goes on bit for bit, and one is cancelled and does not."""
+"""A study on a real Slurm: four runs, of which one is pre-empted and goes on bit for bit, and one is
+cancelled and does not.
+"""
 
 import os
 import subprocess
@@ -8,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import submitit  # noqa: F401  its set-up of logging closes what a running test is captured with: import it before
+# noqa: F401  its set-up of logging closes what a running test is captured with: import it before
+import submitit
 
 from hig.runs import study
 from hig.runs.results import load_results
@@ -46,7 +49,8 @@ sys.exit(len(study.carry_out(runs, options)))
 
 def make(folder):
     """Options and runs of the study."""
-    options = Namespace(output=folder / "study", jobs=None, max_time=60.0, cluster="slurm", partition="test", account=None,
+    options = Namespace(output=folder / "study", jobs=None, max_time=60.0, cluster="slurm", partition="test",
+                        account=None,
                         time=5, cpus_per_task=1, gpus_per_task=None, mem=None)
     return options, [study.make_run(options, folder, "HIG", {}, seed) for seed in (1, 2, 3, 4)]
 
@@ -59,14 +63,15 @@ def epochs(run):
 
 @pytest.mark.skipif(slurm.missing() != "", reason=slurm.missing())
 def test_four_runs_of_which_one_is_preempted_and_one_cancelled(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("s")                                # short: sockets have names of 108 bytes at most
+    folder = tmp_path_factory.mktemp("s")  # short: sockets have names of 108 bytes at most
     (folder / "submit_HIG.py").write_text(SCRIPT)
     _, runs = make(folder)
     with slurm.running(folder) as configuration:
         environment = {**os.environ, "SLURM_CONF": str(configuration)}
 
         def go():
-            return subprocess.Popen([sys.executable, "-c", STUDY, folder], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+            return subprocess.Popen([sys.executable, "-c", STUDY, folder], cwd=ROOT, env=environment,
+                                    stderr=subprocess.PIPE, text=True)
 
         def ask(*command):
             return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
@@ -75,15 +80,17 @@ def test_four_runs_of_which_one_is_preempted_and_one_cancelled(tmp_path_factory)
             run.folder.mkdir(parents=True)
             (run.folder / "hold").touch()
         process = go()
-        for run, flags, seen in ((runs[0], ["--signal=TERM"], "Restarts=1"), (runs[1], [], "JobState=CANCELLED")):
+        for run, flags, seen in ((runs[0], ["--signal=TERM"], "Restarts=1"), (runs[1], [],
+                                                                              "JobState=CANCELLED")):
             slurm.wait_for(lambda: 2 <= epochs(run))
-            number = (run.folder / "slurm_job.txt").read_text()          # of the array; scancel would repeat a signal to that
+            # of the array; scancel would repeat a signal to that
+            number = (run.folder / "slurm_job.txt").read_text()
             number = ask("squeue", "--noheader", "--array", "--format=%A", f"--jobs={number}").strip()
             ask("scancel", *flags, number)
             slurm.wait_for(lambda: seen in ask("scontrol", "show", "job", number))
             (run.folder / "hold").unlink()
         output = process.communicate(timeout=240)[1]
-        assert process.returncode == 1, output                           # one run failed: that which was cancelled
+        assert process.returncode == 1, output  # one run failed: that which was cancelled
         assert [run.state() for run in runs] == ["finished", "interrupted", "finished", "finished"]
         process = go()                                                   # the same command goes on
         assert process.communicate(timeout=240) and process.returncode == 0

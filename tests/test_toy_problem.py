@@ -1,4 +1,5 @@
-"""The toy problem: its definition, what a run records, one curve for each λ, and what the conditioning does."""
+"""The toy problem: its definition, what a run records, one curve for each λ, and what the conditioning does.
+"""
 
 import keras
 import numpy as np
@@ -17,7 +18,8 @@ from Toy_Problem.simulator import Scaling
 
 def settings(folder, *arguments, optimizer="HIG"):
     """As the submit scripts make them."""
-    return parse("Toy_Problem", optimizer, "", seed=0, batch_size=32, learning_rate=1.0, truncation=1e-6, max_time=20.0,
+    return parse("Toy_Problem", optimizer, "", seed=0, batch_size=32, learning_rate=1.0, truncation=1e-6,
+                 max_time=20.0,
                  flags=flags, arguments=["--output", str(folder), "--quiet", *map(str, arguments)])
 
 
@@ -35,15 +37,18 @@ def test_the_loss_is_that_of_the_book():
     """½ (y₁ − sin 6x)² + ½ (λ y₂ − cos 9x)², sample by sample."""
     x, y = np.array([[-0.7], [0.0], [0.4]]), np.array([[0.3, -20.0], [1.0, 5.0], [-0.2, 80.0]])
     found = experiment.loss(experiment.truth(x), Scaling(0.01)(x, tf.constant(y)))
-    expected = [((u - np.sin(6 * t)) ** 2 + (0.01 * v - np.cos(9 * t)) ** 2) / 2 for (t,), (u, v) in zip(x, y)]
+    expected = [((u - np.sin(6 * t)) ** 2 + (0.01 * v - np.cos(9 * t)) ** 2) / 2 for (t,), (u, v) in zip(x,
+                                                                                                         y)]
     np.testing.assert_allclose(found, expected, rtol=1e-14)                 # the same float64 operations
 
 
 def test_data():
     (x, y), (x_test, y_test) = experiment.draw_data(3)
-    assert x.shape == x_test.shape == (256, 1) and y.shape == y_test.shape == (256, 2) and x.dtype == y.dtype == np.float32
-    assert -1 <= x.min() < -0.95 and 0.95 < x.max() < 1                     # 256 uniform points leave 5 % free with e⁻⁶
-    np.testing.assert_allclose(y_test, np.hstack([np.sin(6 * x_test), np.cos(9 * x_test)]), atol=1e-6)      # float32
+    assert x.shape == x_test.shape == (256, 1) and y.shape == y_test.shape == (256,
+        2) and x.dtype == y.dtype == np.float32
+    assert -1 <= x.min() < -0.95 and 0.95 < x.max() < 1  # 256 uniform points leave 5 % free with e⁻⁶
+    # float32
+    np.testing.assert_allclose(y_test, np.hstack([np.sin(6 * x_test), np.cos(9 * x_test)]), atol=1e-6)
     assert not np.array_equal(x, x_test) and not np.array_equal(x, experiment.draw_data(4)[0][0])
 
 
@@ -58,10 +63,12 @@ def test_network_and_start():
 @pytest.mark.parametrize("factor", [1.0, 0.01])
 @pytest.mark.parametrize("optimizer, kappa", [(hig.HIG, -0.5), (hig.GaussNewton, -1.0)])
 def test_update_through_the_small_side(factor, optimizer, kappa):
-    """n = 512 rows, p = 30 columns: the step taken through JᵀJ against an SVD of J by central differences in float64.
+    """n = 512 rows, p = 30 columns: the step taken through JᵀJ against an SVD of J by central differences in
+    float64.
 
-    With τ = 1e-2 the kept singular values are far above the float32 rounding (6e-8 σ_max) of the model's Jacobian:
-    1e-3 is that rounding divided by τ, for both powers, with room for its sum over rows. The differences err by 1e-9.
+    With τ = 1e-2 the kept singular values are far above the float32 rounding (6e-8 σ_max) of the model's
+    Jacobian: 1e-3 is that rounding divided by τ, for both powers, with room for its sum over rows. The
+    differences err by 1e-9.
     """
     (x, y), _ = experiment.draw_data(0)
     model = experiment.build_model(0, factor)
@@ -98,12 +105,14 @@ def test_what_is_recorded(tmp_path):
     hidden, outputs = forward(weights_of(network), x)
     residual = outputs * [1, 0.01] - y
     path = forward(weights_of(network), np.array([[results["sim_par"]["path_x"]]]))[1][0]
-    expected = {"activation_mean": np.abs(hidden).mean(), "activation_std": np.abs(hidden).std(), "path_y1": path[0],
+    expected = {"activation_mean": np.abs(hidden).mean(), "activation_std": np.abs(hidden).std(),
+                "path_y1": path[0],
                 "path_y2": path[1], "test_loss": (residual**2).sum() / 2 / len(x)}
     for key, value in expected.items():
         assert len(results[key]) == 6
         np.testing.assert_allclose(results[key][-1], value, rtol=1e-5, err_msg=key)
-    assert (tmp_path / "TOY_lambda_0.01_HIG_RESULTS.pickle").stat().st_size < 6000     # 64 bytes an epoch and the rest
+    # 64 bytes an epoch and the rest
+    assert (tmp_path / "TOY_lambda_0.01_HIG_RESULTS.pickle").stat().st_size < 6000
 
 
 def test_one_curve_for_each_value_of_lambda_and_resuming(tmp_path):
@@ -119,8 +128,10 @@ def test_one_curve_for_each_value_of_lambda_and_resuming(tmp_path):
 
 
 @pytest.mark.parametrize("states, expected", [
-    (["finished", "finished"], "finished"), (["diverged", "finished"], "diverged"), (["finished", "diverged"], "diverged"),
-    (["interrupted"], "interrupted"), (["diverged", "terminated"], "terminated"), (["failed", "diverged"], "failed")])
+    (["finished", "finished"], "finished"), (["diverged", "finished"], "diverged"), (["finished", "diverged"],
+                                                                                     "diverged"),
+    (["interrupted"], "interrupted"), (["diverged", "terminated"], "terminated"), (["failed", "diverged"],
+                                                                                   "failed")])
 def test_how_a_run_of_two_curves_ended(tmp_path, monkeypatch, states, expected):
     left = list(states)
     monkeypatch.setattr(experiment, "run_one", lambda settings, factor: left.pop(0))
@@ -154,10 +165,11 @@ def test_scaling_that_makes_no_sense(factor):
 
 
 def test_bad_conditioning_stops_adam_and_not_hig():
-    """1200 updates with λ = 0.01, the published order of things: HIG has learnt both sines, Adam nothing of the second.
+    """1200 updates with λ = 0.01, the published order of things: HIG has learnt both sines, Adam nothing of
+    the second.
 
-    The loss is ½⟨cos² 9x⟩ = 0.24 where the first sine is learnt and the second output is still zero. The bounds are wide:
-    measured 2e-3 for HIG and 0.256 for Adam.
+    The loss is ½⟨cos² 9x⟩ = 0.24 where the first sine is learnt and the second output is still zero. The
+    bounds are wide: measured 2e-3 for HIG and 0.256 for Adam.
     """
     train_data, _ = experiment.draw_data(0)
     final = {}

@@ -19,13 +19,15 @@ from hig.runs.training import entries_to_keep
 from hig.runs.weights import load_weights, save_weights
 from tests import tiny
 
-EPOCHS = {"Adam": 120, "HIG": 6}                    # a few seconds each: long enough to be killed in the middle
+EPOCHS = {"Adam": 120, "HIG": 6}  # a few seconds each: long enough to be killed in the middle
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def submit(script, folder, *flags):
-    command = [sys.executable, ROOT / "Nonlinear_Oscillators" / f"submit_{script}.py", "--output", folder, *flags]
-    return subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    command = [sys.executable, ROOT / "Nonlinear_Oscillators" / f"submit_{script}.py", "--output", folder,
+               *flags]
+    return subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True,
                             cwd=folder)
 
 
@@ -79,7 +81,8 @@ def test_curve_in_the_published_schema(uninterrupted, name):
 
 @pytest.mark.parametrize("name", EPOCHS)
 def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, name):
-    """kill -9 after the second epoch; the resumed run has the same losses bit for bit, and its time goes on."""
+    """kill -9 after the second epoch; the resumed run has the same losses bit for bit, and its time goes on.
+    """
     results = tmp_path / f"NLO_{name}_RESULTS.pickle"
     process = submit(name, tmp_path, "--epochs", "100000", "--quiet")
     wait_for_epoch(results, 2)
@@ -92,7 +95,8 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, name):
     np.testing.assert_array_equal(load_results(results)["simulation_time"][:3], killed["simulation_time"][:3])
 
 
-@pytest.mark.parametrize("number, code, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 0, "terminated")])
+@pytest.mark.parametrize("number, code, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 0,
+                                                                                      "terminated")])
 def test_signals_keep_the_curve(uninterrupted, tmp_path, number, code, word):
     results = tmp_path / "NLO_HIG_RESULTS.pickle"
     process = submit("HIG", tmp_path)
@@ -139,8 +143,10 @@ def test_what_is_moved_is_said_and_a_finished_run_leaves_no_dated_checkpoint(tmp
 
 
 def test_diverging_run(tmp_path, capsys):
-    """SGD with an absurd learning rate: exit code 3, one sentence, and the curve up to the non-finite loss."""
-    code = tiny.submit("Nonlinear_Oscillators/submit_SGD.py", "--output", tmp_path, "--learning-rate", "1e6", "--quiet")
+    """SGD with an absurd learning rate: exit code 3, one sentence, and the curve up to the non-finite loss.
+    """
+    code = tiny.submit("Nonlinear_Oscillators/submit_SGD.py", "--output", tmp_path, "--learning-rate", "1e6",
+                       "--quiet")
     errors = capsys.readouterr().err
     results = tmp_path / "NLO_SGD_RESULTS.pickle"
     assert code == 3
@@ -153,7 +159,8 @@ def test_diverging_run(tmp_path, capsys):
 @pytest.mark.parametrize("damage, words", [
     (lambda folder: (folder / "TINY_Adam_CHECKPOINT.npz").unlink(), "no interrupted run to resume"),
     (lambda folder: (folder / "TINY_Adam_RESULTS.pickle").unlink(), "no interrupted run to resume"),
-    (lambda folder: (folder / "TINY_Adam_CHECKPOINT.npz").write_bytes(b"PK\x03\x04 damaged"), "cannot resume"),
+    (lambda folder: (folder / "TINY_Adam_CHECKPOINT.npz").write_bytes(b"PK\x03\x04 damaged"),
+     "cannot resume"),
     (lambda folder: (folder / "TINY_Adam_RESULTS.pickle").write_bytes(b"damaged"), "cannot resume"),
     (lambda folder: None, "seed is 2 but was 1"),
 ])
@@ -190,7 +197,9 @@ def test_a_finished_run_can_be_prolonged(tmp_path, optimizer):
 
 
 def test_a_long_curve_is_thinned_where_it_is_dense(tmp_path, monkeypatch):
-    """Its file keeps to what a reader takes; both ends stay, what stays is what was measured, and the run can be resumed."""
+    """Its file keeps to what a reader takes; both ends stay, what stays is what was measured, and the run can
+    be resumed.
+    """
     thinned, whole = tmp_path / "thinned", tmp_path / "whole"
     for folder, epochs, resume in ((whole, 30, False), (thinned, 25, False), (thinned, 30, True)):
         folder.mkdir(exist_ok=True)
@@ -204,7 +213,8 @@ def test_a_long_curve_is_thinned_where_it_is_dense(tmp_path, monkeypatch):
     epochs = thinned["epochs"]
     assert 6 < len(epochs) < 18 and epochs[0] == 0 and epochs[-1] == 30 and np.all(np.diff(epochs) > 0)
     np.testing.assert_array_equal(thinned["train_loss"], whole["train_loss"][epochs])
-    np.testing.assert_array_equal(thinned["provenance"]["sigma_max"], whole["provenance"]["sigma_max"][epochs[1:] - 1])
+    np.testing.assert_array_equal(thinned["provenance"]["sigma_max"],
+                                  whole["provenance"]["sigma_max"][epochs[1:] - 1])
     assert np.all(thinned["epoch_time"] > 0)
 
 
@@ -225,7 +235,8 @@ def test_thinning_prefers_entries_with_a_test_loss():
     times, measured = np.arange(101.0), np.arange(101) % 10 == 3
     np.testing.assert_array_equal(entries_to_keep(times, measured, 10), [0, *range(3, 100, 10), 100])
     np.testing.assert_array_equal(entries_to_keep(times, measured, 5), [0, *range(13, 100, 20), 100])
-    np.testing.assert_array_equal(entries_to_keep(times, measured & (times > 50), 5), [0, 19, 39, 53, 73, 93, 100])
+    np.testing.assert_array_equal(entries_to_keep(times, measured & (times > 50), 5), [0, 19, 39, 53, 73, 93,
+                                                                                       100])
 
 
 def test_saved_weights_are_those_of_the_last_epoch(tmp_path):
@@ -238,7 +249,8 @@ def test_saved_weights_are_those_of_the_last_epoch(tmp_path):
 
 
 def test_loaded_weights_are_on_record_and_a_run_from_others_is_not_resumed(tmp_path):
-    """Name and hash go into sim_par and PARAMETERS; without --load-weights a run has no such entry, as ever."""
+    """Name and hash go into sim_par and PARAMETERS; without --load-weights a run has no such entry, as ever.
+    """
     for seed in (2, 3):
         save_weights(tiny.build_model(seed).network, tmp_path / f"{seed}.weights.h5")
     tiny.run(tmp_path, load_weights=tmp_path / "2.weights.h5", epochs=1)
@@ -267,7 +279,8 @@ def test_wrong_weights_name_the_shapes_found_and_expected(tmp_path):
     wrong.save_weights(path)
     with pytest.raises(SettingsError) as error:
         load_weights(network, path)
-    assert str(error.value) == (f"cannot load the weights {path}: it holds arrays of the shapes [2, 5], [5], [5, 2], [2], "
+    assert str(error.value) == (
+        f"cannot load the weights {path}: it holds arrays of the shapes [2, 5], [5], [5, 2], [2], "
                                 "but the network has [2, 3], [3], [3, 2], [2]")
     for content in (b"", b"not an HDF5 file", path.read_bytes()[:1000]):
         path.write_bytes(content)
@@ -284,4 +297,5 @@ def test_outside_the_main_thread(tmp_path):
     with ThreadPoolExecutor(1) as threads:
         assert threads.submit(tiny.run, tmp_path / "thread").result() == "finished"
     tiny.run(tmp_path)
-    np.testing.assert_array_equal(*(tiny.losses(folder / "TINY_HIG_RESULTS.pickle") for folder in (tmp_path, tmp_path / "thread")))
+    np.testing.assert_array_equal(*(tiny.losses(folder / "TINY_HIG_RESULTS.pickle") for folder in (tmp_path,
+        tmp_path / "thread")))

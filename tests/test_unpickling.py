@@ -15,10 +15,11 @@ from hypothesis import example, given, settings, strategies as st
 
 from hig.runs import results as reader
 from hig.runs.results import load_results, save_results
-from tests.pickles import curve, text, number, content, entries, dtype, array, program, file, read  # noqa: F401
+# noqa: F401
+from tests.pickles import curve, text, number, content, entries, dtype, array, program, file, read
 
 
-# ---------------------------------------------------------------------------------------- reading what is not a curve
+# -------------------------------------------------------------------------------- reading what is not a curve
 
 def test_missing_and_special_files_are_refused(tmp_path):
     pipe, large = tmp_path / "pipe", tmp_path / "large"
@@ -43,7 +44,8 @@ def dangerous(marker):
     evaluate = call(b"builtins\neval\n", command)
     return {
         "REDUCE": program(extra=evaluate),
-        "STACK_GLOBAL": program(extra=text("builtins") + text("eval") + b"\x93(" + command + b"tR", protocol=4),
+        "STACK_GLOBAL": program(extra=text("builtins") + text("eval") + b"\x93(" + command + b"tR",
+                                protocol=4),
         "dotted name": program(extra=text("numpy.ctypeslib") + text("os.system") + b"\x93("
                                + text(f"touch '{marker}'") + b"tR", protocol=4),
         "within an array": program(extra=array(b"", [], kind=evaluate + b"0" + dtype())),
@@ -59,7 +61,8 @@ def test_no_program_is_executed(tmp_path, file, name):
     with pytest.raises(ValueError, match="cannot be used as a curve: it "):
         read(file, data)
     assert not marker.exists()
-    with contextlib.suppress(Exception):  # negative control: it is dangerous indeed, whatever comes after that
+    # negative control: it is dangerous indeed, whatever comes after that
+    with contextlib.suppress(Exception):
         pickle.loads(data)
     assert marker.exists()
 
@@ -134,7 +137,8 @@ def test_unusual_pickles_are_refused(file, name):
         with pytest.raises(ValueError) as error:
             read(file, program(**parts))
         message = str(error.value)
-        assert message.startswith(f"{file} cannot be used as a curve: ") and "\n" not in message and len(message) < 500
+        assert message.startswith(f"{file} cannot be used as a curve: ") and "\n" not in message and len(
+            message) < 500
 
 
 @pytest.mark.parametrize("part,expected", [
@@ -146,7 +150,8 @@ def test_unusual_pickles_are_refused(file, name):
     (call(SCALAR, dtype("i4"), content(b"\2\0\0\0")), 2),
 ])
 def test_the_parts_by_hand_are_valid_without_what_is_unusual(file, part, expected):
-    np.testing.assert_array_equal(read(file, program(sim_par=entries([("lr", part)])))["sim_par"]["lr"], expected)
+    np.testing.assert_array_equal(read(file, program(sim_par=entries([("lr", part)])))["sim_par"]["lr"],
+                                  expected)
 
 
 def test_pickles_of_protocol_0_and_1_are_refused_as_such(file):
@@ -242,13 +247,17 @@ def mutate(data, random):
 def test_ten_thousand_mutations(file, samples):
     source = random.Random(0)
     kept = sum(check_damaged(file, mutate(source.choice(samples), source)) for _ in range(10_000))
-    assert 100 < kept < 5000  # some changes only touch numbers or names: the mutations reach deep into the reader
+    # some changes only touch numbers or names: the mutations reach deep into the reader
+    assert 100 < kept < 5000
 
 
 PIECES = [part for part in UNUSUAL.values() if len(part) < 1000] + [
-    b"(", b".", b"0", b"t", b"\x85", b"\x86", b"\x87", b"]", b"}", b")", b"a", b"e", b"s", b"u", b"R", b"b", b"N",
-    b"\x88", b"K\x00", b"K\x01", b"q\x00", b"h\x00", b"q\x01", b"h\x01", b"\x94", text("f8"), text("lr"), dtype(),
-    EMPTY, array(b"\0" * 40), array(b"\0" * 32), text("epochs"), text("sim_par"), b"cnumpy\nndarray\n", b"cnumpy\ndtype\n",
+    b"(", b".", b"0", b"t", b"\x85", b"\x86", b"\x87", b"]", b"}", b")", b"a", b"e", b"s", b"u", b"R", b"b",
+    b"N",
+    b"\x88", b"K\x00", b"K\x01", b"q\x00", b"h\x00", b"q\x01", b"h\x01", b"\x94", text("f8"), text("lr"),
+    dtype(),
+    EMPTY, array(b"\0" * 40), array(b"\0" * 32), text("epochs"), text("sim_par"), b"cnumpy\nndarray\n",
+    b"cnumpy\ndtype\n",
     b"c" + RECONSTRUCT, b"c" + SCALAR, b"c" + FROMBUFFER, b"c" + ENCODE]
 
 

@@ -1,4 +1,6 @@
-"""Where XLA is off, cannot compile, or computes something else than TensorFlow: training goes on, and is right."""
+"""Where XLA is off, cannot compile, or computes something else than TensorFlow: training goes on, and is
+right.
+"""
 
 import contextlib
 import subprocess
@@ -14,19 +16,25 @@ import tensorflow as tf
 import hig
 from hig.backend import share_gpus
 from hig.compiled import Compiler, full_precision
-from tests.networks import B, ETA, FEATURES, assert_same_step, derivatives, float64, hig_model, moved, one_step, rows  # noqa: F401
+# noqa: F401
+from tests.networks import B, ETA, FEATURES, assert_same_step, derivatives, float64, hig_model, moved, one_step, rows
 from tests.networks import squares, stack, targets
 from tests.reference import flat
 from tests.test_networks_layers import LAYERS, of_series
 
-# --- float32 without XLA: TensorFlow's own kernels -------------------------------------------------------------------
+# --- float32 without XLA: TensorFlow's own kernels ----------------------------------------------------------
 
-SERIES = {"lstm_then_dense": lambda: of_series(keras.layers.LSTM(8, return_sequences=True), keras.layers.Flatten(), steps=6),
-          "gru_then_dense": lambda: of_series(keras.layers.GRU(8, return_sequences=True), keras.layers.Flatten(), steps=6),
-          "convolution_then_dense": lambda: of_series(keras.layers.Conv1D(8, 3, padding="same"), keras.layers.Dense(4, "tanh"),
+SERIES = {"lstm_then_dense": lambda: of_series(keras.layers.LSTM(8, return_sequences=True),
+                                               keras.layers.Flatten(), steps=6),
+          "gru_then_dense": lambda: of_series(keras.layers.GRU(8, return_sequences=True),
+                                              keras.layers.Flatten(), steps=6),
+          "convolution_then_dense": lambda: of_series(keras.layers.Conv1D(8, 3, padding="same"),
+                                                      keras.layers.Dense(4, "tanh"),
                                                       keras.layers.Flatten(), steps=6),
-          "dense_on_series": lambda: of_series(keras.layers.Dense(8, "tanh"), keras.layers.Dense(4), keras.layers.Flatten(), steps=6),
-          "one_step_series": lambda: of_series(keras.layers.Dense(8, "tanh"), keras.layers.Dense(1), keras.layers.Flatten(), steps=1)}
+          "dense_on_series": lambda: of_series(keras.layers.Dense(8, "tanh"), keras.layers.Dense(4),
+                                               keras.layers.Flatten(), steps=6),
+          "one_step_series": lambda: of_series(keras.layers.Dense(8, "tanh"), keras.layers.Dense(1),
+                                               keras.layers.Flatten(), steps=1)}
 
 
 def step_in_float32(build):
@@ -42,7 +50,8 @@ def step_in_float32(build):
     model.compile(hig.JacobianPower(1.0, kappa=1.0, truncation=0.0), case.loss, jit_compile=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert_same_step(one_step(case, model, y), moved(model, jacobian.T @ gradient + penalty, eta=1.0), before, 1e-4)
+        assert_same_step(one_step(case, model, y), moved(model, jacobian.T @ gradient + penalty, eta=1.0),
+                         before, 1e-4)
 
 
 if __name__ == "__main__":
@@ -52,16 +61,20 @@ if __name__ == "__main__":
 
 
 def test_float32_without_xla_does_not_end_the_process():
-    """In a process of its own: products of rank 4 with an axis of size 1 end it in TensorFlow 2.21 with oneDNN."""
+    """In a process of its own: products of rank 4 with an axis of size 1 end it in TensorFlow 2.21 with
+    oneDNN.
+    """
     run = subprocess.run([sys.executable, "-m", "tests.test_without_xla"], cwd=Path(__file__).parents[1],
                          capture_output=True, text=True)
     assert run.returncode == 0, f"after {run.stdout.split()[-1:]}: {run.stderr[-1000:]}"
 
 
-# --- XLA computes something else -------------------------------------------------------------------------------------
+# --- XLA computes something else ----------------------------------------------------------------------------
 
 def masked_distances(x, u):
-    """Distances of three points in the plane; TensorFlow's gradient of the masked diagonal is 0, XLA's not a number."""
+    """Distances of three points in the plane; TensorFlow's gradient of the masked diagonal is 0, XLA's not a
+    number.
+    """
     points = tf.reshape(u, [-1, 3, 2])
     distances = tf.norm(points[:, :, None] - points[:, None], axis=-1)
     return tf.reduce_sum(tf.where(tf.eye(3, dtype=tf.bool), tf.zeros_like(distances), distances), axis=2)
@@ -69,7 +82,8 @@ def masked_distances(x, u):
 
 def singular_values(x, u):
     """XLA's are accurate to 2e-8 in float64."""
-    return tf.linalg.svd(tf.reshape(u, [-1, 3, 2]) + tf.constant([[3.0, 0], [0, 2], [0, 0]], u.dtype), compute_uv=False)
+    return tf.linalg.svd(tf.reshape(u, [-1, 3, 2]) + tf.constant([[3.0, 0], [0, 2], [0, 0]], u.dtype),
+                         compute_uv=False)
 
 
 PHYSICS = {"masked_distances": masked_distances, "singular_values": singular_values}
@@ -87,23 +101,26 @@ def test_what_xla_computes_otherwise_runs_without_it(float64, name, optimizer): 
     gradients = tape.gradient(loss, [weight.value for weight in model.trainable_variables])
     model.compile(keras.optimizers.SGD(ETA) if optimizer == "gradient descent" else
                   hig.JacobianPower(ETA, kappa=1.0, truncation=0.0), squares)
-    with pytest.warns(UserWarning, match="without XLA") if name == "masked_distances" else contextlib.nullcontext():
+    with pytest.warns(UserWarning,
+                      match="without XLA") if name == "masked_distances" else contextlib.nullcontext():
         model.fit(x, y, batch_size=B, epochs=1, verbose=0)
     for weight, before, gradient in zip(model.trainable_variables, weights, gradients):
-        np.testing.assert_allclose((before - weight) / ETA, gradient, rtol=0, atol=2e-7)       # entries of 0.01 to 1
+        # entries of 0.01 to 1
+        np.testing.assert_allclose((before - weight) / ETA, gradient, rtol=0, atol=2e-7)
 
 
 def test_a_derivative_that_is_not_finite_in_itself_is_named(float64):  # noqa: F811
     """The trap of tf.where: the logarithm of a masked zero has an infinite derivative, times 0."""
     def trap(x, u):
-        return tf.where(u[:, :1] > -1e9, tf.where(x[:, :1] > 1e9, tf.math.log(0 * u[:, :1]), u[:, 1:2]), u[:, :1])
+        return tf.where(u[:, :1] > -1e9, tf.where(x[:, :1] > 1e9, tf.math.log(0 * u[:, :1]), u[:, 1:2]),
+                        u[:, :1])
     model = hig.PhysicsModel(stack(5, 2), trap)
     model.compile(hig.HIG(ETA, truncation=1e-3), squares)
     with pytest.raises(ValueError, match="kernel.*not finite.*tf.where"):
         model.fit(rows(FEATURES), rows(1), batch_size=B, verbose=0)
 
 
-# --- products with few digits ----------------------------------------------------------------------------------------
+# --- products with few digits -------------------------------------------------------------------------------
 
 def with_ten_bits(tensor):
     """A float32 tensor cut to the mantissa of TF32, as GPUs from Ampere on multiply."""
@@ -115,7 +132,8 @@ def test_the_proof_notices_products_of_ten_bits(monkeypatch):
     right = hig.jacobian.FactoredJacobian.__init__
 
     def coarse(self, inputs, cotangents, *places):
-        right(self, [with_ten_bits(tf.constant(a)) for a in inputs], [with_ten_bits(tf.constant(c)) for c in cotangents], *places)
+        right(self, [with_ten_bits(tf.constant(a)) for a in inputs], [with_ten_bits(tf.constant(c))
+                                                                      for c in cotangents], *places)
     keras.utils.set_random_seed(2)
     model = hig.PhysicsModel(stack(20, 20, 2), lambda x, u: u)
     model.compile(hig.HIG(1.0, truncation=1e-6), squares)
@@ -159,7 +177,8 @@ def test_runs_share_a_card(monkeypatch):
     """By emulation, without a GPU: TensorFlow is asked to take memory as it needs it, for every card."""
     asked = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0", f"{kind}:1"])
-    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth",
+                        lambda *arguments: asked.append(arguments))
     share_gpus()
     assert asked == [("GPU:0", True), ("GPU:1", True)]
 
@@ -167,10 +186,12 @@ def test_runs_share_a_card(monkeypatch):
 def test_the_evaluation_runs_without_xla_where_it_must():
     """Of the systems, on a simulator that XLA cannot compile."""
     from hig.runs.experiments import mean_losses
-    model = hig.PhysicsModel(stack(5, 2), lambda x, u: u + tf.ensure_shape(tf.numpy_function(np.tanh, [u], u.dtype), u.shape))
+    model = hig.PhysicsModel(stack(5, 2), lambda x, u: u + tf.ensure_shape(tf.numpy_function(np.tanh, [u],
+        u.dtype), u.shape))
     model.compile("sgd", squares)
     data = rows(FEATURES), rows(2)
     with pytest.warns(UserWarning, match="The evaluation runs without XLA"):
         losses = mean_losses(model, data, data)(0, None)
     u = model.network(data[0]).numpy()
-    assert losses["test_loss"] == pytest.approx(np.mean(np.sum((u + np.tanh(u) - data[1]) ** 2, axis=1)), rel=1e-6)
+    assert losses["test_loss"] == pytest.approx(np.mean(np.sum((u + np.tanh(u) - data[1]) ** 2, axis=1)),
+                                                rel=1e-6)

@@ -1,5 +1,6 @@
-"""The smallest experiment: a whole run of hig.runs.training.train in a tenth of a second, for what holds for all systems;
-and submit scripts in this process, which has loaded TensorFlow already."""
+"""The smallest experiment: a whole run of hig.runs.training.train in a tenth of a second, for what holds for
+all systems; and submit scripts in this process, which has loaded TensorFlow already.
+"""
 
 import runpy
 import sys
@@ -20,7 +21,8 @@ STATES = np.random.default_rng(0).uniform(-1, 1, (8, 2)).astype(np.float32)
 
 
 def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=True, **changed):
-    """Trains a network of 3 neurons, not compiled by default; writes TINY_<optimizer>_RESULTS.pickle and the rest.
+    """Trains a network of 3 neurons, not compiled by default; writes TINY_<optimizer>_RESULTS.pickle and the
+    rest.
 
     Args: `changed` settings of hig.runs.training.train. Returns what that returns.
     """
@@ -28,7 +30,8 @@ def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=Tr
     learning = {"HIG": lambda: hig.HIG(0.1, truncation=1e-5), "LM": hig.LevenbergMarquardt,
                 "HIG_Krylov": lambda: hig.HIG(0.1, truncation=1e-5, krylov=4),
                 "HIG_adaptive": lambda: hig.HIG(0.1, truncation=1e-5, adaptive=True)}.get(
-        optimizer, lambda: keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": 0.1}}))()
+        optimizer, lambda: keras.optimizers.get({"class_name": optimizer,
+                                                 "config": {"learning_rate": 0.1}}))()
     model.compile(optimizer=learning, loss="mse", run_eagerly=eager)
     batches, updates = fixed_batches((STATES, 0 * STATES), 4)
 
@@ -36,7 +39,8 @@ def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=Tr
         mean = float(np.mean(np.square(model(STATES))))
         return {"train_loss": mean, "test_loss": mean}
 
-    settings = Namespace(**{"optimizer": optimizer, "max_time": 1000.0, "epochs": epochs, "output": folder, "quiet": True,
+    settings = Namespace(**{"optimizer": optimizer, "max_time": 1000.0, "epochs": epochs, "output": folder,
+                            "quiet": True,
                             "resume": False, "load_weights": None, "save_weights": None, **changed})
     return train(model, batches, updates, evaluate, settings, "TINY", {"seed": seed, "epochs": epochs})
 
@@ -44,7 +48,8 @@ def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=Tr
 def build_model(seed, simulator=None):
     """The network and its simulator, x + u · (1, 0.1) by default, with the initial weights of that seed."""
     keras.utils.set_random_seed(seed)
-    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(2)])
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="tanh"),
+                                keras.layers.Dense(2)])
     return hig.PhysicsModel(network, simulator or (lambda x, u: x + u * [1.0, 0.1]))
 
 

@@ -94,14 +94,16 @@ def layout(settings, output):
                   control("load weights", weights)], className="controls"),
         html.Div([control("method", method), control("η of Adam", number("adam_rate")),
                   control("η of HIG and GN", number("power_rate")), 
-                  control("truncation τ", number("truncation")), control("batch size B", number("batch_size", "60px"))],
+                  control("truncation τ", number("truncation")), control("batch size B", number("batch_size",
+                                                                                                "60px"))],
                  className="controls"),
         html.Div([control("fields", source), control("entry", number("entry", "60px")),
                   html.Span(id="entries", className="quiet")], className="controls"),
         html.Div(pictures, className="pictures"),
         *watching_layout("epochs", "train_loss"),
         html.P(f"The curve and the weights are written into {output.resolve()}. Pausing leaves a finished "
-               "curve, and so does closing the page, after a minute and a half. Resetting and loading weights "
+               "curve, and so does closing the page, after a minute and a half. Resetting and loading "
+               "weights "
                "begin a new curve; the one before is kept under its date.", className="quiet"),
         dcc.Store(id="version"), dcc.Interval(id="hand", interval=300)])
 

@@ -4,9 +4,9 @@ Each system's folder may have a `pictures.py` with two functions, of which the f
 
     solve(weights, seed)        what the network of a .weights.h5 file does, as a dict of numpy arrays
     draw(figure, solution, together, colors)
-                                draws that into a (sub)figure, in the scales of all solutions `together`, in the
-                                colours of `hig.figures.style.TRAJECTORIES`; returns a function of progress in
-                                [0, 1], which shows so much of it
+                                draws that into a (sub)figure, in the scales of all solutions `together`, in
+                                the colours of `hig.figures.style.TRAJECTORIES`; returns a function of
+                                progress in [0, 1], which shows so much of it
 
 A file of weights does not tell its system: the one whose network has the shapes in the file is taken.
 """
@@ -102,7 +102,8 @@ def animate(figure, show, suffix):
     from matplotlib import animation
 
     if suffix == ".mp4" and not animation.writers.is_available("ffmpeg"):
-        raise ValueError("mp4 needs the program ffmpeg, which is not installed; a name that ends in .gif does not")
+        raise ValueError("mp4 needs the program ffmpeg, which is not installed; a name that ends in .gif "
+                         "does not")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")                                    # stays that of the whole picture
     writer = animation.writers["ffmpeg" if suffix == ".mp4" else "pillow"](fps=FRAMES_PER_SECOND)

@@ -22,10 +22,12 @@ from hig.runs.lbfgs import ByLBFGS
 from hig.runs.training import train
 
 # names of this project's optimizers
-OWN = ("HIG", "GN", "Power", "HIG_adaptive", "GN_adaptive", "Power_adaptive", "LM", "HIG_Krylov", "HIG_Krylov_adaptive")
+OWN = ("HIG", "GN", "Power", "HIG_adaptive", "GN_adaptive", "Power_adaptive", "LM", "HIG_Krylov",
+       "HIG_Krylov_adaptive")
 
 
-def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, constants, *, measure=None, label=None,
+def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, constants, *, measure=None,
+                        label=None,
                         optimizer=None, validation_data=None, shuffle=False):
     """Compiles and trains a model on a data set drawn once; an epoch is one pass over it, in its order or
     shuffled.
@@ -61,17 +63,20 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
         batches, updates_per_epoch = shuffled_batches(train_data, settings.batch_size, settings.seed)
     else:
         batches, updates_per_epoch = fixed_batches(train_data, settings.batch_size)
-    model.compile(optimizer=optimizer or make_optimizer(settings), loss=loss, steps_per_execution=updates_per_epoch)
+    model.compile(optimizer=optimizer or make_optimizer(settings), loss=loss,
+                  steps_per_execution=updates_per_epoch)
     evaluate = (measure(model, train_data, test_data) if measure
                 else mean_losses(model, train_data, test_data, validation_data))
     sim_par = {**common_settings(settings), **constants,
                "train_samples": len(train_data[0]), "test_samples": len(test_data[0])}
     if settings.evaluate_every > 1:
-        evaluate, sim_par["evaluate_every"] = sometimes(evaluate, settings.evaluate_every), settings.evaluate_every
+        evaluate, sim_par["evaluate_every"] = sometimes(evaluate,
+                                                        settings.evaluate_every), settings.evaluate_every
     return train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par, label=label)
 
 
-def train_on_fresh_data(settings, prefix, compiled, batches, measure, constants, *, callbacks=lambda sim_par: []):
+def train_on_fresh_data(settings, prefix, compiled, batches, measure, constants, *,
+                        callbacks=lambda sim_par: []):
     """Trains a model of which every update gets samples of its own; an epoch is one update.
 
     An optimizer called "Adam_then_HIG", for instance, is HIG after `settings.pretrain_time` seconds of Adam
@@ -126,7 +131,8 @@ def sometimes(evaluate, every):
 def common_settings(settings):
     """The part of `sim_par` that every run has: dict of builtins."""
     common = {key: getattr(settings, key)
-              for key in ("optimizer", "seed", "batch_size", "learning_rate", "truncation", "max_time", "epochs")}
+              for key in ("optimizer", "seed", "batch_size", "learning_rate", "truncation", "max_time",
+                          "epochs")}
     for key in ("damping", "krylov", "memory", "kappa"):  # of the optimizers that have them
         if getattr(settings, key, None) is not None:
             common[key] = getattr(settings, key)
@@ -148,7 +154,8 @@ def make_optimizer(settings):
     """
     def setting(name):
         if getattr(settings, name, None) is None:
-            raise SettingsError(f"the optimizer {settings.optimizer} takes a {name}: state it in the call of submit")
+            raise SettingsError(f"the optimizer {settings.optimizer} takes a {name}: state it in the call "
+                                "of submit")
         return getattr(settings, name)
 
     name = settings.optimizer.removesuffix("_adaptive")
@@ -156,7 +163,8 @@ def make_optimizer(settings):
     if name == "HIG":
         return HIG(setting("learning_rate"), setting("truncation"), adaptive=adaptive)
     if name == "HIG_Krylov":
-        return HIG(setting("learning_rate"), setting("truncation"), adaptive=adaptive, krylov=setting("krylov"))
+        return HIG(setting("learning_rate"), setting("truncation"), adaptive=adaptive,
+                   krylov=setting("krylov"))
     if name == "GN":
         return GaussNewton(setting("learning_rate"), setting("truncation"), adaptive=adaptive)
     if name == "Power":
@@ -169,7 +177,8 @@ def make_optimizer(settings):
     kinds = {name: kind for name, kind in vars(keras.optimizers).items() if isinstance(kind, type)
              and issubclass(kind, keras.Optimizer) and name not in ("Optimizer", "LossScaleOptimizer")}
     if settings.optimizer not in kinds:
-        raise SettingsError(f"there is no optimizer {settings.optimizer!r}; there are {', '.join([*OWN, *sorted(kinds)])}")
+        raise SettingsError(f"there is no optimizer {settings.optimizer!r}; there are "
+                            f"{', '.join([*OWN, *sorted(kinds)])}")
     return kinds[settings.optimizer](setting("learning_rate"))
 
 
@@ -228,7 +237,8 @@ def shuffled_batches(data, batch_size, seed):
     rows, data = len(data[0]), tuple(map(tf.constant, data))
     updates = rows // batch_size
     if not updates:
-        raise SettingsError(f"the batch size must not exceed the {rows} training samples, but is {batch_size}")
+        raise SettingsError(f"the batch size must not exceed the {rows} training samples, but is "
+                            f"{batch_size}")
 
     def order(epoch):
         shuffled = tf.random.experimental.stateless_shuffle(tf.range(rows), (seed, epoch))

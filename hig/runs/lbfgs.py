@@ -63,8 +63,10 @@ class ByLBFGS(PhysicsModel):
         callbacks.on_train_begin()
         callbacks.on_epoch_begin(epoch)
         start = np.concatenate([np.ravel(w) for w in self.trainable_variables]).astype(np.float64)
-        found = scipy.optimize.minimize(evaluate, start, jac=True, method="L-BFGS-B", callback=accept, options={
-            "maxcor": self.memory, "maxls": LINE_SEARCH, "ftol": 0.0, "gtol": 0.0, "maxiter": 10**9, "maxfun": 10**9})
+        found = scipy.optimize.minimize(evaluate, start, jac=True, method="L-BFGS-B", callback=accept,
+                                        options={
+            "maxcor": self.memory, "maxls": LINE_SEARCH, "ftol": 0.0, "gtol": 0.0, "maxiter": 10**9,
+            "maxfun": 10**9})
         self._set(found.x.astype(dtype))                                # not those of the last trial
         callbacks.on_train_end()
 

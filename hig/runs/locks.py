@@ -32,11 +32,13 @@ def locked(name):
     try:
         lock.acquire()
     except Timeout:
-        raise BlockingIOError(f"{_owner(path) or 'another process'} is writing {name.name} in {path.parent}; wait for it, "
+        raise BlockingIOError(
+            f"{_owner(path) or 'another process'} is writing {name.name} in {path.parent}; wait for it, "
                               "stop it, or choose another folder with --output") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise OSError(f"cannot lock {name.name} in the folder {path.parent}: {error.strerror or error}") from error
+            raise OSError(f"cannot lock {name.name} in the folder {path.parent}: "
+                          f"{error.strerror or error}") from error
     try:
         with suppress(OSError):  # the number is only for the other's message
             path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")

@@ -161,7 +161,8 @@ class Slurm:
         self.numbers = {}                                               # Run → its job's
         self.executor = submitit.SlurmExecutor(self.folder, max_num_timeout=100)
         given = {"partition": options.partition, "account": options.account,
-                 "gpus_per_task": options.gpus_per_task, "mem": options.mem and f"{round(1024 * options.mem)}M"}
+                 "gpus_per_task": options.gpus_per_task, "mem": options.mem
+                 and f"{round(1024 * options.mem)}M"}
         self.executor.update_parameters(
             job_name=options.output.name[:40],
             time=options.time or int((options.max_time + START_UP) // 60) + 10,

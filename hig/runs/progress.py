@@ -42,11 +42,13 @@ class Progress:
         done, left = seconds / self.max_time, self.max_time - seconds
         if self.epochs is not None and epoch / self.epochs > done:
             done, left = epoch / self.epochs, seconds * (self.epochs / epoch - 1)
-        text = (f"epoch {epoch}, train {curve['train_loss'][-1]:.2e}, test {last_known(curve['test_loss']):.2e}, "
+        text = (f"epoch {epoch}, train {curve['train_loss'][-1]:.2e}, test "
+                f"{last_known(curve['test_loss']):.2e}, "
                 f"{max(left, 0):.0f} s left")
         if sys.stderr.isatty():
             if self.bar is None:
-                self.bar = tqdm(total=1.0, desc=text, file=sys.stderr, leave=False, dynamic_ncols=True, mininterval=EVERY,
+                self.bar = tqdm(total=1.0, desc=text, file=sys.stderr, leave=False, dynamic_ncols=True,
+                                mininterval=EVERY,
                                 miniters=0, bar_format=f"{self.label} {{bar}} {{desc}}")
             self.bar.set_description_str(text, refresh=False)
             self.bar.update(min(done, 1) - self.bar.n)

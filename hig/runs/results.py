@@ -167,7 +167,8 @@ def _plain(value, name="results", count=None, depth=0):
                " allowed are integers, float16 to float64 and up to two axes")
         return np.array(value, dtype=wide, order="C", subok=False)
     kind = type(value).__name__
-    raise ValueError(f"{name[:80]!r} holds a value of type {kind}, which is neither a numeric array nor a builtin")
+    raise ValueError(f"{name[:80]!r} holds a value of type {kind}, which is neither a numeric array nor a "
+                     "builtin")
 
 
 def _check_schema(results):
@@ -186,7 +187,8 @@ def _check_schema(results):
     expect(length >= 1, "its curve is empty")
     for key, expected in [*((key, length) for key in CURVES), ("epoch_time", length - 1)]:
         found = len(results[key])
-        expect(found == expected, f"'epochs' has {length} entries and {key!r} {found} where {expected} are expected")
+        expect(found == expected,
+               f"'epochs' has {length} entries and {key!r} {found} where {expected} are expected")
     provenance = results.get("provenance", {})
     state, updates = provenance.get("state", "finished"), provenance.get("updates_per_epoch", 1)
     expect(type(state) is str and state in STATES,

@@ -81,7 +81,8 @@ def parse(system, name, description, seeds, max_time, arguments=None):
     slurm = [add("--partition", metavar="NAME", help="of Slurm"),
              add("--account", metavar="NAME", help="of Slurm"),
              add("--time", type=cli.positive_integer, metavar="MINUTES",
-                 help="limit of a Slurm job, which is requeued when it needs more (default: what --max-time takes, and ten minutes)"),
+                 help="limit of a Slurm job, which is requeued when it needs more (default: what --max-time "
+                      "takes, and ten minutes)"),
              add("--cpus-per-task", type=cli.positive_integer, metavar="N",
                  help="cores, and threads, of a Slurm job (default: 1)"),
              add("--gpus-per-task", type=cli.positive_integer, metavar="N", help="of Slurm"),
@@ -172,7 +173,8 @@ class Run(NamedTuple):
     def seconds_left(self):
         """How long it still takes, about."""
         _, results = self.results()
-        return places.START_UP + max(0.0, self.max_time - (results["simulation_time"][-1] if results else 0.0))
+        return places.START_UP + max(0.0, self.max_time - (results["simulation_time"][-1] if results
+                                                           else 0.0))
 
     def command(self):
         """The command that begins or continues it."""

@@ -99,7 +99,8 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
             done = None
             while not run.over() and run.epoch != done:                 # L-BFGS may find no further step
                 done = run.epoch
-                run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, initial_epoch=run.epoch,
+                run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch,
+                                    initial_epoch=run.epoch,
                                     epochs=epochs, verbose=0, shuffle=False, callbacks=[run, *callbacks])
         except (tf.errors.OpError, np.linalg.LinAlgError, MemoryError) as error:
             run.fail(error)
@@ -119,13 +120,15 @@ class TrainingRun(keras.callbacks.Callback):
         self.results = name.with_name(f"{name.name}_RESULTS.pickle")
         self.parameters = name.with_name(f"{name.name}_PARAMETERS.txt")
         self.checkpoint = name.with_name(f"{name.name}_CHECKPOINT.npz")
-        self.evaluate, self.snapshot, self.settings, self.sim_par = evaluate, snapshot, settings, dict(sim_par)
+        self.evaluate, self.snapshot, self.settings, self.sim_par = evaluate, snapshot, settings, dict(
+            sim_par)
         self.stages = stages  # [(model, seconds at which the next takes over)]
         self.curve = {"epochs": [], "simulation_time": []}  # one entry per epoch, the untrained one first
         self.spectrum = {}  # one entry per epoch, of Jacobian powers only
         if isinstance(stages[-1][0].optimizer, JacobianPower):
             self.spectrum = {name: [] for name in stages[-1][0].optimizer.logged}
-        self.provenance = {**provenance(), "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads()
+        self.provenance = {**provenance(),
+                           "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads()
                            or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0),
                            "dtype": keras.config.floatx(), "updates_per_epoch": updates_per_epoch}
         self.state = "running"
@@ -206,7 +209,8 @@ class TrainingRun(keras.callbacks.Callback):
         """
         entries = len(self.curve["epochs"])
         if entries < 6:
-            raise ValueError(f"a curve of {entries} entries takes more than the {curves.MAX_BYTES} bytes allowed")
+            raise ValueError(f"a curve of {entries} entries takes more than the {curves.MAX_BYTES} bytes "
+                             "allowed")
         kept = entries_to_keep(np.array(self.curve["simulation_time"]), np.isfinite(self.curve["test_loss"]),
                                entries // 2)
         self.curve = {key: [values[i] for i in kept] for key, values in self.curve.items()}
@@ -227,7 +231,8 @@ class TrainingRun(keras.callbacks.Callback):
         else:
             moved.append(keep_earlier(self.checkpoint))
         if any(moved):
-            self.progress.message(f"earlier results moved to {' and '.join(path.name for path in moved if path)}")
+            self.progress.message(
+                f"earlier results moved to {' and '.join(path.name for path in moved if path)}")
 
     def _save(self):
         """Writes the checkpoint, then the curve."""
@@ -251,7 +256,8 @@ class TrainingRun(keras.callbacks.Callback):
             "provenance": {**self.provenance, "peak_memory": peak_memory(),
                            "state": self.state if self.state in STATES else "interrupted",
                            **({"reason": self.reason} if self.state == "failed" else {}),
-                           **self._switch(), **{key: np.array(values) for key, values in self.spectrum.items()}}}
+                           **self._switch(), **{key: np.array(values) for key,
+                                                values in self.spectrum.items()}}}
 
     def _switch(self):
         """The provenance of a pretrained run: after which epoch the second optimizer took over, once it
@@ -295,17 +301,21 @@ class TrainingRun(keras.callbacks.Callback):
                    if key not in ("max_time", "epochs") and now.get(key) != before.get(key)]
         if unequal:
             raise SettingsError("cannot resume with other settings: "
-                                + ", ".join(f"{key} is {now.get(key)} but was {before.get(key)}" for key in unequal))
+                                + ", ".join(f"{key} is {now.get(key)} but was {before.get(key)}"
+                                            for key in unequal))
         _, ours, theirs = np.intersect1d(curve["epochs"], results["epochs"], return_indices=True)
         expected = {key for key, values in results.items() if np.ndim(values) == 1} - {"epoch_time"}
-        if set(curve) != expected or any(len(entries) != length or len(results.get(key, ())) != len(results["epochs"])
+        if set(curve) != expected or any(len(entries) != length or len(results.get(key,
+            ())) != len(results["epochs"])
                or not np.array_equal(np.array(entries)[ours], results[key][theirs], equal_nan=True)
                for key, entries in curve.items()):
-            raise SettingsError(f"cannot resume: the curves in {self.checkpoint} and in {self.results.name} differ")
+            raise SettingsError(f"cannot resume: the curves in {self.checkpoint} and in {self.results.name} "
+                                "differ")
         self.curve, self.spectrum = curve, spectrum
         variables = _state(self.stage_model)  # the one whose turn it is at the end of that curve
         if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
-            raise SettingsError(f"cannot resume: {self.checkpoint} holds other weights than the experiment has")
+            raise SettingsError(f"cannot resume: {self.checkpoint} holds other weights than the experiment "
+                                "has")
         for variable, value in zip(variables, values):
             variable.assign(value)
         self.saved_at = self.time
@@ -325,7 +335,8 @@ class TrainingRun(keras.callbacks.Callback):
             self.progress.message("continue with --resume")
         if self.state == "diverged":
             print(f"{self.label} diverged: the loss is not finite after epoch {self.epoch} "
-                  f"({self.time:.1f} s of training); the curve up to there is in {self.results}", file=sys.stderr)
+                  f"({self.time:.1f} s of training); the curve up to there is in {self.results}",
+                  file=sys.stderr)
         if self.state == "failed":
             print(f"{self.label} stopped in epoch {self.epoch + 1}: {self.reason}; "
                   f"the curve up to there is in {self.results}", file=sys.stderr)
@@ -400,7 +411,8 @@ def _stop_on_signals(run):
     def stop(number, frame):
         run.stop_signal = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        run.progress.message("stopping after this epoch" + "; Ctrl-C again stops at once" * (number == signal.SIGINT))
+        run.progress.message("stopping after this epoch" + "; Ctrl-C again stops at once" *
+                             (number == signal.SIGINT))
 
     handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     earlier = {number: signal.signal(number, stop) for number in handled}  # only the main thread may set them

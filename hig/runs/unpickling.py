@@ -57,7 +57,8 @@ def _check(data):
     for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
         if opcode.name not in _ALLOWED or (opcode.name == "PROTO" and position):
             raise Refused(f"it contains the pickle instruction {opcode.name}, which no curve needs")
-        expect(count < MAX_INSTRUCTIONS, f"it has more than the {MAX_INSTRUCTIONS} pickle instructions allowed")
+        expect(count < MAX_INSTRUCTIONS,
+               f"it has more than the {MAX_INSTRUCTIONS} pickle instructions allowed")
         if opcode.name == "LONG_BINPUT":  # the unpickler's memo gets as long as that
             expect(argument <= MAX_INSTRUCTIONS)
     expect(position == len(data) - 1)
@@ -94,7 +95,8 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(io.BytesIO(data))
         # bytes: arrays, and (protocol 2) their decoded text
         self.longest, self.unspent = len(data), 2 * len(data)
-        self.names = {"numpy ndarray": _Name(None), "numpy dtype": _Name(self.dtype), "_codecs encode": _Name(self.encode)}
+        self.names = {"numpy ndarray": _Name(None), "numpy dtype": _Name(self.dtype),
+                      "_codecs encode": _Name(self.encode)}
         for core in ("numpy.core", "numpy._core"):                      # before and since version 2
             self.names |= {f"{core}.multiarray _reconstruct": _Name(self.reconstruct),
                            f"{core}.multiarray scalar": _Name(self.scalar),
@@ -102,7 +104,8 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if (found := self.names.get(f"{module} {name}")) is None:
-            raise Refused(f"it refers to {f'{module}.{name}'[:80]!r}, and only arrays and builtins are allowed")
+            raise Refused(f"it refers to {f'{module}.{name}'[:80]!r}, and only arrays and builtins are "
+                          "allowed")
         return found
 
     def spend(self, count):
@@ -122,7 +125,8 @@ class _Unpickler(pickle.Unpickler):
         return Made(np.dtype(code), self.byte_order)
 
     def byte_order(self, dtype, version, order, *rest):
-        expect(version in (3, 4) and type(order) is str and order in tuple("<>|=") and rest == (None, None, None, -1, -1, 0),
+        expect(version in (3, 4) and type(order) is str and order in tuple("<>|=") and rest == (None, None,
+            None, -1, -1, 0),
                "it contains an array that is not numeric")
         return dtype.newbyteorder(order)
 
@@ -142,10 +146,13 @@ class _Unpickler(pickle.Unpickler):
         return self.array(shape, dtype, content, "F" if fortran else "C")
 
     def array(self, shape, dtype, content, order):
-        expect(type(shape) is tuple and len(shape) <= 2 and all(type(n) is int and 0 <= n <= self.longest for n in shape)
-               and type(dtype) is Made and isinstance(dtype.value, np.dtype) and type(content) in (bytes, bytearray)
+        expect(type(shape) is tuple and len(shape) <= 2 and all(type(n) is int and 0 <= n <= self.longest
+                                                                for n in shape)
+               and type(dtype) is Made and isinstance(dtype.value, np.dtype) and type(content) in (bytes,
+                                                                                                   bytearray)
                and type(order) is str and order in ("C", "F"), "it contains an array of an unusual kind")
-        expect(math.prod(shape) * dtype.value.itemsize == len(content), "it contains an array whose shape and size disagree")
+        expect(math.prod(shape) * dtype.value.itemsize == len(content),
+               "it contains an array whose shape and size disagree")
         self.spend(len(content))
         flat = np.frombuffer(content, np.uint8 if dtype.value.kind == "b" else dtype.value)
         return flat.astype(dtype.value.newbyteorder("=")).reshape(shape, order=order)

@@ -33,7 +33,8 @@ def load_weights(network, path):
     try:
         found, expected = _shapes(path), [tuple(variable.shape) for variable in network.variables]
         if sorted(found) != sorted(expected):
-            raise ValueError(f"it holds arrays of the shapes {_list(found)}, but the network has {_list(expected)}")
+            raise ValueError(f"it holds arrays of the shapes {_list(found)}, but the network has "
+                             f"{_list(expected)}")
         network.load_weights(path)
     except (OSError, ValueError, KeyError, RuntimeError) as error:  # RuntimeError: h5py, of a damaged file
         raise SettingsError(f"cannot load the weights {path}: {str(error).splitlines()[0]}") from None
@@ -55,7 +56,8 @@ def _shapes(path):
     """Shapes of all arrays in the file, layer after layer."""
     shapes = {}
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: shapes.update({name: item.shape} if isinstance(item, h5py.Dataset) else {}))
+        file.visititems(lambda name, item: shapes.update({name: item.shape} if isinstance(item, h5py.Dataset)
+                                                         else {}))
     return [shapes[name] for name in sorted(shapes, key=lambda name: [int(part) if part.isdigit() else part
                                                                        for part in re.split(r"(\d+)", name)])]
 
