@@ -1,4 +1,6 @@
-"""Which settings suit each method on one cart pole, by the validation loss? Four trials each, with one seed.
+"""Question: which settings suit each method on one cart pole, by the validation loss?
+
+Each method has the same number of trials, with one seed.
 
 `study_peers.py` compares the methods on seeds that no choice has seen.
 """

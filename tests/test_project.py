@@ -83,7 +83,7 @@ def test_every_folder_with_code_is_installed(tmp_path):
     wheel, = (tmp_path / "wheel").glob("*.whl")
     installed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert installed == {str(path.relative_to(tmp_path)) for folder in ("hig", *SYSTEMS.values())
-                         for path in (tmp_path / folder).rglob("*") if path.suffix in (".py", ".css")}
+                         for path in (tmp_path / folder).rglob("*") if path.suffix in (".py", ".css", ".js")}
 
 
 def test_importing_hig_and_reading_results_does_not_load_tensorflow():
