@@ -3,6 +3,7 @@ cancelled and does not.
 """
 
 import os
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -32,7 +33,7 @@ parser.add_argument("--resume", action="store_true")
 options, _ = parser.parse_known_args()
 
 def simulator(x, u):                                   # slow while the test has something in mind with the run
-    time.sleep(0.5 * (options.output / "hold").exists())
+    time.sleep(8 * (options.output / "hold").exists())
     return x + u * [1.0, 0.1]
 
 sys.exit(EXIT_CODES[tiny.run(options.output, options.seed, {EPOCHS}, simulator=simulator, resume=options.resume)])
@@ -85,7 +86,7 @@ def test_four_runs_of_which_one_is_preempted_and_one_cancelled(tmp_path_factory)
             slurm.wait_for(lambda: 2 <= epochs(run))
             # of the array; scancel would repeat a signal to that
             number = (run.folder / "slurm_job.txt").read_text()
-            number = ask("squeue", "--noheader", "--array", "--format=%A", f"--jobs={number}").strip()
+            number = re.match(r"JobId=(\d+)", ask("scontrol", "show", "job", number))[1]
             ask("scancel", *flags, number)
             slurm.wait_for(lambda: seen in ask("scontrol", "show", "job", number))
             (run.folder / "hold").unlink()
