@@ -131,13 +131,15 @@ def test_the_recurrence_is_that_of_numpy(units, float64):  # noqa: F811
 
 
 def test_the_trace_that_scales_the_damping(float64):  # noqa: F811
-    """‖J‖² is exact with all steps; with two steps, which have seen most of it, to a quarter."""
+    """‖J‖² is exact with all steps. With two steps the rest comes from random vectors, and the sum is right
+    within a factor of two.
+    """
     keras.utils.set_random_seed(1)
     products, batch, J, g = products_of(Case(stack(7, 2)), "through the network")
     _, _, gradient, jacobian = products.linearise(*batch)
     exact, few = (krylov.KrylovSpace(jacobian, gradient, steps, 0.0, -1.0, 0.0)._trace() for steps in (ALL, 2))
     assert exact == pytest.approx(np.sum(J**2), rel=1e-10)
-    assert few == pytest.approx(np.sum(J**2), rel=0.25) and few != exact
+    assert 0.5 < few / exact < 2 and few != exact
 
 
 def test_200_steps_in_single_precision_stay_orthogonal():
