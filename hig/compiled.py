@@ -80,7 +80,7 @@ class Compiler:
         self.warn(f"{what} runs without XLA, which is slower: {reason}. compile(jit_compile=False) says so "
                   "from the start.")
 
-    def function(self, python_function, what, xla=True, without_xla=None, graph=False):
+    def function(self, python_function, what, xla=True, without_xla=None):
         """The compiled form of a function of nested tensors, which is always called with arguments of the
         same shapes.
 
@@ -89,16 +89,15 @@ class Compiler:
             what: str, what this is for the user, as the beginning of a sentence.
             xla: False for a graph in any case.
             without_xla: a function that computes the same and takes its place where XLA does not compile it.
-            graph: True for a graph even where users' code is to run as plain Python.
 
         Returns:
             a function of the same arguments. It raises what `python_function` raises; an error of an
             operation comes with its own sentence, without the graph around it.
         """
         without_xla = without_xla or python_function
-        if self.eager and not graph:
+        if self.eager:
             return without_xla
-        return _Function(self, python_function, without_xla, what, self.xla and xla and not self.eager)
+        return _Function(self, python_function, without_xla, what, self.xla and xla)
 
     def trace(self, python_function, *arguments, **options):
         """The graph of a Python function, made without AutoGraph, as in Keras.

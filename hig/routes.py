@@ -254,7 +254,8 @@ class Derivatives:
                 self._loop_in_network = any(operation.type in _LOOPS for operation in inside)
                 uses = weight_operations(graph, self.weights, outcome)
                 self._network_alone = all(operation in inside for each in uses for operation, _ in each)
-            self._has_own_weights = bool(self._layered) and not self._mixing and self._may_have_own_weights(x)
+            self._has_own_weights = (bool(self._layered) or self.compiler.eager) and not self._mixing and (
+                self._may_have_own_weights(x))
         self.n = self.batch * self.d
         self._settings = [variable.numpy() for variable in self._read]
 
@@ -441,7 +442,7 @@ class Derivatives:
             apart = not self._mixing
             if self._layered:
                 self._reasons.append(self._layered)
-            else:
+            elif not self.compiler.eager:                               # layers are found in a graph
                 yield _Candidate("factored", self._factored, apart)
             if self._has_own_weights:
                 yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_own_rows, xla), apart)
@@ -465,7 +466,7 @@ class Derivatives:
         def trace(*batch):
             results, found["places"] = self._trace_factors(*batch)
             return results
-        function = self.compiler.function(trace, "The Jacobian by layer factors", xla=xla, graph=True)
+        function = self.compiler.function(trace, "The Jacobian by layer factors", xla=xla)
 
         def linearise(x, y_true, sample_weight):
             loss, outcome, gradient, inputs, cotangents = function(x, y_true, sample_weight)
