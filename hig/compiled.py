@@ -72,8 +72,8 @@ class Compiler:
         count = len(definition.node) + sum(len(function.node_def) for function in definition.library.function)
         if count > MOST_OPERATIONS:
             self._slower(what, f"its graph has {count} operations, which XLA would compile for minutes. If "
-                               "it loops over time "
-                               "steps in Python, a tf.while_loop with maximum_iterations makes it small")
+                               "it loops over time steps in Python, a tf.while_loop with maximum_iterations "
+                               "makes it small")
         return count <= MOST_OPERATIONS
 
     def _slower(self, what, reason):
@@ -154,8 +154,7 @@ class _Function:
         except Exception as error:
             self.without_xla(*arguments)  # raises again if it is not the graph's fault
             self.compiler.warn(f"{self.what} runs operation by operation, which is much slower: TensorFlow "
-                               "cannot make a graph "
-                               f"of it ({str(error).strip().splitlines()[-1][:160]})")
+                               f"cannot make a graph of it ({str(error).strip().splitlines()[-1][:160]})")
             yield self.without_xla
 
 

@@ -115,5 +115,4 @@ def measure_trust(optimizer, loss, loss_after):
         optimizer.warned = True
         warnings.warn("Steps fit single batches: of what a step takes off the loss of its own batch, "
                       f"{optimizer.trust() * ENOUGH:.0%} is taken off that of the next one. Adaptive steps "
-                      "are "
-                      "shorter then; larger batches may do better", stacklevel=2)
+                      "are shorter then; larger batches may do better", stacklevel=2)

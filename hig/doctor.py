@@ -43,14 +43,12 @@ def machine():
         "memory": f"{available_memory() / 2**30:.1f} GiB free",
         "gpu": ", ".join(found.pop("gpus")) or "none that TensorFlow sees",
         "tf32": f"{'on' if tf.config.experimental.tensor_float_32_execution_enabled() else 'off'} on GPUs "
-                "that have it; "
-                "hig switches it off during its updates",
+                "that have it; hig switches it off during its updates",
         "blas": ", ".join(f"{name} with {count} threads" for name,
                           count in found.pop("blas_threads").items()),
         "tensorflow threads": f"{threads.get_intra_op_parallelism_threads() or 'all cores'} within an "
-                              "operation, "
-                              f"{threads.get_inter_op_parallelism_threads() or 'all cores'} between them "
-                              "(as set)",
+                              f"operation, {threads.get_inter_op_parallelism_threads() or 'all cores'} "
+                              "between them (as set)",
         "environment": ", ".join(f"{key}={value}" for key, value in sorted(os.environ.items())
                                  if key.startswith(("TF_ENABLE", "TF_NUM", "TF_XLA", "TF_GPU", "OMP_",
                                                     "OPENBLAS_",
@@ -122,10 +120,9 @@ def thread_fight(K):
 def advice(times, power, free):
     """Sentences for what was measured: times of `thread_fight`, ms of one J^κ g, bytes of memory free."""
     if any(times[None, busy] > 2 * times[1, busy] for busy in (False, True)):
-        yield ("BLAS with all its threads fights for the cores, with TensorFlow or other programs. hig "
-               "takes one thread for "
-               "small matrices; in code of your own, set OPENBLAS_NUM_THREADS=1 or use threadpoolctl around "
-               "them.")
+        yield ("BLAS with all its threads fights for the cores, with TensorFlow or other programs. hig takes "
+               "one thread for small matrices; in code of your own, set OPENBLAS_NUM_THREADS=1 or use "
+               "threadpoolctl around them.")
     if times[1, True] > 3 * times[1, False]:
         yield "An eigendecomposition next to TensorFlow is much slower than alone: too few cores, or a busy machine."
     if power > 1.5 * times[1, False]:
@@ -153,8 +150,7 @@ def main(arguments=()):
     print("\nself-check")
     for method, error in errors.items():
         print(f"J^κ g by {method:11} against SVD: relative error {error:.1e}, "
-              f"{'right' if error < TOLERANCE else 'WRONG'}"
-              f" (allowed {TOLERANCE:.0e})")
+              f"{'right' if error < TOLERANCE else 'WRONG'} (allowed {TOLERANCE:.0e})")
     print(f"J^κ g, n = {N}:".ljust(49) + f" {power:7.1f} ms")
     for (threads, busy), value in times.items():
         print(f"eigh, n = {N}, {threads or 'all'} BLAS thread{'' if threads == 1 else 's'}, TensorFlow "

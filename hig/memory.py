@@ -35,8 +35,8 @@ def require_memory(rows, network, advice):
                                                          if len(shape))), available_memory()
     if needed > available:
         raise MemoryError(f"a Jacobian of n = {rows} rows and p = {columns} columns takes "
-                          f"{needed / 2**30:.1f} GiB of memory for "
-                          f"each update, and {available / 2**30:.1f} GiB are free; {advice}")
+                          f"{needed / 2**30:.1f} GiB of memory for each update, and {available / 2**30:.1f} "
+                          f"GiB are free; {advice}")
 
 
 def update_memory(rows, weights, widths):

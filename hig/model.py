@@ -74,15 +74,13 @@ class PhysicsModel(keras.Model):
             scaled = power is not optimizer and type(optimizer).__name__
             if scaled or self.dtype_policy.name == "mixed_float16" or keras.config.dtype_policy().name == "mixed_float16":
                 raise ValueError(f"optimizer {power.name!r} under {scaled or 'the policy mixed_float16'}: "
-                                 "loss scaling is for gradients, and a "
-                                 "Jacobian power takes none; use float32, float64, bfloat16 or "
-                                 "mixed_bfloat16 without it")
+                                 "loss scaling is for gradients, and a Jacobian power takes none; use "
+                                 "float32, float64, bfloat16 or mixed_bfloat16 without it")
             strategy = tf.distribute.get_strategy()
             if strategy.num_replicas_in_sync > 1:
                 raise ValueError("a Jacobian power takes the Jacobian of the whole batch, and "
-                                 f"{type(strategy).__name__} would split "
-                                 f"it among {strategy.num_replicas_in_sync} devices: compile outside its "
-                                 "scope")
+                                 f"{type(strategy).__name__} would split it among "
+                                 f"{strategy.num_replicas_in_sync} devices: compile outside its scope")
         self.asked_to_jit = jit_compile                                 # Keras makes True or False of "auto"
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **options)
         self.compiler = Compiler(jit_compile, self.run_eagerly)
@@ -144,9 +142,8 @@ class PhysicsModel(keras.Model):
                     or keras.saving.get_registered_object(
                     keras.saving.get_registered_name(part)) is part):
                 raise ValueError(f"{name} is {part!r}, which Keras cannot write to a file: make it a Keras "
-                                 "layer or register it with "
-                                 "keras.saving.register_keras_serializable, or save the network alone: "
-                                 "model.network.save(…)")
+                                 "layer or register it with keras.saving.register_keras_serializable, or "
+                                 "save the network alone: model.network.save(…)")
             config[name] = None if part is _same else keras.saving.serialize_keras_object(part)
         return config
 

@@ -74,14 +74,12 @@ class JacobianPower(keras.optimizers.Optimizer):
                  krylov_tolerance=1e-3, krylov_chunk=None, spectral_filter=None, **options):
         if options.get("loss_scale_factor") is not None:
             raise ValueError(f"loss_scale_factor is {options['loss_scale_factor']}, but a Jacobian power "
-                             "takes no "
-                             "gradient of a loss that could be scaled: leave it out")
+                             "takes no gradient of a loss that could be scaled: leave it out")
         for option in CHANGING_STEPS if adaptive else ():
             if options.get(option):
                 raise ValueError(f"{option} is {options[option]}, but an adaptive step is judged by what it "
-                                 "does to "
-                                 f"the loss, and {option} would make another step of it: leave it out, or "
-                                 "adaptive=False")
+                                 f"does to the loss, and {option} would make another step of it: leave it "
+                                 "out, or adaptive=False")
         if not callable(learning_rate):
             learning_rate = _positive(learning_rate)
         super().__init__(learning_rate=learning_rate, name=name, **options)
@@ -100,8 +98,7 @@ class JacobianPower(keras.optimizers.Optimizer):
     def _refuse_schedule(self, learning_rate):
         if self.adaptive and not self.damping_adapts and callable(learning_rate):
             raise ValueError("learning_rate is a schedule, but adaptive=True sets η itself: give the number "
-                             "to "
-                             "start from")
+                             "to start from")
 
     def _measured(self):
         """The numbers that step control measures, variables of the optimizer: see `hig.control`."""
@@ -142,10 +139,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         _, self._truncation = check_settings(0.0, value)
         if 0 < self._truncation < RESOLVED:
             warnings.warn(f"truncation is {self._truncation:g}, but singular values below {RESOLVED:g} of "
-                          "the "
-                          "largest drown in the rounding of J Jᵀ, which is formed in float64: what is kept "
-                          "of them "
-                          "is noise", stacklevel=2)
+                          "the largest drown in the rounding of J Jᵀ, which is formed in float64: what is "
+                          "kept of them is noise", stacklevel=2)
 
     @property
     def damping(self):
@@ -216,8 +211,8 @@ class JacobianPower(keras.optimizers.Optimizer):
     @krylov.setter
     def krylov(self, value):
         if value is not None and not (value >= 1 and value == int(value)):
-            raise ValueError("krylov must be a whole number of at least 1, or None for the exact method, "
-                             f"got {value}")
+            raise ValueError("krylov must be a whole number of at least 1, or None for the exact method, got "
+                             f"{value}")
         self._krylov = None if value is None else int(value)
 
     def _present(self, loss):
@@ -279,8 +274,7 @@ class JacobianPower(keras.optimizers.Optimizer):
             reason = (f"{penalties.irregular} is no sum of squares" if penalties.irregular else
                       f"the constraint of {constrained[0]!r} changes the step")
             raise ValueError(f"adaptive steps are judged by a quadratic model of the loss, but {reason}: "
-                             "leave it "
-                             "out, or adaptive=False")
+                             "leave it out, or adaptive=False")
 
     def build_for(self, variables):
         """Builds the optimizer's own variables, again if one of these was not trainable before."""

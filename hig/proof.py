@@ -54,9 +54,8 @@ class Proof:
                   if share is not None and not np.isfinite(share).all()]
         if broken and np.isfinite(reference.loss) and np.isfinite(reference.gradient).all():
             raise ValueError("the gradient of the model with respect to "
-                             f"{' and '.join(map(repr, broken[:2]))} is not finite, "
-                             "although its loss is, with or without XLA. The square root, norm or quotient "
-                             "of a zero has no "
+                             f"{' and '.join(map(repr, broken[:2]))} is not finite, although its loss is, "
+                             "with or without XLA. The square root, norm or quotient of a zero has no "
                              "derivative, not even where tf.where masks it: mask its argument as well")
 
     def refuse(self, batch, reason):
@@ -68,13 +67,11 @@ class Proof:
                                     for _ in range(2)]
         if not np.allclose(*outcomes, rtol=self._tolerance(outcomes[0]), atol=0, equal_nan=True):
             raise ValueError("the outcome is another one at every call, so that it has no Jacobian: draw "
-                             "random numbers outside "
-                             "the model and hand them over with x; keep no state from one call to the next")
+                             "random numbers outside the model and hand them over with x; keep no state from "
+                             "one call to the next")
         raise ValueError(f"the Jacobian of this model cannot be computed reliably in {outcomes[0].dtype}, "
-                         "with or without XLA: "
-                         f"{reason}. The simulator may be chaotic or badly conditioned (take float64), or "
-                         "multiply matrices with "
-                         "few digits (TF32, switched off by "
+                         f"with or without XLA: {reason}. The simulator may be chaotic or badly conditioned "
+                         "(take float64), or multiply matrices with few digits (TF32, switched off by "
                          "tf.config.experimental.enable_tensor_float_32_execution(False))")
 
     def disagreement(self, function, batch, reference, weigh=False):

@@ -96,8 +96,7 @@ class Derivatives:
         for weight in self.weights:
             if not tf.as_dtype(weight.dtype).is_floating:
                 raise TypeError(f"the weight {weight.path!r} is {tf.as_dtype(weight.dtype).name}, but a "
-                                "Jacobian power takes "
-                                "real weights: hold real and imaginary part as two")
+                                "Jacobian power takes real weights: hold real and imaginary part as two")
         self.batch = next(np.shape(leaf)[0] for leaf in tf.nest.flatten([y_true, x]) if leaf is not None
                           and np.ndim(leaf))
         self._sampled = [np.shape(leaf)[:1] == (self.batch,) for leaf in tf.nest.flatten(x)]
@@ -117,14 +116,12 @@ class Derivatives:
         self.shape = self.n, p
         if all(gradient is None for gradient in reference.product):
             raise ValueError("No gradients provided for any variable: the outcome does not depend on any "
-                             "trainable weight, "
-                             "or not in a differentiable way.")
+                             "trainable weight, or not in a differentiable way.")
         self.proof.require_finite(reference)
         if not self.krylov:
             require_memory(self.n, model,
                            f"set krylov=16 or so in the optimizer, or reduce the batch size, {self.batch}, "
-                           "or the "
-                           f"outputs per sample, {self.d}")
+                           f"or the outputs per sample, {self.d}")
             keep_freed_memory()
         self.penalties = Penalties(model, compiler, self.penalty_count)
         self.apply = compiler.function(model.trace_update, "The update", xla=False)
@@ -139,8 +136,8 @@ class Derivatives:
         smaller = min(self.shape)
         if smaller > _LARGE and not self.krylov:
             compiler.warn(f"An update decomposes a matrix of {smaller} × {smaller} numbers on the host, "
-                          "which takes about "
-                          f"{3 * (smaller / 4096)**3:.0f} s; the optimizer's krylov=16 never forms it")
+                          f"which takes about {3 * (smaller / 4096)**3:.0f} s; the optimizer's krylov=16 "
+                          "never forms it")
 
     def linearise(self, x, y_true, sample_weight):
         """Loss, outcome, g (n,) and J of a batch: (float tensor, tensors, numpy array, Jacobian)."""
@@ -311,8 +308,7 @@ class Derivatives:
                     self.compiler.differs("The Jacobian")
                 elif self._reasons:
                     self.compiler.warn(f"The Jacobian takes the route {candidate.route!r}, as "
-                                       f"{self._reasons[0]}. "
-                                       f"An update costs {self._costs(candidate.route)}.")
+                                       f"{self._reasons[0]}. An update costs {self._costs(candidate.route)}.")
                 self.route, self._linearise, self._proven = candidate.route, function, candidate.proven
                 return
             self._reasons.append(wrong)
@@ -330,8 +326,8 @@ class Derivatives:
             since = self._right_until + 1
             self._reasons = [wrong]
             self.compiler.warn(f"The route {self.route!r} to the Jacobian stopped being right: {wrong}. "
-                               "Steps may have been wrong "
-                               f"since update {since}; this is update {self._updates}.")
+                               f"Steps may have been wrong since update {since}; this is update "
+                               f"{self._updates}.")
             self._take_route(batch, self.proof.reference(*batch))
             result = self._linearise(*batch)
         self._right_until = self._updates
@@ -358,8 +354,7 @@ class Derivatives:
                 raise TypeError(f"the simulator's outcome must be a real float tensor, not {leaf.dtype.name}")
             if leaf.shape.rank == 0 or leaf.shape[0] != batch:
                 raise ValueError(f"the simulator must return one row per sample, the batch first: {batch} "
-                                 "samples gave "
-                                 f"an outcome of shape {leaf.shape}")
+                                 f"samples gave an outcome of shape {leaf.shape}")
         widest = max((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.size)
         return tf.concat([tf.cast(tf.reshape(leaf, [batch, -1]), widest) for leaf in leaves], axis=1)
 
@@ -378,9 +373,9 @@ class Derivatives:
         strangers = sorted({variable.name for variable in tape.watched_variables()
                             if id(variable) not in known})
         if strangers:
-            self.compiler.warn(f"{strangers[0]!r} acts on the outcome but is no weight of the model, so "
-                               "that it is not trained: "
-                               "make the simulator or network_input a Keras layer that holds it")
+            self.compiler.warn(f"{strangers[0]!r} acts on the outcome but is no weight of the model, so that "
+                               "it is not trained: make the simulator or network_input a Keras layer that "
+                               "holds it")
         return _dense(tape.gradient(flat, self._values(), tf.cast(v, flat.dtype)))
 
     def _trace_vjp(self, x, v):
@@ -448,8 +443,7 @@ class Derivatives:
                 yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_own_rows, xla), apart)
             if self._network_alone:
                 yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_network_rows, xla),
-                                 apart,
-                                 self._loop_in_network)
+                                 apart, self._loop_in_network)
             yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_sample_rows, xla), apart,
                              self._loop)
         yield _Candidate("whole batch", lambda xla: self._by_batch(lambda group: self.compiler.function(

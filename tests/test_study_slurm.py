@@ -62,6 +62,11 @@ def epochs(run):
     return 0 if results is None else len(results["epochs"]) - 1
 
 
+def job(run):
+    """The number of its Slurm job, as in 2_1 for the second of an array."""
+    return (run.folder / "slurm_job.txt").read_text()
+
+
 @pytest.mark.skipif(slurm.missing() != "", reason=slurm.missing())
 def test_four_runs_of_which_one_is_preempted_and_one_cancelled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("s")  # short: sockets have names of 108 bytes at most
@@ -81,14 +86,14 @@ def test_four_runs_of_which_one_is_preempted_and_one_cancelled(tmp_path_factory)
             run.folder.mkdir(parents=True)
             (run.folder / "hold").touch()
         process = go()
-        for run, flags, seen in ((runs[0], ["--signal=TERM"], "Restarts=1"), (runs[1], [],
-                                                                              "JobState=CANCELLED")):
-            slurm.wait_for(lambda: 2 <= epochs(run))
-            # of the array; scancel would repeat a signal to that
-            number = (run.folder / "slurm_job.txt").read_text()
-            number = re.match(r"JobId=(\d+)", ask("scontrol", "show", "job", number))[1]
-            ask("scancel", *flags, number)
-            slurm.wait_for(lambda: seen in ask("scontrol", "show", "job", number))
+        preempted, cancelled = runs[:2]
+        slurm.wait_for(lambda: 2 <= min(epochs(preempted), epochs(cancelled)))
+        ask("scancel", job(cancelled))
+        slurm.wait_for(lambda: "JobState=CANCELLED" in ask("scontrol", "show", "job", job(cancelled)))
+        number = re.match(r"JobId=(\d+)", ask("scontrol", "show", "job", job(preempted)))[1]
+        ask("scancel", "--signal=TERM", number)  # by the job's own number: scancel repeats signals to an array
+        slurm.wait_for(lambda: "Restarts=1" in ask("scontrol", "show", "job", number))
+        for run in (preempted, cancelled):
             (run.folder / "hold").unlink()
         output = process.communicate(timeout=240)[1]
         assert process.returncode == 1, output  # one run failed: that which was cancelled
