@@ -9,7 +9,6 @@ import pickle
 import pickletools
 import stat
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,17 +16,24 @@ import pytest
 from hig.runs import results as reader
 from hig.runs.files import keep_earlier, write_atomically
 from hig.runs.results import load_results, save_results, write_parameters
-from tests.pickles import LENGTH, curve, assert_equal, file, read  # noqa: F401
+from tests.pickles import curve, file, read  # noqa: F401
 
 
-# ---------------------------------------------------------------------------------------- layout
+def assert_equal(read, written):
+    assert read.keys() == written.keys()
+    for key, value in written.items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(read[key], value)
+        elif isinstance(value, dict):
+            assert_equal(read[key], value)
+        else:
+            assert read[key] == value and type(read[key]) is type(value)
+
 
 def test_what_is_written_is_read_back(file):
-    written = curve(x_distance_l1=np.linspace(0, 1, LENGTH), paths=np.arange(6.0).reshape(2, 3),
-                    provenance={"state": "running", "updates_per_epoch": 32, "versions": {"numpy": "2.2.6"},
-                                "threads": [1, 2], "shape": (2, 3), "rank": np.array([510, 511]),
-                                "commit": None,
-                                "deterministic": True, "seconds": -1.5})
+    written = curve(x_distance_l1=np.linspace(0, 1, 5), paths=np.arange(6.0).reshape(2, 3), provenance={
+        "state": "running", "updates_per_epoch": 32, "versions": {"numpy": "2.2.6"}, "threads": [1, 2],
+        "shape": (2, 3), "rank": np.array([510, 511]), "commit": None, "yes": True, "seconds": -1.5})
     written["train_loss"][-2:] = np.inf, np.nan
     written["test_loss"][1:] = np.nan
     save_results(file, written)
@@ -44,22 +50,19 @@ def test_a_pickle_of_the_published_stack_is_read(file):
         'kEi_@C&yx^q}b^IXQY@l!dWRcrw*rWmG8IVax8^pRxHX?{4dJWB3DZ1#!Ba<(uDvQwXJ4t%lId>;-{>QOB|O&GNlxI1Iln^4OiW|'
         'eHp{G|Gbbgq8Vilt|yJow7#Q<8!vD(z^%GtA?4zUrK>So{yLcum7EHnw}~yL4<0V#jw%*;jJw^cYW@X_H^-R')
     assert_equal(read(file, zlib.decompress(base64.b85decode(written))), {
-        "epochs": np.arange(3), "train_loss": np.array([0.9, 0.1, 0.02]), "test_loss": np.array([0.91, 0.11,
-                                                                                                 np.inf]),
-        "epoch_time": np.array([200.0, 30.0]), "simulation_time": np.array([0.0, 200.0, 230.0]),
+        "epochs": np.arange(3), "train_loss": np.array([0.9, 0.1, 0.02]),
+        "test_loss": np.array([0.91, 0.11, np.inf]), "epoch_time": np.array([200.0, 30.0]),
+        "simulation_time": np.array([0.0, 200.0, 230.0]),
         "sim_par": {"lr": 1.0, "batchsize": 128, "name": "HIG", "none": None}})
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_pickles_of_plain_pickle_are_read_in_every_protocol(file, protocol):
     written = curve(
         fortran=np.asfortranarray(np.arange(6.0).reshape(2, 3)), big=np.array([1.5, 2.5], ">f4"),
         half=np.array([0.5], np.float16), small=np.array([255], np.uint8), yes=np.array([True, False]),
-        long=np.arange(10000.0), strided=np.arange(10.0)[::3])
-    if protocol > 2:  # which writes no bytes as a call of a builtin
-        written["empty"] = np.zeros((0, 3))
-    written["sim_par"] |= {"numpy": np.float64(0.25), "flag": np.bool_(True), "large": 2**70, "less": -3,
-                           "ü": "é"}
+        long=np.arange(10000.0), strided=np.arange(10.0)[::3], empty=np.zeros((0, 3)))
+    written["sim_par"] |= {"numpy": np.float64(0.25), "flag": np.bool_(True), "large": 2**70, "ü": "é"}
     found = read(file, pickle.dumps(written, protocol))
     written["sim_par"] |= {"numpy": 0.25, "flag": True}
     assert_equal(found, written)
@@ -92,14 +95,14 @@ WRONG_LAYOUTS = [
     ("it is not a dict", [1, 2]),
     ("no entry 'sim_par'", without("sim_par")),
     ("no entry 'test_loss'", without("test_loss")),
-    ("'epoch_time' 5 where 4 are expected", curve(epoch_time=np.zeros(LENGTH))),
-    ("'train_loss' 4 where 5 are expected", curve(train_loss=np.zeros(LENGTH - 1))),
+    ("'epoch_time' 5 where 4 are expected", curve(epoch_time=np.zeros(5))),
+    ("'train_loss' 4 where 5 are expected", curve(train_loss=np.zeros(4))),
     ("'epochs' is not a numeric array", curve(epochs=[0, 1, 2, 3, 4])),
-    ("'test_loss' is not a numeric array of 1 axes", curve(test_loss=np.zeros((LENGTH, 1)))),
+    ("'test_loss' is not a numeric array of 1 axes", curve(test_loss=np.zeros((5, 1)))),
     ("'x' is not a numeric array of 1 or 2 axes", curve(x=np.array(3.0))),
     ("'sim_par' is not a dict", curve(sim_par=3)),
     ("'provenance' is not a dict", curve(provenance=None)),
-    ("its curve is empty", {**curve(1), **{key: np.zeros(0) for key in reader.CURVES}}),
+    ("its curve is empty", curve(1) | dict.fromkeys(reader.CURVES, np.zeros(0))),
     ("state of the run is 'dead'", curve(provenance={"state": "dead"})),
     ("'updates_per_epoch' is nan", curve(provenance={"updates_per_epoch": math.nan})),
     ("nested deeper", curve(provenance={"a": functools.reduce(lambda inner, _: [inner], range(20))})),
@@ -119,9 +122,7 @@ def test_another_layout_is_refused_in_writing_and_in_reading(file, reason, resul
 
 
 @pytest.mark.parametrize("value", [np.array([None]), np.array(["a"]), np.array([1j]), np.zeros((1, 1, 1)),
-                                   b"bytes", 1j,
-                                   {1, 2}, Path("a"), np.longdouble([1]), np.array([2**63], np.uint64),
-                                   print])
+                                   {1}, b"", 1j, np.longdouble([1]), np.array([2**63], np.uint64), print])
 def test_what_the_reader_would_refuse_is_not_written(file, value):
     for results in (curve(extra=value), curve(provenance={"deep": [value]})):
         with pytest.raises(ValueError, match="extra|provenance"):
@@ -129,10 +130,12 @@ def test_what_the_reader_would_refuse_is_not_written(file, value):
     assert not list(file.parent.iterdir())
 
 
-# ---------------------------------------------------------------------------------------- writing
+def save(file):
+    save_results(file, curve(20))
 
-@pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_failing_disk_leaves_the_earlier_file(file, monkeypatch, failing):
+
+@pytest.mark.parametrize("failing, change", [("fsync", save), ("replace", save), ("replace", keep_earlier)])
+def test_a_failing_disk_leaves_the_earlier_file(file, monkeypatch, failing, change):
     save_results(file, curve())
     earlier = file.read_bytes()
 
@@ -140,9 +143,8 @@ def test_a_failing_disk_leaves_the_earlier_file(file, monkeypatch, failing):
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(os, failing, fail)
     with pytest.raises(OSError, match="No space left"):
-        save_results(file, curve(20))
-    assert [path.name for path in file.parent.iterdir()] == [file.name]
-    assert file.read_bytes() == earlier
+        change(file)
+    assert [path.name for path in file.parent.iterdir()] == [file.name] and file.read_bytes() == earlier
 
 
 def test_what_is_larger_than_the_reader_takes_is_not_written(file, monkeypatch):
@@ -168,19 +170,7 @@ def test_earlier_curves_are_kept_under_their_date(file):
     assert not any(path.name.endswith("_RESULTS.pickle") for path in kept)
 
 
-def test_a_curve_that_cannot_be_moved_stays(file, monkeypatch):
-    file.write_bytes(b"curve")
-
-    def fail(*_):
-        raise OSError(errno.EACCES, "Permission denied")
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError):
-        keep_earlier(file)
-    assert [path.name for path in file.parent.iterdir()] == [file.name]
-
-
 def test_parameters_are_lines(tmp_path):
     file = tmp_path / "NLO_HIG_PARAMETERS.txt"
     write_parameters(file, {"optimizer": "HIG", "learning_rate": 1.0, "note": "two\nlines", "η": None})
-    assert file.read_text(
-        encoding="utf-8") == "optimizer: HIG\nlearning_rate: 1.0\nnote: two lines\nη: None\n"
+    assert file.read_bytes().decode() == "optimizer: HIG\nlearning_rate: 1.0\nnote: two lines\nη: None\n"

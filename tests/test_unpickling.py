@@ -5,7 +5,7 @@ import os
 import pickle
 import pickletools
 import random
-import random
+import struct
 import sys
 import tracemalloc
 
@@ -15,8 +15,52 @@ from hypothesis import example, given, settings, strategies as st
 
 from hig.runs import results as reader
 from hig.runs.results import load_results, save_results
-# noqa: F401
-from tests.pickles import curve, text, number, content, entries, dtype, array, program, file, read
+from tests.pickles import curve, file, read  # noqa: F401
+
+
+# Pickles by hand: every function gives the bytes of instructions that leave one value on the stack.
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def number(value):
+    return b"J" + struct.pack("<i", value)
+
+
+def content(data):
+    return b"B" + struct.pack("<I", len(data)) + data
+
+
+def entries(pairs):
+    return b"}(" + b"".join(text(key) + value for key, value in pairs) + b"u"
+
+
+def call(name, *arguments):
+    """A call of "module\\nname\\n" with arguments given as instructions."""
+    return b"c" + name + b"(" + b"".join(arguments) + b"tR"
+
+
+def dtype(code="f8", order="<", rest=b"NNN" + 2 * number(-1) + b"K\x00"):
+    return call(b"numpy\ndtype\n", text(code), b"K\x00K\x01") + b"(K\x03" + text(order) + rest + b"tb"
+
+
+def array(data, shape=None, kind=None):
+    """A float64 array as numpy 1.19 writes it in protocol 3, or one with something wrong in it."""
+    shape = b"".join(map(number, shape if shape is not None else [len(data) // 8]))
+    return EMPTY + b"(K\x01(" + shape + b"t" + (kind or dtype()) + b"\x89" + content(data) + b"tb"
+
+
+def program(protocol=3, **replaced):
+    """A published curve by hand, in which entries may be replaced by other instructions."""
+    parts = {key: array(value.astype("<f8").tobytes()) for key, value in curve().items() if key != "sim_par"}
+    parts["sim_par"] = entries([("batchsize", number(128)), ("lr", b"G" + struct.pack(">d", 1.0))])
+    return bytes([0x80, protocol]) + entries((parts | replaced).items()) + b"."
+
+
+FROMBUFFER, SCALAR = b"numpy.core.numeric\n_frombuffer\n", b"numpy.core.multiarray\nscalar\n"
+RECONSTRUCT = b"numpy.core.multiarray\n_reconstruct\n"
+EMPTY = call(RECONSTRUCT, b"cnumpy\nndarray\nK\x00\x85C\x01b")
 
 
 # -------------------------------------------------------------------------------- reading what is not a curve
@@ -25,7 +69,7 @@ def test_missing_and_special_files_are_refused(tmp_path):
     pipe, large = tmp_path / "pipe", tmp_path / "large"
     os.mkfifo(pipe)
     with open(large, "wb") as file:
-        file.truncate(reader.MAX_BYTES + 1)  # sparse
+        file.truncate(reader.MAX_BYTES + 1)                            # sparse
     for path, reason in [(tmp_path / "none", "no such file"), (tmp_path, "cannot be read"),
                          (pipe, "not a regular file"), (large, "larger than"), (tmp_path / "nul\0", "null")]:
         with pytest.raises(ValueError, match=reason) as error:
@@ -33,21 +77,14 @@ def test_missing_and_special_files_are_refused(tmp_path):
         assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
-def call(name, *arguments):
-    """Instructions that call "module\\nname\\n" with arguments given as instructions."""
-    return b"c" + name + b"(" + b"".join(arguments) + b"tR"
-
-
 def dangerous(marker):
     """Programs that plain pickle.load executes: each creates the file `marker`."""
     command = text(f"open({str(marker)!r}, 'w').close()")
-    evaluate = call(b"builtins\neval\n", command)
+    evaluate, touch = call(b"builtins\neval\n", command), text(f"touch '{marker}'") + b"tR"
     return {
         "REDUCE": program(extra=evaluate),
-        "STACK_GLOBAL": program(extra=text("builtins") + text("eval") + b"\x93(" + command + b"tR",
-                                protocol=4),
-        "dotted name": program(extra=text("numpy.ctypeslib") + text("os.system") + b"\x93("
-                               + text(f"touch '{marker}'") + b"tR", protocol=4),
+        "STACK_GLOBAL": program(4, extra=text("builtins") + text("eval") + b"\x93(" + command + b"tR"),
+        "dotted name": program(4, extra=text("numpy.ctypeslib") + text("os.system") + b"\x93(" + touch),
         "within an array": program(extra=array(b"", [], kind=evaluate + b"0" + dtype())),
         "in the settings": program(sim_par=entries([("lr", evaluate)])),
         "numpy's own way": program(extra=call(b"numpy.testing._private.utils\nrunstring\n", command, b"}")),
@@ -61,8 +98,7 @@ def test_no_program_is_executed(tmp_path, file, name):
     with pytest.raises(ValueError, match="cannot be used as a curve: it "):
         read(file, data)
     assert not marker.exists()
-    # negative control: it is dangerous indeed, whatever comes after that
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):        # negative control: plain pickle executes it, whatever follows
         pickle.loads(data)
     assert marker.exists()
 
@@ -75,16 +111,10 @@ def test_no_module_is_imported(file):
         assert set(sys.modules) == before
 
 
-ENCODE, FROMBUFFER = b"_codecs\nencode\n", b"numpy.core.numeric\n_frombuffer\n"
-RECONSTRUCT, SCALAR = b"numpy.core.multiarray\n_reconstruct\n", b"numpy.core.multiarray\nscalar\n"
-EMPTY = b"c" + RECONSTRUCT + b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R"
-FLAGS = b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00"
 UNUSUAL = {
-    "object array": array(b"\0" * 8, [1], dtype("O8", "|", b"NNN" + FLAGS[:10] + b"K\x3f")),
-    "structured dtype": array(b"\0" * 8, [1], dtype("V8", "|", b"N" + text("a") + b"\x85}" + FLAGS)),
-    "date": array(b"\0" * 8, [1], dtype("M8")),
+    "object array": array(b"\0" * 8, [1], dtype("O8", "|", b"NNN" + 2 * number(-1) + b"K\x3f")),
+    "structured dtype": array(b"\0" * 8, [1], dtype("V8", "|", b"N" + text("a") + b"\x85}K\0K\0K\0")),
     "text array": array(b"\0" * 8, [1], dtype("U2")),
-    "array without dtype": array(b"\0" * 8, [1], b"N"),
     "shape too large": array(b"\0" * 8, [2]),
     "shape too small": array(b"\0" * 16, [1]),
     "negative shape": array(b"\0" * 8, [-1]),
@@ -92,23 +122,17 @@ UNUSUAL = {
     "many axes": array(b"\0" * 8, [1] * 100),
     "bool in the shape": array(b"\0" * 8, [1]).replace(number(1), b"\x88", 1),
     "array without content": EMPTY,
-    "array filled twice": EMPTY + (b"(K\x01K\x00\x85" + dtype() + b"\x89C\x00tb") * 2,
     "array that holds itself": b"(" + EMPTY + b"q\x01(K\x01K\x01\x85" + dtype() + b"\x89h\x01tbe",
-    "other start": array(b"\0" * 8, [1], start=b"K\x01\x85C\x01b"),
     "array subclass": array(b"\0" * 8, [1]).replace(b"cnumpy\nndarray\n", b"cnumpy\nmatrix\n"),
     "ndarray itself": b"cnumpy\nndarray\n",
     "dtype itself": dtype(),
     "call of ndarray": call(b"numpy\nndarray\n", b"J\xff\xff\xff\x7f\x85"),
-    "frombuffer of text": call(FROMBUFFER, text("12345678"), dtype(), b"K\x01\x85", text("C")),
     "frombuffer of too much": call(FROMBUFFER, content(b""), dtype(), b"J\xff\xff\xff\x7f\x85", text("C")),
-    "frombuffer in other order": call(FROMBUFFER, content(b"\0" * 8), dtype(), b"K\x01\x85", text("K")),
-    "other encoding": call(ENCODE, text("3"), text("zlib_codec")),
     "wildcard": call(b"numpy\nfromfile\n", text("/etc/passwd")),
     "import under another name": b"cnumpy.core.multiarray\nos.system\n",
     "builtin type": b"cbuiltins\ndict\n",
     "state of a dict": b"}}" + text("a") + b"K\x01sb",
     "state of a global": b"cnumpy\nndarray\n}" + text("__doc__") + b"K\x01sb",
-    "state of a number": b"K\x01}b",
     "new object": b"cnumpy\nndarray\nK\x01\x85\x81",
     "persistent number": b"K\x01Q",
     "extension 1": b"\x82\x01",
@@ -120,9 +144,7 @@ UNUSUAL = {
     "unknown instruction": b"\xff",
     "another protocol within": b"\x80\x03N",
     "number as a key": b"}K\x01K\x01s",
-    "too few values": b"\x87",
-    "a mark too many": b"(N",
-    "unknown long memo": b"j\xff\xff\xff\xff",
+    "giant memo": b"Nr\xff\xff\xff\x7f",
     "list of itself": b"]q\x01h\x01a",
     "nested lists": b"]" * 100_000 + b"a" * 99_999,
     "billion laughs": b"](]q\x01" + b"".join(
@@ -137,15 +159,13 @@ def test_unusual_pickles_are_refused(file, name):
         with pytest.raises(ValueError) as error:
             read(file, program(**parts))
         message = str(error.value)
-        assert message.startswith(f"{file} cannot be used as a curve: ") and "\n" not in message and len(
-            message) < 500
+        assert message.startswith(f"{file} cannot be used as a curve: ")
+        assert "\n" not in message and len(message) < 500
 
 
 @pytest.mark.parametrize("part,expected", [
     (array(b"\0" * 16), [0.0, 0.0]),
     (array(b"\0\1", [2], dtype("b1", "|")), [False, True]),
-    (array(b"12345678").replace(content(b"12345678"), call(ENCODE, text("12345678"), text("latin1"))),
-     np.frombuffer(b"12345678")),
     (call(FROMBUFFER, content(b"\0" * 8), dtype(), b"K\x01\x85", text("C")), [0.0]),
     (call(SCALAR, dtype("i4"), content(b"\2\0\0\0")), 2),
 ])
@@ -154,48 +174,34 @@ def test_the_parts_by_hand_are_valid_without_what_is_unusual(file, part, expecte
                                   expected)
 
 
-def test_pickles_of_protocol_0_and_1_are_refused_as_such(file):
-    for protocol in (0, 1):
-        with pytest.raises(ValueError, match="protocol 2 to 5"):
-            read(file, pickle.dumps(curve(), protocol))
-
-
-def test_nothing_may_follow_the_end(file):
-    with pytest.raises(ValueError, match="damaged"):
-        read(file, program() + b"N")
-
-
 ROOM = reader.MAX_BYTES - 100
-BOMBS = {   # files that could grow to many times their size, and one that is as large as it may be
-    "many arrays of one content": lambda: b"\x80\x03](" + content(bytes(2**20)) + b"q\x01" + (
-        EMPTY + b"(K\x01" + number(2**17) + b"\x85" + dtype() + b"\x89h\x01tb") * 1000 + b"e.",
-    "many contents of one text": lambda: b"\x80\x03](" + text("a" * 2**20) + b"q\x01" + (
-        call(ENCODE, b"h\x01", text("latin1"))) * 1000 + b"e.",
-    "four bytes per letter": lambda: b"\x80\x03" + text("a" * (ROOM - 4) + "\U0001f600") + b".",
-    "an array as large as the file": lambda: program(extra=array(bytes(8 * (ROOM // 8 - 1000)))),
-}
 
 
-@pytest.mark.parametrize("name", BOMBS)
-def test_memory_is_bounded(file, name):
-    file.write_bytes(BOMBS[name]())
+@pytest.mark.parametrize("data, allowed", [
+    (b"\x80\x03](" + content(bytes(2**20)) + b"q\x01" + (
+        EMPTY + b"(K\x01" + number(2**17) + b"\x85" + dtype() + b"\x89h\x01tb") * 1000 + b"e.", False),
+    (b"\x80\x03" + text("a" * (ROOM - 4) + "\U0001f600") + b".", False),
+    (program(extra=array(bytes(8 * (ROOM // 8 - 1000)))), True)],
+    ids=["many arrays of one content", "four bytes per letter", "an array as large as the file"])
+def test_memory_is_bounded(file, data, allowed):
+    file.write_bytes(data)
     tracemalloc.start()
-    with contextlib.nullcontext() if name == "an array as large as the file" else pytest.raises(ValueError):
+    with contextlib.nullcontext() if allowed else pytest.raises(ValueError):
         load_results(file)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 170e6  # which leaves 30 MB of the 200 MB for Python and numpy
+    assert peak < 170e6                         # which leaves 30 MB of the 200 MB for Python and numpy
 
 
 # ---------------------------------------------------------------------------------------- damaged files
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    """Valid files: ours, the published one by hand, and plain pickles of every protocol."""
+    """Valid files: ours, the published one by hand, and plain pickles."""
     file = tmp_path_factory.mktemp("samples") / "curve.pickle"
     whole = curve(3, provenance={"state": "finished", "rank": np.arange(2), "threads": [1, 2]})
     save_results(file, whole)
-    return [file.read_bytes(), program(), *(pickle.dumps(whole, protocol) for protocol in (2, 3, 4, 5))]
+    return [file.read_bytes(), program(), *(pickle.dumps(whole, protocol) for protocol in (3, 4, 5))]
 
 
 def check_damaged(file, data):
@@ -212,53 +218,36 @@ def check_damaged(file, data):
     return True
 
 
-def test_truncation_anywhere_is_noticed(file, samples):
+def test_truncation_anywhere_is_noticed_and_what_follows_the_end(file, samples):
     for data in samples:
-        assert check_damaged(file, data)
+        assert check_damaged(file, data) and not check_damaged(file, data + b"N")
         for length in {*range(0, len(data), 7), len(data) - 1}:
             assert not check_damaged(file, data[:length])
 
 
 def mutate(data, random):
-    """A few random changes of bytes: other values, gaps, repetitions, pieces moved, opcodes put in."""
-    data = bytearray(data)
+    """A few random changes of bytes: others, gaps, repetitions, pieces from elsewhere, opcodes put in."""
     for _ in range(random.choice((1, 1, 2, 5))):
-        i, j = sorted(random.randrange(len(data) + 1) for _ in range(2))
-        j = min(j, i + random.choice((1, 4, 40)))
-        change = random.randrange(6)
-        if change == 0:
-            data[i:i + 1] = bytes([random.randrange(256)])
-        elif change == 1:
-            data[i:i + 1] = bytes([data[i % len(data)] ^ 1 << random.randrange(8)])
-        elif change == 2:
-            del data[i:j]
-        elif change == 3:
-            data[i:i] = data[i:j]
-        elif change == 4:
-            data[i:i] = random.choice(pickletools.opcodes).code.encode("latin-1")
-        else:
-            k = random.randrange(len(data) + 1)
-            data[i:i] = data[k:k + 40]
-        data = data or bytearray(b"\x80")
-    return bytes(data)
+        i, k = random.randrange(len(data) + 1), random.randrange(len(data) + 1)
+        j = i + random.choice((0, 1, 4, 40))
+        new = random.choice((b"", bytes([random.randrange(256)]), data[i:j] * 2, data[k:k + 40],
+                             random.choice(pickletools.opcodes).code.encode("latin-1")))
+        data = data[:i] + new + data[j:]
+    return data
 
 
 @pytest.mark.slow
 def test_ten_thousand_mutations(file, samples):
     source = random.Random(0)
     kept = sum(check_damaged(file, mutate(source.choice(samples), source)) for _ in range(10_000))
-    # some changes only touch numbers or names: the mutations reach deep into the reader
-    assert 100 < kept < 5000
+    assert 100 < kept < 5000    # some changes only touch numbers or names: they reach deep into the reader
 
 
 PIECES = [part for part in UNUSUAL.values() if len(part) < 1000] + [
-    b"(", b".", b"0", b"t", b"\x85", b"\x86", b"\x87", b"]", b"}", b")", b"a", b"e", b"s", b"u", b"R", b"b",
-    b"N",
-    b"\x88", b"K\x00", b"K\x01", b"q\x00", b"h\x00", b"q\x01", b"h\x01", b"\x94", text("f8"), text("lr"),
-    dtype(),
-    EMPTY, array(b"\0" * 40), array(b"\0" * 32), text("epochs"), text("sim_par"), b"cnumpy\nndarray\n",
-    b"cnumpy\ndtype\n",
-    b"c" + RECONSTRUCT, b"c" + SCALAR, b"c" + FROMBUFFER, b"c" + ENCODE]
+    bytes([code]) for code in b"(.0t\x85\x86\x87]})aesuRbN\x88\x94"] + [
+    b"K\x00", b"K\x01", b"q\x00", b"h\x00", b"q\x01", b"h\x01", text("f8"), text("lr"), dtype(), EMPTY,
+    array(b"\0" * 40), array(b"\0" * 32), text("epochs"), text("sim_par"), b"cnumpy\nndarray\n",
+    b"cnumpy\ndtype\n", b"c" + RECONSTRUCT, b"c" + SCALAR, b"c" + FROMBUFFER]
 
 
 @pytest.mark.slow

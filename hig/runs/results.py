@@ -27,15 +27,13 @@ import stat
 import numpy as np
 
 from hig.runs.files import write_atomically
-from hig.runs.unpickling import MAX_INSTRUCTIONS, Made, expect, unpickle
+from hig.runs.unpickling import MAX_INSTRUCTIONS, Made, Refused, expect, unpickle
 
 STATES = ("running", "finished", "interrupted", "diverged", "failed")
 MAX_BYTES = 16 * 2**20       # of a file; an hour of Adam on the oscillators takes 0.5 MB
 MAX_DEPTH = 16               # of dicts, lists and tuples within each other
 CURVES = ("epochs", "train_loss", "test_loss", "simulation_time")
 
-
-# ---------------------------------------------------------------------------------------------------- writing
 
 def save_results(path, results):
     """Write a curve atomically, in the published layout (module docstring).
@@ -66,16 +64,8 @@ def pickled(results):
     Raises:
         ValueError: `results` is not of the layout of a curve.
     """
-    plain = _plain(results)
-    _check_schema(plain)
-    return _old_numpy_names(pickle.dumps(plain, protocol=3))
-
-
-def _old_numpy_names(data):
-    """Write `numpy.core` for `numpy._core` in a pickle of protocol 3, which says nowhere how long its names
-    are."""
-    pieces, copied = [], 0
-    for opcode, argument, position in pickletools.genops(data):
+    data, copied, pieces = pickle.dumps(_checked(results), protocol=3), 0, []
+    for opcode, argument, position in pickletools.genops(data):         # protocol 3 ends names by a new line
         if opcode.name == "GLOBAL" and argument.startswith("numpy._core."):
             pieces += data[copied:position], b"cnumpy.core."
             copied = position + len(b"cnumpy._core.")
@@ -83,11 +73,7 @@ def _old_numpy_names(data):
 
 
 def write_parameters(path, sim_par):
-    """Write settings as `key: value` lines, atomically (the published `<name>_PARAMETERS.txt`).
-
-    Args:
-        path: file name (str or Path).
-        sim_par: dict of settings, written in its order.
+    """Write a dict of settings as `key: value` lines, atomically (the published `<name>_PARAMETERS.txt`).
 
     Raises:
         OSError: the file cannot be written; an earlier file is untouched.
@@ -96,12 +82,10 @@ def write_parameters(path, sim_par):
     write_atomically(path, "".join(lines).encode())
 
 
-# ---------------------------------------------------------------------------------------------------- reading
-
 def load_results(path):
     """Read a curve of `save_results` or of the published code, without executing anything in the file.
 
-    Pickle protocols 2 to 5 with numpy's names of version 1 or 2 are understood. At most `MAX_BYTES` are read,
+    Pickle protocols 3 to 5 with numpy's names of version 1 or 2 are understood. At most `MAX_BYTES` are read,
     and a file cannot make arrays of more bytes than it holds.
 
     Args:
@@ -116,63 +100,31 @@ def load_results(path):
             arrays and builtins; one sentence that names it and the reason. Nothing else is raised, whatever
             the file holds.
     """
-    try:
-        results = _plain(unpickle(_read(path)))
-        _check_schema(results)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be used as a curve: {error}") from None
-    return results
-
-
-def _read(path):
-    """Content of a regular file of at most MAX_BYTES."""
     def opener(name, flags):
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its other end
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))      # a pipe would wait for its other end
     try:
         with open(path, "rb", opener=opener) as file:
             expect(stat.S_ISREG(os.fstat(file.fileno()).st_mode), "it is not a regular file")
             data = file.read(MAX_BYTES + 1)
+        expect(len(data) <= MAX_BYTES, f"it is larger than the {MAX_BYTES} bytes allowed")
+        expect(data, "it is empty")
+        return _checked(unpickle(data))
     except FileNotFoundError:
-        raise ValueError("there is no such file") from None
+        reason = "there is no such file"
     except OSError as error:
-        raise ValueError(f"it cannot be read ({error.strerror})") from None
-    expect(len(data) <= MAX_BYTES, f"it is larger than the {MAX_BYTES} bytes allowed")
-    expect(data, "it is empty")
-    return data
+        reason = f"it cannot be read ({error.strerror})"
+    except ValueError as error:
+        reason = error
+    raise ValueError(f"{path} cannot be used as a curve: {reason}")
 
 
-# ----------------------------------------------------------------------------------------------------- layout
+def _checked(results):
+    """A copy of a curve made of builtins and arrays, these in 64 bit unless `unpickle` made them.
 
-def _plain(value, name="results", count=None, depth=0):
-    """A copy made of builtins and arrays: what `unpickle` has made, or what `save_results` was given, as 64
-    bit."""
-    count = count or itertools.count(1)
-    expect(next(count) <= MAX_INSTRUCTIONS, f"it has more than the {MAX_INSTRUCTIONS} values allowed")
-    expect(depth <= MAX_DEPTH, f"it is nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if type(value) in (list, tuple):
-        return type(value)(_plain(item, name, count, depth + 1) for item in value)
-    if type(value) is dict:
-        expect(all(type(key) is str for key in value), f"{name[:80]!r} has a key that is not a string")
-        return {key: _plain(item, name if depth else key, count, depth + 1) for key, item in value.items()}
-    if type(value) is Made and isinstance(value.value, np.ndarray):
-        return value.value
-    if isinstance(value, np.ndarray):
-        wide = np.float64 if value.dtype.kind == "f" else np.int64
-        expect(value.dtype.kind in "biuf" and np.can_cast(value.dtype, wide) and value.ndim <= 2,
-               f"{name[:80]!r} holds an array of dtype {value.dtype} with {value.ndim} axes,"
-               " allowed are integers, float16 to float64 and up to two axes")
-        return np.array(value, dtype=wide, order="C", subok=False)
-    kind = type(value).__name__
-    raise ValueError(f"{name[:80]!r} holds a value of type {kind}, which is neither a numeric array nor a "
-                     "builtin")
-
-
-def _check_schema(results):
-    """Raise ValueError if `results` is not a curve as the module docstring describes it."""
+    Raises:
+        ValueError: it is not a curve as the module docstring describes it.
+    """
+    results = _plain(results, "results", itertools.count(1), 0)
     expect(type(results) is dict, "it is not a dict of arrays")
     for key in (*CURVES, "epoch_time", "sim_par"):
         expect(key in results, f"it has no entry {key!r}")
@@ -195,3 +147,28 @@ def _check_schema(results):
            f"the state of the run is {str(state)[:80]!r}, allowed are {', '.join(STATES)}")
     expect(type(updates) in (int, float) and 0 < updates < 1e15,
            f"'updates_per_epoch' is {str(updates)[:80]}, allowed are positive numbers")
+    return results
+
+
+def _plain(value, name, count, depth):
+    """A copy of the entry `name`, as `_checked` says; `count` counts the values, `depth` the levels above."""
+    expect(next(count) <= MAX_INSTRUCTIONS, f"it has more than the {MAX_INSTRUCTIONS} values allowed")
+    expect(depth <= MAX_DEPTH, f"it is nested deeper than {MAX_DEPTH} levels")
+    if type(value) is Made and isinstance(value.value, np.ndarray):     # from a file
+        return value.value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item, name, count, depth + 1) for item in value)
+    if type(value) is dict:
+        expect(all(type(key) is str for key in value), f"{name[:80]!r} has a key that is not a string")
+        return {key: _plain(item, name if depth else key, count, depth + 1) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        wide = np.float64 if value.dtype.kind == "f" else np.int64
+        expect(value.dtype.kind in "biuf" and np.can_cast(value.dtype, wide) and value.ndim <= 2,
+               f"{name[:80]!r} holds an array of dtype {value.dtype} with {value.ndim} axes,"
+               " allowed are integers, float16 to float64 and up to two axes")
+        return np.array(value, dtype=wide, order="C", subok=False)
+    raise Refused(f"{name[:80]!r} holds a {type(value).__name__}, neither a numeric array nor a builtin")
