@@ -8,14 +8,8 @@ Each method has the same number of trials, with one seed.
 from hig.runs.study import study
 
 TRIALS = [
-    ("Adam", {"learning_rate": 1e-3, "batch_size": 8}),                # the published setting
-    ("Adam", {"learning_rate": 3e-3, "batch_size": 8}),
-    ("Adam", {"learning_rate": 1e-2, "batch_size": 8}),
-    ("Adam", {"learning_rate": 3e-3, "batch_size": 32}),
-    ("Adam", {"learning_rate": 3e-3, "batch_size": 8, "clip_norm": 1.0}),
-    ("Adam", {"learning_rate": 1e-2, "batch_size": 8, "clip_norm": 1.0}),
-    ("Adam", {"learning_rate": 3e-3, "batch_size": 8, "clip_norm": 0.1}),
-    ("Adam", {"learning_rate": 1e-2, "batch_size": 8, "clip_norm": 0.1}),
+    *(("Adam", {"learning_rate": rate, "batch_size": b}) for rate in (1e-3, 3e-3) for b in (8, 32)),
+    *(("Adam", {"learning_rate": rate, "clip_norm": clip}) for rate in (1e-3, 3e-3) for clip in (0.1, 1.0)),
     *(("HIG", {"learning_rate": rate, "truncation": cut}) for rate in (0.1, 0.3) for cut in (1e-5, 1e-3)),
     *(("GN", {"learning_rate": rate, "truncation": cut}) for rate in (0.1, 0.5) for cut in (1e-5, 1e-2)),
     *(("HIG_adaptive", {"truncation": cut, "batch_size": b}) for cut in (1e-5, 1e-3) for b in (32, 256)),

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import hig
 from Cart_Pole import adam_flags, experiment, pictures, simulator
 from Cart_Pole.simulator import CART_MASS, GRAVITY, HALF_LENGTH, POLE_MASS, CartPoles, SwingUp
 from hig.figures.reading import describe
 from hig.runs.cli import SettingsError, parse
 from hig.runs.results import load_results
 from hig.runs.weights import save_weights
+from tests.reference import flat, jacobian_by_rows, power_by_svd
 
 
 def run_free(cart, state, seconds, force=0.0):
@@ -142,6 +144,42 @@ def test_the_network_acts_at_every_step(n_poles, weights):
     assert every.shape == (101, 5, 2 + 2 * n_poles) and controls.shape == (100, 5, 1)
     np.testing.assert_allclose(every[-1], state, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(controls, [model.network(seen) for seen in every[:-1]], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:The Jacobian takes the route 'per sample'")
+@pytest.mark.parametrize("n_poles", [1, 4])
+def test_an_update_in_the_loop_is_that_of_the_whole_jacobian(n_poles, monkeypatch):
+    """Ten steps, six states: −J^(−1/2) g by an SVD of J, whose rows are backward passes in float64.
+
+    The singular values have a gap between 6e-3 and 1e-3 of the largest, or none is below it, so that the
+    No singular value is between 2e-4 and 6e-3 of the largest, so that rounding does not decide which are
+    truncated. The update in float32 differs by 2e-6 of its length. Negative controls: a Jacobian in which the
+    weights act at the first step alone, and Gauss-Newton's power of the whole one.
+    """
+    steps, samples, truncation = 10, 6, 1e-3
+    monkeypatch.setattr(experiment, "N_STEPS", steps)
+    model, states = experiment.build_model(n_poles, 3), experiment.draw_data(n_poles)[0][:samples]
+    weights = [tf.Variable(weight.numpy().astype(float)) for weight in model.trainable_variables]
+    cart = CartPoles(n_poles, experiment.DT)
+
+    def outcome(acting):
+        state = tf.constant(states.astype(float))
+        for step in range(steps):
+            w1, b1, w2, b2, w3, b3 = weights if step < acting else map(tf.stop_gradient, weights)
+            hidden = tf.tanh(tf.tanh(state @ w1 + b1) @ w2 + b2)
+            state = cart.step(state, experiment.STRENGTH * (hidden @ w3 + b3))
+        return math.sqrt(2 / n_poles) * tf.sin(state[:, 2:2 + n_poles] / 2)
+
+    gradient = 2 * outcome(0).numpy().ravel() / samples
+    whole, first_only = (jacobian_by_rows(lambda: outcome(acting), weights) for acting in (steps, 1))
+    model.compile(hig.HIG(1.0, truncation=truncation), loss=experiment.loss)
+    model.train_on_batch(states, np.zeros((samples, n_poles), np.float32))
+    update = flat(model.trainable_variables) - flat(weights)
+
+    def error(jacobian, kappa):
+        return np.linalg.norm(update + power_by_svd(jacobian, kappa, truncation) @ gradient)
+    assert error(whole, -0.5) < 2e-5 * np.linalg.norm(update)
+    assert min(error(first_only, -0.5), error(whole, -1)) > 0.5 * np.linalg.norm(update)
 
 
 @pytest.mark.parametrize("n_poles", [1, 3])
