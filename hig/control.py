@@ -34,7 +34,8 @@ case the minimum along d is that of one batch alone, and the damping that suits 
 the others. Trust therefore limits the steps:
 
     powers                 η ≤ (1 + t)/2 · η*: half way to the minimum along d where t = 0.
-    Levenberg-Marquardt    η is (1 + t)/2 of the one given, and q is at least (1 − t) times the one given.
+    Levenberg-Marquardt    q is at least (1 − t)/2 times the one given.
+    both                   the damping falls with (L/L₀)ᵗ in the place of L/L₀: not at all where t = 0.
 
 Steps are not chosen by what is best for the next batch: that makes them so small that the loss falls more
 slowly in the long run (short-horizon bias; Wu et al. 2018).

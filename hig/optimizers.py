@@ -222,9 +222,9 @@ class JacobianPower(keras.optimizers.Optimizer):
         return self.damping * self._fallen(loss) if self.adaptive else self.damping
 
     def _fallen(self, loss):
-        """L/L₀."""
+        """(L/L₀)ᵗ, by which the damping falls: not at all where the trust t is 0."""
         first = float(self.first_loss)
-        return max(loss / first if first > 0 else 1.0, 1e-12)
+        return max(loss / first if first > 0 else 1.0, 1e-12) ** self.trust()
 
     def record_first_loss(self, loss):
         """Remembers the first loss, L₀; called by `hig.control` with L before each update."""
@@ -386,11 +386,11 @@ class LevenbergMarquardt(JacobianPower):
 
     def _factor(self):
         """q, at least what trust demands."""
-        return max(float(self.factor), (1 - self.trust()) * self.damping)
+        return max(float(self.factor), (1 - self.trust()) / 2 * self.damping)
 
     def rate(self, slope, curvature):
-        """(η that trust leaves, False): the damping is what adapts."""
-        return (1 + self.trust()) / 2 * float(self.learning_rate), False
+        """(η, False): the damping is what adapts."""
+        return float(self.learning_rate), False
 
     def adapt(self, ratio, rate, bounded):
         """Changes q after a step with this ratio of actual to predicted decrease; rule in `hig.control`."""

@@ -20,6 +20,18 @@ def pytest_runtest_setup(item):
     os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
 
 
+@pytest.fixture
+def float64():
+    """Keras in double precision: data, networks and losses."""
+    import keras  # here, as not every test needs it
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+
+
 def pytest_terminal_summary(terminalreporter):
     """Ends with what was skipped and why: each reason once, with the number of tests."""
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ")

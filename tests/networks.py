@@ -16,7 +16,6 @@ import warnings
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
 import hig
@@ -25,20 +24,8 @@ from tests.reference import flat, jacobian_by_rows, power_by_svd
 B, FEATURES = 5, 3
 ETA = 2.0 ** -10          # a power of two: dividing by it costs no digits
 # K = JJᵀ is known to 1e-16 σ_max², so f(K) at the smallest singular value kept, 1e-4 σ_max, to 1e-8, times
-# the few
-# tens of terms in each entry and the gap at the cut
+# the few tens of terms in each entry and the gap at the cut
 TOLERANCE = 1e-6
-
-
-@pytest.fixture
-def float64():
-    """Keras in double precision: data, networks and losses."""
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
 
 
 def squares(y_true, y):

@@ -28,9 +28,8 @@ def dense(units, dtype, activation=None, **options):
 
 
 def stack(dtype):
-    return keras.Sequential([keras.Input((FEATURES,), dtype=dtype), dense(7, dtype, "tanh"), dense(5, dtype,
-                                                                                                   "relu"),
-                             dense(CONTROLS, dtype)])
+    return keras.Sequential([keras.Input((FEATURES,), dtype=dtype), dense(7, dtype, "tanh"),
+                             dense(5, dtype, "relu"), dense(CONTROLS, dtype)])
 
 
 def without_bias(dtype):

@@ -15,8 +15,8 @@ import hig
 from hig import krylov
 from tests import tiny
 # noqa: F401
-from tests.networks import (ETA, TOLERANCE, Case, Physics, assert_same_step, derivatives, float64, hig_model,
-                            moved, one_step, rows, simulator, stack, targets, truncation_in_a_gap)
+from tests.networks import (ETA, TOLERANCE, Case, Physics, assert_same_step, derivatives, hig_model, moved,
+                            one_step, rows, simulator, stack, targets, truncation_in_a_gap)
 from tests.reference import flat, jacobian_by_rows, power_by_svd
 from tests.test_networks import ELSEWHERE
 from tests.test_networks_layers import FROZEN, LAYERS, OUTSIDE
@@ -61,13 +61,13 @@ def hold_krylov_to_the_svd(case, **compile_options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("build", TABLE.values(), ids=TABLE)
-def test_all_steps_are_the_exact_update(build, float64):  # noqa: F811
+def test_all_steps_are_the_exact_update(build, float64):
     """The tables of networks and simulators, as graphs without XLA, which spares compiling each of them."""
     hold_krylov_to_the_svd(build(), jit_compile=False)
 
 
 @pytest.mark.parametrize("name", COMPILED)
-def test_compiled_updates(name, float64):  # noqa: F811
+def test_compiled_updates(name, float64):
     """The ways of taking products, of both sides, as they run in practice."""
     model = hold_krylov_to_the_svd(COMPILED[name]())
     assert model.route == {"dense": "krylov, through the network",
@@ -88,7 +88,7 @@ def products_of(case, way, chunk=None):
 
 
 @pytest.mark.parametrize("way", ["through the network", "forward mode", "double backward"])
-def test_products_are_those_of_the_matrix(way, float64):  # noqa: F811
+def test_products_are_those_of_the_matrix(way, float64):
     """Each way, in one pass and in chunks that divide the five samples or do not."""
     rng = np.random.default_rng(0)
     for chunk in (None, 1, 2, 9):
@@ -101,7 +101,7 @@ def test_products_are_those_of_the_matrix(way, float64):  # noqa: F811
 
 
 @pytest.mark.parametrize("units", [(7, 2), (2,)], ids=["n < p", "n > p"])
-def test_the_recurrence_is_that_of_numpy(units, float64):  # noqa: F811
+def test_the_recurrence_is_that_of_numpy(units, float64):
     """Step by step, and with further rows of one entry each, as penalties give; μ in units of the mean
     eigenvalue.
     """
@@ -130,7 +130,7 @@ def test_the_recurrence_is_that_of_numpy(units, float64):  # noqa: F811
                                                                                 same.steps) == 1
 
 
-def test_the_trace_that_scales_the_damping(float64):  # noqa: F811
+def test_the_trace_that_scales_the_damping(float64):
     """‖J‖² is exact with all steps. With two steps the rest comes from random vectors, and the sum is right
     within a factor of two.
     """
@@ -198,7 +198,7 @@ def test_more_steps_than_a_tolerance_asks_for_are_not_taken():
     lambda krylov: hig.HIG(1.0, 0.0, spectral_filter=lambda s: s**2 / (s**2 + 1e-6), krylov=krylov,
                            krylov_tolerance=0)],
     ids=["HIG adaptive", "Gauss-Newton damped", "κ = 0.2", "Levenberg-Marquardt", "filter"])
-def test_all_steps_train_like_the_exact_method(optimizer, float64):  # noqa: F811
+def test_all_steps_train_like_the_exact_method(optimizer, float64):
     """Five updates with sample weights: control, damping and logs included."""
     histories = []
     for steps in (None, ALL):
@@ -262,8 +262,8 @@ def test_products_that_do_not_belong_together_are_noticed(monkeypatch):
 @pytest.mark.parametrize("value", [0, -1, 2.5])
 def test_steps_out_of_range_are_named(value):
     with pytest.raises(ValueError,
-                       match="krylov must be a whole number of at least 1, or None for the exact method, "
-                             f"got {value}"):
+                       match="krylov must be a whole number of at least 1, or None for the exact method, got "
+                             f"{value}"):
         hig.HIG(1.0, 1e-6, krylov=value)
 
 
@@ -277,9 +277,8 @@ def test_the_settings_survive_saving():
 
 def test_what_does_not_fit_the_memory_says_what_would():
     """n = 160,000 rows take 400 GB for K."""
-    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(400, "tanh"), keras.layers.Dense(400,
-        "tanh"),
-                                keras.layers.Dense(2)])
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(400, "tanh"),
+                                keras.layers.Dense(400, "tanh"), keras.layers.Dense(2)])
     model = hig.PhysicsModel(network, lambda x, u: u)
     x = np.random.default_rng(0).normal(size=(80_000, 2)).astype("float32")
     model.compile(hig.HIG(1.0, 1e-5), "mse")

@@ -12,17 +12,6 @@ from tests.reference import flat, jacobian_by_rows, power_by_svd
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
 
-@pytest.fixture
-def float64():
-    """Keras in double precision, data, networks and losses."""
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
-
-
 def simulator(x, u):
     """Stiff on purpose: the outputs differ in scale by 10³."""
     return tf.stack([u[:, 0] + x[:, 0] ** 2, 30 * tf.sin(u[:, 1]), 0.03 * u[:, 2] * x[:, 1]], axis=1)

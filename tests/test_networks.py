@@ -13,8 +13,7 @@ import pytest
 import tensorflow as tf
 
 # noqa: F401
-from tests.networks import (B, FEATURES, Case, Net, dense, float64, hold_to_the_svd, rows, simulator,
-                            stack)
+from tests.networks import B, FEATURES, Case, Net, dense, hold_to_the_svd, rows, simulator, stack
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
@@ -256,9 +255,8 @@ def dense_on_steps_times_samples():
     def body(self, x):
         h = self.first(tf.reshape(tf.transpose(x, [1, 0, 2]), [-1, FEATURES]))
         return self.last(tf.reshape(tf.transpose(tf.reshape(h, [2, -1, 4]), [1, 0, 2]), [-1, 8]))
-    return Case(Net(body, first=dense(4, FEATURES, "tanh"), last=dense(2, 8)), lambda x, u: simulator(x[:, 0],
-                                                                                                      u),
-                x=rows(2, FEATURES))
+    return Case(Net(body, first=dense(4, FEATURES, "tanh"), last=dense(2, 8)), lambda x,
+                u: simulator(x[:, 0], u), x=rows(2, FEATURES))
 
 
 def rows_in_another_order():
@@ -312,5 +310,5 @@ ELSEWHERE = [derivative_as_control, second_derivative_as_control, jacobian_as_co
 
 
 @pytest.mark.parametrize("build", ELSEWHERE, ids=lambda build: build.__name__)
-def test_weights_that_act_elsewhere_too(float64, build):  # noqa: F811
+def test_weights_that_act_elsewhere_too(float64, build):
     hold_to_the_svd(build())

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import (FEATURES, Case, Net, Physics, dense, float64, hold_to_the_svd, rows,  # noqa: F401
-                            simulator, stack)
+from tests.networks import FEATURES, Case, Net, Physics, dense, hold_to_the_svd, rows, simulator, stack
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
@@ -39,8 +38,7 @@ def of_features(*layers, **options):
 def embedding():
     """Integers go in; the table's gradient is a tf.IndexedSlices, with one row used by several samples."""
     network = keras.Sequential([keras.Input((3,), dtype="int32"), keras.layers.Embedding(4, 2),
-                                keras.layers.Flatten(),
-                                keras.layers.Dense(2)])
+                                keras.layers.Flatten(), keras.layers.Dense(2)])
     x = np.array([[0, 1, 1], [3, 0, 1], [1, 1, 1], [0, 3, 3], [3, 1, 0]], "int32")
     return Case(network, lambda x, u: simulator(tf.cast(x, u.dtype), u), x=x)
 
@@ -102,8 +100,7 @@ LAYERS = {
     "separable_conv_2d": lambda: of_images(keras.layers.SeparableConv2D(1, 3)),
     "embedding": embedding,
     "einsum_dense": lambda: of_series(keras.layers.EinsumDense("abc,cd->abd", output_shape=(3, 2),
-                                                               bias_axes="d"),
-                                      keras.layers.Flatten()),
+                                                               bias_axes="d"), keras.layers.Flatten()),
     "dense_on_axes": lambda: of_series(keras.layers.Dense(2, "tanh"), keras.layers.Flatten()),
     "time_distributed": lambda: of_series(keras.layers.TimeDistributed(keras.layers.Dense(2, "tanh")),
                                           keras.layers.Flatten()),
@@ -123,16 +120,14 @@ LAYERS = {
                                                keras.layers.Dense(2)),
     "prelu": lambda: of_features(keras.layers.Dense(4), keras.layers.PReLU(), keras.layers.Dense(2)),
     "dropout": lambda: of_features(keras.layers.Dense(4, "tanh"), keras.layers.Dropout(0.5),
-                                   keras.layers.Dense(2),
-                                   inference=True),
+                                   keras.layers.Dense(2), inference=True),
     "noise": lambda: of_features(keras.layers.GaussianNoise(0.5), keras.layers.Dense(4, "tanh"),
-                                 keras.layers.Dense(2),
-                                 inference=True),
+                                 keras.layers.Dense(2), inference=True),
 }
 
 
 @pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
-def test_layers(float64, build):  # noqa: F811
+def test_layers(float64, build):
     hold_to_the_svd(build())
 
 
@@ -172,7 +167,7 @@ FROZEN = {
 
 
 @pytest.mark.parametrize("build", FROZEN.values(), ids=FROZEN)
-def test_frozen_parts(float64, build):  # noqa: F811
+def test_frozen_parts(float64, build):
     hold_to_the_svd(build())
 
 
@@ -260,5 +255,5 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("build", OUTSIDE.values(), ids=OUTSIDE)
-def test_weights_outside_the_network(float64, build):  # noqa: F811
+def test_weights_outside_the_network(float64, build):
     hold_to_the_svd(build())

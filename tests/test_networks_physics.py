@@ -11,8 +11,8 @@ import tensorflow as tf
 
 import hig
 # noqa: F401
-from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, float64,
-                            hig_model, hold_to_the_svd, moved, rows, simulator, squares, stack, targets)
+from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, hig_model,
+                            hold_to_the_svd, moved, rows, simulator, squares, stack, targets)
 from tests.reference import flat, power_by_svd
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
@@ -100,12 +100,12 @@ COUPLED = ["batch_mean", "batch_maximum", "neighbours", "samples_in_another_orde
 
 
 @pytest.mark.parametrize("name", SIMULATORS)
-def test_simulators(float64, name):  # noqa: F811
+def test_simulators(float64, name):
     hold_to_the_svd(Case(stack(4, 2), SIMULATORS[name], route="whole batch" if name in COUPLED else None))
 
 
 @pytest.mark.parametrize("name", ["batch_mean", "array_of_the_batch"])
-def test_coupled_samples_and_a_convolution(float64, name):  # noqa: F811
+def test_coupled_samples_and_a_convolution(float64, name):
     network = keras.Sequential([keras.Input((3, 2)), keras.layers.Conv1D(2, 2, activation="tanh"),
                                 keras.layers.Flatten(), keras.layers.Dense(2)])
     hold_to_the_svd(Case(network, lambda x, u: SIMULATORS[name](x[:, 0], u), x=rows(3, 2),
@@ -116,9 +116,8 @@ def test_coupled_samples_and_a_convolution(float64, name):  # noqa: F811
 
 def two_controls(form):
     """A network that hands out two arrays in the given form: keep its names out of alphabetical order."""
-    return Net(lambda self, x: form(self.first(x), self.last(tf.tanh(self.first(x)))), first=dense(2,
-                                                                                                   FEATURES),
-               last=dense(1, 2))
+    return Net(lambda self, x: form(self.first(x), self.last(tf.tanh(self.first(x)))),
+               first=dense(2, FEATURES), last=dense(1, 2))
 
 
 def two_heads(form, convolution=False):
@@ -171,7 +170,7 @@ STRUCTURES = {
 
 
 @pytest.mark.parametrize("build", STRUCTURES.values(), ids=STRUCTURES)
-def test_structures(float64, build):  # noqa: F811
+def test_structures(float64, build):
     hold_to_the_svd(build())
 
 
@@ -209,7 +208,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("options", LOSSES.values(), ids=LOSSES)
-def test_losses(float64, options):  # noqa: F811
+def test_losses(float64, options):
     hold_to_the_svd(Case(stack(4, 2), **options))
 
 
@@ -229,8 +228,7 @@ PENALTIES = {
             :, 0], u)),
     "activity_regularizer": lambda: Case(stack(4, 2, activity_regularizer=keras.regularizers.L2(0.1))),
     "add_loss": lambda: Case(keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4, "tanh"),
-                                               Penalized(),
-                                               keras.layers.Dense(2)])),
+                                               Penalized(), keras.layers.Dense(2)])),
     "add_loss_in_the_simulator": lambda: Case(stack(4, 2), PenalizedSimulator()),
 }
 
@@ -242,7 +240,7 @@ class PenalizedSimulator(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("build", PENALTIES.values(), ids=PENALTIES)
-def test_penalties(float64, build):  # noqa: F811
+def test_penalties(float64, build):
     hold_to_the_svd(build())
 
 
@@ -251,7 +249,7 @@ def test_penalties(float64, build):  # noqa: F811
 @pytest.mark.parametrize("convolution", [False, True], ids=["dense", "convolution"])
 @pytest.mark.parametrize("samples, hidden", [(1, 4), (1, 1), (12, 1)], ids=["one sample", "one of all",
                                                                             "n > p"])
-def test_sizes(float64, samples, hidden, convolution):  # noqa: F811
+def test_sizes(float64, samples, hidden, convolution):
     x = np.random.default_rng(0).normal(size=(samples, FEATURES))
     layers = ([keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(hidden, 2, activation="tanh"),
                keras.layers.Flatten()] if convolution else [keras.layers.Dense(hidden, "tanh")])
@@ -274,7 +272,7 @@ BATCHED = {
 @pytest.mark.parametrize("name, feed, coupled", [
     ("dense", "arrays", False), ("dense", "dataset", True), ("reshaped_dense", "arrays", True),
     ("reshaped_dense", "dataset", False), ("convolution", "arrays", False)])
-def test_last_smaller_batch(float64, name, feed, coupled):  # noqa: F811
+def test_last_smaller_batch(float64, name, feed, coupled):
     """Ten samples in batches of 4, 4 and 2, of a size that the graph may not know: three steps, one after the
     other.
     """

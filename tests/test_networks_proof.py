@@ -14,9 +14,8 @@ import tensorflow as tf
 import hig
 import hig.jacobian
 # noqa: F401
-from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, float64,
-                            hig_model, hold_to_the_svd, moved, one_step, rows, simulator, squares, stack,
-                            targets)
+from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, hig_model,
+                            hold_to_the_svd, moved, one_step, rows, simulator, squares, stack, targets)
 from tests.reference import flat, power_by_svd
 from tests.test_networks_physics import SIMULATORS, Linearized
 
@@ -64,9 +63,8 @@ class WithMemory(keras.layers.Layer):
 
 NO_GRADIENTS = "(?i)no gradients provided"      # Keras' words
 REFUSED = {
-    "random_simulator": (lambda: stack(4, 2), lambda x, u: u + u * tf.random.normal(tf.shape(u),
-                                                                                    dtype=u.dtype),
-                         ValueError, "random"),
+    "random_simulator": (lambda: stack(4, 2), lambda x,
+                         u: u + u * tf.random.normal(tf.shape(u), dtype=u.dtype), ValueError, "random"),
     "random_network": (always_dropped, lambda x, u: u, ValueError, "random"),
     "stateful_network": (stateful, lambda x, u: u, ValueError, "state"),
     "simulator_with_memory": (lambda: stack(4, 2), WithMemory(), ValueError, "state"),
@@ -81,13 +79,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("network, physics, error, words", REFUSED.values(), ids=REFUSED)
-def test_refused_in_a_sentence(float64, network, physics, error, words):  # noqa: F811
+def test_refused_in_a_sentence(float64, network, physics, error, words):
     with pytest.raises(error, match=words) as caught:
         first_update(network(), physics)
     assert len(str(caught.value)) < LONGEST_SENTENCE
 
 
-def test_nothing_to_train(float64):  # noqa: F811
+def test_nothing_to_train(float64):
     network = stack(4, 2)
     network.trainable = False
     with pytest.raises(ValueError, match="no trainable weights"):
@@ -104,12 +102,12 @@ def told(function):
     return result, [str(w.message) for w in caught if "__array__" not in str(w.message)]
 
 
-def test_the_fast_route_warns_of_nothing(float64):  # noqa: F811
+def test_the_fast_route_warns_of_nothing(float64):
     model, texts = told(lambda: first_update(stack(4, 2), lambda x, u: u))
     assert model.route == "factored" and texts == []
 
 
-def test_a_slower_route_warns_once(float64):  # noqa: F811
+def test_a_slower_route_warns_once(float64):
     model, texts = told(lambda: first_update(stack(4, 2), SIMULATORS["neighbours"]))
     assert model.route == "whole batch" and len(texts) == 1
     _, texts = told(lambda: model.fit(rows(FEATURES), rows(2), batch_size=5, epochs=2, verbose=0))
@@ -117,7 +115,7 @@ def test_a_slower_route_warns_once(float64):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["numpy_function", "sparse_product"])
-def test_without_xla_as_the_user_wishes_or_with_one_warning(float64, name):  # noqa: F811
+def test_without_xla_as_the_user_wishes_or_with_one_warning(float64, name):
     y = rows(3 if name == "sparse_product" else 2)
     _, texts = told(lambda: first_update(stack(4, 2), SIMULATORS[name], y=y, jit_compile=False))
     assert texts == []
@@ -125,7 +123,7 @@ def test_without_xla_as_the_user_wishes_or_with_one_warning(float64, name):  # n
     assert len(texts) == 1 and "XLA" in texts[0]
 
 
-def test_autograph_rewrites_only_what_cannot_be_traced(float64):  # noqa: F811
+def test_autograph_rewrites_only_what_cannot_be_traced(float64):
     """An `if` over tensors, of which no graph can be made as it stands, is rewritten to a tf.cond and trains;
     what needs no rewriting is left alone, as in Keras, for it takes seconds: its source would no longer be
     this file's.
@@ -150,7 +148,7 @@ def test_autograph_rewrites_only_what_cannot_be_traced(float64):  # noqa: F811
 
 # --- negative controls --------------------------------------------------------------------------------------
 
-def test_the_comparison_sees_one_entry_off_by_a_thousandth(float64):  # noqa: F811
+def test_the_comparison_sees_one_entry_off_by_a_thousandth(float64):
     case = Case(stack(4, 2))
     model = hig_model(case)
     y = targets(case, model)
@@ -171,7 +169,7 @@ class WrongByOneEntry(Linearized):
         return y, jacobian + 1e-3 * tf.constant([[0.0, 1.0], [0.0, 0.0]], u.dtype) * jacobian
 
 
-def test_a_simulator_that_is_wrong_about_its_derivatives_is_not_believed(float64):  # noqa: F811
+def test_a_simulator_that_is_wrong_about_its_derivatives_is_not_believed(float64):
     hold_to_the_svd(Case(stack(4, 2), WrongByOneEntry()))
 
 
@@ -196,12 +194,12 @@ def step_with_a_wrong_route(monkeypatch, physics=simulator, **faults):
                                    lambda pieces: [*pieces[:-1], 0 * pieces[-1]],
                                    lambda pieces: [np.nan * pieces[0], *pieces[1:]]], ids=["scaled",
                                        "term lost", "not a number"])
-def test_a_route_with_a_wrong_term_is_not_taken(float64, monkeypatch, fault):  # noqa: F811
+def test_a_route_with_a_wrong_term_is_not_taken(float64, monkeypatch, fault):
     assert step_with_a_wrong_route(monkeypatch) == "factored"
     assert step_with_a_wrong_route(monkeypatch, pullback=fault) != "factored"
 
 
-def test_rows_with_a_wrong_term_are_not_taken(float64, monkeypatch):  # noqa: F811
+def test_rows_with_a_wrong_term_are_not_taken(float64, monkeypatch):
     """All rows wrong, on every route: then there is no step at all, but a sentence."""
     right = hig.jacobian.RowsJacobian.pullback_by_rows
     monkeypatch.setattr(hig.jacobian.RowsJacobian, "pullback_by_rows",
@@ -212,7 +210,7 @@ def test_rows_with_a_wrong_term_are_not_taken(float64, monkeypatch):  # noqa: F8
 
 # --- trainable changed --------------------------------------------------------------------------------------
 
-def test_frozen_after_compile(float64):  # noqa: F811
+def test_frozen_after_compile(float64):
     """Frozen between `compile` and the first step; the test's second half is Keras' own step, κ = 1."""
     case = Case(stack(4, 2))
     model = hig_model(case)
@@ -228,7 +226,7 @@ def test_frozen_after_compile(float64):  # noqa: F811
 
 
 @pytest.mark.parametrize("first, then", [(True, False), (False, True)], ids=["frozen", "thawed"])
-def test_trainable_changed_between_steps_counts_at_once(float64, first, then):  # noqa: F811
+def test_trainable_changed_between_steps_counts_at_once(float64, first, then):
     """κ = 1 against SGD that is compiled anew after the change; Keras alone would go on with what it has
     compiled.
     """
@@ -253,8 +251,7 @@ def test_trainable_changed_between_steps_counts_at_once(float64, first, then):  
 # --- precisions ---------------------------------------------------------------------------------------------
 
 # Error of the step relative to its largest entry: the rounding 2^-24, 2^-11, 2^-8 of each derivative, times a
-# few tens
-# of operations, times σ_max/σ_kept ≤ 10 of this network
+# few tens of operations, times σ_max/σ_kept ≤ 10 of this network
 PRECISIONS = {"float32": 1e-4, "float16": 5e-2, "bfloat16": 0.3, "mixed_bfloat16": 0.3}
 
 

@@ -120,7 +120,7 @@ def valley(start):
     return model, [(np.zeros((1, 1)), np.zeros((1, 2)))]
 
 
-def test_its_iterates_are_those_of_scipy_on_rosenbrock_s_function(float64):  # noqa: F811
+def test_its_iterates_are_those_of_scipy_on_rosenbrock_s_function(float64):
     """SciPy's own function and gradient; 1e-9: rounding of another order of the same sums, over the first 20
     iterations.
     """
@@ -140,7 +140,7 @@ def test_its_iterates_are_those_of_scipy_on_rosenbrock_s_function(float64):  # n
     assert int(model.optimizer.iterations) >= len(record.losses)
 
 
-def test_it_stops_where_a_callback_says_and_leaves_the_weights_of_that_iteration(float64):  # noqa: F811
+def test_it_stops_where_a_callback_says_and_leaves_the_weights_of_that_iteration(float64):
     model, data = valley([-1.2, 1.0])
     record = Record(last=3)
     model.fit(data, epochs=10**9, callbacks=[record])

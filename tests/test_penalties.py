@@ -62,7 +62,7 @@ def weights_of(model):
 
 @both_steps
 @pytest.mark.parametrize("name", ["HIG", "GN", "LM"])
-def test_training_ends_at_the_ridge_regression(float64, name, adaptive):           # noqa: F811
+def test_training_ends_at_the_ridge_regression(float64, name, adaptive):
     """A linear network: the minimum of the mean of Σ (y − y*)² plus λ Σ kernel² has a closed form, the normal
     equations.
     """
@@ -81,7 +81,6 @@ def test_training_ends_at_the_ridge_regression(float64, name, adaptive):        
 
 @pytest.mark.parametrize("name, adaptive, samples", [("HIG", True, 64), ("GN", False, 64), ("LM", True, 64),
                                                      ("LM", True, 8)])
-# noqa: F811
 def test_a_network_of_tanh_units_ends_where_the_reported_loss_has_no_slope(float64, name, adaptive, samples):
     """n = 16 or 128 rows and 32 of the penalty, p = 42; the slope falls below a thousandth of the first one.
     """
@@ -99,7 +98,7 @@ def test_a_network_of_tanh_units_ends_where_the_reported_loss_has_no_slope(float
 
 @pytest.mark.parametrize("samples, strength", [(8, 0.1), (64, 0.1), (8, 1e-3)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_predicted_slope_is_that_of_the_reported_loss(float64, name, samples, strength):  # noqa: F811
+def test_the_predicted_slope_is_that_of_the_reported_loss(float64, name, samples, strength):
     """Central differences of the loss along the step, penalties included: relative 1e-6, h² f''' and rounding
     of float64.
     """
@@ -123,7 +122,7 @@ def test_the_predicted_slope_is_that_of_the_reported_loss(float64, name, samples
     assert curvature > 0
 
 
-def test_the_curvature_of_a_linear_model_is_the_second_difference(float64):  # noqa: F811
+def test_the_curvature_of_a_linear_model_is_the_second_difference(float64):
     x, y = data(8)
     model, found = model_with(keras.regularizers.L2(0.1), hidden=0), []
     loss, start = whole_loss(model, x, y), weights_of(model)
@@ -165,7 +164,7 @@ ROUGH = {
 
 @pytest.mark.parametrize("name", [*QUADRATIC, *ROUGH])
 @pytest.mark.parametrize("kappa", [-0.5, -1.0])
-def test_one_fixed_step(float64, name, kappa):  # noqa: F811
+def test_one_fixed_step(float64, name, kappa):
     """A sum of squares is rows √(c/h) of J, c the second derivative, h = 2/B; of anything else the gradient
     is added.
     """
@@ -194,7 +193,7 @@ def test_one_fixed_step(float64, name, kappa):  # noqa: F811
 
 @pytest.mark.parametrize("name", [*ROUGH, "activity", "add_loss"])
 @pytest.mark.parametrize("optimizer", ["HIG", "LM"])
-def test_adaptive_steps_refuse_what_is_no_sum_of_squares(float64, name, optimizer):  # noqa: F811
+def test_adaptive_steps_refuse_what_is_no_sum_of_squares(float64, name, optimizer):
     x, y = data(6)
     if name == "add_loss":
         class Adding(keras.layers.Layer):
@@ -212,13 +211,12 @@ def test_adaptive_steps_refuse_what_is_no_sum_of_squares(float64, name, optimize
     for _ in range(2):                                                  # not only the first time
         with pytest.raises(ValueError,
                            match="(the regulariser of 'sequential.*/kernel'|what layers add to the loss .*) "
-                                 "is no sum "
-                                             "of squares"):
+                                 "is no sum of squares"):
             model.fit(x, y, verbose=0)
     np.testing.assert_array_equal(weights_of(model), before)
 
 
-def test_a_penalty_that_is_raised_later(float64):  # noqa: F811
+def test_a_penalty_that_is_raised_later(float64):
     """Its strength is a variable, 0 at first: the step is that of a model that has had it from the start."""
     x, y = data(6)
     strength = tf.Variable(0.0, dtype=tf.float64)

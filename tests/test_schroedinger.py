@@ -226,9 +226,8 @@ def test_adjoint_equals_autodiff_through_the_steps():
             state = 2 * dipole.solve(controls[:, t], state) - state
         plain = to_pairs(tf.transpose(state[:, 0]))
         final = dipole(pairs(psi), controls)
-    np.testing.assert_allclose(tape.gradient(final, controls, cotangent), tape.gradient(plain, controls,
-                                                                                        cotangent),
-                               atol=1e-13)
+    np.testing.assert_allclose(tape.gradient(final, controls, cotangent),
+                               tape.gradient(plain, controls, cotangent), atol=1e-13)
 
 
 def test_jacobian_of_the_weights_by_either_route():

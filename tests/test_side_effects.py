@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import hig
-from tests.networks import B, ETA, FEATURES, float64, rows, squares, stack  # noqa: F401
+from tests.networks import B, ETA, FEATURES, rows, squares, stack
 from tests.networks import assert_same_step
 from tests.reference import flat
 
@@ -21,7 +21,7 @@ def two_outcomes(x, u):
     truncation=1e-3, adaptive=True),
                                        hig.LevenbergMarquardt], ids=["HIG", "adaptive",
                                                                      "Levenberg-Marquardt"])
-def test_losses_of_single_outcomes_are_those_before_the_update(float64, optimizer):  # noqa: F811
+def test_losses_of_single_outcomes_are_those_before_the_update(float64, optimizer):
     """Their weighted sum is the loss, in the first epoch as in later ones, with ragged batches."""
     model = hig.PhysicsModel(stack(5, 2), two_outcomes)
     model.compile(optimizer(), loss={"a": "mse", "b": "mse"}, loss_weights={"a": 1.0, "b": 0.25})
@@ -46,7 +46,7 @@ class WithPenalty(hig.PhysicsModel):
         return self.simulator(x, u)
 
 
-def test_add_loss_within_call_of_a_subclass(float64):  # noqa: F811
+def test_add_loss_within_call_of_a_subclass(float64):
     """The step at κ = 1 is that of gradient descent in Keras' own loop."""
     after = []
     for optimizer in (keras.optimizers.SGD(ETA), hig.JacobianPower(ETA, kappa=1.0, truncation=0.0)):
@@ -59,7 +59,7 @@ def test_add_loss_within_call_of_a_subclass(float64):  # noqa: F811
 
 
 @pytest.mark.parametrize("names", [("functions", "grid"), ("u", "grid")])
-def test_data_shared_by_all_samples(float64, names):  # noqa: F811
+def test_data_shared_by_all_samples(float64, names):
     """An operator network on functions (5, 6) and a grid (9, 1), whichever name comes first in the alphabet.
     """
     branch, trunk = stack(4, 3, features=6), stack(4, 3, features=1)
@@ -86,7 +86,7 @@ def test_data_shared_by_all_samples(float64, names):  # noqa: F811
     assert_same_step(after[1], after[0], flat(start), 1e-9)
 
 
-def test_complex_weights_are_refused_by_name(float64):  # noqa: F811
+def test_complex_weights_are_refused_by_name(float64):
     class Complex(keras.layers.Layer):
         def build(self, *shapes):
             self.phase = self.add_weight(shape=(), dtype="complex64", name="phase")
@@ -99,7 +99,7 @@ def test_complex_weights_are_refused_by_name(float64):  # noqa: F811
         model.train_on_batch(rows(FEATURES), rows(2))
 
 
-def test_the_route_is_that_of_the_last_update_and_few_shapes_are_kept(float64):  # noqa: F811
+def test_the_route_is_that_of_the_last_update_and_few_shapes_are_kept(float64):
     from hig.model import KEPT_SHAPES
     model = hig.PhysicsModel(stack(3, 2), lambda x, u: u - (tf.reduce_mean(u, 0) if u.shape[0] > 4 else 0.0))
     model.compile(hig.HIG(ETA, truncation=1e-3), squares, jit_compile=False)

@@ -36,7 +36,6 @@ def fit(model, x, y, optimizer, loss=squares, epochs=1):
 # --- one step ---
 
 @pytest.mark.parametrize("rows, hidden", [(6, 8), (40, 1)], ids=["n < p", "n > p"])
-# noqa: F811
 def test_levenberg_marquardt_step_solves_the_augmented_least_squares_problem(float64, rows, hidden):
     """min ‖J s + r‖² + μ ‖s‖², r = y − y*, μ = 0.01 · mean eigenvalue, by SciPy on (J, √μ) s = (−r, 0). η =
     1: all of it.
@@ -55,7 +54,7 @@ def test_levenberg_marquardt_step_solves_the_augmented_least_squares_problem(flo
 
 
 @pytest.mark.parametrize("kappa", [0.3, -0.5, -1.0])
-def test_a_damped_power_takes_the_damping_relative_to_the_mean_eigenvalue(float64, kappa):  # noqa: F811
+def test_a_damped_power_takes_the_damping_relative_to_the_mean_eigenvalue(float64, kappa):
     x, y = data()
     model = hig.PhysicsModel(network(), simulator)
     g, J = gradient_and_jacobian(model, x, y)
@@ -66,7 +65,7 @@ def test_a_damped_power_takes_the_damping_relative_to_the_mean_eigenvalue(float6
                                atol=1e-7 * np.abs(expected).max())
 
 
-def test_the_damping_of_an_adaptive_power_falls_with_the_loss(float64):  # noqa: F811
+def test_the_damping_of_an_adaptive_power_falls_with_the_loss(float64):
     """A first loss ten times today's leaves a tenth of the damping; a step as small as this is neither cut
     nor taken back.
     """
@@ -93,7 +92,6 @@ SAMPLE_WEIGHTS = {"alike": lambda rows: None, "of samples": lambda rows: np.geom
     (squares, 2.0), (lambda y_true, y: squares(y_true, y) / 2, 1.0), ("mse", 2.0 / 3),
     (keras.losses.MeanSquaredError(reduction="sum"), None)], ids=["Σ", "½ Σ", "mse", "sum"])
 @pytest.mark.parametrize("rows", [6, 40], ids=["n < p", "n > p"])
-# noqa: F811
 def test_no_step_is_longer_than_to_the_minimum_of_the_quadratic_model(float64, loss, weight, rows, weights):
     """Linear network and simulator: the model is exact, so that a huge η ends in the minimum along −J^κ g,
     whatever the loss' scale and the samples' weights; found here from gᵀJd and (Jd)ᵀ H Jd by explicit
@@ -113,7 +111,7 @@ def test_no_step_is_longer_than_to_the_minimum_of_the_quadratic_model(float64, l
     np.testing.assert_allclose(weights_of(model) - before, expected, atol=1e-6 * np.abs(expected).max())
 
 
-def test_kappa_one_with_control_is_gradient_descent_with_backtracking(float64):  # noqa: F811
+def test_kappa_one_with_control_is_gradient_descent_with_backtracking(float64):
     """Twelve updates against algorithm 4.1 of Nocedal and Wright, written out for the gradient and explicit
     matrices.
     """
@@ -151,7 +149,7 @@ def test_kappa_one_with_control_is_gradient_descent_with_backtracking(float64): 
     assert float(optimizer.learning_rate) == pytest.approx(eta, rel=1e-4)
 
 
-def test_the_curvature_of_several_losses_is_that_of_each(float64):  # noqa: F811
+def test_the_curvature_of_several_losses_is_that_of_each(float64):
     """Two outcomes, weighed 10³ to 1: one step of a huge η ends where the loss has no slope along it, the
     model being exact.
     """
@@ -221,7 +219,6 @@ def powell(u, m=tf):
 @pytest.mark.parametrize("optimizer", [lambda: hig.LevenbergMarquardt(damping=0.1),
                                        lambda: hig.GaussNewton(0.1, 1e-8, adaptive=True)], ids=["LM",
                                            "adaptive GN"])
-# noqa: F811
 def test_residual_networks_end_where_scipy_does(float64, optimizer, residuals, start, updates, close):
     """Powell's minimum is flat to fourth order, so that a loss of 1e-10 is 1e-2 in θ; SciPy's answer is as
     far.
@@ -317,7 +314,7 @@ def linear_model():
 @pytest.mark.parametrize("make", [lambda: hig.HIG(0.5, 1e-6, adaptive=True),
                                   lambda: hig.LevenbergMarquardt()],
                          ids=["HIG", "LM"])
-def test_trust_is_the_next_batch_s_decrease_over_the_own_one(float64, make, monkeypatch):  # noqa: F811
+def test_trust_is_the_next_batch_s_decrease_over_the_own_one(float64, make, monkeypatch):
     """Twenty measurements at every second update, from weights and losses written down outside: the ratio of
     the means.
     """
@@ -350,7 +347,7 @@ def test_trust_is_the_next_batch_s_decrease_over_the_own_one(float64, make, monk
 @pytest.mark.filterwarnings("ignore:Steps fit single batches")
 @pytest.mark.parametrize("batch_size, low, high", [(64, 1.0, 1.0), (2, 0.0, 0.5)], ids=["all data",
                                                                                         "batches of two"])
-def test_trust_tells_whether_a_batch_determines_the_weights(float64, batch_size, low, high):  # noqa: F811
+def test_trust_tells_whether_a_batch_determines_the_weights(float64, batch_size, low, high):
     x, y = noisy_regression(64)
     model, optimizer = linear_model(), hig.HIG(0.5, 1e-6, adaptive=True)
     model.compile(optimizer, squares, jit_compile=False)
@@ -358,7 +355,7 @@ def test_trust_tells_whether_a_batch_determines_the_weights(float64, batch_size,
     assert low <= optimizer.trust() <= high
 
 
-def test_without_trust_a_step_goes_half_way_and_the_damping_does_not_fall(float64):  # noqa: F811
+def test_without_trust_a_step_goes_half_way_and_the_damping_does_not_fall(float64):
     """t = 0: a huge η ends half way to the minimum along d; LM takes half a step, damped as at the start."""
     x, y = noisy_regression(2)
     for make in (lambda: hig.HIG(1e6, 1e-6, adaptive=True), lambda: hig.LevenbergMarquardt(damping=0.5)):
@@ -381,7 +378,7 @@ def test_without_trust_a_step_goes_half_way_and_the_damping_does_not_fall(float6
         np.testing.assert_allclose(weights_of(model) - before, expected, atol=1e-6 * np.abs(expected).max())
 
 
-def test_a_warning_when_steps_fit_single_batches(float64):  # noqa: F811
+def test_a_warning_when_steps_fit_single_batches(float64):
     x, y = noisy_regression(64)
     model = linear_model()
     model.compile(hig.HIG(0.5, 1e-6, adaptive=True), squares, jit_compile=False)

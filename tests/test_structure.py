@@ -17,8 +17,8 @@ import hig
 from hig.sample_axes import SampleAxes
 from hig.structure import layer_products
 # noqa: F401
-from tests.networks import (B, ETA, FEATURES, TOLERANCE, assert_same_step, dense, float64, joined, rows,
-                            squares, stack, truncation_in_a_gap)
+from tests.networks import (B, ETA, FEATURES, TOLERANCE, assert_same_step, dense, joined, rows, squares,
+                            stack, truncation_in_a_gap)
 from tests.reference import flat, jacobian_by_rows, power_by_svd
 
 LAYERS = keras.layers
@@ -63,8 +63,7 @@ def horizon_in_a_variable():
 
     def loop(x, u):
         return tf.while_loop(lambda i, s: i < steps, lambda i, s: (i + 1, s + 0.3 * network(s)),
-                             (0, x + 0.3 * u),
-                             maximum_iterations=8)[1]
+                             (0, x + 0.3 * u), maximum_iterations=8)[1]
     return network, loop, None, None, (steps, 4)
 
 
@@ -84,8 +83,7 @@ def horizon_in_the_data():
     def loop(x, u):
         last = tf.reduce_max(x["steps"])
         return tf.while_loop(lambda i, s: i < last, lambda i, s: (i + 1, s + 0.3 * network(s)),
-                             (0, x["state"] + 0.3 * u),
-                             maximum_iterations=8)[1]
+                             (0, x["state"] + 0.3 * u), maximum_iterations=8)[1]
     x = {"state": rows(FEATURES), "steps": np.zeros((B, 1), "int32")}
     return network, loop, x, {**x, "steps": np.full((B, 1), 4, "int32")}, None, lambda x: x["state"]
 
@@ -111,8 +109,7 @@ def coupled_in_a_loop():
 
     def loop(x, u):
         return tf.while_loop(lambda i, s: i < 3, lambda i, s: (i + 1, s + factor * tf.roll(s, 1, axis=0)),
-                             (0, u),
-                             maximum_iterations=3)[1]
+                             (0, u), maximum_iterations=3)[1]
     return hidden(2, FEATURES), loop, None, None, (factor, 1.0)
 
 
@@ -152,7 +149,7 @@ def step_and_reference(model, x, tau=None):
 
 
 @pytest.mark.parametrize("case", CHANGES, ids=lambda case: case.__name__)
-def test_a_step_after_the_change_is_right(float64, case):  # noqa: F811
+def test_a_step_after_the_change_is_right(float64, case):
     network, simulator, x, later, change, *network_input = case()
     model = hig.PhysicsModel(network, simulator, *network_input)
     model.compile(hig.HIG(ETA, truncation=1e-3), squares)
@@ -269,7 +266,7 @@ class Residual(keras.layers.Layer):
         return x + self.second(self.first(x))
 
 
-def test_dense_layers_inside_a_users_own_layer_are_found(float64):  # noqa: F811
+def test_dense_layers_inside_a_users_own_layer_are_found(float64):
     network = keras.Sequential([keras.Input((FEATURES,)), Residual(), Residual(), LAYERS.Dense(2)])
     model = hig.PhysicsModel(network, lambda x, u: u)
     model.compile(hig.HIG(ETA, truncation=1e-3), squares)
@@ -290,7 +287,7 @@ def test_where_weights_act():
                                                        maximum_iterations=2)[0])
 
 
-def test_where_the_graph_leaves_it_open_the_proof_is_repeated(float64):  # noqa: F811
+def test_where_the_graph_leaves_it_open_the_proof_is_repeated(float64):
     """An operation that is not known, hidden behind a factor that is 0 at first: found at the next proof, and
     told.
     """
@@ -324,7 +321,7 @@ def rows_of(model, x, y, batch):
                      for row in np.eye(batch * derivatives.d)]), derivatives.route
 
 
-def test_whole_trajectories_are_linearised_by_their_few_controls(float64):  # noqa: F811
+def test_whole_trajectories_are_linearised_by_their_few_controls(float64):
     """d = 40 outcomes of a loop, 2 controls: products with ∂y/∂u, not 40 backward passes."""
     def trajectory(x, u):
         def body(i, s, states):
@@ -348,7 +345,7 @@ def test_whole_trajectories_are_linearised_by_their_few_controls(float64):  # no
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_a_closed_loop_takes_weights_of_its_own_for_each_row(float64, outputs):  # noqa: F811
+def test_a_closed_loop_takes_weights_of_its_own_for_each_row(float64, outputs):
     """The network acts in every step of a loop, and once in a derivative by its input: rows without
     vectorised loops.
     """

@@ -17,7 +17,7 @@ import hig
 from hig.backend import share_gpus
 from hig.compiled import Compiler, full_precision
 # noqa: F401
-from tests.networks import B, ETA, FEATURES, assert_same_step, derivatives, float64, hig_model, moved, one_step, rows
+from tests.networks import B, ETA, FEATURES, assert_same_step, derivatives, hig_model, moved, one_step, rows
 from tests.networks import squares, stack, targets
 from tests.reference import flat
 from tests.test_networks_layers import LAYERS, of_series
@@ -91,7 +91,7 @@ PHYSICS = {"masked_distances": masked_distances, "singular_values": singular_val
 
 @pytest.mark.parametrize("optimizer", ["gradient descent", "power"])
 @pytest.mark.parametrize("name", PHYSICS)
-def test_what_xla_computes_otherwise_runs_without_it(float64, name, optimizer):  # noqa: F811
+def test_what_xla_computes_otherwise_runs_without_it(float64, name, optimizer):
     model = hig.PhysicsModel(stack(5, 6), PHYSICS[name])
     x = rows(FEATURES)
     y = np.ones(model(tf.constant(x)).shape)
@@ -109,7 +109,7 @@ def test_what_xla_computes_otherwise_runs_without_it(float64, name, optimizer): 
         np.testing.assert_allclose((before - weight) / ETA, gradient, rtol=0, atol=2e-7)
 
 
-def test_a_derivative_that_is_not_finite_in_itself_is_named(float64):  # noqa: F811
+def test_a_derivative_that_is_not_finite_in_itself_is_named(float64):
     """The trap of tf.where: the logarithm of a masked zero has an infinite derivative, times 0."""
     def trap(x, u):
         return tf.where(u[:, :1] > -1e9, tf.where(x[:, :1] > 1e9, tf.math.log(0 * u[:, :1]), u[:, 1:2]),
