@@ -17,7 +17,7 @@ from hig.runs.experiments import make_optimizer
 from hig.runs.lbfgs import ByLBFGS
 from hig.runs.results import load_results
 from Nonlinear_Oscillators.network import build_network
-from tests.test_model import float64, squares                          # noqa: F401 (float64 is a fixture)
+from tests.test_model import squares
 from tests.test_steps import Parameters, rosenbrock, weights_of
 
 ROOT = Path(__file__).resolve().parents[1]

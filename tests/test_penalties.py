@@ -10,7 +10,7 @@ import tensorflow as tf
 import hig
 from hig.control import step
 from hig.jacobian import FactoredJacobian, PenalizedJacobian, RowsJacobian
-from tests.networks import float64, squares             # noqa: F401 (float64 is a fixture)
+from tests.networks import squares
 from tests.reference import flat, power_by_svd
 
 OPTIMIZERS = {

@@ -15,7 +15,7 @@ import hig.model
 from hig.runs.results import load_results
 from tests import tiny
 from tests.reference import flat, jacobian_by_rows
-from tests.test_model import data, float64, network, simulator, squares  # noqa: F401 (float64 is a fixture)
+from tests.test_model import data, network, simulator, squares
 
 
 def gradient_and_jacobian(model, x, y, weight=2.0):
