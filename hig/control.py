@@ -12,8 +12,7 @@ minimum only because y stays on a sphere.) Quadratic penalties are further rows 
 
 The loss of the same batch after the step gives the ratio ρ = actual/predicted decrease (Nocedal and Wright,
 Numerical Optimization, algorithm 4.1; Moré 1978). A step with ρ ≤ 1e-4, or to a loss that is not finite, is
-taken back and tried again smaller, up to TRIALS times per update. What adapts is a variable of the
-optimizer:
+taken back and tried again smaller, up to TRIALS times per update. What adapts is a variable of the optimizer:
 
     powers                 η, which is also never larger than the minimum of the model along d, η* = a/c.
                            ρ < 1/4: η is a quarter of what was tried; ρ > 3/4 and η was tried, not η*: twice

@@ -17,15 +17,14 @@ K = U Σ² Uᵀ and V = Jᵀ U Σ⁻¹,
 
     J^κ g = V Σ^κ Uᵀ g = Jᵀ U Σ^(κ−1) Uᵀ g = Jᵀ v ,   v = f(K) g ,   f(λ) = λ^(−a) ,   a = (1 − κ)/2 ∈ [0, 1]
 
-with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v, for small n by
-an eigendecomposition of K. From n = 120 on (240 with truncation) `hig.tridiagonal` is faster: it computes the
-one vector f(K) g without eigenvectors, by a Householder reduction and a rational approximation of f. Where no
-gap above rounding separates the kept eigenvalues from the truncated ones, the eigendecomposition decides.
+with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v: for small n by
+an eigendecomposition of K, and from n = 180 on by the faster `hig.tridiagonal`, which computes the one vector
+f(K) g without eigenvectors, by a Householder reduction and a rational approximation of f. If no gap above
+rounding separates the kept eigenvalues from the truncated ones, the eigendecomposition is used for any n.
 
-With damping f(λ) = (λ + μ)^(−a), which bounds the step where σ is small: J^κ becomes Jᵀ (K + μ)^(−a). For κ =
-−1 and
-without truncation that is the step of Levenberg and Marquardt, and a Cholesky decomposition is enough:
-`levenberg_marquardt_coefficients`.
+With damping f(λ) = (λ + μ)^(−a), which bounds the step where σ is small: J^κ becomes Jᵀ (K + μ)^(−a). For
+κ = −1 and without truncation that is the step of Levenberg and Marquardt, and a Cholesky decomposition is
+enough: `levenberg_marquardt_coefficients`.
 
 Truncation is a filter on the spectrum: the weight of σ is 1 above τ σ_max and 0 below. `spectral_filter` puts
 another one in its place, see `spectral_weights`.
@@ -60,11 +59,11 @@ import threadpoolctl
 from hig.tridiagonal import power_by_tridiagonal
 
 METHODS = ("auto", "eigh", "tridiagonal")
-# n from which this beats `eigh`: 120 without truncation, 240 with (benchmarks/powers.py)
+# n from which it beats `eigh`: between 120, measured without truncation, and 240, with (benchmarks/powers.py)
 SMALLEST_TRIDIAGONAL = 180
 EPSILON = np.finfo(np.float64).eps
 EXHAUSTED = 100                 # times ε σ_max: a step that finds less than this finds rounding errors
-SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (likewise)
+SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (benchmarks/powers.py)
 
 
 def spectral_weights(values, cut, spectral_filter=None):
@@ -118,7 +117,7 @@ class Spectrum(NamedTuple):
 
 
 def jacobian_power(J, kappa, truncation, damping=0.0, spectral_filter=None):
-    """J^κ = V Σ^κ Uᵀ, the paper's definition, by an explicit singular value decomposition: the reference.
+    """J^κ = V Σ^κ Uᵀ as the paper defines it, by a singular value decomposition of J: the reference.
 
     With damping μ it is V Σ (Σ² + μ)^((κ−1)/2) Uᵀ; for κ = −1 that is Jᵀ (J Jᵀ + μ)⁻¹.
 
@@ -157,21 +156,21 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
                       spectral_filter=None):
     """The coefficients v with J^κ g = Jᵀ v, from the Gram matrix K = J Jᵀ alone: v = f(K) g.
 
-    The same function applied to JᵀJ (p, p) and Jᵀg (p,) returns J^κ g itself, the small side when p < n:
-    V Σ^(κ−1) Vᵀ Jᵀ g = V Σ^(κ−1) Σ Uᵀ g = J^κ g.
+    If p < n, JᵀJ (p, p) and Jᵀg (p,) are smaller. With them in the place of K and g the function returns
+    J^κ g itself, because V Σ^(κ−1) Vᵀ Jᵀ g = V Σ^(κ−1) Σ Uᵀ g = J^κ g.
 
     Args:
         K: symmetric array (n, n) of any real dtype. It should be formed in float64 (see the module's note on
-        precision).
+            precision).
         g: array (n,) of any real dtype.
         kappa: exponent κ in [−1, 1].
         truncation: τ in [0, 1), relative to singular values of J: eigenvalues λ ≤ τ² λ_max of K are dropped.
             Zero and negative ones (rounding) are dropped whatever τ is.
         method: "eigh", a full eigendecomposition; "tridiagonal", that of `hig.tridiagonal`; or "auto", the
             faster of them for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is
-            larger. A spectral filter takes "eigh".
+            larger. A spectral filter needs "eigh".
         damping: μ ≥ 0, in units of the eigenvalues of K; f(λ) = (λ + μ)^((κ−1)/2), truncation looks at λ.
-        overwrite: whether K may be lost, which saves a copy of it; otherwise it is left unchanged.
+        overwrite: True if K may be overwritten, which saves a copy of it.
         spectral_filter: see `spectral_weights`.
 
     Returns:
@@ -183,8 +182,8 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
         TypeError: K or g not real.
         numpy.linalg.LinAlgError: none of three LAPACK drivers converged.
 
-    BLAS runs on one thread for n < 1200 (see `blas_threads`), and above on as many threads as it is set to.
-    This setting holds for the whole process, so do not call this function from two Python threads at once.
+    For n < 1200 BLAS runs on one thread meanwhile (see `blas_threads`). This setting holds for the whole
+    process, so do not call this function from two Python threads at once.
     """
     (kappa, truncation), damping = check_settings(kappa, truncation), check_damping(damping)
     if method not in METHODS:
@@ -203,7 +202,7 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
                 v, *spectrum = power_by_tridiagonal(K, g, exponent, truncation**2, damping, overwrite)
                 return v, _spectrum_of_gram(n, *spectrum)
             except np.linalg.LinAlgError:
-                if overwrite:  # the triangle below the diagonal, of which `eigh` makes use, is as it was
+                if overwrite:  # the triangle below the diagonal, which `eigh` uses, is intact
                     np.fill_diagonal(K, diagonal)
         return _power_by_eigh(K, g, exponent, truncation**2, damping, spectral_filter)
 
@@ -212,8 +211,8 @@ def levenberg_marquardt_coefficients(K, g, damping):
     """v = (K + μ)⁻¹ g, by a Cholesky decomposition: the damped power with κ = −1 and without truncation.
 
     Then s = −Jᵀ v minimises ‖J s + g‖² + μ ‖s‖², the linear least-squares problem of Levenberg (1944) and
-    Marquardt (1963), because Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ. When p < n, JᵀJ (p, p) and Jᵀg (p,) are the
-    smaller arguments: with them in the place of K and g, v is −s itself.
+    Marquardt (1963), because Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ. If p < n, JᵀJ (p, p) and Jᵀg (p,) are smaller;
+    with them in the place of K and g, v is −s itself.
 
     Args:
         K: symmetric array (n, n) of any real dtype; only one of its triangles is used. Left unchanged.
@@ -229,7 +228,7 @@ def levenberg_marquardt_coefficients(K, g, damping):
         TypeError: K or g not real.
         numpy.linalg.LinAlgError: both Cholesky and the eigendecomposition that then takes its place failed.
 
-    BLAS' threads are those of `gram_coefficients`.
+    BLAS' threads are set as in `gram_coefficients`.
     """
     damping = check_damping(damping)
     K, g = _check_system(K, g)
@@ -305,7 +304,7 @@ def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_fi
     alpha = np.linalg.norm(w)
     if alpha == 0:
         return np.zeros(p), KrylovSpectrum(0, 0.0, 0.0, 0, 0.0)
-    # rows of the first: u_i or v_i
+    # kept: the u_i or v_i as rows
     kept, alphas, betas, exhausted = np.empty((steps, min(n, p))), [], [], False
     for i in range(steps):
         v = w / alpha
@@ -371,9 +370,7 @@ def bidiagonal_power(alphas, betas, norm, exhausted, kappa, truncation, damping=
 
 
 def _orthogonal(vector, others):
-    """A vector (n,) without its components along orthonormal others (k, n), taken off twice: once leaves
-    rounding errors.
-    """
+    """A vector (n,) minus its components along orthonormal others (k, n); twice, because of rounding."""
     for _ in range(2):
         vector = vector - (others @ vector) @ others
     return vector
@@ -382,18 +379,18 @@ def _orthogonal(vector, others):
 def blas_threads(n):
     """A context in which BLAS has as many threads as suit n × n matrices: one below SMALLEST_THREADED.
 
-    A second thread gains at most a quarter there on an idle machine; on a busy one the threads wait for each
-    other, and next to TensorFlow's own a product of milliseconds has been seen to take seconds. The setting
-    is the process's.
+    Below that a second thread gains at most a quarter on an idle machine. On a busy one the threads wait for
+    each other, and next to TensorFlow's threads a product of milliseconds has been seen to take seconds. The
+    setting holds for the whole process.
     """
     return _blas_controller().limit(limits=1, user_api="blas") if n < SMALLEST_THREADED else nullcontext()
 
 
 def _power_by_eigh(K, g, exponent, cut, damping, spectral_filter=None):
     """(K + μ)^(−a) g on the eigenvalues λ of K above cut·λ_max, by all eigenvectors."""
-    for driver in ("evd", "evr"):   # divide and conquer; relatively robust representations should that fail
+    for driver in ("evd", "evr"):   # divide and conquer; if that fails, relatively robust representations
         try:
-            # the same routine, which here lets other threads run
+            # numpy's is the same routine as "evd", but lets other threads run
             if driver == "evd" and len(g) >= SMALLEST_THREADED:
                 lam, Q = np.linalg.eigh(K)
             else:
@@ -407,20 +404,19 @@ def _power_by_eigh(K, g, exponent, cut, damping, spectral_filter=None):
     weights = spectral_weights(lam, cut, spectral_filter and (lambda share: spectral_filter(np.sqrt(share))))
     kept = _kept(weights)
     lam, Q = lam[kept], Q[:, kept]
-    v = Q @ (weights[kept] * (lam + damping)**-exponent * (Q.T @ g))
+    v = Q @ (weights[kept] * (lam + damping)**-exponent * (Q.T @ g))    # f(K) g, so that J^κ g = Jᵀ v
     return v, _spectrum_of_gram(len(g), np.count_nonzero(weights), lam_max, lam.min(initial=lam_max))
 
 
 def _kept(weights):
-    """The slice of a sorted spectrum from the first to the last value of which the weight is not 0."""
+    """The slice of a sorted spectrum from the first to the last value whose weight is not 0."""
     places = np.flatnonzero(weights)
     return slice(places[0], places[-1] + 1) if len(places) else slice(0, 0)
 
 
 @cache
 def _blas_controller():
-    """Handle on the BLAS thread pools (NumPy and SciPy each bring one). Finding them takes 7 ms, hence once.
-    """
+    """Handle on the BLAS thread pools of NumPy and SciPy, kept because finding them takes 7 ms."""
     return threadpoolctl.ThreadpoolController()
 
 

@@ -46,7 +46,7 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
     A = K.T if K.flags.c_contiguous else K   # symmetric: no transposition
     if not (overwrite and K.flags.c_contiguous):
         A = np.array(A, order="F")
-    # columns reduced at a time; by default 1, four times slower
+    # columns reduced at a time; with LAPACK's default, 1, it is four times slower
     panel = 16 if n < SMALLEST_WIDE_PANEL else 32
     A, d, e, tau, info = lapack.dsytrd(A, lower=1, lwork=panel * n, overwrite_a=1)
     _check_info("dsytrd", info)
@@ -71,7 +71,7 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
     if truncated == n:
         return np.zeros(n), 0, scale * lam_max, 0.0
     lam_min = _eigenvalue(d, e, truncated)
-    if lam_min <= 0:   # counted as positive, found at zero: only without truncation
+    if lam_min <= 0:   # it was counted as positive, but found at zero; this needs τ = 0
         raise np.linalg.LinAlgError("the smallest kept eigenvalue is lost in rounding")
     z = rotate(g, "T")
     if truncated:
@@ -79,7 +79,7 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
         z = z + _apply_fractions(d, e, z, *step)
     shift = damping / scale
     v = _inverse_power(d + shift, e, z, exponent, lam_min + shift, lam_max + shift)
-    if truncated:   # rounding along a truncated eigenvector was amplified by up to 1/λ_min: out again
+    if truncated:   # removes rounding errors along truncated eigenvectors, amplified by up to 1/λ_min
         v = v + _apply_fractions(d, e, v, *step)
     v = rotate(v, "N") * scale**-exponent
     if not np.isfinite(v).all():
@@ -88,8 +88,7 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
 
 
 def _inverse_power(d, e, z, exponent, lam_min, lam_max):
-    """T^(−a) z, 0 ≤ a ≤ 1, for z in the span of eigenvectors of T = (d, e) with eigenvalues in [λ_min,
-    λ_max].
+    """T^(−a) z for 0 ≤ a ≤ 1 and z in the span of T's eigenvectors with eigenvalues in [λ_min, λ_max].
 
     Source: x^(−a) = sin(πa)/π ∫₀^∞ s^(−a)/(s + x) ds; for a = 1 the geometric series
     1/x = Σ_k s^k/(x + s)^(k+1), whose remainder after k terms is below (s/x)^k: with s = λ_min/100 five terms
@@ -109,10 +108,11 @@ def _inverse_power(d, e, z, exponent, lam_min, lam_max):
 
 
 def _step_function(lowest, below, above):
-    """Shifts s_j and weights w_j, complex, with 1 + Re Σ_j w_j/(x + s_j) ≈ 0 on [lowest, below] and ≈ 1 from
-    `above` on.
+    """Complex shifts s_j and weights w_j of a step: 1 + Re Σ_j w_j/(x + s_j) ≈ 0 below, and ≈ 1 above.
 
-    Source: w = (y − c)/(y + c), y = x − lowest, takes these intervals to [−1, −k] and [k, 1]; there the step
+    "Below" are the x in [lowest, below], and "above" those from `above` on.
+
+    Source: w = (y − c)/(y + c), y = x − lowest, takes these intervals to [−1, −k] and [k, 1]. There the step
     function is (1 + sign w)/2, and sign w = w (w²)^(−1/2) = Σ_j ω_j w/(w² + t_j²) = Re Σ_j ω_j/(w + i t_j)
     with the shifts t_j² and weights ω_j of `_partial_fractions` on [k², 1]. Each term is a fraction in x
     again, and they add up to 1 at infinity.
@@ -144,10 +144,8 @@ def _partial_fractions(exponent, lam_min, lam_max):
         s = e^u, ln λ_min ≤ u ≤ ln λ_max  Gauss-Legendre;                u = ln x ± iπ: ρ = b + √(1 + b²)
         s = λ_max/t, 0 ≤ t ≤ 1            Gauss-Jacobi, weight t^(a−1);  t ≤ −1:       ρ = 3 + √8
 
-    with b = 2π/ln(λ_max/λ_min). Source of the rate: Trefethen, Approximation Theory and Practice, theorem
-    19.3.
-
-    The nodes grow with the logarithm of λ_max/λ_min: 44 for 1e6, 69 for 1e12.
+    with b = 2π/ln(λ_max/λ_min). The number of nodes grows with ln(λ_max/λ_min): 44 for 1e6, 69 for 1e12.
+    Source of the rate: Trefethen, Approximation Theory and Approximation Practice, theorem 19.3.
 
     Returns: (shifts, weights), float64 arrays of the same length.
     """
@@ -188,7 +186,7 @@ def _apply_fractions(d, e, z, shifts, weights):
 
 
 def _solve_shifted(d, e, shift, z):
-    """(T + s)⁻¹ z for real or complex s, with pivoting, as rounding may leave T + s slightly indefinite."""
+    """(T + s)⁻¹ z for real or complex s; with pivoting, because rounding may make T + s indefinite."""
     solve = lapack.zgtsv if isinstance(shift, complex) else lapack.dgtsv
     *_, x, info = solve(e, d + shift, e, z, overwrite_d=1)
     _check_info("gtsv", info)
@@ -196,7 +194,7 @@ def _solve_shifted(d, e, shift, z):
 
 
 def _count_eigenvalues(d, e, bound):
-    """Number of eigenvalues of T up to and including the bound: bisection stopped at once."""
+    """Number of eigenvalues of T up to and including the bound, by a bisection that stops at once."""
     gershgorin = -4.0   # T is scaled: no eigenvalue is below −3
     count, *_, info = lapack.dstebz(d, e, 1, gershgorin, bound, 1, 1, 8.0, "B")
     _check_info("dstebz", info)
