@@ -1,5 +1,4 @@
-"""The Jacobian J = ∂y/∂θ of network and simulator, kept as factors or taken by rows: the products that J^κ g
-needs.
+"""The Jacobian J = ∂y/∂θ of network and simulator, as factors or by rows, and its products that J^κ g needs.
 
 Notation (the paper's)
 
@@ -12,16 +11,16 @@ A Dense layer computes z = a W + b. By the chain rule row r = (b, k) of J has, f
 
     ∂y_bk/∂W = a_b ⊗ δ_r ,     ∂y_bk/∂b = δ_r ,     with δ_r = ∂y_bk/∂z_b
 
-so the layer's share of J is held by two thin matrices, A (B × in) and Δ (n × out), and
+where a_b is the layer's input for sample b. The layer's share of J is held by two thin matrices: A (B × in),
+with rows a_b, and Δ (n × out), with rows δ_r. Then
 
     J Jᵀ  = Σ_layers (A Aᵀ + 1) ∘ (Δ Δᵀ)          with A Aᵀ repeated d times along both axes
     Jᵀ v  = Aᵀ (v ∘ Δ)  for W,   Σ_r v_r δ_r  for b
 
 where ∘ is the elementwise product. The term A Aᵀ is there only if the kernel is trained, and the term 1 only
-if the bias is. This is `FactoredJacobian`. For weights that act in any other way there is `RowsJacobian`,
-which is given rows of J in chunks. Quadratic penalties on weights are further rows of J: `PenalizedJacobian`.
-All three classes give K, JᵀJ, Jᵀv and J d. How either is obtained from a model, and the proof that it is
-right, is the subject of `hig.routes`.
+if the bias is. This is `FactoredJacobian`. `RowsJacobian` is for weights that act in any other way; it is
+given rows of J in chunks. Quadratic penalties on weights are further rows of J: `PenalizedJacobian`. All
+three classes give K, JᵀJ, Jᵀv and J d. `hig.routes` obtains them from a model and proves that they are right.
 
 Everything here is numpy in float64, whatever the precision of the network, because the singular values of J
 are square roots of the eigenvalues of J Jᵀ.
@@ -30,20 +29,18 @@ are square roots of the eigenvalues of J Jᵀ.
 import numpy as np
 
 _STRIPE_ROWS = 128          # rows of K computed at a time: 128 × n float64 fit the caches
-# rows of a matrix M of which M Mᵀ is one call of BLAS: OpenBLAS 0.3.29 crashes in larger ones
+# rows of a matrix M for which M Mᵀ is one call of BLAS; OpenBLAS 0.3.29 crashes in larger ones
 _LARGEST_PRODUCT = 4096
-_CHUNK_BYTES = 2**27        # of J that are formed at a time where J is not held
+_CHUNK_BYTES = 2**27        # of J that are formed at a time, if J is not held
 
 
 class FactoredJacobian:
-    """J of a model whose weights are all kernels and biases of Dense layers, as factors A and Δ; J is never
-    formed.
+    """J by the factors A and Δ of Dense layers, whose kernels and biases are all of the weights.
 
     Args:
         inputs: list of A, one per layer, each (B, in), any float dtype; taken to float64.
         cotangents: list of Δ, one per layer, each (n, out), rows ordered (sample, output).
-        kernels: list of int or None, the place of the layer's kernel among the weights θ; None if it is not
-        trained.
+        kernels: list of int, the place of each layer's kernel among the weights θ; None if it is not trained.
         biases: the same for its bias.
 
     Attributes:
@@ -66,9 +63,9 @@ class FactoredJacobian:
     def gram(self):
         """K = J Jᵀ, (n, n) float64, in O(n² Σ out) operations.
 
-        K is built in stripes of whole samples that stay in the cache; the lower triangle is computed and the
-        upper one mirrored. This was measured at 2 to 6 times the speed of whole-matrix products, and takes
-        little memory beyond K.
+        K is built in stripes of whole samples that stay in the cache. The lower triangle is computed, and the
+        upper one mirrored. This is 2 to 6 times as fast as whole-matrix products (measured), and takes little
+        memory beyond K.
         """
         n, batch = self.shape[0], len(self.inputs[0])
         d = n // batch
@@ -86,16 +83,14 @@ class FactoredJacobian:
                 by_sample = share.reshape(last - first, d, last, d)                          # a view
                 by_sample *= product[:, None, :last, None]
                 stripe += share
-            square = stripe[:, top:]  # on the diagonal: symmetric up to rounding so far
+            square = stripe[:, top:]  # on the diagonal of K; so far it is symmetric up to rounding
             stripe[:, top:] = np.tril(square) + np.tril(square, -1).T
             gram[top:bottom, :bottom] = stripe
             gram[:top, top:bottom] = stripe[:, :top].T
         return gram
 
     def _input_products(self, first, last):
-        """A Aᵀ + 1 of each layer for the samples first … last − 1 and all up to the last: (last − first,
-        last) each.
-        """
+        """A Aᵀ + 1 of each layer, (last − first, last): the samples first … last − 1 with 0 … last − 1."""
         return [(a[first:last] @ a[:last].T if kernel is not None else 0.0) + np.full((last - first, last),
                                                                                       bias is not None)
                 for a, _, kernel, bias in self._layers()]
@@ -134,9 +129,9 @@ class FactoredJacobian:
         return np.concatenate([blocks[index] for index in sorted(blocks)], axis=1)
 
     def push(self, direction):
-        """J d for d of shape (p,), the weights one behind the other: (n,) float64, without forming J.
+        """J d, (n,) float64, for d of shape (p,), the changes of the weights one behind the other.
 
-        A layer whose kernel changes by D has the share (A D) ∘ Δ, summed over its units.
+        A layer whose kernel changes by D contributes (A D) ∘ Δ, summed over its units.
         """
         shapes = {}
         for a, delta, kernel, bias in self._layers():
@@ -169,13 +164,12 @@ class FactoredJacobian:
 class RowsJacobian:
     """J by its rows, for weights that act in any way, with the same products as FactoredJacobian.
 
-    If J fits the budget, it is held in memory. If it does not, K is summed over groups of weights whose
-    columns fit, so that the rows are computed once for each group, and JᵀJ is summed over chunks of rows.
+    If J fits the budget, it is held in memory. Otherwise K is summed over groups of weights whose columns
+    fit, for each of which the rows are computed once, and JᵀJ is summed over chunks of rows.
 
     Args:
         chunks: function of a group (tuple of places of weights in θ) → iterator of (slice of rows, [array
-            (rows, *shape of the weight) for each of the group]), which together give each row once; any float
-            dtype.
+            (rows, *shape of the weight) for each of the group]), any float dtype; together each row once.
         shapes: list of the weights' shapes.
         rows: n.
         budget: bytes that J may take.
@@ -215,9 +209,7 @@ class RowsJacobian:
         return gram
 
     def chunks_of_rows(self):
-        """J a chunk of rows at a time: (slice of rows, (rows, p) float64). J is held after that if it fits
-        the budget.
-        """
+        """J in chunks: (slice of rows, (rows, p) float64). J is held after that if it fits the budget."""
         if self.matrix is not None:
             yield slice(0, self.shape[0]), self.matrix
             return
@@ -235,7 +227,7 @@ class RowsJacobian:
         return _normal(self, v)
 
     def push(self, direction):
-        """J d for d of shape (p,): (n,) float64. If J is not held, its rows are computed once more."""
+        """J d, (n,) float64, for d of shape (p,). If J is not held, its rows are computed once more."""
         change = np.empty(self.shape[0])
         for where, rows in self.chunks_of_rows():
             change[where] = rows @ direction
@@ -256,9 +248,7 @@ class RowsJacobian:
         return squares
 
     def pullback_by_rows(self, v):
-        """The same from the rows alone, one group of weights after the other: for the proof that the rows are
-        right.
-        """
+        """Jᵀ v as in `pullback`, but always from the rows: for the proof that the rows are right."""
         total = [np.zeros(shape) for shape in self.shapes]
         for group in self.groups:
             for where, blocks in self.chunks(tuple(group)):
@@ -268,11 +258,11 @@ class RowsJacobian:
 
 
 class PenalizedJacobian:
-    """J and below it the rows of a quadratic penalty, which have one entry each; see `hig.penalties`.
+    """J, and below it the rows of quadratic penalties, with one entry in each row; see `hig.penalties`.
 
     Args:
         jacobian: FactoredJacobian or RowsJacobian, J (n, p).
-        columns: array (q,) of int, in which column the entry of each further row is.
+        columns: array (q,) of int, the column of each further row's entry.
         scales: array (q,) float64, the entries.
 
     Attributes:
@@ -302,16 +292,14 @@ class PenalizedJacobian:
         return matrix, vector
 
     def pullback(self, v):
-        """Jᵀ v of all rows for v of shape (n + q,): a list of float64 arrays, shaped like the weights and in
-        their order.
-        """
+        """Jᵀ v of all rows for v of shape (n + q,): a list of float64 arrays, shaped like the weights."""
         parts = self.jacobian.pullback(v[:self.outcomes])
         vector = flatten(parts)
         vector[self.columns] += self.scales * v[self.outcomes:]
         return unflatten(vector, [part.shape for part in parts])
 
     def push(self, direction):
-        """J d of all rows for d of shape (p,): (n + q,) float64."""
+        """J d of all rows, (n + q,) float64, for d of shape (p,)."""
         return np.concatenate([self.jacobian.push(direction),
                                self.scales * np.asarray(direction)[self.columns]])
 

@@ -23,7 +23,7 @@ def own_weights(own, shared=True):
 
     Args:
         own: dict of id(Keras variable) → tensor (rows, *shape), what is added to that weight in each row.
-        shared: False leaves W itself out of the sum. A graph that holds W all the same then uses it outside
+        shared: False leaves W itself out of the sum. If the graph holds W all the same, W is used outside
             Dense layers.
     """
     original = keras.layers.Dense.call

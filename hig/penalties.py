@@ -1,9 +1,9 @@
 """Penalties: what regularisers and `add_loss` add to the loss, and how the powers of a Jacobian see them.
 
-A regulariser that is a sum of squares of a weight, R(w) = Σ_i c_i/2 (w_i − o_i)² (L2 with o = 0, c = 2λ), is
-a least-squares problem like the loss itself, with the weights as its outcome. Near the outcome the loss is
-h/2 ‖y − y*‖², where h is its curvature per outcome. In the same units the residuals of R are
-√(c_i/h) (w_i − o_i). They become further rows of J and entries of g,
+A quadratic regulariser of a weight, R(w) = Σ_i c_i/2 (w_i − o_i)² (L2: o = 0, c = 2λ), is a least-squares
+problem like the loss itself, with the weights as its outcome. Near the outcome y the loss is like
+h/2 ‖y − y*‖², where h is its curvature in y. In the same units the residuals of R are √(c_i/h) (w_i − o_i).
+They become further rows of J and entries of g,
 
     s_i = √(c_i/h)  in column i ,     g_i = R'(w_i)/s_i ,
 
@@ -11,7 +11,7 @@ so that Jᵀg is the gradient of the whole loss. J^κ g is zero where this gradi
 ends at the minimum of the reported loss for every κ, as long as truncation keeps these rows.
 
 A penalty that is not a sum of squares (L1, activity regularisers, other `add_loss`) has no residuals. Its
-plain gradient r is added to J^κ g. Training then ends where J^κ g + r = 0, which is a minimum of the reported
+plain gradient r is added to J^κ g. Training then ends where J^κ g + r = 0. This is a minimum of the reported
 loss for κ = 1 only.
 """
 
@@ -34,8 +34,7 @@ class Penalties:
         count: number of the model's `losses` when it is called on a batch.
 
     Attributes:
-        irregular: str, a penalty that is not a sum of squares, as the subject of a sentence; "" if there is
-            none.
+        irregular: str, a penalty that is not a sum of squares, as the subject of a sentence; "" if none is.
     """
 
     def __init__(self, model, compiler, count):
@@ -64,8 +63,8 @@ class Penalties:
                 quadratic penalties.
 
         Returns:
-            (loss, gradient, jacobian, rest): with the quadratic penalties as further rows, and the plain
-            gradient of the others, (p,) float64, or None without any penalty.
+            (loss, gradient, jacobian, rest): the first three with the quadratic penalties as further rows;
+            rest is the plain gradient of the other penalties, (p,) float64, or None without any penalty.
         """
         if not self.any:
             return loss, gradient, jacobian, None
@@ -80,9 +79,7 @@ class Penalties:
         return loss, gradient, jacobian, rest + slopes
 
     def _trace(self, x):
-        """Σ of all penalties; gradient and second derivatives of the quadratic ones; gradient of the others,
-        (p,).
-        """
+        """Σ of all penalties; slopes and curvatures of the quadratic ones, slopes of the rest, (p,) each."""
         slopes, curvatures, quadratic = [], [], {id(weight) for weight in self.quadratic}
         for weight in self.weights:
             slope = curvature = tf.zeros(weight.shape, tf.float64)
@@ -112,10 +109,10 @@ class Penalties:
 
 
 def _is_sum_of_squares(weight):
-    """Whether a weight's regulariser is Σ c_i/2 (w_i − o_i)² with c_i ≥ 0, so that its gradient grows by c_i
-    per w_i.
+    """Whether a weight's regulariser is Σ c_i/2 (w_i − o_i)² with c_i ≥ 0.
 
-    Shown with four random places of different size, between which anything else gives other quotients.
+    If it is, its gradient changes by c_i per change of w_i between any two places. This is tried with four
+    random places of different size.
     """
     random, places, slopes = np.random.default_rng(0), [], []
     for size in (0.1, 1.0, 10.0, 100.0):

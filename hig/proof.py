@@ -1,10 +1,9 @@
-"""The proof by numbers that a Jacobian is that of its model: Jᵀv for a random v, by the route and by the
-whole model.
+"""The proof by numbers that a Jacobian is right: Jᵀv for a random v, by the route and by the whole model.
 
-Automatic differentiation gives the vector-Jacobian product of the whole model at the cost of one backward
-pass. If a route misses a term anywhere in J, the two differ, with probability one. They may differ by √ε of
-the coarsest dtype, which is far above rounding and far below a missing term. The product of the whole model
-is computed without XLA, and that of the route in the way in which it will be used.
+Automatic differentiation gives Jᵀv of the whole model at the cost of one backward pass. If a route misses a
+term anywhere in J, its Jᵀv differs from that, with probability one. A difference up to √ε of the coarsest
+dtype is allowed, which is far above rounding and far below a missing term. The product of the whole model is
+computed without XLA, and that of the route in the way in which it will be used.
 """
 
 import contextlib
@@ -40,7 +39,7 @@ class Proof:
         self.of = of
 
     def reference(self, x, y_true, sample_weight, v=None):
-        """What automatic differentiation of the whole model says without XLA, for v (n,), random if None."""
+        """The `Reference` of a batch for v (n,), or for a random v if None."""
         loss, outcome, gradient = self.of.plain_loss(x, y_true, sample_weight)
         if v is None:
             v = tf.random.stateless_normal([self.of.n], (22, 7), dtype=gradient.dtype)
@@ -48,8 +47,7 @@ class Proof:
             gradient.dtype)))
 
     def require_finite(self, reference):
-        """Refuses a model with a finite loss and a derivative that is not finite, which no route could mend.
-        """
+        """Refuses a model whose loss is finite but a derivative is not, which no route could mend."""
         broken = [weight.path for weight, share in zip(self.of.weights, reference.product)
                   if share is not None and not np.isfinite(share).all()]
         if broken and np.isfinite(reference.loss) and np.isfinite(reference.gradient).all():
@@ -59,9 +57,7 @@ class Proof:
                              "derivative, not even where tf.where masks it: mask its argument as well")
 
     def refuse(self, batch, reason):
-        """Raises a ValueError with the reason why no route is right, or that the outcome varies between
-        calls.
-        """
+        """Raises a ValueError: why no route is right, or that the outcome varies from call to call."""
         outcomes = [np.concatenate([np.ravel(leaf)
                                     for leaf in tf.nest.flatten(self.of.plain_loss(*batch)[1])])
                                     for _ in range(2)]
@@ -75,17 +71,15 @@ class Proof:
                          "tf.config.experimental.enable_tensor_float_32_execution(False))")
 
     def disagreement(self, function, batch, reference, weigh=False):
-        """What is wrong with a route on this batch, as a clause; "" if it is right to the precision of the
-        dtype.
+        """What is wrong with a route on this batch, as a clause; "" if it is right to the dtype's precision.
 
-        For each weight the error of its share of Jᵀv may be √ε of the share's norm, and √ε of a hundredth of
-        the norm of all of Jᵀv, which is the level of rounding errors. Not-a-number is wrong where the product
-        of the whole model is a number. If that is not a number either, network or data have diverged, and the
+        For each weight the error of its share of Jᵀv may be √ε of the share's norm, plus √ε of a hundredth of
+        the norm of all of Jᵀv, which is the level of rounding errors. Not-a-number is wrong if the product of
+        the whole model is a number. If that is not a number either, network or data have diverged, and the
         loss will show it.
 
         Args:
-            weigh: compare once more with v divided by the norms of J's rows, so that a small row counts like
-                a large one.
+            weigh: compare once more with v divided by the norms of J's rows, so that small rows count, too.
         """
         loss, outcome, gradient, jacobian = function(*batch)
         tolerance = self._tolerance(*tf.nest.flatten(outcome))

@@ -2,7 +2,7 @@
 
 If a weight W acts only in a product z = a W + b, on one row a per sample, then its share of row r of J is
 a_r ⊗ ∂y_r/∂z, and the factors a and ∂y/∂z are enough. `layer_products` follows the value of every weight to
-the operations that take it. It finds a term even if that is multiplied by 0 today.
+the operations that take it. It finds a use even if its result is multiplied by 0 for now.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Product(NamedTuple):
     Attributes:
         inputs: symbolic tensor a, (rows, in); None where the kernel W is not trained.
         sums: symbolic tensor z, (rows, out).
-        kernel, bias: places of W and b among the weights; None where that one is not there.
+        kernel, bias: places of W and b among the weights; None if there is none.
     """
 
     inputs: tf.Tensor
@@ -26,7 +26,7 @@ class Product(NamedTuple):
 
 
 def weight_operations(graph, weights, outcome):
-    """The operations of a graph that take the value of a weight and on which the outcome depends.
+    """For each weight, the operations that take its value and on which the outcome depends.
 
     Args:
         graph: FuncGraph in which the outcome was computed.
@@ -34,9 +34,9 @@ def weight_operations(graph, weights, outcome):
         outcome: symbolic tensor of the graph.
 
     Returns:
-        for each weight a list of (operation, index of the input that holds the weight). Casts and copies are
-        followed to what takes their result. A nested function (a loop, a branch, a call) that takes the
-        weight counts as one operation.
+        for each weight a list of (operation, index of the input that holds the weight). For casts and copies
+        it has the operations that take their result. A nested function (a loop, a branch, a call) that takes
+        the weight counts as one operation.
     """
     needed, waiting = set(), [outcome.op]
     while waiting:
