@@ -11,21 +11,20 @@ import warnings
 
 import tensorflow as tf
 
-# of a graph given to XLA unasked; on a busy machine 1,800 took it 29 s, 3,700 57 s, 7,400 191 s
+# of a graph that XLA gets under "auto"; on a busy machine it took 29 s for 1,800, and 191 s for 7,400
 MOST_OPERATIONS = 4000
 
 
 class NotApplicable(Exception):
-    """A function found while it was traced that it does not apply; the message is a clause with the reason.
-    """
+    """Raised by a function while it is traced: it does not apply; the message is a clause with the reason."""
 
 
 @contextlib.contextmanager
 def full_precision():
-    """Products of float32 matrices have all their digits while the block runs, also on GPUs.
+    """A context in which products of float32 matrices have all their digits, also on GPUs.
 
-    TensorFlow takes ten bits of each factor (TF32) on GPUs from Ampere on, unless told otherwise: an error of
-    5e-4, which is above what the proof of `hig.routes` allows and leaves no meaning to a truncation of 1e-6.
+    On GPUs from Ampere on, TensorFlow by default takes ten bits of each factor (TF32). The error of 5e-4 is
+    more than the proof of `hig.routes` allows, and makes a truncation of 1e-6 meaningless.
     """
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -81,8 +80,7 @@ class Compiler:
                   "from the start.")
 
     def function(self, python_function, what, xla=True, without_xla=None):
-        """The compiled form of a function of nested tensors, which is always called with arguments of the
-        same shapes.
+        """The compiled form of a function of nested tensors, for arguments of always the same shapes.
 
         Args:
             python_function: what it computes, in TensorFlow.
@@ -91,8 +89,8 @@ class Compiler:
             without_xla: a function that computes the same and takes its place where XLA does not compile it.
 
         Returns:
-            a function of the same arguments. It raises what `python_function` raises; an error of an
-            operation comes with its own sentence, without the graph around it.
+            a function of the same arguments. It raises what `python_function` raises; an operation's error
+            says its own sentence, without the graph around it.
         """
         without_xla = without_xla or python_function
         if self.eager:
@@ -114,7 +112,7 @@ class _Function:
     def __init__(self, compiler, python_function, without_xla, what, xla):
         self.compiler, self.python_function, self.without_xla = compiler, python_function, without_xla
         self.what, self.xla = what, xla
-        self.ready = None                                               # what is called, once it has worked
+        self.ready = None                                               # the candidate that has worked
 
     def __call__(self, *arguments):
         try:
@@ -124,7 +122,7 @@ class _Function:
                 try:
                     result = function(*arguments)
                 except tf.errors.ResourceExhaustedError:
-                    raise  # no other way to run it would take less
+                    raise  # no other way to run it would take less memory
                 except tf.errors.OpError as error:
                     if function is not self.compiled or self.compiler.forced:
                         raise
@@ -138,9 +136,7 @@ class _Function:
             raise type(error)(error.node_def, error.op, own_sentence(error)) from None
 
     def _candidates(self, *arguments):
-        """The ways to run it that can be tried, the fastest first; the last raises what the function itself
-        raises.
-        """
+        """The ways to run it, the fastest first; the last one raises what the function itself raises."""
         self.compiled = None
         try:
             if self.xla:
@@ -152,7 +148,7 @@ class _Function:
         except (tf.errors.OpError, NotApplicable):
             raise
         except Exception as error:
-            self.without_xla(*arguments)  # raises again if it is not the graph's fault
+            self.without_xla(*arguments)  # raises again unless it was the graph's fault
             self.compiler.warn(f"{self.what} runs operation by operation, which is much slower: TensorFlow "
                                f"cannot make a graph of it ({str(error).strip().splitlines()[-1][:160]})")
             yield self.without_xla

@@ -6,19 +6,21 @@ model says,
     L(θ) − L(θ + s) ≈ predicted = η a − ½ η² c ,     a = gᵀ J d ,     c = (J d)ᵀ H (J d) ,     H = ∂²L/∂y²
 
 whatever κ is: the model is Gauss-Newton's, only the direction differs. H J d is a Hessian-vector product of
-the loss in y, exact for all sums of squares, however weighted. If the loss bends down in y, H is taken as
-2/B, which is that of the mean of Σ (y − y*)² over B samples. (The dipole's infidelity bends down; it has a
-minimum only because y stays on a sphere.) Quadratic penalties are further rows of J and g (`hig.penalties`).
+the loss in y, which is exact for all sums of squares, however weighted. If the loss bends down in y, H is
+taken as 2/B, the curvature of the mean of Σ (y − y*)² over B samples. (The dipole's infidelity bends down; it
+has a minimum only because y stays on a sphere.) Quadratic penalties are further rows of J and g
+(`hig.penalties`).
 
 The loss of the same batch after the step gives the ratio ρ = actual/predicted decrease (Nocedal and Wright,
 Numerical Optimization, algorithm 4.1; Moré 1978). A step with ρ ≤ 1e-4, or to a loss that is not finite, is
-taken back and tried again smaller, up to TRIALS times per update. What adapts is a variable of the optimizer:
+taken back and tried again smaller, up to TRIALS times per update. A variable of the optimizer adapts:
 
-    powers                 η, which is also never larger than the minimum of the model along d, η* = a/c.
-                           ρ < 1/4: η is a quarter of what was tried; ρ > 3/4 and η was tried, not η*: twice
-                           as large. A damping μ falls with the loss, μ = damping · (L/L₀) · tr K/n.
-    Levenberg-Marquardt    the damping μ = q · (L/L₀) · tr K/n; L₀ is the loss of the very first batch.
-                           ρ < 1/4: q is four times as large; ρ > 3/4: divided by 1.5.
+    powers                 η. A step is also never longer than η* = a/c, the minimum of the model along d.
+                           If ρ < 1/4, η becomes a quarter of what was tried. If ρ > 3/4 and η was tried (not
+                           η*), it becomes twice as large. The damping is μ = damping · (L/L₀) · tr K/n, where
+                           L₀ is the loss of the very first batch.
+    Levenberg-Marquardt    q, with the damping μ = q · (L/L₀) · tr K/n. If ρ < 1/4, q becomes four times as
+                           large. If ρ > 3/4, it is divided by 1.5.
 
 The damping falls with the loss (Yamashita and Fukushima 2001; Fan and Yuan 2005). It does not fall just
 because steps have gone well: a batch with fewer outputs than the network has weights can be fitted exactly
@@ -32,12 +34,12 @@ more reaches the next batch, as with the simulators here, and near 0 if steps fi
 case the minimum along d is that of one batch alone, and the damping that suits one batch is too small for
 the others. Trust therefore limits the steps:
 
-    powers                 η ≤ (1 + t)/2 · η*: half way to the minimum along d where t = 0.
+    powers                 η ≤ (1 + t)/2 · η*. For t = 0 a step goes half way to the minimum along d.
     Levenberg-Marquardt    q is at least (1 − t)/2 times the one given.
-    both                   the damping falls with (L/L₀)ᵗ in the place of L/L₀: not at all where t = 0.
+    both                   (L/L₀)ᵗ takes the place of L/L₀. For t = 0 the damping does not fall.
 
-Steps are not chosen by what is best for the next batch: that makes them so small that the loss falls more
-slowly in the long run (short-horizon bias; Wu et al. 2018).
+Steps are not chosen by what is best for the next batch, because that makes them so small that the loss falls
+more slowly in the long run (short-horizon bias; Wu et al. 2018).
 """
 
 import warnings
@@ -48,7 +50,7 @@ TRIALS = 4                  # of a step in one update
 ACCEPTED = 1e-4             # ρ from which a step is kept
 EVERY, MEMORY = 4, 30       # updates from one measurement of trust to the next; measurements that count
 FIRST = 5                   # measurements before which t is taken as 1
-ENOUGH = 1 / 3              # of the own batch's decrease that is to reach the next one
+ENOUGH = 1 / 3              # share of the own batch's decrease that is to reach the next batch
 UNTRUSTED = 0.3             # t below which a warning is given, after MEMORY measurements
 
 
@@ -63,8 +65,8 @@ def step(optimizer, loss, power, quadratic_model, loss_after):
         loss_after: function of s, (p,) float64 → the loss with the weights θ − s.
 
     Returns:
-        (direction, numbers): the direction along which the optimizer is to step, (p,) float64, or None if it
-        is to stay where it is; and the numbers that `optimizer.logged` names.
+        (direction, numbers): the direction of the optimizer's step −η · direction, (p,) float64, or None if
+        no step is to be made; and the numbers that `optimizer.logged` names.
     """
     if not optimizer.adaptive:
         return power(loss)
@@ -74,7 +76,7 @@ def step(optimizer, loss, power, quadratic_model, loss_after):
     for _ in range(TRIALS):
         if direction is None or optimizer.damping_adapts:
             direction, numbers = power(loss)
-            # to be seen in the loss, not stopped
+            # a diverged run shows in its loss; it is not stopped here
             if not (np.isfinite(loss) and np.isfinite(direction).all()):
                 return np.full_like(direction, np.nan), [np.nan] * len(optimizer.logged)
             if float(optimizer.learning_rate) == 0:                         # a warm-up: nothing to judge
@@ -95,9 +97,9 @@ def step(optimizer, loss, power, quadratic_model, loss_after):
 
 
 def measure_trust(optimizer, loss, loss_after):
-    """Compares what the last step took off the loss of this batch, now L, with what it took off its own.
+    """Compares by how much the last step lowered the loss of this batch, and that of its own batch.
 
-    Args: as those of `step`. The optimizer's `own_decrease`, `next_decrease` and `measurements` change.
+    Args as in `step`. The optimizer's `own_decrease`, `next_decrease` and `measurements` change.
     """
     own = float(optimizer.last_decrease)
     if not own > 0:

@@ -1,8 +1,8 @@
-"""Whether a Jacobian's Gram matrix fits the memory: better a sentence before the run than a killed process.
+"""Whether an update fits the memory: a sentence before the run is better than a killed process.
 
-A process may take what the machine has free, and no more than each control group on its path leaves (a
-container, a Slurm step, a systemd slice; Linux' cgroups, version 1 and 2). A group's page cache counts as
-free, because the kernel gives it up before it ends a process.
+A process may take what the machine has free, but no more than each of its control groups leaves (Linux'
+cgroups, version 1 and 2: a container, a Slurm step, a systemd slice). A group's page cache counts as free,
+because the kernel gives it up before it ends a process.
 
 Source: the kernel's documents admin-guide/cgroup-v2 and admin-guide/cgroup-v1/memory.
 """
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import psutil
 
-# limit, use, and the entries of memory.stat that are page cache: of version 2, and of version 1
+# files with the limit and the use, and the entries of memory.stat that are page cache
 _VERSION_2 = "memory.max", "memory.current", ("inactive_file", "active_file")
 _VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")
 
@@ -42,8 +42,7 @@ def require_memory(rows, network, advice):
 def update_memory(rows, weights, widths):
     """About how many bytes (int) an update takes at its peak.
 
-    They hold K, the copy of K that LAPACK reduces, and the Jacobian's factors. Where n > p, JᵀJ takes the
-    place of K.
+    They hold K (JᵀJ if n > p), the copy of it that LAPACK reduces, and the Jacobian's factors.
 
     Args:
         rows: n = B·d, rows of the Jacobian.
@@ -54,11 +53,11 @@ def update_memory(rows, weights, widths):
 
 
 def keep_freed_memory():
-    """Lets the C library keep freed blocks of up to 32 MB, so that they need not be taken anew, page by page.
+    """Lets the C library keep freed blocks of up to 32 MB, so that the next ones need no new pages.
 
     Without it each update of the oscillators, with matrices of 2 MB, met 990 page faults: 2.6 ms of 28.
-    Source: mallopt(3) of glibc, M_MMAP_THRESHOLD: what is kept grows with the largest block freed so far, up
-    to 32 MB. With other C libraries it has no effect.
+    Source: mallopt(3) of glibc, M_MMAP_THRESHOLD, which grows with the largest block freed so far, up to
+    32 MB. With other C libraries this has no effect.
     """
     np.empty(2**25 - 2**16, np.uint8)
 
@@ -73,9 +72,7 @@ def available_memory(proc="/proc", groups="/sys/fs/cgroup"):
 
 
 def _left_by_groups(proc, groups):
-    """Bytes that each group with a limit leaves, from that of this process upwards; nothing where there are
-    no groups.
-    """
+    """Bytes that each group with a limit leaves, from the group of this process upwards."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -88,8 +85,7 @@ def _left_by_groups(proc, groups):
             roots, files = (groups / "memory",), _VERSION_1
         else:
             continue
-        # In a container the path may be the host's, of which only the container's own group is there, as the
-        # root.
+        # In a container the path may be the host's, but only the container's own group is there, as the root.
         path = PurePosixPath(path.lstrip("/"))
         for group in (root / part for root in roots for part in (path, *path.parents)):
             left = _left_by(group, *files)

@@ -26,12 +26,12 @@ class PhysicsModel(keras.Model):
     `hig.JacobianPower` each step is Δθ = −η · J^κ · g. θ are all trainable weights of the model: those of the
     network, and those of `simulator` and `network_input` if these are Keras layers. L2 regularisers are part
     of J and g, so that training ends at the minimum of the whole loss. Other penalties add their plain
-    gradient to J^κ g, and adaptive steps refuse them (`hig.penalties`).
-    Everything else is Keras: compile, fit, evaluate, callbacks, saving.
+    gradient to J^κ g, and adaptive steps refuse them (`hig.penalties`). Everything else is Keras: compile,
+    fit, evaluate, callbacks, saving.
 
     Args:
         network: built keras.Model (or layer). It returns the controls u, a tensor or a structure of tensors.
-            Under a Jacobian power it runs in inference mode, without dropout noise and batch statistics.
+            With a Jacobian power it runs in inference mode, without dropout noise and batch statistics.
         simulator: function or Keras layer (x, u) → y, differentiable TensorFlow code. x is what `fit` was
             given, an array or a structure of arrays with B rows; u are the controls; y is real, likewise with
             B rows. Loop over time steps by `tf.while_loop(..., maximum_iterations=...)`, which the XLA
@@ -42,8 +42,8 @@ class PhysicsModel(keras.Model):
             target) with `network_input=lambda x: x[1]`.
 
     Attributes:
-        route: how the Jacobian of the last update was computed: "factored", "per sample" or "whole batch",
-            see `hig.routes`, or "krylov, " and a way of `hig.krylov`. None before the first update.
+        route: how the Jacobian of the last update was computed: "factored", "per sample" or "whole batch"
+            (`hig.routes`), or "krylov, " and a way of `hig.krylov`. None before the first update.
 
     Source: the paper's update of network and physics together, Δθ = −η · J^κ · g.
     """
@@ -94,20 +94,16 @@ class PhysicsModel(keras.Model):
 
     @property
     def composed(self):
-        """Whether y is the simulator's outcome of the network's controls; not so if a subclass has its own
-        `call`.
-        """
+        """Whether y = P(x, network(input)): False if a subclass has its own `call`."""
         return type(self).call is PhysicsModel.call
 
     @property
     def losses(self):
-        """The penalties that layers add to the loss, as in every Keras model; none while `data_loss`
-        computes.
-        """
+        """The penalties that layers add to the loss, as in every Keras model; none within `data_loss`."""
         return [] if self._without_penalties else super().losses
 
     def data_loss(self, x, y_true, outcome, sample_weight):
-        """The loss of an outcome without penalties, scalar; leaves all metrics as they are."""
+        """The loss of an outcome without penalties, scalar; all metrics keep their values."""
         if self.loss is None and self.losses:                           # penalties are all there is
             return 0.0 * tf.add_n([tf.cast(tf.reduce_sum(leaf), keras.config.floatx())
                                    for leaf in tf.nest.flatten(outcome)])
@@ -167,8 +163,8 @@ class PhysicsModel(keras.Model):
     def make_train_function(self, force=False):
         """What Keras' fit calls for each `steps_per_execution` batches.
 
-        A step of a Jacobian power is compiled in parts that Python calls in turn, because LAPACK is one of
-        them. A step of an ordinary optimizer is compiled as a whole, by XLA if XLA can.
+        A step of a Jacobian power is compiled in parts that Python calls in turn, because one part is
+        LAPACK's. A step of an ordinary optimizer is compiled as a whole, by XLA if XLA can.
         """
         if self.train_function is not None and not force:
             return
@@ -195,9 +191,7 @@ class PhysicsModel(keras.Model):
         return logs
 
     def _try_xla(self, iterator):
-        """The first execution of a step, by XLA if it can compile the step and gives the same loss and
-        gradient.
-        """
+        """The first step, by XLA if XLA can compile it and gives the same loss and gradient."""
         batches = [data for _, data in zip(range(self.steps_per_execution), iterator)]
         if not batches:
             raise StopIteration
@@ -218,14 +212,13 @@ class PhysicsModel(keras.Model):
             failure = error
         self.jit_compile = False
         super().make_train_function(force=True)
-        logs = self.train_function(again())  # raises again if it is not XLA's fault
+        logs = self.train_function(again())  # raises again unless it was XLA's fault
         if failure:
             self.compiler.without_xla("The step", failure)
         return logs
 
     def _agrees_with_xla(self, data):
-        """Whether XLA compiles the loss of a batch in seconds, and its loss and gradient are those without
-        XLA.
+        """Whether XLA compiles the loss of a batch in seconds, and loss and gradient agree with TensorFlow's.
 
         Raises:
             tf.errors.OpError: XLA cannot compile it.
@@ -309,13 +302,13 @@ class PhysicsModel(keras.Model):
                 KrylovJacobian or a PenalizedJacobian of it.
             gradient: g, (n,).
             samples: B.
-            rest: r, the plain gradient of penalties that are no sums of squares, (p,) float64; added to J^κ
-                g.
+            rest: r, the plain gradient of penalties that are no sums of squares, (p,) float64, which is added
+                to J^κ g.
 
         Returns:
             function of the loss L → (direction, numbers): (p,) float64, the weights one behind the other; and
-            the numbers that `optimizer.logged` names. If g or J is not a number, neither is the direction, so
-            that a diverged run shows in its loss and is not stopped here.
+            the numbers that `optimizer.logged` names. If g or J is not finite, the direction is NaN; a
+            diverged run is not stopped here, but shows in its loss.
         """
         if self.optimizer.krylov:
             return self.optimizer.krylov_power(jacobian, gradient, samples, rest)
@@ -348,9 +341,7 @@ class PhysicsModel(keras.Model):
         return self.compute_metrics(x, y_true, outcome, sample_weight)
 
     def shares(self, direction):
-        """The weights' shares of a direction (p,), each of its weight's shape and dtype; within a
-        tf.function.
-        """
+        """The weights' shares of a direction (p,), each of its weight's shape and dtype."""
         weights = self.trainable_variables
         shares = tf.split(direction, [w.shape.num_elements() for w in weights])
         return [tf.cast(tf.reshape(share, w.shape), w.dtype) for share, w in zip(shares, weights)]
