@@ -19,9 +19,9 @@ from hig.powers import check_damping, check_settings, gram_coefficients, levenbe
 SPECTRUM = ("rank", "sigma_max", "sigma_min")
 KRYLOV = ("krylov_steps", "krylov_change")
 POOR, GOOD = 0.25, 0.75     # ratio of actual to predicted decrease below and above which steps change
-# η is divided by the first where steps are poor, multiplied by the second where they are good
+# η is divided by SLOWER where steps are poor, and multiplied by FASTER where they are good
 SLOWER, FASTER = 4.0, 2.0
-STIFFER, SOFTER = 4.0, 1.5  # q, the damping of Levenberg-Marquardt, the other way round
+STIFFER, SOFTER = 4.0, 1.5  # q, Levenberg-Marquardt's damping, is multiplied and divided by these
 LARGEST = 1e8               # η and q stay between its inverse and this
 RESOLVED = 1e-8             # √ε: σ/σ_max down to which K = J Jᵀ shows it in float64
 CHANGING_STEPS = ("gradient_accumulation_steps", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay",
@@ -36,11 +36,10 @@ class JacobianPower(keras.optimizers.Optimizer):
         learning_rate: η > 0, or a Keras learning rate schedule.
         kappa: κ in [−1, 1]: 1 is gradient descent, −1/2 the half-inverse gradient, −1 Gauss-Newton.
         truncation: τ in [0, 1). Only singular values above τ·σ_max take part; the others are dropped.
-        damping: μ ≥ 0. It is added to every σ² that takes part, see `hig.powers`, in units of the mean
-            eigenvalue of K = J Jᵀ, tr K/n (where p < n of that of JᵀJ, tr K/p). With `adaptive` it falls in
-            proportion to the loss.
-        adaptive: True if η is to be controlled, beginning with `learning_rate`; see `hig.control`. It is made
-            for training on fixed data. If a batch does not determine the weights, steps are shortened, and a
+        damping: μ ≥ 0, added to every σ² that takes part (`hig.powers`), in units of the mean eigenvalue of
+            K = J Jᵀ, tr K/n (or of JᵀJ, tr K/p, if p < n). With `adaptive` it falls with the loss.
+        adaptive: True to control η, beginning with `learning_rate`; see `hig.control`. It is made for
+            training on fixed data. If a batch does not determine the weights, steps are shortened, and a
             warning says so.
         krylov: None for the exact J^κ g. A number k ≥ 1 for an approximation by k products with J and Jᵀ,
             which takes a small part of the time and memory and finds the large singular values first; see
@@ -48,8 +47,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         krylov_tolerance: ≥ 0. Fewer than k steps are taken if a step changes J^κ g by less than this part.
         krylov_chunk: number of samples that go through the model at a time, if a whole batch takes too much
             memory.
-        spectral_filter: function of σ/σ_max that returns the weight of a singular value that the hard cut has
-            kept; see `hig.powers.spectral_weights`.
+        spectral_filter: function of σ/σ_max → weight of each singular value that the hard cut has kept; see
+            `hig.powers.spectral_weights`.
         **options: those of keras.optimizers.Optimizer, for instance `name`.
 
     Attributes:
@@ -153,9 +152,7 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     @property
     def learning_rate(self):
-        """η of the next update; may be set to a number ≥ 0 (0 moves nothing), or to a schedule unless η
-        adapts.
-        """
+        """η of the next update; may be set to a number ≥ 0, or to a schedule if η does not adapt."""
         return super().learning_rate
 
     @learning_rate.setter
@@ -170,11 +167,11 @@ class JacobianPower(keras.optimizers.Optimizer):
         self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * direction)
 
     def coefficients(self, matrix, vector, samples, loss):
-        """v of d = Jᵀ v from K and g, or d itself from JᵀJ and Jᵀg (`hig.jacobian.small_side`), and numbers
-        to log.
+        """(v, numbers to log) with d = Jᵀ v from K and g; or with v = d itself from JᵀJ and Jᵀg.
 
         Args:
-            matrix, vector: float64 (n, n) and (n,); the matrix may be overwritten unless the damping adapts.
+            matrix, vector: float64 (n, n) and (n,), those of `hig.jacobian.small_side`. The matrix may be
+                overwritten unless the damping adapts.
             samples: B.
             loss: L before the step.
         """
@@ -216,13 +213,12 @@ class JacobianPower(keras.optimizers.Optimizer):
         self._krylov = None if value is None else int(value)
 
     def _present(self, loss):
-        """The damping of an update, in units of the mean eigenvalue: L/L₀ times the one given if it is
-        adaptive.
+        """The damping of an update, in units of the mean eigenvalue; with `adaptive` it falls with the loss.
         """
         return self.damping * self._fallen(loss) if self.adaptive else self.damping
 
     def _fallen(self, loss):
-        """(L/L₀)ᵗ, by which the damping falls: not at all where the trust t is 0."""
+        """(L/L₀)ᵗ, the factor by which the damping falls, with the trust t."""
         first = float(self.first_loss)
         return max(loss / first if first > 0 else 1.0, 1e-12) ** self.trust()
 
@@ -232,24 +228,18 @@ class JacobianPower(keras.optimizers.Optimizer):
             self.first_loss.assign(loss)
 
     def trust(self):
-        """t in [0, 1], whether steps help other batches than their own, see `hig.control`; 1 until that is
-        known.
-        """
+        """t in [0, 1]: how far steps help other batches than their own (`hig.control`); 1 until known."""
         if float(self.measurements) < FIRST:
             return 1.0
         return min(max(float(self.next_decrease) / float(self.own_decrease) / ENOUGH, 0.0), 1.0)
 
     def rate(self, slope, curvature):
-        """(η of the next step to try, whether the minimum of the model keeps it below the η wanted), see
-        `hig.control`.
-        """
+        """(η of the next step to try, whether the minimum of the model bounds it); see `hig.control`."""
         best = (1 + self.trust()) / 2 * slope / curvature if curvature > 0 < slope else np.inf
         return min(float(self.learning_rate), best), best < float(self.learning_rate)
 
     def adapt(self, ratio, rate, bounded):
-        """Changes η after a step of this size with this ratio of actual to predicted decrease; rule in
-        `hig.control`.
-        """
+        """Changes η after a step with η = rate and ρ = ratio; the rule is in `hig.control`."""
         if ratio < POOR:
             self.learning_rate = max(rate / SLOWER, 1 / LARGEST)
         elif ratio > GOOD and not bounded:
@@ -277,7 +267,7 @@ class JacobianPower(keras.optimizers.Optimizer):
                              "leave it out, or adaptive=False")
 
     def build_for(self, variables):
-        """Builds the optimizer's own variables, again if one of these was not trainable before."""
+        """Builds the optimizer's own variables; again if one of these weights was not trainable before."""
         if not (self.built and {id(v) for v in variables} <= self._known):
             self.build(variables)
 
@@ -286,11 +276,7 @@ class JacobianPower(keras.optimizers.Optimizer):
         super().apply(directions, variables)
 
     def apply(self, grads, trainable_variables=None):
-        """Refuses the plain gradients of an ordinary Keras training loop, with which the step would be SGD's.
-
-        Raises:
-            TypeError: always.
-        """
+        """Raises TypeError: with the gradients of an ordinary Keras loop the step would be SGD's."""
         raise TypeError(f"{type(self).__name__} needs the Jacobian, not the gradient: train with "
                         "hig.PhysicsModel")
 
@@ -337,14 +323,13 @@ class LevenbergMarquardt(JacobianPower):
     If the loss is the mean over B samples of Σ (y − y*)², η = 1 is the full Gauss-Newton step, damped. If the
     loss has another curvature h in y, the full step is η = 2/(B h). That is 2 for ½ Σ (y − y*)², d for Keras'
     mean squared error of d outputs, and 1/B for the sum over the batch in the place of the mean (2/B with ½).
-    Of a loss that is not quadratic only the gradient g counts.
+    If the loss is not quadratic, only its gradient g counts.
 
     Args:
         learning_rate: η > 0, or a Keras learning rate schedule; it is not adapted.
-        damping: μ > 0 in units of the mean eigenvalue of K, tr K/n. With `adaptive` it is the
-            first value of μ.
-        adaptive: True if the damping is to be controlled and to fall with the loss. It is for training on
-            fixed data, see `hig.control`.
+        damping: μ > 0 in units of the mean eigenvalue of K, tr K/n. With `adaptive` it is the first value.
+        adaptive: True to control the damping, which then also falls with the loss. It is made for training on
+            fixed data; see `hig.control`.
         **options: those of keras.optimizers.Optimizer, for instance `name`.
 
     Raises:
@@ -393,7 +378,7 @@ class LevenbergMarquardt(JacobianPower):
         return float(self.learning_rate), False
 
     def adapt(self, ratio, rate, bounded):
-        """Changes q after a step with this ratio of actual to predicted decrease; rule in `hig.control`."""
+        """Changes q after a step with ρ = ratio; the rule is in `hig.control`."""
         if ratio < POOR:
             self.factor.assign(min(self._factor() * STIFFER, LARGEST))
         elif ratio > GOOD:

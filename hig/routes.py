@@ -14,13 +14,13 @@ per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone. On
 whole batch   Row r of J is a vector-Jacobian product of the whole batch, in n backward passes of B samples.
               This is right for every differentiable function θ → y that gives the same y each time.
 
-Which route is right is decided in two ways. The structure of the traced graph says where weights act
+Two checks decide which route is taken. First, the structure of the traced graph says where weights act
 (`hig.structure`) and whether samples stay apart (`hig.sample_axes`). A route that it rules out is never
-taken, whatever the numbers are. Then numbers prove the route with the first batch of each shape: for a random
-v, Jᵀv by the route's own factors or rows must equal the vector-Jacobian product of the whole model, which
-automatic differentiation gives at the cost of one backward pass. If the graph has operations that are not
-known, the proof is repeated at the updates 1, 2, 4, 8, …, and when a variable that the model reads has
-changed. It then gives small and large rows of J the same weight. If the proof fails, the next route is taken.
+taken, whatever the numbers are. Second, numbers prove the route with the first batch of each shape
+(`hig.proof`): for a random v, Jᵀv by the route's own factors or rows must equal that of the whole model,
+which automatic differentiation gives at the cost of one backward pass. If the proof fails, the next route is
+taken. If the graph has operations that are not known, small and large rows of J get the same weight in the
+proof, and it is repeated at the updates 1, 2, 4, 8, …, and when a variable that the model reads has changed.
 """
 
 import math
@@ -43,8 +43,8 @@ from hig.structure import layer_products, weight_operations
 
 ROUTES = ("factored", "per sample", "whole batch")
 _CHUNK = 2**24              # numbers of J, or of what its rows are made of, computed at a time
-_SHARE = 4                  # J is held if it takes less than this part of the free memory
-_LARGE = 6000               # rows of a matrix of which a decomposition takes ten seconds
+_SHARE = 4                  # J is held if it takes less than one part in _SHARE of the free memory
+_LARGE = 6000               # rows of a matrix whose decomposition takes ten seconds
 _LOOPS = ("While", "StatelessWhile")
 _PROOF_SHARE = 0.02         # of the time of the updates that repeated proofs may take
 
@@ -56,7 +56,7 @@ class _Candidate(NamedTuple):
         route: one of ROUTES.
         make: function of xla (bool) → function (x, y*, sample weights) → loss, outcome, g, Jacobian.
         proven: whether the structure of the graph says that it is right.
-        loops: whether it vectorises a loop, which takes seconds to trace and which XLA then cannot compile.
+        loops: whether it vectorises a loop, which takes seconds to trace and cannot be compiled by XLA.
     """
 
     route: str
@@ -66,8 +66,7 @@ class _Candidate(NamedTuple):
 
 
 class Derivatives:
-    """Loss, its gradient g and the Jacobian J of a model, for batches of one shape and one set of trainable
-    weights.
+    """Loss, gradient g and Jacobian J of a model, for batches of one shape and one set of trainable weights.
 
     Args:
         model: compiled PhysicsModel.
@@ -77,8 +76,7 @@ class Derivatives:
     Attributes:
         route: one of ROUTES.
         shape: (n, p).
-        batch: B, the number of samples: the rows of the targets y*, or of the first array of x if there are
-            no targets.
+        batch: B, the number of samples: the rows of the targets y*, or without targets of x's first array.
 
     Raises:
         ValueError: no weight is trainable, or none acts on the outcome; the outcome does not have one row per
@@ -150,9 +148,7 @@ class Derivatives:
         return result
 
     def _settings_have_changed(self):
-        """Whether a variable that the model reads and the optimizer does not train has another value than
-        last time.
-        """
+        """Whether a variable that the model reads but does not train has changed since the last call."""
         before, self._settings = self._settings, [variable.numpy() for variable in self._read]
         return not all(map(np.array_equal, before, self._settings))
 
@@ -167,7 +163,7 @@ class Derivatives:
         Returns:
             (h, changeᵀ H change), floats, with h = gᵀ H g/gᵀg and H = ∂²L/∂y², by Hessian-vector products.
             They are exact for every sum of squares, however weighted. If gᵀ H g is not positive, h is 2/B,
-            which is that of the mean of Σ (y − y*)² over B samples. If one of the two is not positive, the
+            the curvature of the mean of Σ (y − y*)² over B samples. If one of the two is not positive, the
             second is h ‖change‖².
         """
         change = gradient if change is None else change
@@ -189,9 +185,7 @@ class Derivatives:
         return float(np.asarray(gradient) @ change), curvature + h * float(np.sum(change[self.n:]**2))
 
     def loss_after(self, batch, step):
-        """The loss of a batch, penalties included, with the weights θ − step, (p,) float64, which are then
-        put back.
-        """
+        """The loss of a batch, penalties included, with the weights θ − step, (p,) float64; θ is put back."""
         before = self._shift(tf.cast(step, tf.float64))
         try:
             return float(self.loss(*batch)[0]) + self.penalties.value(batch[0])
@@ -199,8 +193,7 @@ class Derivatives:
             self._restore(before)
 
     def _of_samples(self, function, x):
-        """x with a function applied to the arrays that have a row for each sample; others are shared by all.
-        """
+        """x with a function applied to the arrays that have a row for each sample; others stay."""
         return tf.nest.pack_sequence_as(x, [function(leaf) if sampled else leaf
                                             for leaf, sampled in zip(tf.nest.flatten(x), self._sampled)])
 
@@ -257,8 +250,7 @@ class Derivatives:
         self._settings = [variable.numpy() for variable in self._read]
 
     def _may_have_own_weights(self, x):
-        """Whether weights act in Dense layers alone, and rows that have their own of them still stay apart.
-        """
+        """Whether weights act in Dense layers alone, and samples stay apart when rows have own weights."""
         leaves = tf.nest.flatten(x)
 
         def outcome_of(*arguments):
@@ -287,7 +279,7 @@ class Derivatives:
                 function, failure = candidate.make(xla), None
                 try:
                     wrong = self.proof.disagreement(function, batch, reference, weigh=not candidate.proven)
-                    if wrong:  # a unit on its kink may round to either side
+                    if wrong:  # perhaps a unit is on its kink, and rounding decides on which side
                         with moved(self.weights):
                             wrong = self.proof.disagreement(function, batch, self.proof.reference(*batch),
                                                             weigh=not candidate.proven)
@@ -296,7 +288,7 @@ class Derivatives:
                 except NotApplicable as reason:
                     wrong = str(reason)
                     break
-                except Exception as error:  # of users' code, called on other rows than its batch
+                except Exception as error:  # from users' code that is called on other rows than its batch
                     failure = error
                     said = str(error).strip().splitlines()[0][:160]
                     wrong = f"the model fails on other rows than its batch ({said})"
@@ -317,8 +309,7 @@ class Derivatives:
         self.proof.refuse(batch, self._reasons[-1])
 
     def _prove_again(self, batch, result):
-        """Repeats the proof on the batch of an update; the result of that update, by the next route if it
-        fails.
+        """The result of an update, after the proof is repeated on its batch; by the next route if it fails.
         """
         started = time.perf_counter()
         wrong = self.proof.disagreement(lambda *_: result, batch, self.proof.reference(*batch), weigh=True)
@@ -359,9 +350,7 @@ class Derivatives:
         return tf.concat([tf.cast(tf.reshape(leaf, [batch, -1]), widest) for leaf in leaves], axis=1)
 
     def _outcome(self, x):
-        """y = P(x, u). Not by Keras' `__call__` where that does no more: it keeps AutoGraph away from users'
-        code.
-        """
+        """y = P(x, u), by `call` where possible: Keras' `__call__` keeps AutoGraph away from users' code."""
         return self.model.call(x, training=False) if self.model.composed else self.model(x, training=False)
 
     def _trace_plain_vjp(self, x, v):
@@ -469,9 +458,7 @@ class Derivatives:
         return linearise
 
     def _trace_factors(self, x, y_true, sample_weight):
-        """((loss, outcome, g, list of A, list of Δ), (places of the kernels, of the biases among the
-        weights)).
-        """
+        """((loss, outcome, g, list of A, list of Δ), (places of kernels, places of biases in θ))."""
         outcome, _, _, target, seeds = self._repeated_pass(x)
         products, reason = layer_products(tf.compat.v1.get_default_graph(), self.weights, target, self.n)
         if not products:
@@ -488,14 +475,14 @@ class Derivatives:
         """A forward pass of some samples in which each is repeated d times: row (b, k) holds sample b.
 
         Args:
-            x: data of these samples; watch: function that is handed the controls before the simulator takes
-                them.
+            x: data of these samples.
+            watch: function that is handed the controls before the simulator takes them.
 
         Returns:
-            (outcome, inputs, controls, target, seeds): the outcome (samples, …); what the network sees and
-            gives, one row for each row of J, None where a subclass computes the outcome in its own way; and
-            what to ask for: the gradient of the target with the cotangents `seeds`, with respect to anything
-            in row (b, k), is that of y_bk.
+            (outcome, inputs, controls, target, seeds). The outcome is (samples, …). Inputs and controls are
+            what the network sees and gives, one row for each row of J; None where a subclass computes the
+            outcome in its own way. The gradient of the target with the cotangents `seeds`, with respect to
+            anything in row (b, k), is that of y_bk.
         """
         model, samples = self.model, self._count(x)
         repeated = self._of_samples(lambda t: tf.repeat(t, self.d, axis=0), x)
@@ -517,11 +504,12 @@ class Derivatives:
         return tf.nest.map_structure(lambda leaf: leaf[::self.d], rows), inputs, controls, flat, seeds
 
     def _linearised_simulator(self, x, controls, samples):
-        """(outcome, ∂y/∂u (samples, d, *controls)) where that takes less than d backward passes, else None.
+        """(outcome, ∂y/∂u (samples, d, *controls)) if that takes less than d backward passes, else None.
 
-        The simulator's own `linearize`, or products with ∂y/∂u, one for each of c controls, where c ≤ d/8 and
-        the weights act in the network alone. Such a product is the derivative of a backward pass, some four
-        times its time; TensorFlow's forward mode does not know lists of tensors in loops.
+        It comes from the simulator's own `linearize`, or from products with ∂y/∂u, one for each of c
+        controls, if c ≤ d/8 and the weights act in the network alone. Such a product is the derivative of a
+        backward pass and takes some four times as long; TensorFlow's forward mode does not know lists of
+        tensors in loops.
         """
         if hasattr(self.model.simulator, "linearize"):
             return self.model.simulator.linearize(x, controls)
@@ -551,12 +539,11 @@ class Derivatives:
         return tf.nest.map_structure(lambda leaf: leaf[::count], outcome), tf.cast(jacobian, controls.dtype)
 
     def _by_samples(self, trace_rows, xla):
-        """A route that takes the rows of some samples at a time; `trace_rows(group, x, copies)` gives blocks
-        of J.
+        """A route by the rows of some samples at a time; `trace_rows(group, x, copies)` gives blocks of J.
 
-        Without XLA every sample comes with a copy of itself that has the cotangent 0: products of a batch of
-        one, which vectorised become products of rank 4 with an axis of size 1, corrupt memory in TensorFlow
-        2.21 with oneDNN.
+        Without XLA every sample comes with a copy of itself that has the cotangent 0, because products of a
+        batch of one, which vectorised are products of rank 4 with an axis of size 1, corrupt memory in
+        TensorFlow 2.21 with oneDNN.
         """
         def rows_of(group):
             return self.compiler.function(lambda x: trace_rows(group, x, 1), "The Jacobian by rows", xla=xla,
@@ -572,14 +559,12 @@ class Derivatives:
                              lambda x, first, last: (x, tf.one_hot(tf.range(first, last), self.n)), xla)
 
     def _by_rows(self, count, rows_each, overhead, rows_of, pick, xla):
-        """A route that takes J by rows, from `count` things (samples or rows) of which each gives
-        `rows_each`.
+        """A route that takes J by rows, from `count` things (samples or rows) that give `rows_each` each.
 
         Args:
-            overhead: numbers that a row takes besides itself, about.
-            rows_of: function of a group of weights → function of what `pick` returns → blocks of these
-            weights.
-            pick: function of (x, first, last): what `rows_of` gets for these things.
+            overhead: about how many numbers a row takes besides itself.
+            rows_of: function of a group of weights → function of what `pick` returns → blocks of J.
+            pick: function of (x, first, last) → what `rows_of` gets for these things.
         """
         functions = {}
 
@@ -605,9 +590,7 @@ class Derivatives:
         return linearise
 
     def _trace_own_rows(self, group, x, copies):
-        """Blocks of J where every row has weights of its own; without copies, which only vectorised rows
-        need.
-        """
+        """Blocks of J where every row has weights of its own; `copies` are for vectorised rows alone."""
         repeated = self._of_samples(lambda t: tf.repeat(t, self.d, axis=0), x)
         rows = self._count(x) * self.d
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -621,8 +604,7 @@ class Derivatives:
                              unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def _trace_network_rows(self, group, x, copies):
-        """Blocks of J where the weights act in the network alone: its rows by the cotangents of the controls.
-        """
+        """Blocks of J where the weights act in the network alone, from the cotangents of the controls."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             _, inputs, controls, target, seeds = self._repeated_pass(x, tape.watch)
         cotangents = tape.gradient(target, controls, seeds,
@@ -635,7 +617,7 @@ class Derivatives:
                                  (inputs, cotangents))
 
     def _trace_sample_rows(self, group, x, copies):
-        """Blocks of J where samples are independent: network and simulator on one sample for each row."""
+        """Blocks of J where samples stay apart: network and simulator on one sample for each row."""
         seeds = _with_copies(tf.tile(tf.eye(self.d), [self._count(x), 1]), copies)
         repeated = [tf.repeat(tf.repeat(leaf, self.d, axis=0)[:, None], copies, axis=1)
                     for leaf, sampled in zip(tf.nest.flatten(x), self._sampled) if sampled]
@@ -658,8 +640,7 @@ class Derivatives:
                                     unconnected_gradients=tf.UnconnectedGradients.ZERO))
 
     def _trace_batch_rows(self, group, x, seeds):
-        """Blocks of J for any function: one forward pass of the batch, a backward pass for each of the seeds
-        (rows, n).
+        """Blocks of J for any model: a forward pass of the batch, and a backward pass for each of the seeds.
         """
         with tf.GradientTape() as tape:
             flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
@@ -667,7 +648,7 @@ class Derivatives:
             flat, self._values(group), tf.cast(seed, flat.dtype), tf.UnconnectedGradients.ZERO)), seeds)
 
     def _one_by_one(self, group):
-        """The same for what cannot be vectorised: one call after the other."""
+        """As `_trace_batch_rows`, one call after the other, for what cannot be vectorised."""
         def rows(x, seeds):
             found = [self._vjp(x, seed) for seed in seeds]
             return [tf.stack([row[index] for row in found]) for index in group]
@@ -680,7 +661,7 @@ def _with_copies(rows, copies):
 
 
 def _dense(gradients):
-    """Gradients as tensors: those of embeddings come as slices."""
+    """Gradients as dense tensors; those of embeddings come as slices."""
     return [gradient if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
 
 

@@ -1,8 +1,8 @@
-"""Whether samples stay apart in a traced graph: the axis along which they lie, followed from x to y.
+"""Whether samples stay apart in a traced graph: the axis along which they lie is followed from x to y.
 
-The values of the data play no part: an operation that mixes samples counts even if a factor 0 hides it.
-Nested functions (loops, branches, calls) are followed as well. An operation that is not known here leaves the
-question open.
+The values of the data play no part: an operation that mixes samples counts even if it is multiplied by 0.
+Nested functions (loops, branches, calls) are followed, too. If an operation is not known here, it remains
+open whether it mixes samples.
 """
 
 from typing import NamedTuple
@@ -75,16 +75,15 @@ _ARITHMETIC = {                                                         # on axe
 class SampleAxes:
     """Follows the axis of the samples through the operations of a graph.
 
-    What is known of a tensor is one of
-        None            it does not depend on the samples
-        (axis, inner)   along this axis lie the samples, each with `inner` rows one behind the other, this
-                        block repeated any number of times; nothing on another sample's rows has come in
-        Mixed           why this is not so
+    The state of a tensor, or of the elements of a list of tensors in a loop, is one of
 
-    and of a list of tensors (as loops keep them) the same of its elements.
+        None            it does not depend on the samples
+        (axis, inner)   the samples lie along this axis: `inner` rows of the first, then of the second, and so
+                        on; this block may be repeated. Each row depends on its own sample alone.
+        Mixed           why neither is so
 
     Args:
-        function: tf.ConcreteFunction with the graph; its first outputs is y, samples along the first axis.
+        function: tf.ConcreteFunction with the graph; its first output is y, samples along the first axis.
         leaves: int, number of its first arguments that are data.
         batch: B, number of samples. Data with B rows hold one for each; other data are shared by all.
     """
@@ -100,7 +99,7 @@ class SampleAxes:
         self.outcome = self.nodes.known(function.outputs[0].op.name)[0]
 
     def verdict(self):
-        """"" if each row of y depends on its own sample alone, else the `Mixed` that says where that ends."""
+        """"" if each row of y depends on its own sample alone, else a `Mixed` that says why not."""
         if self.batch == 1:
             return ""
         if isinstance(self.outcome, Mixed):
@@ -112,9 +111,7 @@ class SampleAxes:
         return self.batch == 1 or self.nodes.known(tensor.op.name)[0] == (0, 1)
 
     def call(self, name, arguments):
-        """What is known of each output of a function of the graph: list of (state, shape), in the order of
-        its outputs.
-        """
+        """[(state, shape)] of the outputs of a function of the graph, from those of its arguments."""
         body = self.functions[name]
         nodes = _Nodes(self, body.node_def, {arg.name: given for arg, given in zip(body.signature.input_arg,
                                                                                    arguments)})
@@ -122,7 +119,7 @@ class SampleAxes:
 
 
 class _Nodes:
-    """The nodes of one graph or function body: what is known of the tensors, computed when asked for."""
+    """The nodes of one graph or function body, and the states of their tensors, computed when asked for."""
 
     def __init__(self, owner, nodes, arguments):
         self.owner, self.batch = owner, owner.batch
@@ -130,9 +127,7 @@ class _Nodes:
         self.states = {}  # of a node: one for all outputs, or a list
 
     def known(self, reference):
-        """(state, shape) of the tensor with this name; its node and all before it are visited without
-        recursion.
-        """
+        """(state, shape) of the tensor with this name. The nodes before it are visited without recursion."""
         name = reference.split(":")[0]
         waiting = [name]
         while waiting:
@@ -165,9 +160,7 @@ class _Nodes:
         return state, _sizes_of_proto(shapes[index]) if index < len(shapes) else None
 
     def _constant(self, reference):
-        """The value of a tensor that follows from constants of the graph, such as an axis; None if it does
-        not.
-        """
+        """The value of a tensor, an axis for instance, that follows from constants of the graph; or None."""
         node = self.nodes.get(_source(reference))
         if node is None or node.op not in _ARITHMETIC and node.op != "Const":
             return None
@@ -177,7 +170,7 @@ class _Nodes:
         return None if any(value is None for value in values) else _ARITHMETIC[node.op](*values)
 
     def _state(self, node):
-        """What is known of the outputs of one node from what is known of its inputs."""
+        """The state of a node's outputs, or a list of (state, shape), from what is known of its inputs."""
         references = [reference for reference in node.input if reference[0] != "^"]
         inputs = [self.known(reference) for reference in references]
         if node.op in ("While", "StatelessWhile"):
@@ -200,7 +193,7 @@ class _Nodes:
     # --------------------------------------------------------------------------------------- nested functions
 
     def _loop(self, node, inputs):
-        """A while loop: what stays true of its variables when the body has run any number of times."""
+        """[(state, shape)] that holds for a loop's variables however often its body has run."""
         present = list(inputs)
         for _ in range(2 * len(inputs) + 2):
             after = self.owner.call(node.attr["body"].func.name, present)
@@ -209,7 +202,7 @@ class _Nodes:
                 break
             present = joined
         condition = self.owner.call(node.attr["cond"].func.name, present)[0][0]
-        if condition is not None:  # how long it runs depends on the samples
+        if condition is not None:  # the number of turns depends on the samples
             reason = condition if isinstance(condition, Mixed) else Mixed(node.op, True)
             return [(reason, shape) for _, shape in present]
         return present
@@ -243,7 +236,7 @@ class _Nodes:
         def constant(index):
             return self._constant(references[index])
 
-        # a row for each entry
+        # the condition has one entry for each row
         if op == "Select" and shapes[0] is not None and len(shapes[0]) == 1 and len(out) > 1:
             return (0, 1) if all(s in (None, (0, 1)) for s in states) else unknown
         if op == "IdentityN":
@@ -508,7 +501,7 @@ class _Nodes:
 
 
 def _join(one, other, op):
-    """What is known of a tensor that is one or the other."""
+    """The state of a tensor that has one of two states."""
     for state in (one, other):
         if isinstance(state, Mixed):
             return state
