@@ -32,35 +32,28 @@ def test_help_names_the_flags_of_the_optimizer(script, monkeypatch, capsys):
 
 def test_the_command_line_is_checked_before_tensorflow_loads(tmp_path):
     """In the one process that this needs."""
-    code = f"import sys, runpy\nsys.argv = ['submit_HIG.py', '--seed', '-1']\ntry:\n" \
-           f" runpy.run_path({str(ROOT / SCRIPTS[0])!r}, run_name='__main__')\nfinally:\n assert 'tensorflow' not in sys.modules"
+    code = (f"import sys, runpy\nsys.argv = ['submit_HIG.py', '--seed', '-1']\ntry:\n runpy.run_path("
+            f"{str(ROOT / SCRIPTS[0])!r}, run_name='__main__')\nfinally:\n"
+            " assert 'tensorflow' not in sys.modules")
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert process.returncode == 2 and "argument --seed: '-1' is not a whole number from" in process.stderr
     assert len(process.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--batch-size", "0"], "--batch-size"), (["--batch-size", "1.5"], "--batch-size"), (["--learning-rate",
-        "0"], "--learning-rate"),
-    (["--learning-rate", "nan"], "--learning-rate"), (["--learning-rate", "inf"], "--learning-rate"),
-    (["--learning-rate", "much"], "--learning-rate"), (["--truncation", "-1e-6"], "--truncation"),
-    (["--truncation", "nan"], "[0, 1)"),
-    (["--truncation", "1"], "--truncation"), (["--max-time", "0"], "--max-time"), (["--epochs", "-3"],
-                                                                                   "--epochs"),
-    (["--seed", "-1"], "--seed"), (["--seed", "4294967296"], "--seed"), (["--speed", "9"], "--speed"),
-    (["--learn", "0.1"], "--learn"), (["--save-weights", "w.bin"], ".weights.h5"),
-    (["--load-weights", "missing.weights.h5"], "missing.weights.h5"), (["--output", "file/inside"],
-                                                                       "file/inside"),
-])
-def test_bad_input(tmp_path, monkeypatch, capsys, flags, words):
+@pytest.mark.parametrize("words", [
+    "--batch-size 0", "--batch-size 1.5", "--learning-rate 0", "--learning-rate nan", "--learning-rate inf",
+    "--learning-rate much", "--truncation -1e-6", "--truncation nan", "--truncation 1", "--max-time 0",
+    "--epochs -3", "--seed -1", "--seed 4294967296", "--speed 9", "--learn 0.1", "--save-weights w.bin",
+    "--load-weights missing.weights.h5", "--output file/inside"])
+def test_bad_input(tmp_path, monkeypatch, capsys, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way of a folder")
-    monkeypatch.setattr(sys, "argv", ["submit_HIG.py", *([] if "--output" in flags else ["--output",
-        str(tmp_path)]), *flags])
+    monkeypatch.setattr(sys, "argv", ["submit_HIG.py", "--output", ".", *words.split()])
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(ROOT / "Nonlinear_Oscillators/submit_HIG.py"), run_name="__main__")
     out, err = capsys.readouterr()
-    assert out == "" and len(err.splitlines()) == 1 and words in err
+    flag, value = words.split()
+    assert out == "" and len(err.splitlines()) == 1 and (flag in err or value in err)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -72,7 +65,7 @@ def test_a_setting_that_does_not_exist_is_the_programmers_mistake():
 @pytest.mark.parametrize("level, silent", [("3", True), ("0", False)])
 def test_tensorflow_logs_at_its_start_only_if_the_user_wants_it(level, silent):
     """Level 3 is what `silent_start` itself leaves to the processes that a program starts."""
-    code = "from hig.runs.cli import silent_start\nwith silent_start():\n    import tensorflow as tf\ntf.zeros(1) + 1"
+    code = "from hig.runs.cli import load_keras\nload_keras()\nimport tensorflow as tf\ntf.zeros(1) + 1"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                              env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": level})
     assert process.returncode == 0 and (process.stderr == "") is silent
@@ -80,16 +73,15 @@ def test_tensorflow_logs_at_its_start_only_if_the_user_wants_it(level, silent):
 
 # ---------------------------------------------------------------------------------------- the surroundings
 
-def program(*words, cwd, python=(), **environment):
+def program(*words, cwd, **environment):
     """(exit code, standard output, standard error) of a command line in a process of its own."""
-    process = subprocess.run([sys.executable, *python, *map(str, words)], capture_output=True, cwd=cwd,
+    process = subprocess.run([sys.executable, *map(str, words)], capture_output=True, cwd=cwd,
                              env={**os.environ, **environment})
     return process.returncode, process.stdout, process.stderr
 
 
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp1252"},
-                                         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
-                                         ids=str)
+                                         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
 def test_help_and_messages_in_any_encoding(tmp_path, environment):
     script = ROOT / "Nonlinear_Oscillators/submit_HIG.py"
     code, out, err = program(script, "--help", cwd=tmp_path, **environment)
@@ -112,16 +104,15 @@ def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, capsys, name, 
     monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match="2"):
         load("Poisson.experiment")
-    assert f"the environment variable {name} is {value!r}, not a whole number of threads\n" in capsys.readouterr().err
+    assert f"variable {name} is {value!r}, not a whole number of threads\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("python, environment, words", [
-    ((), {"KERAS_HOME": "."}, "Keras rejects its settings in {}/keras.json"), (["-OO"], {},
-        "leave out -OO and PYTHONOPTIMIZE=2")])
-def test_where_keras_does_not_import_there_is_a_sentence(tmp_path, python, environment, words):
+@pytest.mark.parametrize("variable, value, words", [
+    ("KERAS_HOME", ".", "Keras rejects its settings in ./keras.json"),
+    ("PYTHONOPTIMIZE", "2", "leave out -OO and PYTHONOPTIMIZE=2")])
+def test_where_keras_does_not_import_there_is_a_sentence(tmp_path, variable, value, words):
     (tmp_path / "keras.json").write_text('{"floatx": "bfloat16"}')
-    environment = {name: str(tmp_path) for name in environment}
     code, out, err = program(ROOT / "Linear_Chain/submit_Adam.py", "--output", tmp_path / "results",
-                             cwd=tmp_path, python=python, **environment)
-    assert (code, out) == (2, b"") and words.format(tmp_path).encode() in err.splitlines()[-1]
+                             cwd=tmp_path, **{variable: value})
+    assert (code, out) == (2, b"") and words.encode() in err.splitlines()[-1]
     assert b"Traceback" not in err and not list((tmp_path / "results").iterdir())

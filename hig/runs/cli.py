@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 EXIT_CODES = {"finished": 0, "terminated": 0, "diverged": 3, "failed": 4, "interrupted": 130}
@@ -24,24 +25,72 @@ class SettingsError(ValueError):
     user."""
 
 
+def number(text, kind, allowed, wanted):
+    """A number from the command line, for argparse.
+
+    Args:
+        text: str.
+        kind: int or float.
+        allowed: function of the number → bool.
+        wanted: what is allowed, in words.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or not allowed.
+    """
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan                                                # which is never allowed
+    if not allowed(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return value
+
+
+def _weights_file(text):
+    if not text.endswith(".weights.h5"):
+        raise argparse.ArgumentTypeError(f"{text} does not end in .weights.h5, which Keras asks for")
+    return Path(text)
+
+
+positive = partial(number, kind=float, allowed=lambda x: 0 < x < math.inf, wanted="a positive finite number")
+positive_integer = partial(number, kind=int, allowed=lambda n: n >= 1, wanted="a positive whole number")
+_truncation = partial(number, kind=float, allowed=lambda x: 0 <= x < 1, wanted="a number in [0, 1)")
+_seed = partial(number, kind=int, allowed=lambda n: 0 <= n < 2**32, wanted="a whole number from 0 to 2^32 - 1")
+FLAGS = {   # type, symbol and meaning; an optimizer has those of the second half that its script states
+    "max_time": (positive, "SECONDS", "seconds of training, compiling included and evaluation excluded"),
+    "epochs": (positive_integer, "N", "stop after N epochs if that is sooner"),
+    "evaluate_every": (positive_integer, "N", "measure the test loss only every N epochs, where it takes long; "
+                       "the training loss is then the mean over the epoch's batches, each before its update"),
+    "seed": (_seed, "SEED", "of data and initial weights"),
+    "output": (Path, "DIR", "folder of the results"),
+    "load_weights": (_weights_file, "FILE", "start from these weights (*.weights.h5)"),
+    "save_weights": (_weights_file, "FILE", "write the network's weights there (*.weights.h5)"),
+    "batch_size": (positive_integer, "B", "samples of each update"),
+    "learning_rate": (positive, "η", "size of the steps"),
+    "truncation": (_truncation, "τ", "singular values up to τ times the largest are dropped"),
+    "damping": (positive, "μ", "damping to start from, in units of the mean eigenvalue of J Jᵀ"),
+    "krylov": (positive_integer, "K", "products with J and with Jᵀ of each update"),
+    "memory": (positive_integer, "M", "pairs of steps and gradients that it remembers"),
+}
+
+
 def submit(system, optimizer, description, **settings):
     """Parses the command line, trains, and exits the process; arguments as `parse`."""
     standard_streams()
     settings = parse(system, optimizer, description, **settings)
     try:
-        experiment = load(f"{system}.experiment")  # TensorFlow loads only now, after the checks
-        try:
-            state = experiment.run(settings)
-        except (SettingsError, OSError) as error:
-            fail(str(error))
-    except KeyboardInterrupt:  # the second Ctrl-C, or one before training
+        experiment = load(f"{system}.experiment")                       # TensorFlow loads after the checks
+        state = experiment.run(settings)
+    except (SettingsError, OSError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:                                           # the second, or one before training
         print(f"{optimizer}: interrupted; --resume continues after the last epoch saved, if any",
               file=sys.stderr)
-        sys.exit(EXIT_CODES["interrupted"])
+        state = "interrupted"
     sys.exit(EXIT_CODES[state])
 
 
-def parse(system, optimizer, description, *, seed, max_time, flags=None, arguments=None, **settings):
+def parse(system, optimizer, description, *, flags=None, arguments=None, **settings):
     """The settings of a run as an argparse.Namespace; bad input ends the process with exit code 2 before
     anything is written.
 
@@ -49,43 +98,30 @@ def parse(system, optimizer, description, *, seed, max_time, flags=None, argumen
         system: folder of the physical system; its `experiment.run(settings)` does the training.
         optimizer: a name that `hig.runs.experiments.make_optimizer` knows; it names the result files too.
         description: text of --help, the script's docstring.
-        seed, max_time: int and seconds of training, which the flags of the same names replace.
         flags: function of the argparse parser that adds what only this system has.
         arguments: the command line as a list; that of the process if None.
-        **settings: those of SETTINGS that the optimizer has, again the defaults of flags; None is the same as
-        left out.
+        **settings: defaults of FLAGS: seed, max_time, and those that the optimizer has; None is the same as
+            left out.
 
     Raises:
-        TypeError: a setting is not in SETTINGS.
+        TypeError: a setting is not in FLAGS.
     """
-    if unknown := set(settings) - set(SETTINGS):
-        raise TypeError(f"there is no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")
+    if unknown := set(settings) - set(FLAGS):
+        raise TypeError(f"there is no setting {', '.join(unknown)}; there are {', '.join(FLAGS)}")
     parser = make_parser(description)
-    add = parser.add_argument
-    add("--max-time", type=positive, default=max_time, metavar="SECONDS",
-        help=f"seconds of training, compiling included and evaluation excluded (default: {max_time:g})")
-    add("--epochs", type=positive_integer, metavar="N", help="stop after N epochs if that is sooner")
-    add("--evaluate-every", type=positive_integer, default=1, metavar="N",
-        help="measure the test loss only every N epochs, where that takes long (default: %(default)s); the "
-             "training loss is then the mean over the epoch's batches, each before its update")
-    add("--seed", type=_seed, default=seed, help=f"of data and initial weights (default: {seed})")
-    for name, (kind, symbol, text) in SETTINGS.items():
-        if settings.get(name) is not None:
-            add(f"--{name.replace('_', '-')}", type=kind, default=settings[name], metavar=symbol,
-                help=f"{text} (default: {settings[name]:g})")
-    add("--output", type=Path, metavar="DIR", help=f"folder of the results (default: {system})")
-    add("--resume", action="store_true", help="continue the interrupted run in that folder")
-    add("--load-weights", type=_weights_file, metavar="FILE", help="start from these weights (*.weights.h5)")
-    add("--save-weights", type=_weights_file, metavar="FILE",
-        help="write the network's weights there (*.weights.h5)")
-    add("--quiet", action="store_true", help="print nothing but errors")
+    defaults = {"epochs": None, "evaluate_every": 1, "output": default_output(system), "load_weights": None,
+                "save_weights": None, **{key: value for key, value in settings.items() if value is not None}}
+    for name, (kind, symbol, text) in FLAGS.items():
+        if name in defaults:
+            default = defaults[name]
+            parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=symbol, default=default,
+                                help=text if default is None else f"{text} (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="continue the interrupted run in that folder")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     if flags is not None:
         flags(parser)
-    options = parser.parse_args(arguments)
-    options.optimizer = optimizer
-    for name in (*SETTINGS, "hidden"):
-        setattr(options, name, getattr(options, name, None))
-    options.output = options.output or default_output(system)
+    absent = dict.fromkeys(set(FLAGS) - set(defaults))
+    options = parser.parse_args(arguments, argparse.Namespace(optimizer=optimizer, hidden=None, **absent))
     if options.load_weights and not options.load_weights.is_file():
         fail(f"there is no file {options.load_weights} to load the weights from")
     try:
@@ -97,8 +133,7 @@ def parse(system, optimizer, description, *, seed, max_time, flags=None, argumen
     return options
 
 
-# module: which extra of hig installs it
-EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live", "submitit": "cluster"}
+EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live", "submitit": "cluster"}  # of hig, by module
 
 
 def load_keras():
@@ -116,8 +151,7 @@ def load_keras():
 
 
 def load(module):
-    """A module of a system that needs TensorFlow, by its name; what it lacks ends the process with a
-    sentence."""
+    """Imports a module that needs TensorFlow, by its name; what it lacks ends the process with a sentence."""
     keras = load_keras()
     if keras.config.floatx() != "float32":
         fail(f"the experiments compute in float32, but Keras' default is {keras.config.floatx()}: "
@@ -158,7 +192,7 @@ def silent_start():
 
 
 def standard_streams():
-    """Has characters that the encoding of standard output and error lacks, η for instance, printed as "?"."""
+    """Prints characters that the encoding of standard output and error lacks, η for instance, as "?"."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):                            # not where a notebook has replaced it
             stream.reconfigure(errors="replace")
@@ -171,8 +205,7 @@ def fail(sentence):
 
 
 def make_parser(description):
-    """An argparse parser that shows the description as it is and answers bad flags with one sentence, exit
-    code 2."""
+    """An argparse parser that shows the description as it is, and answers bad flags by `fail`."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: fail(f"{message} (--help lists the flags)")
@@ -180,8 +213,7 @@ def make_parser(description):
 
 
 def default_output(system):
-    """Folder of the results if the user names none: the system's in this checkout; in the working directory
-    where hig is installed without its source."""
+    """Folder of a system's results: in this checkout, or where one is if hig is installed without it."""
     root = Path(__file__).resolve().parents[2]
     return (root if (root / "pyproject.toml").is_file() else Path.cwd()) / system
 
@@ -201,12 +233,7 @@ def check_writable(folder):
 
 @contextmanager
 def writing_to(folder):
-    """Makes one sentence of what goes wrong in writing to a folder: no space, no permission, a curve too
-    long.
-
-    Raises:
-        OSError: with that sentence.
-    """
+    """Raises OSError with one sentence if writing to a folder fails: no space, no permission."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -215,64 +242,8 @@ def writing_to(folder):
                       "what was saved before is intact") from error
 
 
-def number(text, kind, allowed, wanted):
-    """A number from the command line, for argparse.
-
-    Args:
-        text: str.
-        kind: int or float.
-        allowed: function of the number → bool.
-        wanted: what is allowed, in words.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none, or not allowed.
-    """
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan                                                # which is never allowed
-    if not allowed(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-    return value
-
-
-def positive(text):
-    """A positive finite float from the command line."""
-    return number(text, float, lambda value: 0 < value < math.inf, "a positive finite number")
-
-
-def positive_integer(text):
-    """A positive int from the command line."""
-    return number(text, int, lambda value: value >= 1, "a positive whole number")
-
-
-def _truncation(text):
-    return number(text, float, lambda value: 0 <= value < 1, "a number in [0, 1)")
-
-
-def _seed(text):
-    return number(text, int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
-
-
-def _weights_file(text):
-    if not text.endswith(".weights.h5"):
-        raise argparse.ArgumentTypeError(f"{text} does not end in .weights.h5, which Keras asks for")
-    return Path(text)
-
-
 def hidden_flag(parser, default):
-    """Adds --hidden to an argparse parser; settings.hidden stays None without it, for networks of the
-    published widths."""
+    """Adds --hidden to an argparse parser; settings.hidden is None without it: the published widths."""
     parser.add_argument("--hidden", metavar="WIDTHS",
                         type=lambda text: tuple(map(positive_integer, text.split(","))),
                         help=f"neurons of the hidden layers (default: {','.join(map(str, default))})")
-
-
-SETTINGS = {    # of an optimizer: type, symbol and meaning of the flag
-    "batch_size": (positive_integer, "B", "samples of each update"),
-    "learning_rate": (positive, "η", "size of the steps"),
-    "truncation": (_truncation, "τ", "singular values up to τ times the largest are dropped"),
-    "damping": (positive, "μ", "damping to start from, in units of the mean eigenvalue of J Jᵀ"),
-    "krylov": (positive_integer, "K", "products with J and with Jᵀ of each update"),
-    "memory": (positive_integer, "M", "pairs of steps and gradients that it remembers"),
-}
