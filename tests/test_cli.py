@@ -36,7 +36,7 @@ def test_the_command_line_is_checked_before_tensorflow_loads(tmp_path):
             f"{str(ROOT / SCRIPTS[0])!r}, run_name='__main__')\nfinally:\n"
             " assert 'tensorflow' not in sys.modules")
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert process.returncode == 2 and "argument --seed: '-1' is not a whole number from" in process.stderr
+    assert process.returncode == 2 and "argument --seed: '-1' is not a whole number" in process.stderr
     assert len(process.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 

@@ -55,11 +55,11 @@ def _weights_file(text):
 positive = partial(number, kind=float, allowed=lambda x: 0 < x < math.inf, wanted="a positive finite number")
 positive_integer = partial(number, kind=int, allowed=lambda n: n >= 1, wanted="a positive whole number")
 _truncation = partial(number, kind=float, allowed=lambda x: 0 <= x < 1, wanted="a number in [0, 1)")
-_seed = partial(number, kind=int, allowed=lambda n: 0 <= n < 2**32, wanted="a whole number from 0 to 2^32 - 1")
+_seed = partial(number, kind=int, allowed=lambda n: 0 <= n < 2**32, wanted="a whole number in [0, 2^32)")
 FLAGS = {   # type, symbol and meaning; an optimizer has those of the second half that its script states
     "max_time": (positive, "SECONDS", "seconds of training, compiling included and evaluation excluded"),
     "epochs": (positive_integer, "N", "stop after N epochs if that is sooner"),
-    "evaluate_every": (positive_integer, "N", "measure the test loss only every N epochs, where it takes long; "
+    "evaluate_every": (positive_integer, "N", "measure the test loss only every N epochs if it takes long; "
                        "the training loss is then the mean over the epoch's batches, each before its update"),
     "seed": (_seed, "SEED", "of data and initial weights"),
     "output": (Path, "DIR", "folder of the results"),
