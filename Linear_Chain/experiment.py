@@ -1,9 +1,9 @@
-"""The task: bring two linearly coupled oscillators back to where they started, 24 steps later (PBDL book, HIG
-chapter).
+"""The task: bring two linearly coupled oscillators back to where they started, 24 steps later.
 
-The network sees the target state y*, the simulator starts from the initial state x, and x = y*. States and
-loss are those of the nonlinear oscillators. The book fixes no seed, and measures the training loss alone; the
-test set, of the same size and distribution, is ours.
+It is that of the HIG chapter of the Physics-based Deep Learning book. The network sees the target state y*,
+the simulator starts from the initial state x, and x = y*. States and loss are those of the nonlinear
+oscillators. The book fixes no seed, and measures the training loss alone; the test set, of the same size and
+distribution, is ours.
 """
 
 import keras
@@ -25,9 +25,7 @@ CHAIN = LinearChain(N_OSCILLATORS, N_STEPS, DT, COUPLING, CONTROL_STRENGTH)
 
 
 def build_model(seed, simulator=CHAIN):
-    """Network and simulator; the seed draws the initial weights, Glorot-uniform with biases zero as in the
-    book.
-    """
+    """Network and simulator; the seed draws the weights as in the book, Glorot-uniform with biases zero."""
     network = build_network(2 * N_OSCILLATORS, N_STEPS)
     draw_published_weights(network, seed)
     return PhysicsModel(network, simulator)
@@ -36,8 +34,7 @@ def build_model(seed, simulator=CHAIN):
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`.
 
-    The optimizer "SIP" is Adam behind a simulator that inverts instead of differentiating, see
-    `ScaleInvariant`.
+    The optimizer "SIP" is Adam with the simulator `ScaleInvariant`.
     """
     train_states, test_states = draw_data(settings.seed)
     constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT, "coupling": COUPLING,

@@ -1,6 +1,4 @@
-"""The network of the linear chain: 2N → 20 → 20 → 20 → Nt, tanh, linear output (HIG chapter of the PBDL
-book).
-"""
+"""The network of the linear chain: 2N → 20 → 20 → 20 → Nt, tanh, linear output; the PBDL book's."""
 
 import keras
 
@@ -8,11 +6,9 @@ HIDDEN = (20, 20, 20)
 
 
 def build_network(n_inputs, n_controls):
-    """A stack of Dense layers from the target state (B, n_inputs) to one control per time step (B,
-    n_controls).
+    """Dense layers from the target state (B, n_inputs) to a control for each time step (B, n_controls).
 
-    Its weights are drawn by Keras; `hig.runs.initialization.draw_published_weights` replaces them by seeded
-    ones.
+    Keras draws the weights; `hig.runs.initialization.draw_published_weights` replaces them by seeded ones.
     """
     return keras.Sequential(
         [keras.Input((n_inputs,))]

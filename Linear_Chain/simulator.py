@@ -2,13 +2,13 @@
 
     q̇_i = p_i ,   ṗ_i = −q_i + k (q_{i+1} − q_i) + k (q_{i−1} − q_i) + c_i·u(t)
 
-with a missing neighbour contributing nothing, and c_i = 0 but for the last oscillator (HIG chapter of the
+A missing neighbour contributes nothing, and c_i = 0 except for the last oscillator (HIG chapter of the
 Physics-based Deep Learning book). With s = (q, p) this is ṡ = A s + b u. One Runge-Kutta step of length h is
 then linear, too,
 
     s_{t+1} = M s_t + m u_t ,   M = Σ_{j=0..4} (hA)^j / j! ,   m = h Σ_{j=0..3} (hA)^j / (j+1)!  b ,
 
-and so are all Nt steps together: y = M^Nt x + Σ_t M^{Nt−1−t} m u_t. There is nothing left to loop over.
+and so are all Nt steps together: y = M^Nt x + Σ_t M^{Nt−1−t} m u_t. No loop is needed.
 """
 
 import math
@@ -29,7 +29,7 @@ class LinearChain:
 
     Attributes (float64):
         generator: A, (2N, 2N), and force: b, (2N,).
-        free: (2N, 2N), what becomes of the initial state (as a row) without control.
+        free: (2N, 2N), the transposed M^Nt: an initial state (a row) times it is the final one, uncontrolled.
         response: (Nt, 2N), what a control of 1 in each step adds: the transposed Jacobian ∂y/∂u, the same for
             all samples.
 
@@ -55,21 +55,18 @@ class LinearChain:
                                   for t in range(n_steps)])
 
     def __call__(self, state, controls):
-        """The state (B, 2N) after all steps from the initial state (B, 2N) with controls (B, Nt); any float
-        dtype.
-        """
+        """The final state (B, 2N) from the initial state (B, 2N) and controls (B, Nt), any float dtype."""
         return state @ tf.constant(self.free, state.dtype) + controls @ tf.constant(self.response,
                                                                                     state.dtype)
 
 
 class ScaleInvariant:
-    """The same simulator with another backward pass: the cotangent of the controls is J⁺ g instead of Jᵀ g, J
-    = ∂y/∂u.
+    """The chain with another backward pass: the cotangent of the controls is J⁺ g, not Jᵀ g (J = ∂y/∂u).
 
     This is scale-invariant physics (SIP). A Gauss-Newton step of the simulator alone leads each sample from u
-    to the controls u* = u − J⁺ (y − y*), which become the regression target of the network, with the loss Σ
-    (u − u*)². Its gradient is (∂u/∂θ)ᵀ 2 (u − u*) = (∂u/∂θ)ᵀ J⁺ g, where g = 2 (y − y*) is the gradient of
-    the loss Σ (y − y*)²: what back-propagation gives once the simulator answers with J⁺ g.
+    to the controls u* = u − J⁺ (y − y*). They become the regression target of the network, with the loss
+    Σ (u − u*)². The gradient of the latter is (∂u/∂θ)ᵀ 2 (u − u*) = (∂u/∂θ)ᵀ J⁺ g, where g = 2 (y − y*) is
+    the gradient of the loss Σ (y − y*)². Back-propagation gives this gradient if the simulator returns J⁺ g.
 
     Args:
         chain: LinearChain.
@@ -81,8 +78,7 @@ class ScaleInvariant:
         self.inverse = np.linalg.pinv(chain.response, rcond=truncation)     # (2N, Nt): the transposed J⁺
 
     def __call__(self, state, controls):
-        """As `LinearChain`; the gradient with respect to the initial state is not defined, and given as zero.
-        """
+        """As in `LinearChain`; the gradient with respect to the initial state is given as zero."""
         @tf.custom_gradient
         def simulate(controls):
             return self.chain(state, controls), lambda g: g @ tf.constant(self.inverse, g.dtype)

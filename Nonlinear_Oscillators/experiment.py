@@ -20,11 +20,10 @@ TRAIN_SAMPLES = TEST_SAMPLES = 4096
 
 
 def draw_data(seed):
-    """Initial states, uniform in [0, 1): (train, test), (4096, 2N) float32 each, as the published code draws
-    them.
+    """(train, test): initial states, uniform in [0, 1), (4096, 2N) float32 each.
 
-    One draw of numpy's legacy global generator after `np.random.seed(seed)`, here from a generator of our
-    own.
+    The numbers are the published code's, which draws them from numpy's global generator after
+    `np.random.seed(seed)`.
     """
     states = np.random.RandomState(seed).rand(TRAIN_SAMPLES + TEST_SAMPLES,
                                               2 * N_OSCILLATORS).astype(np.float32)

@@ -1,6 +1,4 @@
-"""The published network of the oscillators: 2N → 20 → 20 → 20 → Nt, ReLU, linear output (figure 2 of the
-paper).
-"""
+"""The published network of the oscillators: 2N → 20 → 20 → 20 → Nt, ReLU, linear output."""
 
 import keras
 
@@ -8,11 +6,9 @@ HIDDEN = (20, 20, 20)
 
 
 def build_network(n_inputs, n_controls, activation="relu", hidden=HIDDEN):
-    """A stack of Dense layers from the target state (B, n_inputs) to one control per time step (B,
-    n_controls).
+    """Dense layers from the target state (B, n_inputs) to a control for each time step (B, n_controls).
 
-    Its weights are drawn by Keras; `hig.runs.training.draw_published_weights` replaces them by those of the
-    published runs.
+    Keras draws the weights; `hig.runs.initialization.draw_published_weights` replaces them by the published.
     """
     return keras.Sequential(
         [keras.Input((n_inputs,))]

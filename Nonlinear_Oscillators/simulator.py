@@ -2,17 +2,16 @@
 
     q̇_i = p_i ,   ṗ_i = −q_i + (q_{i+1} − q_i)³ + (q_{i−1} − q_i)³ + c_i·u(t)
 
-with a missing neighbour contributing nothing, and c_i = 0 but for the last oscillator. These are the
-equations of motion of the energy that `energy` computes, plus the work of the control (figure 2 of the paper;
-the force between neighbours is that of the published code: the cubic difference with coefficient 1).
+A missing neighbour contributes nothing, and c_i = 0 except for the last oscillator. Without control these are
+the equations of motion of the energy that `energy` computes. Source: figure 2 of the paper; the force between
+neighbours, the cubic difference with coefficient 1, is that of the published code.
 """
 
 import tensorflow as tf
 
 
 def force(q):
-    """ṗ without control, (…, N): −q_i + (q_{i+1} − q_i)³ + (q_{i−1} − q_i)³, for positions q of shape (…, N).
-    """
+    """ṗ without control, −q_i + (q_{i+1} − q_i)³ + (q_{i−1} − q_i)³, (…, N), for positions q (…, N)."""
     bond = tf.pow(q[..., 1:] - q[..., :-1], 3)                              # (…, N−1): between i and i+1
     padding = [[0, 0]] * (q.shape.rank - 1)
     return -q + tf.pad(bond, padding + [[0, 1]]) - tf.pad(bond, padding + [[1, 0]])
@@ -57,8 +56,7 @@ class Oscillators:
         return state + self.dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
     def __call__(self, state, controls):
-        """The state (B, 2N) after n_steps from the initial state (B, 2N) with controls (B, n_steps); any
-        float dtype.
+        """The final state (B, 2N) from the initial state (B, 2N) and controls (B, n_steps), any float dtype.
         """
         def body(t, state):
             return t + 1, self.step(state, controls_by_step[t])

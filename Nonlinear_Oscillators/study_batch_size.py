@@ -1,5 +1,4 @@
-"""Claim: Gauss-Newton and half-inverse gradients gain from larger batches, Adam does not (nonlinear
-oscillators).
+"""Claim: on the oscillators Gauss-Newton and half-inverse gradients gain from larger batches, Adam does not.
 """
 
 from hig.runs.study import study

@@ -1,7 +1,6 @@
-"""Claim: κ = −1/2 is the right middle between gradient descent (κ = 1) and Gauss-Newton (κ = −1) (nonlinear
-oscillators).
+"""Claim: κ = −1/2 is the right middle between gradient descent, κ = 1, and Gauss-Newton, κ = −1.
 
-Each κ has several learning rates, since the length of its steps depends on κ as well.
+The system are the oscillators. Each κ has several learning rates, because the length of steps depends on κ.
 """
 
 from hig.runs.study import study

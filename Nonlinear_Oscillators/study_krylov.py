@@ -1,5 +1,6 @@
-"""Question: how many products with the Jacobian does an update need, over the batch size? Beside the exact
-method (oscillators).
+"""Question: how many products with the Jacobian does an update of the oscillators need at a batch size?
+
+The exact method is beside it.
 """
 
 from hig.runs.study import study

@@ -1,7 +1,6 @@
-"""Claim: first-order methods stagnate early, Gauss-Newton is unstable, half-inverse gradients go on (figure
-2b of the paper).
+"""Claim: first-order methods stagnate early, Gauss-Newton is unstable, half-inverse gradients go on.
 
-Settings are those of the submit scripts.
+Source: figure 2b of the paper. Settings are those of the submit scripts.
 """
 
 from hig.runs.study import study

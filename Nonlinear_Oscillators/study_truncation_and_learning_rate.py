@@ -1,6 +1,4 @@
-"""Claim: Gauss-Newton is unstable, half-inverse gradients are not: over η, τ and seeds (nonlinear
-oscillators).
-"""
+"""Claim: on the oscillators Gauss-Newton is unstable, half-inverse gradients are not, over η, τ and seeds."""
 
 from hig.runs.study import study
 

@@ -1,5 +1,4 @@
-"""Half-inverse gradients on the nonlinear oscillators from a few products with the Jacobian, in larger
-batches.
+"""Half-inverse gradients from a few products with the Jacobian, on the oscillators in larger batches.
 
 η and τ are those of HIG; batch size and k are not scanned yet: study_krylov.py does that.
 """

@@ -1,7 +1,6 @@
-"""L-BFGS on the nonlinear oscillators: SciPy's, on the whole training set, one entry of the curve per
-iteration.
+"""L-BFGS by SciPy on the oscillators: the whole training set, one entry of the curve for each iteration.
 
-Seed as Adam's. The memory is the better of 10 and 50 after 300 iterations
+The seed is Adam's. The memory is the better of 10 and 50 after 300 iterations
 (`python Nonlinear_Oscillators/submit_LBFGS.py --epochs 300 --memory …`: test loss 7.7e-04 and 3.6e-04).
 --resume goes on from the weights, without what SciPy remembered of earlier steps.
 """

@@ -1,5 +1,4 @@
-"""Any power κ of the Jacobian on the nonlinear oscillators, between gradient descent (1) and Gauss-Newton
-(−1).
+"""Any power κ of the Jacobian on the oscillators, from gradient descent (κ = 1) to Gauss-Newton (κ = −1).
 
 The settings are those of half-inverse gradients (κ = −1/2).
 """

@@ -1,5 +1,4 @@
-"""Stochastic gradient descent on the nonlinear oscillators, one of the first-order methods the paper compares
-with.
+"""SGD on the nonlinear oscillators, one of the first-order methods the paper compares with.
 
 No settings are published. Seed and batch size are those of Adam; the learning rate is the best of a scan over
 3e-3 … 3e-1 with 300 epochs each (`python benchmarks/learning_rates.py`; test loss then 8.3e-03).

@@ -26,9 +26,7 @@ def flags(parser):
 
 
 def pretraining_flags(pretrain_time, pretrain_learning_rate):
-    """A function like `flags` that also adds --pretrain-time and --pretrain-learning-rate, with these
-    defaults.
-    """
+    """A function like `flags` that also adds the two flags of pretraining, with these defaults."""
     def add_flags(parser):
         flags(parser)
         parser.add_argument("--pretrain-time", type=positive, default=pretrain_time, metavar="SECONDS",

@@ -1,9 +1,8 @@
-"""The task: solve Δx = y for random fields on an 8 × 8 grid, given y* = Δ x_gt (the Poisson problem of the
-paper).
+"""The task: solve Δx = y for random fields on an 8 × 8 grid, given y* = Δ x_gt: the paper's Poisson problem.
 
-The network sees y* and gives x, the simulator answers y = Δx. Every update gets fresh fields, so that one
-epoch is one update and the training loss an unbiased estimate of the true one; a held-out batch measures it
-without that noise.
+The network sees y* and gives x, the simulator answers y = Δx. Every update gets fresh fields. One epoch is
+therefore one update, and the training loss is an unbiased, but noisy estimate of the true loss. A held-out
+batch measures it without that noise.
 """
 
 import math
@@ -29,8 +28,7 @@ HELD_OUT = 256              # fields of the test loss
 
 
 class HalfSquaredError(keras.losses.Loss):
-    """½ Σ (y − y*)² over batch and cells. It is a sum, not a mean: so is the g = y − y* that HIG starts from.
-    """
+    """½ Σ (y − y*)² over batch and cells, a sum and not a mean, so that g = y − y*."""
 
     def __init__(self):
         super().__init__(reduction="sum")
@@ -48,8 +46,8 @@ def build_model(resolution, seed, optimizer, hidden=HIDDEN):
 def initial_network(resolution, seed, hidden=HIDDEN):
     """The network, untrained; the seed draws its weights, Glorot-uniform with biases zero.
 
-    The published runs did not fix them. The fields are drawn with `seed`, so the weights take `seed + 1`:
-    with the same seed they would be functions of the same random numbers.
+    The published runs did not fix them. The fields are drawn with `seed`, and the weights with `seed + 1`,
+    because with the same seed both would be functions of the same random numbers.
     """
     network = build_network(resolution, hidden)
     draw_published_weights(network, seed + 1)
@@ -57,10 +55,9 @@ def initial_network(resolution, seed, hidden=HIDDEN):
 
 
 def compile_model(network, resolution, optimizer):
-    """The PhysicsModel of a network, compiled; its metric x_distance_l1 is the mean over batch and cells of
-    |x − x_gt|.
+    """The compiled PhysicsModel of a network; its metric x_distance_l1 is the mean of |x − x_gt|.
 
-    Δ has an inverse, so that error of the solution follows from the residual: x − x_gt = Δ⁻¹(y − y*).
+    Δ has an inverse, so that the error of the solution follows from the residual: x − x_gt = Δ⁻¹(y − y*).
     """
     laplace = Laplace(resolution)
 
@@ -73,8 +70,7 @@ def compile_model(network, resolution, optimizer):
 
 
 class Evaluation:
-    """The `evaluate` and `snapshot` of `hig.runs.training.train`: losses, and one example of the held-out
-    batch.
+    """The `evaluate` and `snapshot` of `hig.runs.training.train`: losses, and one held-out field.
 
     Args:
         model: compiled model of `compile_model`.
@@ -98,8 +94,8 @@ class Evaluation:
     def __call__(self, epoch, logs):
         """Losses per field, Σ_cells ½ (y − y*)², and mean |x − x_gt|; the test loss every `every` updates.
 
-        Like the published logs, those of an update describe the network before it, on the batch of that
-        update. Entry 0 is the untrained network on the first batch, and thus equals entry 1.
+        As in the published logs, the entry of an update has the losses before it, on its batch. Entry 0 is
+        the untrained network on the first batch, and thus equals entry 1.
         """
         if logs is None:
             loss, distance = (float(value) for value in self._errors(*self.first_batch))
@@ -120,8 +116,7 @@ class Evaluation:
 
 
 class SceneLogs(keras.callbacks.Callback):
-    """Logs of the published layout in a new PhiFlow scene: lines "number of updates done, value", written as
-    they come.
+    """Logs of the published layout in a new PhiFlow scene: a line "number of updates, value" for each update.
 
         log_step_time.txt            seconds of the update just done
         log_loss_<optimizer>_0.txt   loss per field of the network before the update
@@ -142,14 +137,14 @@ class SceneLogs(keras.callbacks.Callback):
         self.scene = None
         check_writable(next(path for path in (folder, *folder.absolute().parents) if path.exists()))
         odd = [path.name for path in folder.glob("sim_*") if not path.name[4:].isdigit()]
-        if odd:  # PhiFlow takes what follows for a number
+        if odd:  # PhiFlow takes what follows "sim_" for a number
             raise SettingsError(f"no PhiFlow scene can be added to the folder {folder}, which holds {odd[0]}")
 
-    def on_train_begin(self, logs=None):                                # not before: the run may be refused
-        if self.scene is None:                                          # after pretraining it goes on
+    def on_train_begin(self, logs=None):                                # before that, the run may be refused
+        if self.scene is None:                                          # after pretraining the scene goes on
             self.scene = Scene.create(str(self.folder), copy_calling_script=False)
             self.scene.put_properties(self.sim_par)
-        # line by line
+        # buffering=1 writes each line at once
         self.times, self.losses = (open(self.scene.subpath(f"log_{name}.txt"), "a", buffering=1)
                                    for name in ("step_time", f"loss_{self.optimizer}_0"))
 

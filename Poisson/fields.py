@@ -7,8 +7,8 @@ key s that starts at the counter (0, operation seed). A `Noise` makes two draws,
 imaginary part of its amplitudes.
 
 An eager draw takes milliseconds, several times as long as an update by Adam. Here PhiFlow's `Noise` is traced
-into a tf.data pipeline once, with a backend that hands it the same numbers from TensorFlow's stateless
-generator: the same fields (to rounding), without global state, from any update on.
+once into a tf.data pipeline, with a backend that hands it the same numbers from TensorFlow's stateless
+generator. This gives the same fields (to rounding) without global state, and can begin at any update.
 """
 
 import random
@@ -26,13 +26,13 @@ _PHILOX = 1                 # number of that algorithm in tf.random.Algorithm
 class _SeededNormals(type(TENSORFLOW)):
     """PhiFlow's TensorFlow backend with normal numbers of given seeds.
 
-    To be used in a `with` statement after `op_seeds`, uint64 (M, DRAWS), has been set: the j-th draw of shape
-    (M, …) is stacked from those that TensorFlow makes of the global seed and op_seeds[i, j].
+    Use it in a `with` statement after `op_seeds`, uint64 (M, DRAWS), has been set. Row i of the j-th draw,
+    (M, …), is what TensorFlow draws with the global seed and op_seeds[i, j].
     """
 
     def __init__(self, seed):
         super().__init__()
-        self.key = tf.constant([seed % (2**31 - 1)], tf.uint64)         # what TensorFlow does to long seeds
+        self.key = tf.constant([seed % (2**31 - 1)], tf.uint64)         # as TensorFlow does with long seeds
         self.op_seeds, self.draw = None, 0
 
     def random_normal(self, shape, dtype):

@@ -1,6 +1,4 @@
-"""What figures and pages show of the Poisson problem: beside the loss, one field as the best network solves
-it.
-"""
+"""What figures and pages show of the Poisson problem beside the loss: a field and its best solution."""
 
 import numpy as np
 
@@ -9,9 +7,7 @@ from hig.figures.style import legible
 
 
 def draw_example(ax, groups, colors, options):
-    """Panel: one held-out field under the network of the best run: x and its truth, y* and the residual y −
-    y*.
-    """
+    """Panel: one held-out field under the best run's network: x, the true x, y* and the residual y − y*."""
     runs = [(label, run) for label, members in groups.items() for run in members if not find_death(run)]
     ax.axis("off")
     if not runs:

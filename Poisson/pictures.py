@@ -30,9 +30,7 @@ def solve(weights, seed):
 
 
 def draw(figure, solution, together, colors):
-    """The solution as a surface, the true one as a wire frame, and under them the source; progress is a turn
-    of the view.
-    """
+    """The solution as a surface, the true one as a wire frame, the source below; progress turns the view."""
     source, found, true = (solution[key] for key in ("source", "solution", "true_solution"))
     cells = np.arange(len(found)) + 0.5
     x, y = np.meshgrid(cells, cells, indexing="ij")

@@ -28,17 +28,15 @@ class Laplace:
             raise ValueError(f"resolution is {resolution}, but must be at least 2")
         self.resolution = resolution
 
-    @tf.autograph.experimental.do_not_convert  # which would spend 17 s on PhiFlow's code
+    @tf.autograph.experimental.do_not_convert  # AutoGraph would spend 17 s on PhiFlow's code
     def __call__(self, _, solution):
-        """Δx, (B, resolution²), for solutions x of the same shape, any float dtype; the target is not used.
-        """
+        """Δx, (B, resolution²), for x of the same shape and any float dtype; the target is not used."""
         cells = tf.reshape(solution, (-1, self.resolution, self.resolution))
         grid = CenteredGrid(math.tensor(cells, batch("batch"), spatial("x,y")), extrapolation.ZERO)
         return tf.reshape(field.laplace(grid).values.native("batch,x,y"), tf.shape(solution))
 
     def inverse(self, y):
-        """The solution x of Δx = y, (B, resolution²), for right-hand sides of the same shape, any float
-        dtype.
+        """The solution x of Δx = y, (B, resolution²), for y of the same shape and any float dtype.
 
         Sine waves diagonalise the stencil: Δ = S (Λ ⊕ Λ) S with S_jk = √(2/(N+1)) sin(π(j+1)(k+1)/(N+1)),
         S = Sᵀ = S⁻¹, and Λ_j = −4 sin²(π(j+1)/(2(N+1))) along each axis, N the resolution.

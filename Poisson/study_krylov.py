@@ -1,5 +1,6 @@
-"""Question: what do half-inverse gradients from few products with the Jacobian reach, over batch size and
-grid? Beside the exact method on the published grid, and Adam at two learning rates (Poisson).
+"""Question: what do half-inverse gradients from few products with J reach, over batch size and grid?
+
+Beside them are the exact method on the published grid of the Poisson problem, and Adam at two learning rates.
 """
 
 from hig.runs.study import study

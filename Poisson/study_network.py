@@ -1,5 +1,7 @@
-"""Claim: per update half-inverse gradients are ahead of Adam, per second Adam: with the network of the
-published code (hidden layers 64, 128, 64) and with that of the paper's text (64, 256, 64: 41,408 parameters).
+"""Claim: half-inverse gradients are ahead of Adam per update, and behind per second, with both networks.
+
+These have the hidden layers of the published code (64, 128, 64) and of the paper's text (64, 256, 64, which
+are 41,408 parameters).
 """
 
 from hig.runs.study import study

@@ -1,8 +1,6 @@
-"""The task: drive the dipole from its ground state into a superposition of the two next states (the paper's
-quantum dipole).
+"""The task: drive the paper's quantum dipole from its ground state into a superposition of the next two.
 
-The network sees the target wave function y* = f1·|2⟩ + f2·|3⟩; the simulator starts from |1⟩ whatever the
-target is.
+The network sees the target wave function y* = f1·|2⟩ + f2·|3⟩. The simulator always starts from |1⟩.
 """
 
 import numpy as np
@@ -25,11 +23,11 @@ DIPOLE = Dipole(N_POINTS, N_STEPS, DT, BOX)
 
 
 def draw_data(seed):
-    """Targets as pairs: (train, test), (1024, 28) float32 each, as the published code draws them.
+    """(train, test): targets as pairs, (1024, 28) float32 each.
 
-    For each sample, from numpy's legacy global generator after `np.random.seed(seed)` (here from a generator
-    of our own): two normal coefficients, then two phases that the published code draws and does not use. f1
-    and f2 are the coefficients divided by their norm.
+    The numbers are the published code's, which draws them from numpy's global generator after
+    `np.random.seed(seed)`: for each sample two normal coefficients, and then two phases that it does not use.
+    f1 and f2 are the coefficients divided by their norm.
     """
     generator = np.random.RandomState(seed)
 
@@ -45,9 +43,7 @@ def draw_data(seed):
 
 
 class FromGroundState:
-    """The simulator of the task: every sample starts from |1⟩; of x, the target, it takes the number of rows
-    alone.
-    """
+    """The simulator of the task: every sample starts from |1⟩, whatever x, the target, is."""
 
     def __init__(self, dipole):
         self.dipole = dipole
@@ -61,14 +57,12 @@ class FromGroundState:
         return self.dipole(self._ground_state(controls), controls)
 
     def linearize(self, target, controls):
-        """These and their derivatives with respect to the controls, (B, 2m, Nt): see `Dipole.linearize`."""
+        """The same and its derivatives by the controls, (B, 2m, Nt), as in `Dipole.linearize`."""
         return self.dipole.linearize(self._ground_state(controls), controls)
 
 
 def loss(target, outcome):
-    """Infidelity 1 − |⟨y*|y⟩|² of each sample, (B,), from pairs (B, 2m); near 0 the difference takes double
-    precision.
-    """
+    """Infidelity 1 − |⟨y*|y⟩|² of each sample, (B,), from pairs (B, 2m), computed in double precision."""
     overlap = tf.reduce_sum(tf.math.conj(to_complex(target)) * to_complex(outcome), axis=-1)
     return tf.cast(1 - tf.math.real(overlap) ** 2 - tf.math.imag(overlap) ** 2, outcome.dtype)
 
@@ -93,8 +87,8 @@ def build_model(seed, dipole=DIPOLE):
 def evaluation(model, train_data, test_data):
     """The `evaluate` of `hig.runs.training.train`: mean losses, and what the transition achieved.
 
-    Both are measured on wave functions divided by their norms, which float32 rounds: those that start from
-    |1⟩ have 1 + 4e-8, so that a loss below that would be one of the norms, and often negative.
+    Both are measured on wave functions divided by their norms. In float32 the norm of those that start from
+    |1⟩ is 1 + 4e-8, so that without the division a small loss would measure the norm, and often be negative.
 
     "population_error_2" and "population_error_3" are the mean absolute errors of the populations of |2⟩ and
     |3⟩, of lower and higher energy, over the test samples.

@@ -6,11 +6,9 @@ HIDDEN = (20, 20, 20)
 
 
 def build_network(n_inputs, n_controls, activation="tanh"):
-    """A stack of Dense layers from the target's pairs (B, n_inputs) to one control per time step (B,
-    n_controls).
+    """Dense layers from the target's pairs (B, n_inputs) to a control for each time step (B, n_controls).
 
-    Its weights are drawn by Keras; `hig.runs.initialization.draw_published_weights` replaces them by those of
-    the published runs.
+    Keras draws the weights; `hig.runs.initialization.draw_published_weights` replaces them by the published.
     """
     return keras.Sequential(
         [keras.Input((n_inputs,))]

@@ -8,8 +8,7 @@ from hig.figures.style import choose_dashes
 
 
 def draw_population(state, ax, groups, colors, options):
-    """Panel: mean absolute error of the population of the state |2⟩ or |3⟩; of several seeds, medians and
-    bands."""
+    """Panel: mean absolute error of the population of |2⟩ or |3⟩; medians and bands of several seeds."""
     ax.set_ylabel(f"population error, |{state}⟩")
     for label, dashes in choose_dashes(groups).items():
         curves = [drawable(run, run.results[f"population_error_{state}"], options.x, ax.get_xscale() == "log",

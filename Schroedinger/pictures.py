@@ -39,8 +39,7 @@ def solve(weights, seed):
 
 
 def draw(figure, solution, together, colors):
-    """|ψ|² over time and position, the control under it, and at the side where it ends over where it
-    should."""
+    """|ψ|² over time and position, the control below, and at the side where it ends and where it should."""
     names = "x", "time", "density", "controls", "target"
     x, time, density, controls, target = (solution[name] for name in names)
     most = max(max(other["density"].max(), other["target"].max()) for other in together)

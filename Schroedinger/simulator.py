@@ -7,22 +7,22 @@ On a grid of Nx points with spacing dx, walls included, H is a real symmetric tr
 
     (I + i dt/2 H) ψ' = (I − i dt/2 H) ψ    ⇔    ψ' = 2φ − ψ ,     φ = A⁻¹ψ ,     A = I + i dt/2 H
 
-φ is the mean of ψ and ψ'. The step is unitary. There are many of them, one after the other, each with
-matrices as small as 14 × 14, so that what counts is the number of operations in a row. Gaussian elimination
-along the grid takes 3m of them; cyclic reduction, which eliminates every second point at once, some for each
-of log₂ m levels: `solve_tridiagonal`.
+φ is the mean of ψ and ψ'. The step is unitary. Many steps follow each other, with matrices as small as
+14 × 14, so that their time depends on the number of successive operations. Gaussian elimination along the
+grid takes 3m of them. Cyclic reduction eliminates every second point at once and takes only a few for each of
+log₂ m levels: `solve_tridiagonal`.
 
 Derivatives. Differentiating A ψ' = A* ψ gives ∂ψ'/∂u = −i dt A⁻¹ x φ. The change of μᵀψ_Nt for a constant
 vector μ therefore follows from the step itself, run backwards, because A = Aᵀ:
 
     χ = A⁻¹μ' ,     μ = 2χ − μ' ,     ∂(μᵀψ_Nt)/∂u_t = −i dt Σ_j χ_j x_j φ_j      with χ and φ of step t
 
-A cotangent λ of ψ_Nt (of a real function, so that its change is Re λ†dψ_Nt) is μ = λ*, and the gradient is
-the real part. The unit vectors μ = e_k, carried side by side, give the whole Jacobian.
+For a cotangent λ of ψ_Nt (of a real function, which changes by Re λ†dψ_Nt) take μ = λ*; the gradient is the
+real part. The unit vectors μ = e_k, carried side by side, give the whole Jacobian.
 
-Outside, everything is real, float32 or float64: a wave function is a row of m pairs (real, imaginary),
-interleaved: 2m numbers. Inside, everything is complex128: with a slowly changing control the rounding of a
-step repeats itself from step to step, and complex64 would lose more than 1e-5 of the norm in 384 of them.
+Arguments and results are real, float32 or float64: a wave function is a row of m interleaved pairs (real,
+imaginary), 2m numbers. The computation is in complex128, because with a slowly changing control a step's
+rounding errors repeat from step to step, and complex64 would lose more than 1e-5 of the norm in 384 steps.
 
 Sources: Goldberg, Schey, Schwartz, American Journal of Physics 35 (1967) 177, for Cayley's form on a grid;
 Hockney, Journal of the ACM 12 (1965) 95, for cyclic reduction; the rest as derived here.
@@ -48,7 +48,7 @@ def to_pairs(psi, dtype=tf.float64):
 def solve_tridiagonal(diagonal, coupling, vectors):
     """A⁻¹v for symmetric tridiagonal matrices A with Hermitian part I, by cyclic reduction.
 
-    Every second point, from the first on, is eliminated; what is left is tridiagonal again, of half the size,
+    Every second point, from the first on, is eliminated. What is left is tridiagonal again, of half the size,
     and its Hermitian part is at least I, so that no pivoting is needed.
 
     Args:
@@ -66,8 +66,7 @@ def solve_tridiagonal(diagonal, coupling, vectors):
     eliminated = inverse * vectors[::2]
     if m == 1:
         return eliminated
-    # Of a point that is left, the neighbour before always exists, the one after unless m is even and the
-    # point the last
+    # Each point that is left has a neighbour before it, and one after it unless m is even and it is the last
     before, after = coupling[::2], coupling[1::2]
     left, right, missing = m // 2, (m - 1) // 2, 1 - m % 2
     to_before, to_after = before * inverse[:left], after * inverse[1:]
@@ -122,16 +121,13 @@ class Dipole:
         return state / np.linalg.norm(state)
 
     def energy(self, n):
-        """The energy of |n⟩ on the grid, (2 − 2 cos(π n/(Nx − 1)))/dx², which is (π n/width)² on a fine one.
-        """
+        """The energy of |n⟩ on the grid, (2 − 2 cos(π n/(Nx − 1)))/dx² ≈ (π n/width)² on a fine one."""
         return (2 - 2 * np.cos(np.pi * n / (self.n_points - 1))) / self.dx**2
 
-    # of some 70 operations: without, each would be a call from Python where nothing is compiled
+    # some 70 operations, each of which would otherwise be a call from Python where nothing is compiled
     @tf.function(autograph=False)
     def solve(self, controls, vectors):
-        """A⁻¹v for k vectors v of each sample, (m, k, B) complex128, and the controls of one step, (B,)
-        float64.
-        """
+        """A⁻¹v, (m, k, B) complex128, for k vectors v of each sample and controls of one step (B,) float64."""
         imaginary = self.dt / 2 * (2 / self.dx**2 + self.x[:, None, None] * controls)
         coupling = tf.fill([len(self.x) - 1, 1, 1], tf.constant(-0.5j * self.dt / self.dx**2, vectors.dtype))
         return solve_tridiagonal(tf.complex(tf.ones_like(imaginary), imaginary), coupling, vectors)
@@ -141,8 +137,8 @@ class Dipole:
     def __call__(self, state, controls):
         """The wave functions (B, 2m) after n_steps from `state` (B, 2m) with controls (B, n_steps).
 
-        float32 or float64, the result as the controls; differentiable in both by the adjoint of the module
-        docstring.
+        They are float32 or float64, and the result has the dtype of the controls. It is differentiable in
+        both, by the derivatives in the module's docstring.
         """
         @tf.custom_gradient
         def propagate(psi, controls):  # (m, 1, B), (Nt, B)
@@ -156,11 +152,10 @@ class Dipole:
         return self._rows(propagate(*self._columns(state, controls)), controls.dtype)
 
     def linearize(self, state, controls):
-        """The outcome y of `__call__` and ∂y/∂u, (B, 2m) and (B, 2m, Nt), in the dtype of the controls;
-        arguments as there.
+        """(y, ∂y/∂u), (B, 2m) and (B, 2m, Nt), in the dtype of the controls; arguments as in `__call__`.
 
-        One pass back for m vectors of a sample, which are complex: the d-fold repeated batch of
-        `hig.jacobian` would take d = 2m real cotangents through `__call__`, and the pass forwards as often.
+        This takes one pass back for m complex vectors of each sample. Without it, `hig.routes` would repeat
+        the batch d = 2m times, and take as many real cotangents and forward passes.
         """
         psi, controls_by_step = self._columns(state, controls)
         final, means = self._forwards(psi, controls_by_step)
@@ -180,9 +175,7 @@ class Dipole:
 
     @staticmethod
     def _columns(state, controls):
-        """ψ_0 (m, 1, B) complex128 and the controls (Nt, B) float64: samples last, one after the other in
-        memory.
-        """
+        """ψ_0 (m, 1, B) complex128 and the controls (Nt, B) float64; samples are neighbours in memory."""
         return tf.transpose(to_complex(state))[:, None], tf.transpose(tf.cast(controls, tf.float64))
 
     @staticmethod

@@ -1,9 +1,9 @@
-"""Question: what would one use today? Adam, Muon, L-BFGS, Gauss-Newton and half-inverse gradients as
-published, and the last two with steps that control themselves: adaptive half-inverse gradients,
-Levenberg-Marquardt.
+"""Question: what would one use today for the quantum dipole?
 
-Settings are those of the submit scripts, which are the published ones where there are such; Adam also has the
-batch size that is best for it by the clock (study_batch_size.py).
+Adam, Muon, L-BFGS, Gauss-Newton and half-inverse gradients as published, and the last two with steps that
+control themselves: Levenberg-Marquardt and adaptive half-inverse gradients. Settings are those of the submit
+scripts, the published ones where there are such. Adam also has the batch size with which it is fastest
+(study_batch_size.py).
 """
 
 from hig.runs.study import study

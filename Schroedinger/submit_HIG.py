@@ -1,6 +1,4 @@
-"""Half-inverse gradients on the quantum dipole: the purple curve of the paper's figure on the Schroedinger
-equation.
-"""
+"""Half-inverse gradients on the quantum dipole: the purple curve of the paper's figure of the dipole."""
 
 from hig.runs.cli import submit
 

@@ -1,10 +1,9 @@
-"""The task: fit two sines through "physics" that scale one of them by λ (Physics-based Deep Learning book,
-HIG chapter).
+"""The task: fit two sines through "physics" that scale one of them by λ.
 
     ŷ(x) = (sin 6x, cos 9x) ,  x ∈ [−1, 1] ,      L = ½ (y₁ − ŷ₁)² + ½ (λ y₂ − ŷ₂)²
 
 The network's outputs are y₁ and y₂. A run trains one network for each λ, one after the other, with a curve of
-its own.
+its own. Source: HIG chapter of the Physics-based Deep Learning book.
 """
 
 from argparse import Namespace
@@ -31,18 +30,14 @@ def truth(x):
 
 
 def draw_data(seed):
-    """Points uniform in [−1, 1) and their ŷ: ((x, ŷ) to train, (x, ŷ) to test), (256, 1) and (256, 2) float32
-    each.
-    """
+    """(train, test): points x uniform in [−1, 1) and their ŷ, (256, 1) and (256, 2) float32 each."""
     x = np.random.RandomState(seed).uniform(-1, 1, (TRAIN_SAMPLES + TEST_SAMPLES, 1))
     x, y = x.astype(np.float32), truth(x).astype(np.float32)
     return (x[:TRAIN_SAMPLES], y[:TRAIN_SAMPLES]), (x[TRAIN_SAMPLES:], y[TRAIN_SAMPLES:])
 
 
 def loss(target, outcome):
-    """½ Σ (y − ŷ)² over both components for each sample, (B,), from outcomes (y₁, λ y₂) and targets ŷ, (B, 2)
-    each.
-    """
+    """½ Σ (y − ŷ)² for each sample, (B,), from outcomes (y₁, λ y₂) and targets ŷ, (B, 2) each."""
     return tf.reduce_sum(tf.square(outcome - target), axis=-1) / 2
 
 
@@ -57,8 +52,8 @@ def evaluation(model, train_data, test_data):
     """The `evaluate` of `hig.runs.training.train`: mean losses, and what the figure shows beside them.
 
     "activation_mean" and "activation_std" are mean and standard deviation of |tanh| over all hidden units and
-    test samples: 1 and 0 where they are saturated. "path_y1" and "path_y2" are the network's outputs at x =
-    PATH_X.
+    test samples; they are 1 and 0 if all are saturated. "path_y1" and "path_y2" are the network's outputs at
+    x = PATH_X.
     """
     losses = mean_losses(model, train_data, test_data)
     hidden = model.network.get_layer("hidden")
@@ -77,15 +72,14 @@ def evaluation(model, train_data, test_data):
 def run(settings):
     """Trains with the settings of a submit script, for each λ in turn.
 
-    --resume takes up what there is to take up; a curve that the interrupted run had not reached begins as
+    --resume continues the curves that have begun; a λ that the interrupted run had not reached begins as
     usual.
 
     Returns:
-        how it ended, see `hig.runs.training.train`; what is not "finished" for one λ is so for all.
+        how it ended, as in `hig.runs.training.train`; "finished" only if it is so for every λ.
 
     Raises:
-        SettingsError: as there, and if one file of weights, or one curve, is to hold the networks of several
-            λ.
+        SettingsError: as there, and if one file of weights, or one curve, would hold several networks.
     """
     names = [prefix(factor) for factor in settings.lambdas]
     if len(set(names)) < len(names):
@@ -104,7 +98,7 @@ def run(settings):
 
 
 def prefix(factor):
-    """Of the file names for λ = factor: "TOY_lambda_0.01"."""
+    """The prefix of the file names for λ = factor: "TOY_lambda_0.01"."""
     return f"TOY_lambda_{factor:g}"
 
 

@@ -1,5 +1,4 @@
-"""What figures and pages show of the toy problem, for each λ: beside the loss, how neurons saturate and where
-outputs go."""
+"""What figures and pages show of the toy problem beside the loss: how neurons saturate, where outputs go."""
 
 import math
 
@@ -25,8 +24,7 @@ def draw_activations(ax, groups, colors, options):
 
 
 def draw_paths(ax, groups, colors, options):
-    """Panel: the outputs for one sample in the (y₁, y₂) plane, from a ring, the start, to a star, the target;
-    of one seed.
+    """Panel: the outputs for one sample in the (y₁, y₂) plane; a ring is the start, a star the target.
 
     The view is that of start and target; a path may leave it and come back.
     """
@@ -63,8 +61,7 @@ def of_one_seed(groups):
 
 
 def draw_finals(ax, groups, colors, options):
-    """Panel of the toy problem, where there are several seeds: the final loss of each run, and a bar at their
-    median."""
+    """Panel for several seeds: the final loss of each run, and a bar at their median."""
     ax.set(xscale="linear", xlabel="", ylabel=f"final {LOSSES[options.y]}")
     names = [label.replace("_", " ") for label in groups]
     if max(map(len, names)) > 8:                                        # words side by side would overlap
@@ -85,8 +82,8 @@ def draw_finals(ax, groups, colors, options):
 
 
 def case(settings):
-    """Order and words of a run by its λ, the well-conditioned one first; those that do not tell it come
-    last."""
+    """Order and words of a run by its λ, the well-conditioned one first; those that do not tell it come last.
+    """
     factor = settings.get("lambda")
     known = isinstance(factor, (int, float)) and math.isfinite(factor)
     return (-factor, f"λ = {factor:g}") if known and factor else (0, "")

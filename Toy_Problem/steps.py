@@ -1,11 +1,10 @@
-"""One step of gradient descent, half-inverse gradients and Gauss-Newton on the toy problem, as figures for
-the notebook.
+"""One step of gradient descent, HIG and Gauss-Newton on the toy problem, as figures for the notebook.
 
     Δθ = −η J^κ g ,   J = U Σ Vᵀ (n, p) ,   so that to first order   Δy = J Δθ = −η U Σ^(κ+1) Uᵀ g
 
-A step removes from the error along the i-th left singular vector a share that is proportional to σ_i^(κ+1),
-and moves the weights along the i-th right one by σ_i^κ for it: the smaller κ, the more even the shares, and
-the larger the steps of the weights.
+Along the i-th left singular vector a step removes a share of the error that is proportional to σ_i^(κ+1). For
+that it moves the weights along the i-th right one by σ_i^κ. The smaller κ is, the more even are the shares,
+and the larger are the steps of the weights.
 """
 
 from pathlib import Path
@@ -18,8 +17,8 @@ from hig.powers import jacobian_power
 from hig.runs.weights import load_weights
 from Toy_Problem.experiment import build_model, draw_data, loss
 
-TRUNCATION, BATCH = 1e-6, 32            # of the submit scripts, and so are η of HIG and Gauss-Newton:
-# κ, η, whose colour
+TRUNCATION, BATCH = 1e-6, 32            # as in the submit scripts
+# κ, η (of HIG and Gauss-Newton as in the submit scripts), and whose colour it has
 METHODS = {"gradient descent": (1.0, 1.0, "SGD"), "HIG": (-0.5, 1.0, "HIG"), "Gauss-Newton": (-1.0, 0.1,
                                                                                               "GN")}
 
@@ -42,8 +41,7 @@ def losses_along(model, x, target, kappa, rates):
         rates: (m,), the η.
 
     Returns:
-        length: ‖J^κ g‖, of the step with η = 1.
-        promised, actual: (m,) float64 each.
+        length: ‖J^κ g‖, of the step with η = 1. promised, actual: (m,) float64 each.
     """
     outcome = model(x).numpy().astype(float)
     matrix = jacobian(model, x)

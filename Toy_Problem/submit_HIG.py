@@ -1,5 +1,4 @@
-"""Half-inverse gradients on the toy problem, well (λ = 1) and badly (λ = 0.01) conditioned: one curve for
-each.
+"""Half-inverse gradients on the toy problem, with a curve for λ = 1 (well conditioned) and λ = 0.01 (badly).
 
 No settings are published beyond the problem and the 20 seconds: seed, batch size, learning rate and
     truncation are ours.

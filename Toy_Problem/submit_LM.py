@@ -1,5 +1,4 @@
-"""Levenberg-Marquardt on the toy problem, its damping controlled, well (λ = 1) and badly (λ = 0.01)
-conditioned.
+"""Levenberg-Marquardt on the toy problem, its damping controlled, with a curve for λ = 1 and λ = 0.01.
 
 Seed as HIG's; the batch is the whole training set, the damping at the start the default.
 """
