@@ -1,4 +1,8 @@
-"""Adam on the cart poles."""
+"""Adam on the cart poles.
+
+Batch size and η are those of the paper whose task this is. study_peers.py has those that study_settings.py
+has chosen.
+"""
 
 from hig.runs.cli import submit
 from Cart_Pole import adam_flags

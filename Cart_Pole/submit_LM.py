@@ -1,4 +1,7 @@
-"""Levenberg-Marquardt on the cart poles, its damping controlled."""
+"""Levenberg-Marquardt on the cart poles, its damping controlled.
+
+Batch size and μ are those of the lowest validation loss in study_settings.py.
+"""
 
 from hig.runs.cli import submit
 from Cart_Pole import flags

@@ -13,7 +13,7 @@ forward mode           The products go through the whole model. Jᵀu is one bac
                        pass that carries tangents along.
 double backward        As before, but J v is the gradient of ⟨Jᵀw, v⟩ with respect to w. This is right for
                        every differentiable model, also if a part of it has no forward mode (functions with a
-                       gradient of their own).
+                       gradient of their own, and graphs in which a tf.while_loop reads the weights).
 
 `hig.routes` proves with the first batch of each shape that the way taken is right: Jᵀu for a random u must
 equal the vector-Jacobian product of the whole model, and ⟨J v, u⟩ = ⟨v, Jᵀu⟩ for a random v.
@@ -43,10 +43,10 @@ def ways(derivatives, in_network):
         derivatives: hig.routes.Derivatives.
         in_network: whether weights act in the network alone, and samples may stay apart.
     """
-    names = ["forward mode", "double backward"]
+    names = ["double backward"] if derivatives.loop_reads_weights else ["forward mode", "double backward"]
     if in_network:
         cheap = derivatives.d <= derivatives.krylov or hasattr(derivatives.model.simulator, "linearize")
-        names.insert(0 if cheap else 2, "through the network")
+        names.insert(0 if cheap else len(names), "through the network")
     return names
 
 

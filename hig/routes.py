@@ -222,6 +222,7 @@ class Derivatives:
         self._layered, self._network_alone = "the graph of the model cannot be read", False
         self._mixing, self._read = "its graph cannot be read", ()
         self._certainly_mixed = self._loop = self._loop_in_network = self._has_own_weights = False
+        self.loop_reads_weights = False
         try:
             traced = self.compiler.trace(outcome_of, x)
         except Exception:  # a model that runs as plain Python only
@@ -239,10 +240,13 @@ class Derivatives:
             self._mixing = mixed and mixed.operation
             self._certainly_mixed = bool(mixed) and mixed.certain
             self._loop = any(operation.type in _LOOPS for operation in graph.get_operations())
+            uses = weight_operations(graph, self.weights, outcome)
+            self.loop_reads_weights = any(
+                operation.type in _LOOPS and operation.inputs[index].dtype == tf.resource
+                for each in uses for operation, index in each)
             if "network" in marks:
                 inside = set(graph.get_operations()[slice(*marks["network"])])
                 self._loop_in_network = any(operation.type in _LOOPS for operation in inside)
-                uses = weight_operations(graph, self.weights, outcome)
                 self._network_alone = all(operation in inside for each in uses for operation, _ in each)
             self._has_own_weights = (bool(self._layered) or self.compiler.eager) and not self._mixing and (
                 self._may_have_own_weights(x))

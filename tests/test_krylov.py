@@ -19,7 +19,7 @@ from tests.networks import (ETA, TOLERANCE, Case, Physics, assert_same_step, der
                             one_step, rows, simulator, stack, targets, truncation_in_a_gap)
 from tests.reference import flat, jacobian_by_rows, power_by_svd
 from tests.test_networks import ELSEWHERE
-from tests.test_networks_layers import FROZEN, LAYERS, OUTSIDE
+from tests.test_networks_layers import FROZEN, LAYERS, OUTSIDE, closed_loop_in_while_loop
 from tests.test_networks_physics import LOSSES, SIMULATORS, STRUCTURES
 
 ALL = 10**6                 # steps: as many as there are
@@ -35,7 +35,8 @@ COMPILED = {"dense": lambda: Case(stack(7, 5, 2)),
                                                                                      x * u[:, :1]], axis=1)),
             "a weight in the simulator": lambda: Case(stack(4, 2), Physics(lambda self, x,
                 u: u * self.mass + x[:, :2], mass=1.5)),
-            "coupled samples": lambda: Case(stack(4, 2), lambda x, u: u - tf.reduce_mean(u, axis=0))}
+            "coupled samples": lambda: Case(stack(4, 2), lambda x, u: u - tf.reduce_mean(u, axis=0)),
+            "a network in a loop": closed_loop_in_while_loop}
 
 
 def hold_krylov_to_the_svd(case, **compile_options):
@@ -73,7 +74,9 @@ def test_compiled_updates(name, float64):
     assert model.route == {"dense": "krylov, through the network",
                            "more rows than weights": "krylov, through the network",
                            "a weight in the simulator": "krylov, forward mode",
-                           "coupled samples": "krylov, forward mode"}[name]
+                           "coupled samples": "krylov, forward mode",
+                           "a network in a loop": "krylov, double backward"}[name]
+    assert not any("operation by operation" in said for said in model.compiler.said)
 
 
 def products_of(case, way, chunk=None):
