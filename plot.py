@@ -1,24 +1,23 @@
 """Draw the loss curves of training runs, as in the figures of the paper: loss (log) over seconds of training.
 
     python plot.py                        every system: <folder>/plot.png, and figures/overview.png of several
-    python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in the first. A
-                                          folder of several systems' folders, like results, gets also one in
-                                          each of these and in each folder in studies, Peers and
-                                          Published_Budgets; each of these three one in each of its folders
+    python plot.py FOLDER [FOLDER ...]    all curves below the folders in one figure, plot.png in the first.
+                                          If the folder holds folders of several systems, as results does,
+                                          each of these gets its own figure, too, and so does each folder in
+                                          studies, Peers and Published_Budgets
     python plot.py FILE [FILE ...]        these pickles in one figure, plot.png beside the first
     python plot.py trajectories ...       what a trained network does (--help lists the flags)
 
 Curves are read from the pickles of the submit scripts, from those of the published code, and from PhiFlow's
 scene folders (`log_step_time.txt`, `log_loss_<X>_0.txt`). A pickle is named `<prefix>_<X>_RESULTS.pickle`,
-for instance `NLO_HIG_RESULTS.pickle`, and X is the name in the legend; those of a system with several tasks
-also tell which, as in `TOY_lambda_1_HIG_RESULTS.pickle`, and each task has panels of its own. Runs of one
-optimizer that differ only in their seed become the median with a band from minimum to maximum, over those
-that have come so far; a run that died at inf or NaN ends in a cross, when and where it died. Runs over one or
+for instance `NLO_HIG_RESULTS.pickle`, and X is the name in the legend. If a system has several tasks, the
+name also tells which, as in `TOY_lambda_1_HIG_RESULTS.pickle`, and each task has panels of its own. Runs of
+one optimizer that differ only in their seed become the median with a band from minimum to maximum, over those
+that have come so far. A run that died at inf or NaN ends in a cross, when and where it died. Runs over one or
 two varied settings also show their final losses over these. Losses are those of the test set where a run has
 measured them, otherwise those of training. A table of the runs is printed.
 
-With --csv the table and the curves that are drawn are written, too, in long form for pandas: one number in
-each row.
+--csv also writes the table and the drawn curves, in long form for pandas: one number in each row.
 
 Exit status: 0, or 2 with a sentence on stderr if a pickle named on the command line cannot be read, if no
 curve is found, or if a figure cannot be written. Unreadable pickles in a folder are reported, and the other
@@ -101,8 +100,8 @@ def add_looks(parser):
 def figures_of(folder, runs, axis):
     """[(runs, figure)] of a folder: plot.png of all its runs.
 
-    Where these are of several systems, figures of its own folders and studies come before. A folder named in
-    APART has one for each of its folders instead.
+    If these are of several systems, figures of its own folders and studies come first. A folder named in
+    APART has a figure for each of its folders instead.
     """
     parts = {}
     for run in runs:
@@ -110,7 +109,7 @@ def figures_of(folder, runs, axis):
     several = len({run.system for run in runs}) > 1 and all(part.is_dir() for part in parts)
     own = [(own, part / "plot.png") for part, own in parts.items() if several or folder.name in APART]
     if folder.name in APART:
-        return own                                                      # which have nothing in common
+        return own                                                      # its folders have nothing in common
     for studies in (folder / name for name in APART if several and (folder / name).is_dir()):
         own += figures_of(studies, collect([studies], axis), axis)
     return [*own, (runs, folder / "plot.png")]
@@ -141,8 +140,7 @@ def figures_asked_for(options, root):
 
 
 def write_tables(figures, options):
-    """Writes what --csv asks for: a file beside each figure, or one for all, which tells the figures apart if
-    there are several."""
+    """Writes what --csv asks for: a file beside each figure, or one for all with a column "figure"."""
     tables = {output: tidy(runs, options) for runs, output in figures}
     if options.csv is True:
         files = {output.with_suffix(".csv"): rows for output, rows in tables.items()}

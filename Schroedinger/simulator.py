@@ -127,7 +127,7 @@ class Dipole:
     # some 70 operations, each of which would otherwise be a call from Python where nothing is compiled
     @tf.function(autograph=False)
     def solve(self, controls, vectors):
-        """A⁻¹v, (m, k, B) complex128, for k vectors v of each sample and controls of one step (B,) float64."""
+        """A⁻¹v, (m, k, B) complex128, for k vectors v of each sample and a step's controls (B,) float64."""
         imaginary = self.dt / 2 * (2 / self.dx**2 + self.x[:, None, None] * controls)
         coupling = tf.fill([len(self.x) - 1, 1, 1], tf.constant(-0.5j * self.dt / self.dx**2, vectors.dtype))
         return solve_tridiagonal(tf.complex(tf.ones_like(imaginary), imaginary), coupling, vectors)

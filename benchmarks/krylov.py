@@ -1,5 +1,4 @@
-"""What the Krylov method reaches: next to the exact update, over the number of rows, next to a gradient, and
-in time.
+"""What the Krylov method costs and reaches, next to the exact update and next to a gradient.
 
     python benchmarks/krylov.py                all parts, half an hour on a quiet machine
     python benchmarks/krylov.py poisson rows   some of: poisson, rows, gradient, estimate
@@ -9,7 +8,7 @@ poisson     milliseconds of an update at n = 4096 and the held-out loss after --
 rows        milliseconds of an update with k = 16 and peak memory, from n = 512 to 262,144 rows, each in a
             process of its own, beside Adam's
 gradient    an update next to the gradient of the same batch: oscillators and Poisson, each way of taking
-products
+            products
 estimate    the change of J^κ g by the last step next to its distance from the exact J^κ g
 
 Times are medians of calls taken in turn, so that a busy machine slows all.

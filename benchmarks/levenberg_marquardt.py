@@ -1,11 +1,10 @@
-"""An update of Levenberg-Marquardt here and by the package tf-levenberg-marquardt, on the oscillators, in one
-process.
+"""An update of Levenberg-Marquardt on the oscillators, here and by the package tf-levenberg-marquardt.
 
     python benchmarks/levenberg_marquardt.py            about two minutes on an idle machine
 
 The package is installed in an environment of its own in a temporary folder, which finds all else among our
-packages. Both train the same network from the same start, batch 128 (n = 512 rows), and take their updates in
-turn; ours is that of submit_LM.py, theirs has its defaults.
+packages. Both train the same network in one process from the same start, with batches of 128 (n = 512 rows),
+and take their updates in turn. Ours has the settings of submit_LM.py, theirs its defaults.
 """
 
 import os

@@ -73,9 +73,7 @@ def table(label, rows):
 
 
 def adam():
-    """Milliseconds of an update by Adam, data included: inside Keras' fit with one entry per update, and in
-    one epoch.
-    """
+    """Milliseconds of an update by Adam, data included: with one entry per update, and in one epoch."""
     model = build_model(8, 0, keras.optimizers.Adam(3e-4))
     batches = training_fields(0, 64, 8).map(lambda x_gt, target: (target, target))
     model.fit(batches, steps_per_epoch=1, verbose=0)

@@ -1,5 +1,4 @@
-"""Cost and accuracy of v = f(K) g, the inner step of every update: `hig.powers` against LAPACK's
-eigendecomposition.
+"""Cost and accuracy of v = f(K) g, the inner step of an update: `hig.powers` and LAPACK's eigendecomposition.
 
     python benchmarks/powers.py            n = 256, 512, 1024: about 20 s
     python benchmarks/powers.py --large    and n = 4096: about two minutes more
@@ -25,9 +24,7 @@ KAPPA = -0.5
 
 
 def oscillator_spectrum(n):
-    """Of trained oscillators: rounding noise to λ_max over 16 decades, a third of it below τ² = 1e-12,
-    without a gap.
-    """
+    """Eigenvalues as of trained oscillators: 16 decades without a gap, a third of them below τ² = 1e-12."""
     truncated = n // 3
     return np.concatenate([np.geomspace(1e-16, 0.97e-12, truncated), np.geomspace(1.03e-12, 1.0,
                                                                                   n - truncated)]), 1e-6

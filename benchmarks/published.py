@@ -11,8 +11,7 @@ import tensorflow as tf
 
 
 def unrolled(step, n_steps):
-    """A simulator (state, controls) → final state whose n_steps calls of `step(state, control)` are graph
-    nodes.
+    """A simulator (state, controls) → final state that calls `step(state, control)` n_steps times.
 
     Args:
         step: function of the state (B, …) and the control (B, 1) of one step.
@@ -57,9 +56,7 @@ def jacobian_power_update(network, simulator, loss, kappa, truncation, learning_
 
 
 def adam_update(network, simulator, loss, learning_rate):
-    """The compiled update x, target → ∅ of Keras' Adam through the same unrolled simulator; arguments as
-    above.
-    """
+    """The compiled update of Keras' Adam through the same simulator; as in `jacobian_power_update`."""
     optimizer = keras.optimizers.Adam(learning_rate)
     optimizer.build(network.trainable_variables)
 

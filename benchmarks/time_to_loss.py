@@ -1,5 +1,4 @@
-"""Seconds of training until the test loss passes 1e-2 … 1e-6: half-inverse gradients as published against
-what adapts itself.
+"""Seconds of training until the test loss passes 1e-2 … 1e-6, of HIG as published and of adaptive methods.
 
     python benchmarks/time_to_loss.py                                   all, about an hour
     python benchmarks/time_to_loss.py --systems Nonlinear_Oscillators --seeds 1,2 --max-time 10
@@ -128,9 +127,7 @@ def train_in_turn(methods, seed, max_time, clock):
 
 
 def print_table(system, seeds, methods, reached):
-    """Medians over the seeds, and how much sooner than the first method: median and least of the ratios of
-    single seeds.
-    """
+    """Medians over the seeds, and the median and least ratio of single seeds to the first method."""
     print(f"\n{system}, seeds {', '.join(map(str, seeds))}: median seconds to a test loss of "
           f"{', '.join(f'{l:g}' for l in LEVELS)}; compiling")
     for method, (name, times) in zip(methods, reached.items()):

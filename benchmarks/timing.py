@@ -1,6 +1,4 @@
-"""What the benchmarks share: medians of calls taken in turn, so that a busy machine slows all of them, and
-whole processes.
-"""
+"""What the benchmarks share: medians of calls taken in turn, time and memory of whole processes."""
 
 import resource
 import statistics
@@ -39,7 +37,7 @@ def repeated(model, batch):
     steps = iter(tf.data.Dataset.from_tensors((batch, batch)).repeat())
     model.optimizer.build(model.trainable_variables)
     model.make_train_function()
-    # which the first call may have replaced, see PhysicsModel
+    # looked up at each call, because the first may replace it (see PhysicsModel)
     return lambda: float(model.train_function(steps)["loss"])
 
 

@@ -1,5 +1,4 @@
-"""Half-inverse gradients: Δθ = −η · J^κ · g with κ = −1/2, for networks that control a differentiable
-simulator.
+"""Half-inverse gradients, Δθ = −η · J^κ · g with κ = −1/2, for networks that control a simulator.
 
     hig.PhysicsModel      network and simulator as one Keras model
     hig.HIG               the optimizer of the paper, κ = −1/2
