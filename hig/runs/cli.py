@@ -21,8 +21,7 @@ EXIT_CODES = {"finished": 0, "terminated": 0, "diverged": 3, "failed": 4, "inter
 
 
 class SettingsError(ValueError):
-    """The settings of a run do not fit the experiment or the files found; the message is one sentence for the
-    user."""
+    """The settings of a run do not fit the experiment or the files found; the message is one sentence."""
 
 
 def number(text, kind, allowed, wanted):
@@ -35,12 +34,12 @@ def number(text, kind, allowed, wanted):
         wanted: what is allowed, in words.
 
     Raises:
-        argparse.ArgumentTypeError: it is none, or not allowed.
+        argparse.ArgumentTypeError: the text is no number, or not an allowed one.
     """
     try:
         value = kind(text)
     except ValueError:
-        value = math.nan                                                # which is never allowed
+        value = math.nan                                                # never allowed
     if not allowed(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
     return value
@@ -75,7 +74,7 @@ FLAGS = {   # type, symbol and meaning; an optimizer has those of the second hal
 
 
 def submit(system, optimizer, description, **settings):
-    """Parses the command line, trains, and exits the process; arguments as `parse`."""
+    """Parses the command line, trains, and exits the process; arguments as in `parse`."""
     standard_streams()
     settings = parse(system, optimizer, description, **settings)
     try:
@@ -91,8 +90,7 @@ def submit(system, optimizer, description, **settings):
 
 
 def parse(system, optimizer, description, *, flags=None, arguments=None, **settings):
-    """The settings of a run as an argparse.Namespace; bad input ends the process with exit code 2 before
-    anything is written.
+    """The settings of a run as an argparse.Namespace; bad input ends the process before it writes anything.
 
     Args:
         system: folder of the physical system; its `experiment.run(settings)` does the training.
@@ -137,7 +135,7 @@ EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live", "submitit": "clu
 
 
 def load_keras():
-    """Keras on TensorFlow; where it is not to be had, the process ends with a sentence."""
+    """Keras on TensorFlow; without it the process ends with a sentence."""
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         if not (os.environ.get(name) or "0").isdecimal():
             fail(f"the environment variable {name} is {os.environ[name]!r}, not a whole number of threads")
@@ -151,7 +149,7 @@ def load_keras():
 
 
 def load(module):
-    """Imports a module that needs TensorFlow, by its name; what it lacks ends the process with a sentence."""
+    """Imports a module that needs TensorFlow; if a package is missing, the process ends with a sentence."""
     keras = load_keras()
     if keras.config.floatx() != "float32":
         fail(f"the experiments compute in float32, but Keras' default is {keras.config.floatx()}: "
@@ -168,10 +166,10 @@ def load(module):
 
 @contextmanager
 def silent_start():
-    """Holds back what TensorFlow's C++ logs while it is imported (a dozen lines, no way to switch them off).
+    """Holds back what TensorFlow's C++ logs while it is imported (a dozen lines that cannot be switched off).
 
-    If the import fails, they are shown. A log level set by the user is respected; 3, errors only, is ours,
-    which processes started from here inherit.
+    If the import fails, they are shown. A log level set by the user is respected. The level 3, errors only,
+    is set here and inherited by processes that are started from here.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield
@@ -205,7 +203,7 @@ def fail(sentence):
 
 
 def make_parser(description):
-    """An argparse parser that shows the description as it is, and answers bad flags by `fail`."""
+    """An argparse parser that shows the description as it is, and calls `fail` for bad flags."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: fail(f"{message} (--help lists the flags)")
@@ -213,7 +211,7 @@ def make_parser(description):
 
 
 def default_output(system):
-    """Folder of a system's results: in this checkout, or where one is if hig is installed without it."""
+    """Folder of a system's results: in this checkout, or in the current folder if hig is installed."""
     root = Path(__file__).resolve().parents[2]
     return (root if (root / "pyproject.toml").is_file() else Path.cwd()) / system
 

@@ -19,8 +19,8 @@ def draw_published_weights(network, seed):
         seed: int, for TensorFlow's global generator; the seed of the run.
 
     Raises:
-        ValueError: the network has other weights; they, too, are then left as they are. Keras draws weights
-            of any kind, with the seed of `keras.utils.set_random_seed` before the network is built.
+        ValueError: the network has other weights; all weights then stay as they are. Keras itself draws
+            weights of any kind, from `keras.utils.set_random_seed(seed)` before the network is built.
 
     Source: settings of the published code; Glorot and Bengio 2010, equation 16.
     """
@@ -46,6 +46,6 @@ def draw_published_weights(network, seed):
 
 
 def _layers(layer):
-    """The layers within a model, and those within models among them, each once."""
+    """The layers within a model, and within models among them."""
     inner = getattr(layer, "layers", None)
     return [layer] if inner is None else [found for part in inner for found in _layers(part)]

@@ -1,10 +1,9 @@
-"""L-BFGS on the whole training set, by SciPy, in the training loop of all the others: an epoch is one of its
-iterations.
+"""L-BFGS on the whole training set, by SciPy, in the training loop of the other optimizers.
 
-SciPy's `minimize` has a loop of its own, which here takes the place of Keras' `fit`: it asks for the loss and
-its gradient as often as its line search wants, and calls back after each iteration. The steps are float64,
-loss and gradient of the precision of the network. It ends by itself where rounding leaves no lower loss to be
-found along its direction.
+SciPy's `minimize` has a loop of its own, which takes the place of Keras' `fit`: it asks for the loss and its
+gradient as often as its line search wants, and calls back after each iteration, which is an epoch here. The
+steps are float64; loss and gradient have the precision of the network. The loop ends by itself if rounding
+leaves no lower loss to be found along its direction.
 
 Source: Byrd, Lu, Nocedal and Zhu, A limited memory algorithm for bound constrained optimization, 1995.
 """
@@ -27,8 +26,8 @@ class ByLBFGS(PhysicsModel):
 
     Args:
         model: PhysicsModel, whose network, simulator and network_input it takes over.
-        memory: number of pairs (step, change of the gradient) that make the Hessian. They are SciPy's: each
-            `fit` begins without.
+        memory: number of pairs (step, change of the gradient) that make the Hessian. Each `fit` begins
+            without any.
     """
 
     def __init__(self, model, memory):
@@ -37,16 +36,18 @@ class ByLBFGS(PhysicsModel):
         self._set = tf.function(self._trace_set)
 
     def fit(self, dataset, initial_epoch=0, epochs=1, callbacks=(), **options):
-        """Iterates on the first batch of the dataset, from epoch `initial_epoch` to `epochs`, or until a
-        callback sets `stop_training`, or until no lower loss is found; further options of Keras' fit are
-        ignored."""
+        """Iterates on the dataset's first batch, from epoch `initial_epoch` to `epochs`.
+
+        It ends sooner if a callback sets `stop_training` or no lower loss is found. Further options of Keras'
+        fit are ignored.
+        """
         x, y_true = next(iter(dataset))
         callbacks, epoch = keras.callbacks.CallbackList(callbacks, model=self), initial_epoch
         dtype = self.trainable_variables[0].dtype
         loss_and_gradient = self.compiler.function(self._trace_loss_and_gradient, "Loss and gradient")
 
         def evaluate(weights):
-            self.optimizer.iterations.assign_add(1)  # before the weights are those of a trial
+            self.optimizer.iterations.assign_add(1)  # before the weights change to those of a trial
             loss, gradient = loss_and_gradient(weights.astype(dtype), x, y_true)
             return float(loss), gradient.numpy().astype(np.float64)
 
@@ -76,7 +77,7 @@ class ByLBFGS(PhysicsModel):
             variable.assign(tf.reshape(share, variable.shape))
 
     def _trace_loss_and_gradient(self, weights, x, y_true):
-        """Loss of the batch, and its gradient (p,), with these weights (p,), which it leaves in the model."""
+        """Loss of the batch and its gradient (p,) with these weights (p,), which stay in the model."""
         self._trace_set(weights)
         with tf.GradientTape() as tape:
             loss = self.compute_loss(x, y_true, self(x, training=True), training=True)

@@ -2,8 +2,8 @@
 
 A pickle is a program, and `pickle.load` runs it: it imports and calls whatever the file names. Here one pass
 over the instructions refuses those that no curve needs, among them the extension registry, which `find_class`
-does not see. Python's own unpickler runs the rest, but gets for the names in it functions of this module:
-nothing is looked up, and arrays are built only from bytes whose number agrees with shape and numeric dtype.
+does not see. Python's own unpickler runs the rest. For every name in it, it gets a function of this module
+instead of an import, and arrays are built only from bytes whose number agrees with shape and numeric dtype.
 
 Source: Python's documents of `pickle`, "Restricting Globals", and of `pickletools`.
 """
@@ -66,7 +66,7 @@ class Made:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Python's unpickler, for which the names that numpy writes mean functions of its own."""
+    """Python's unpickler; the names that numpy writes stand for functions of this class."""
 
     def __init__(self, data):
         super().__init__(io.BytesIO(data))
