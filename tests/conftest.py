@@ -32,6 +32,12 @@ def float64():
     keras.config.set_dtype_policy(before[1])
 
 
+@pytest.fixture(params=[False, pytest.param("auto", marks=pytest.mark.slow)], ids=["graph", "xla"])
+def jit_compile(request):
+    """Long tables run as graphs in `make test`; continuous integration compiles each of their models, too."""
+    return request.param
+
+
 def pytest_terminal_summary(terminalreporter):
     """Ends with what was skipped and why: each reason once, with the number of tests."""
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ")

@@ -216,7 +216,7 @@ def assert_same_step(step, expected, before, tolerance=TOLERANCE):
     np.testing.assert_allclose((step - before) / change, (expected - before) / change, rtol=0, atol=tolerance)
 
 
-def hold_to_the_svd(case, tolerance=TOLERANCE):
+def hold_to_the_svd(case, jit_compile="auto", tolerance=TOLERANCE):
     """One case of a table: κ = −1/2 and κ = 1 as the module docstring says. Returns the model, compiled and
     used.
     """
@@ -235,7 +235,7 @@ def hold_to_the_svd(case, tolerance=TOLERANCE):
     optimizer = hig.JacobianPower(ETA, kappa=-0.5, truncation=truncation)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a slower route: tested by themselves
-        model.compile(optimizer, case.loss, **case.compile)
+        model.compile(optimizer, case.loss, **{"jit_compile": jit_compile, **case.compile})
         half_inverse = one_step(case, model, y)
         assert_same_step(half_inverse, moved(model, power_by_svd(jacobian, -0.5,
                                                                  truncation) @ gradient + penalty),

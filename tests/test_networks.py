@@ -310,5 +310,5 @@ ELSEWHERE = [derivative_as_control, second_derivative_as_control, jacobian_as_co
 
 
 @pytest.mark.parametrize("build", ELSEWHERE, ids=lambda build: build.__name__)
-def test_weights_that_act_elsewhere_too(float64, build):
-    hold_to_the_svd(build())
+def test_weights_that_act_elsewhere_too(float64, jit_compile, build):
+    hold_to_the_svd(build(), jit_compile)

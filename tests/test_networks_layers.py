@@ -127,8 +127,8 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
-def test_layers(float64, build):
-    hold_to_the_svd(build())
+def test_layers(float64, jit_compile, build):
+    hold_to_the_svd(build(), jit_compile)
 
 
 # --- frozen parts -------------------------------------------------------------------------------------------
@@ -167,8 +167,8 @@ FROZEN = {
 
 
 @pytest.mark.parametrize("build", FROZEN.values(), ids=FROZEN)
-def test_frozen_parts(float64, build):
-    hold_to_the_svd(build())
+def test_frozen_parts(float64, jit_compile, build):
+    hold_to_the_svd(build(), jit_compile)
 
 
 # --- weights outside the network ----------------------------------------------------------------------------
@@ -255,5 +255,5 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("build", OUTSIDE.values(), ids=OUTSIDE)
-def test_weights_outside_the_network(float64, build):
-    hold_to_the_svd(build())
+def test_weights_outside_the_network(float64, jit_compile, build):
+    hold_to_the_svd(build(), jit_compile)

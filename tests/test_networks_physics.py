@@ -100,8 +100,9 @@ COUPLED = ["batch_mean", "batch_maximum", "neighbours", "samples_in_another_orde
 
 
 @pytest.mark.parametrize("name", SIMULATORS)
-def test_simulators(float64, name):
-    hold_to_the_svd(Case(stack(4, 2), SIMULATORS[name], route="whole batch" if name in COUPLED else None))
+def test_simulators(float64, jit_compile, name):
+    hold_to_the_svd(Case(stack(4, 2), SIMULATORS[name], route="whole batch" if name in COUPLED else None),
+                    jit_compile)
 
 
 @pytest.mark.parametrize("name", ["batch_mean", "array_of_the_batch"])
@@ -170,8 +171,8 @@ STRUCTURES = {
 
 
 @pytest.mark.parametrize("build", STRUCTURES.values(), ids=STRUCTURES)
-def test_structures(float64, build):
-    hold_to_the_svd(build())
+def test_structures(float64, jit_compile, build):
+    hold_to_the_svd(build(), jit_compile)
 
 
 # --- losses and penalties -----------------------------------------------------------------------------------
@@ -208,8 +209,8 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("options", LOSSES.values(), ids=LOSSES)
-def test_losses(float64, options):
-    hold_to_the_svd(Case(stack(4, 2), **options))
+def test_losses(float64, jit_compile, options):
+    hold_to_the_svd(Case(stack(4, 2), **options), jit_compile)
 
 
 class Penalized(keras.layers.Layer):
@@ -240,8 +241,8 @@ class PenalizedSimulator(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("build", PENALTIES.values(), ids=PENALTIES)
-def test_penalties(float64, build):
-    hold_to_the_svd(build())
+def test_penalties(float64, jit_compile, build):
+    hold_to_the_svd(build(), jit_compile)
 
 
 # --- sizes and batches --------------------------------------------------------------------------------------
@@ -249,12 +250,12 @@ def test_penalties(float64, build):
 @pytest.mark.parametrize("convolution", [False, True], ids=["dense", "convolution"])
 @pytest.mark.parametrize("samples, hidden", [(1, 4), (1, 1), (12, 1)], ids=["one sample", "one of all",
                                                                             "n > p"])
-def test_sizes(float64, samples, hidden, convolution):
+def test_sizes(float64, jit_compile, samples, hidden, convolution):
     x = np.random.default_rng(0).normal(size=(samples, FEATURES))
     layers = ([keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(hidden, 2, activation="tanh"),
                keras.layers.Flatten()] if convolution else [keras.layers.Dense(hidden, "tanh")])
     network = keras.Sequential([keras.Input((FEATURES,)), *layers, keras.layers.Dense(2)])
-    hold_to_the_svd(Case(network, lambda x, u: u * x[:, :2], x=x))
+    hold_to_the_svd(Case(network, lambda x, u: u * x[:, :2], x=x), jit_compile)
 
 
 BATCHED = {
