@@ -220,7 +220,7 @@ class JacobianPower(keras.optimizers.Optimizer):
     def _fallen(self, loss):
         """(L/L₀)ᵗ, the factor by which the damping falls, with the trust t."""
         first = float(self.first_loss)
-        return max(loss / first if first > 0 else 1.0, 1e-12) ** self.trust()
+        return max(loss / first if first > 0 else 1.0, 1e-12)
 
     def record_first_loss(self, loss):
         """Remembers the first loss, L₀; called by `hig.control` with L before each update."""
@@ -371,11 +371,11 @@ class LevenbergMarquardt(JacobianPower):
 
     def _factor(self):
         """q, at least what trust demands."""
-        return max(float(self.factor), (1 - self.trust()) / 2 * self.damping)
+        return max(float(self.factor), (1 - self.trust()) * self.damping)
 
     def rate(self, slope, curvature):
-        """(η, False): the damping is what adapts."""
-        return float(self.learning_rate), False
+        """(η that trust leaves, False): the damping is what adapts."""
+        return (1 + self.trust()) / 2 * float(self.learning_rate), False
 
     def adapt(self, ratio, rate, bounded):
         """Changes q after a step with ρ = ratio; the rule is in `hig.control`."""
