@@ -35,8 +35,7 @@ case the minimum along d is that of one batch alone, and the damping that suits 
 the others. Trust therefore limits the steps:
 
     powers                 η ≤ (1 + t)/2 · η*. For t = 0 a step goes half way to the minimum along d.
-    Levenberg-Marquardt    q is at least (1 − t)/2 times the one given.
-    both                   (L/L₀)ᵗ takes the place of L/L₀. For t = 0 the damping does not fall.
+    Levenberg-Marquardt    η is (1 + t)/2 of the one given, and q is at least (1 − t) times the one given.
 
 Steps are not chosen by what is best for the next batch, because that makes them so small that the loss falls
 more slowly in the long run (short-horizon bias; Wu et al. 2018).

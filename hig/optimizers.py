@@ -218,7 +218,7 @@ class JacobianPower(keras.optimizers.Optimizer):
         return self.damping * self._fallen(loss) if self.adaptive else self.damping
 
     def _fallen(self, loss):
-        """(L/L₀)ᵗ, the factor by which the damping falls, with the trust t."""
+        """L/L₀, the factor by which the damping falls."""
         first = float(self.first_loss)
         return max(loss / first if first > 0 else 1.0, 1e-12)
 
