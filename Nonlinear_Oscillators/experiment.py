@@ -17,6 +17,7 @@ N_STEPS = 96                   # Nt
 DT = 0.125                     # time step
 CONTROL_STRENGTH = 3.0         # c_N
 TRAIN_SAMPLES = TEST_SAMPLES = 4096
+VALIDATION_SAMPLES = 1024      # by which settings are chosen
 
 
 def draw_data(seed):
@@ -28,6 +29,14 @@ def draw_data(seed):
     states = np.random.RandomState(seed).rand(TRAIN_SAMPLES + TEST_SAMPLES,
                                               2 * N_OSCILLATORS).astype(np.float32)
     return states[:TRAIN_SAMPLES], states[TRAIN_SAMPLES:]
+
+
+def draw_validation(seed):
+    """Further initial states, which the same generator draws after those of `draw_data`: (1024, 2N) float32.
+    """
+    generator = np.random.RandomState(seed)
+    generator.rand(TRAIN_SAMPLES + TEST_SAMPLES, 2 * N_OSCILLATORS)
+    return generator.rand(VALIDATION_SAMPLES, 2 * N_OSCILLATORS).astype(np.float32)
 
 
 def loss(target, outcome):
@@ -44,9 +53,9 @@ def build_model(seed, hidden=HIDDEN):
 
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
-    train_states, test_states = draw_data(settings.seed)
+    train, test, validation = ((states, states) for states in (*draw_data(settings.seed),
+                                                               draw_validation(settings.seed)))
     constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT,
                  "control_strength": CONTROL_STRENGTH}
     return train_on_fixed_data(settings, "NLO", build_model(settings.seed, settings.hidden or HIDDEN), loss,
-                               (train_states, train_states),
-                               (test_states, test_states), constants)
+                               train, test, constants, validation_data=validation)

@@ -3,6 +3,8 @@
 The network sees the target wave function y* = f1·|2⟩ + f2·|3⟩. The simulator always starts from |1⟩.
 """
 
+from functools import partial
+
 import numpy as np
 import tensorflow as tf
 
@@ -17,13 +19,24 @@ N_POINTS = 16                  # Nx, the walls included
 N_STEPS = 384                  # Nt
 DT = 0.05                      # time step
 BOX = (0.0, 2.0)               # walls
-TRAIN_SAMPLES = TEST_SAMPLES = 1024
+TRAIN_SAMPLES = TEST_SAMPLES = VALIDATION_SAMPLES = 1024     # settings are chosen by the last
 
 DIPOLE = Dipole(N_POINTS, N_STEPS, DT, BOX)
 
 
 def draw_data(seed):
-    """(train, test): targets as pairs, (1024, 28) float32 each.
+    """(train, test): targets as pairs, (1024, 28) float32 each; see `draw_targets`."""
+    targets = draw_targets(seed)
+    return targets[:TRAIN_SAMPLES], targets[TRAIN_SAMPLES:TRAIN_SAMPLES + TEST_SAMPLES]
+
+
+def draw_validation(seed):
+    """Further targets, which the same generator draws after those of `draw_data`: (1024, 28) float32."""
+    return draw_targets(seed)[TRAIN_SAMPLES + TEST_SAMPLES:]
+
+
+def draw_targets(seed):
+    """Targets as pairs, those of the three sets one after the other: (3072, 28) float32.
 
     The numbers are the published code's, which draws them from numpy's global generator after
     `np.random.seed(seed)`: for each sample two normal coefficients, and then two phases that it does not use.
@@ -36,10 +49,10 @@ def draw_data(seed):
         generator.uniform(0, 2 * np.pi, size=2)  # the unused phases
         return c / np.linalg.norm(c)
 
-    f = np.array([coefficients() for _ in range(TRAIN_SAMPLES + TEST_SAMPLES)])              # (2048, 2)
-    targets = f @ np.array([DIPOLE.eigenstate(2), DIPOLE.eigenstate(3)])  # (2048, 14), real
-    pairs = np.stack([targets, np.zeros_like(targets)], axis=-1).reshape(len(f), -1).astype(np.float32)
-    return pairs[:TRAIN_SAMPLES], pairs[TRAIN_SAMPLES:]
+    samples = TRAIN_SAMPLES + TEST_SAMPLES + VALIDATION_SAMPLES
+    f = np.array([coefficients() for _ in range(samples)])                              # (3072, 2)
+    targets = f @ np.array([DIPOLE.eigenstate(2), DIPOLE.eigenstate(3)])                # (3072, 14), real
+    return np.stack([targets, np.zeros_like(targets)], axis=-1).reshape(len(f), -1).astype(np.float32)
 
 
 class FromGroundState:
@@ -84,7 +97,7 @@ def build_model(seed, dipole=DIPOLE):
     return PhysicsModel(network, FromGroundState(dipole))
 
 
-def evaluation(model, train_data, test_data):
+def evaluation(model, train_data, test_data, validation_data=None):
     """The `evaluate` of `hig.runs.training.train`: mean losses, and what the transition achieved.
 
     Both are measured on wave functions divided by their norms. In float32 the norm of those that start from
@@ -102,15 +115,17 @@ def evaluation(model, train_data, test_data):
 
     def evaluate(epoch, logs):
         (train_loss, _), (test_loss, errors) = compiled(train_data[1]), compiled(test_data[1])
-        return {"train_loss": float(train_loss), "test_loss": float(test_loss),
-                **{key: float(value) for key, value in errors.items()}}
+        losses = {"train_loss": float(train_loss), "test_loss": float(test_loss)}
+        if validation_data:
+            losses["validation_loss"] = float(compiled(validation_data[1])[0])
+        return {**losses, **{key: float(value) for key, value in errors.items()}}
     return evaluate
 
 
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
-    train_targets, test_targets = draw_data(settings.seed)
+    train, test, validation = ((targets, targets) for targets in (*draw_data(settings.seed),
+                                                                  draw_validation(settings.seed)))
     constants = {"n_points": N_POINTS, "n_steps": N_STEPS, "dt": DT, "box": list(BOX)}
-    return train_on_fixed_data(settings, "QMC", build_model(settings.seed), loss, (train_targets,
-                                                                                   train_targets),
-                               (test_targets, test_targets), constants, measure=evaluation)
+    return train_on_fixed_data(settings, "QMC", build_model(settings.seed), loss, train, test, constants,
+                               measure=partial(evaluation, validation_data=validation))

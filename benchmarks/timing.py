@@ -26,15 +26,16 @@ def in_turn(functions, rounds):
     return [statistics.median(column) for column in zip(*times)]
 
 
-def repeated(model, batch):
+def repeated(model, batch, target=None):
     """A function that takes `steps_per_execution` updates on the same batch, through Keras' compiled step.
 
     Args:
         model: compiled PhysicsModel.
-        batch: tensor (B, …), both what the model sees and its target.
+        batch: tensor (B, …), what the model sees, and its target if there is no other.
+        target: tensor (B, …) or None.
     """
     import tensorflow as tf
-    steps = iter(tf.data.Dataset.from_tensors((batch, batch)).repeat())
+    steps = iter(tf.data.Dataset.from_tensors((batch, batch if target is None else target)).repeat())
     model.optimizer.build(model.trainable_variables)
     model.make_train_function()
     # looked up at each call, because the first may replace it (see PhysicsModel)

@@ -99,9 +99,10 @@ def test_settings_that_make_no_sense(settings):
 
 def test_data_are_those_of_numpys_global_generator():
     np.random.seed(22)
-    expected = np.random.rand(8192, 4).astype(np.float32)
+    expected = np.random.rand(9216, 4).astype(np.float32)
     train, test = experiment.draw_data(22)
-    np.testing.assert_array_equal(np.concatenate([train, test]), expected)
+    assert len(train) == len(test) == 4096
+    np.testing.assert_array_equal(np.concatenate([train, test, experiment.draw_validation(22)]), expected)
 
 
 def losses_by_epoch(optimizer, seed, batch_size, epochs):

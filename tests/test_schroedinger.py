@@ -254,18 +254,19 @@ def test_jacobian_of_the_weights_by_either_route():
 # ------------------------------------------------------------------------------------------------- experiment
 
 def test_data_are_those_of_numpys_global_generator():
-    """First ten targets of each half, from the published draws; float32 rounding."""
-    train, test = experiment.draw_data(1)
-    assert train.shape == test.shape == (1024, 28) and train.dtype == test.dtype == np.float32
+    """First ten targets of each set, from the published draws, which those for validation follow; float32
+    rounding."""
+    sets = *experiment.draw_data(1), experiment.draw_validation(1)
+    assert all(targets.shape == (1024, 28) and targets.dtype == np.float32 for targets in sets)
     np.random.seed(1)
     wave = {n: np.array([np.sin(np.pi * n * j / 15) for j in range(16)]) for n in (2, 3)}
     wave = {n: w[1:15] / np.sqrt(np.sum(w**2)) for n, w in wave.items()}
-    for index in range(1024 + 10):
+    for index in range(2048 + 10):
         first, second = np.random.normal(), np.random.normal()
         np.random.uniform(0, 2 * np.pi), np.random.uniform(0, 2 * np.pi)
         if index % 1024 < 10:
             target = (first * wave[2] + second * wave[3]) / np.hypot(first, second)
-            found = np.concatenate([train, test])[index]
+            found = np.concatenate(sets)[index]
             np.testing.assert_allclose(found[0::2], target, atol=6e-8)
             np.testing.assert_array_equal(found[1::2], 0)
 
@@ -328,6 +329,8 @@ def test_a_run_of_hig(tmp_path):
     assert experiment.run(settings) == "finished"
     results = load_results(tmp_path / "QMC_HIG_RESULTS.pickle")
     assert results["test_loss"][1] < 0.9
+    np.testing.assert_allclose(results["validation_loss"], results["test_loss"], rtol=0.05)   # another 1,024
+    assert not np.array_equal(results["validation_loss"], results["test_loss"])
     test = experiment.draw_data(1)[1]
     untrained = experiment.build_model(1).predict(test, batch_size=1024, verbose=0)         # compiled
     outcome = to_complex(tf.constant(untrained["outcome"])).numpy()

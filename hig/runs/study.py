@@ -264,18 +264,22 @@ def in_words(seconds):
 
 
 def print_table(runs, failures):
-    """For each setting: how many runs there are, died and failed, and median and range of the final test
-    losses."""
+    """For each setting: how many runs there are, died and failed, median and range of the final test losses,
+    and the median of the final validation losses, by which settings are chosen, where these are measured.
+    """
     width = max(20, *(len(run.setting) for run in runs))
-    print(f"{'test loss at the end':{width}} runs died failed  median  lowest highest")
+    print(f"{'test loss at the end':{width}} runs died failed  median  lowest highest validation")
     for setting in dict.fromkeys(run.setting for run in runs):
         own = [run for run in runs if run.setting == setting]
         states = [run.state() for run in own]
-        losses = [run.results()[1]["test_loss"] for run, state in zip(own, states) if state == "finished"]
-        finals = [loss[np.isfinite(loss)][-1] for loss in losses if np.isfinite(loss).any()]
+        results = [run.results()[1] for run, state in zip(own, states) if state == "finished"]
+        finals = [loss[np.isfinite(loss)][-1] for loss in (each["test_loss"] for each in results)
+                  if np.isfinite(loss).any()]
+        chosen_by = [each["validation_loss"][-1] for each in results if "validation_loss" in each]
         died = states.count("diverged")
         middle = np.median(finals + [np.inf] * died) if finals or died else np.nan
         spread = f" {min(finals):7.1e} {max(finals):7.1e}" if finals else ""
+        spread += f"    {np.median(chosen_by + [np.inf] * died):7.1e}" if chosen_by else ""
         failed = sum(run in failures for run in own)
         print(f"{setting:{width}} {len(own):4} {died:4} {failed:6} {middle:7.1e}{spread}")
     for run, reason in failures.items():
