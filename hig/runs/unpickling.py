@@ -81,7 +81,7 @@ class _Unpickler(pickle.Unpickler):
             "numpy.core.numeric _frombuffer": lambda content, dtype, shape, order: Made(
                 self.array(1, shape, dtype, order == "F", content))}
         key = f"{module} {name}".replace("numpy._core", "numpy.core")   # called so since numpy 2
-        expect(key in made, f"it refers to {key[:80]!r}, and only arrays and builtins are allowed")
+        expect(key in made, f"it refers to {f'{module}.{name}'[:80]!r}; only arrays and builtins are allowed")
         return made[key]
 
     def dtype(self, code):
