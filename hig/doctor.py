@@ -1,5 +1,4 @@
-"""What a bug report should contain: versions, hardware, threads, and a self-check of some seconds with
-advice.
+"""What a bug report should contain: versions, hardware, threads, and a self-check of some seconds.
 
     python -m hig.doctor
 
@@ -66,9 +65,7 @@ def matrix(n, decades, seed=0):
 
 
 def power_error(method):
-    """Largest relative deviation of Jᵀ gram_coefficients(J Jᵀ, g) from the explicit J^κ g by SVD, for κ =
-    −1/2 and −1.
-    """
+    """Largest relative error of Jᵀ gram_coefficients(J Jᵀ, g) against J^κ g by SVD, for κ = −1/2 and −1."""
     J, g = matrix(150, 6)
     truncation, errors = 1e-3, []                                       # midway between two singular values
     for kappa in (-0.5, -1.0):
@@ -79,7 +76,7 @@ def power_error(method):
 
 
 def milliseconds(function):
-    """Median time of calls during SECONDS; the first, which warms up, counts only if there is no other."""
+    """Median time of calls during SECONDS; the first call warms up, and counts only if it is the only one."""
     times, end = [], time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         began = time.perf_counter()
@@ -89,9 +86,7 @@ def milliseconds(function):
 
 
 def thread_fight(K):
-    """Milliseconds of an `eigh` of K: {(BLAS threads or None for all, whether TensorFlow computes meanwhile):
-    ms}.
-    """
+    """{(BLAS threads or None for all, whether TensorFlow computes meanwhile): ms of an `eigh` of K}."""
     import tensorflow as tf
     block = tf.random.normal((512, 512), seed=0)
     done = threading.Event()

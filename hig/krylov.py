@@ -29,7 +29,7 @@ from hig.jacobian import PenalizedJacobian, unflatten
 from hig.powers import EXHAUSTED, KrylovSpectrum, bidiagonal_power
 
 _PIECE = 8                  # steps between two looks at whether more are worth while
-_PROBES_OF_ROWS = 8  # random vectors for the rows' norms, of which the proof needs the order of magnitude
+_PROBES_OF_ROWS = 8         # random vectors for the norms of rows; the proof needs only their magnitude
 _PROBES = 2                 # random vectors for what the recurrence has not seen of the trace of K
 
 
@@ -102,9 +102,7 @@ class Products:
     # -------------------------------------------------------------------------------------- chunks of samples
 
     def _joined(self, function, *arguments):
-        """The results, with a row for each sample, of a function of some samples at a time (nested tensors
-        like `x`).
-        """
+        """The results of a function of some samples at a time (nested tensors), a row for each sample."""
         if self.samples == self.batch:
             return function(*arguments)
         dtypes = tf.nest.map_structure(lambda t: t.dtype, function(*self._chunk(0, arguments)))
@@ -114,9 +112,7 @@ class Products:
         return tf.nest.map_structure(lambda t: tf.reshape(t, [-1, *t.shape[2:]])[:self.batch], chunks)
 
     def _chunk(self, i, arguments):
-        """The rows of chunk i of nested tensors. The last chunk is as long as the others: it ends with
-        samples repeated.
-        """
+        """The rows of chunk i of nested tensors; the last chunk is filled up by repeating the last sample."""
         rows = tf.minimum(i * self.samples + tf.range(self.samples), self.batch - 1)
         x, *others = arguments
         return self.derivatives._of_samples(lambda t: tf.gather(t, rows),
@@ -125,9 +121,7 @@ class Products:
     # ------------------------------------------------------------------------------------------- the products
 
     def _function(self, x):
-        """What the weights act on, for some samples: their outcomes (samples, d), or the network's controls
-        (samples, c).
-        """
+        """What the weights act on: the outcomes (samples, d), or the network's controls (samples, c)."""
         if self.way != "through the network":
             return self._flat(self.derivatives._outcome(x))
         return self._flat(self.model.network(self.model.network_input(x), training=False))
@@ -153,7 +147,7 @@ class Products:
             product = pull(x, matrices, rows)
         else:
             chunks = -(-self.batch // self.samples)
-            # samples repeated count nothing
+            # the cotangents of repeated samples are 0
             rows = tf.pad(rows, [[0, chunks * self.samples - self.batch], [0, 0]])
             product = tf.while_loop(lambda i, _: i < chunks, lambda i, total: (i + 1, total + pull(
                 *self._chunk(i, (x, matrices)), rows[i * self.samples:(i + 1) * self.samples])),
@@ -238,8 +232,10 @@ class Products:
                              parallel_iterations=1)
 
     def finish(self, operator, state, by_u, last, by_v):
-        """J^κ g (p,) from the coefficients of `bidiagonal_power`, those of steps not taken being 0; last =
-        by_u[k] β_{k+1}.
+        """J^κ g (p,) from the coefficients of `bidiagonal_power` (0 for steps not taken).
+
+        Args:
+            last: by_u[k] β_{k+1}.
         """
         _, _, u, _, v, _, kept, _, _ = state
         if len(u) > len(v):

@@ -1,7 +1,7 @@
 """The page for training the Poisson problem by hand: `hig.live.page` with controls and pictures above it.
 
-Weights are saved under a name that the trainer chooses, and loaded from a list of those in the output folder:
-no path is typed. TensorFlow is loaded by `serve_interactive` only.
+Weights are saved under a name that the trainer chooses, and loaded from a list of those in the output folder,
+so that no path is typed. Only `serve_interactive` loads TensorFlow.
 """
 
 import numpy as np
@@ -109,7 +109,7 @@ def layout(settings, output):
 
 
 def picture(fields, name):
-    """The plotly figure of a field; x and its truth have one range of colours, y and y* another one."""
+    """The plotly figure of a field; x and its truth share a range of colours, and so do y and y*."""
     scale = next((pair for pair in (("x_gt", "x"), ("y_target", "y")) if name in pair), (name,))
     shown = np.concatenate([fields[other].ravel() for other in scale])
     limit = float(np.abs(shown[np.isfinite(shown)]).max(initial=0))     # of a network that has not diverged

@@ -155,7 +155,7 @@ class Trainer:
         model.optimizer.learning_rate = _learning_rate(method, settings)
         if isinstance(model.optimizer, JacobianPower):
             model.optimizer.truncation = settings["truncation"]
-            try:  # the memory that is free now may not be so later
+            try:  # each time, because the free memory changes
                 require_memory(batch_size * RESOLUTION**2, self.network, "choose a smaller batch")
             except MemoryError as error:
                 raise SettingsError(str(error)) from None

@@ -29,8 +29,8 @@ BINS = 1000  # a curve is drawn with at most two points in each
 class Panel(NamedTuple):
     """What a system's figure shows beside the loss.
 
-    draw: function of (axes, groups, colors, options) as `hig.figures.losses.draw_losses`.
-    arrays: names of what the pickles must hold, one value for each entry of the curve.
+    draw: function of (axes, groups, colors, options), as `hig.figures.losses.draw_losses`.
+    arrays: names of what the pickles must hold with one value for each entry of the curve.
     images: names of what they must hold as (H, W) arrays.
     seeds: how many runs of one group there must be.
     """
@@ -47,8 +47,7 @@ class System(NamedTuple):
     log_x: whether its time axis is logarithmic.
     thresholds: test losses whose time the tables tell.
     words: {array in the pickles: what it is, in words}.
-    case: function of a run's `sim_par` → (order, words) for a system that has several cases, each with panels
-    of its own.
+    case: function of a run's `sim_par` → (order, words), if a system has cases with panels of their own.
     in_names: regular expression of what the file names hold between prefix and optimizer.
     panels: tuple of Panel.
     """
@@ -87,17 +86,14 @@ def system(prefix):
 
 
 def state_of(run):
-    """"running", "finished", "interrupted" or "diverged"; "unknown" for a scene, which does not tell.
-
-    A killed one is interrupted, see `hig.runs.locks.state_of`.
-    """
+    """The state of a run as in `hig.runs.locks.state_of`; "unknown" for a scene, which does not tell."""
     if run.path.is_dir():
         return "unknown"
     return "diverged" if find_death(run) else locks.state_of(run.path, run.results)
 
 
 def short(number):
-    """A number of seconds with three digits or, from 1000 on, more."""
+    """A number of seconds as text, with three digits or, from 1000 on, without decimals."""
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
@@ -125,7 +121,7 @@ def loss_kind(run, wanted):
 def find_death(run):
     """The `Death` of a run, or None if its last loss is finite.
 
-    A NaN among the test losses alone is no death: there it says that the loss was not measured.
+    NaN as a test loss is no death; it says that the loss was not measured.
     """
     train, test, seconds = (run.results[key] for key in ("train_loss", "test_loss", "simulation_time"))
     alive = np.flatnonzero(np.isfinite(train) & ~np.isinf(test))
@@ -185,15 +181,15 @@ class Curve(NamedTuple):
 
 
 def drawable(run, y, axis, logarithmic=False, width=None, positive=True):
-    """The `Curve` of a run: what it was before its death and an axis has a place for, smoothed.
+    """The `Curve` of a run: its finite entries before its death that the axes can show, smoothed.
 
     Args:
         run: Run.
         y: (N,) values at its entries.
         axis: of the positions, see `x_values`.
-        logarithmic: whether that axis is, which has no place for the untrained network at time 0.
+        logarithmic: whether that axis is; it cannot show the untrained network at time 0.
         width: seconds to smooth over, or None.
-        positive: whether only positive values have a place.
+        positive: whether only positive values are shown.
     """
     x, death = x_values(run, axis), find_death(run)
     keep = np.isfinite(x) & np.isfinite(y) & (y > 0 if positive else True) & (x > 0 if logarithmic else True)
@@ -234,12 +230,12 @@ def thin(x, y, logarithmic, bins=BINS):
 def median_band(curves, logarithmic=True):
     """Median, minimum and maximum of several curves, interpolated in the logarithm of the loss.
 
-    At each position these are over the runs that have come so far; one that has ended counts on with its last
-    value, and one that has died as infinite. The band ends where the last run does, or where fewer than half
-    of them are left.
+    At each position these are over the runs that have come so far. A run that has ended keeps its last value,
+    and one that has died is infinite from there on. The band ends where the last run does, or where fewer
+    than half of them are left.
 
     Args:
-        curves: list of Curve; of those without an entry the dead ones count as such, the others do not.
+        curves: list of Curve; one without an entry counts only if its run has died.
         logarithmic: False for quantities that may be zero or negative, interpolated as they are.
 
     Returns:

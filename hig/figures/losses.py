@@ -11,7 +11,7 @@ from hig.figures.reading import collect, group_runs, sort_into_cases
 from hig.figures.studies import best_partners, study_panels
 from hig.figures.style import GREY, choose_colors, choose_dashes, legible, style
 
-# Inches of a panel without a legend outside: 10 pt stay readable in a column, also with two side by side.
+# inches of a panel without a legend outside: in a paper's column 10 pt stay readable, also with two abreast
 COLUMN, NARROW = (4.2, 2.9), (3.4, 2.4)
 LINE, LETTER, HANDLE = 0.158, 0.066, 0.45   # inches in a legend of 9 pt: of a line, a letter, a line's sample
 MARGIN = 0.75, 0.7                          # inches of a panel that its labels take, about
@@ -48,8 +48,8 @@ def figure_of(*paths, x="time", y="test", smooth=None, style="paper", colors="pa
 def draw(figure, runs, options):
     """The panels of one system, or the losses of several.
 
-    Of one system in the size "column" a case is a column, its losses on top and the further panels below; in
-    the size "wide" it is a row. Of several systems two panels are side by side, in the size "wide" three.
+    One system: in the size "column" each case is a column, with its losses on top and the further panels
+    below; in the size "wide" it is a row. Several systems: two panels are side by side, "wide" three.
 
     Args:
         figure: matplotlib Figure or SubFigure.
@@ -144,7 +144,7 @@ def draw_losses(ax, groups, colors, options):
             ax.annotate("switch", (moment, 1), xycoords=("data", "axes fraction"), rotation=90, ha="right",
                         va="top", color=colors[label], fontsize=8)
     top = 1e3 * max(starts, default=np.inf)
-    if ax.get_ylim()[1] > top:  # a run that explodes would leave the others a flat line at the bottom
+    if ax.get_ylim()[1] > top:  # a run that explodes would make the others a flat line at the bottom
         ax.set_ylim(min(lowest) * (min(lowest) / top) ** 0.05, top)
     for label, curves in drawn.items():
         for x, y in (curve.death for curve in curves if curve.death and len(curve.y)):
@@ -167,7 +167,7 @@ def draw_curves(ax, curves, color, label=None, dashes="-"):
 
 
 def legend_text(label, members, wanted, curves):
-    """Name of a group with its final loss, that of the median of several, or with the moment of its death.
+    """Name of a group with its final loss (of several runs that of their median), or when it died.
 
     Args:
         label: of `group_runs`.
@@ -191,15 +191,15 @@ def legend_text(label, members, wanted, curves):
 
 
 def add_legend(ax, title, size, beside):
-    """The title of a panel, and unless it has one a legend: inside the axes where no curve is, or outside.
+    """Adds the title of a panel, and a legend if it has none: inside the axes where no curve is, or outside.
 
     Args:
         title: of the panel, or None.
         size: inches of the panel, (width, height).
-        beside: whether a legend outside is beside the whole figure, or above the axes.
+        beside: True to put a legend outside beside the whole figure, False above the axes.
 
     Returns:
-        inches that title and legend take above the axes, but for one line.
+        inches that title and legend take above the axes, beyond one line.
     """
     handles, texts = ax.get_legend_handles_labels()
     if title:
@@ -230,7 +230,7 @@ def add_legend(ax, title, size, beside):
 
 
 def legend_size(texts, points=9):
-    """Inches, (width, height), that a legend takes, about."""
+    """About how many inches, (width, height), a legend takes."""
     return points / 9 * (HANDLE + LETTER * max(map(len, texts))), points / 9 * LINE * len(texts)
 
 
@@ -240,7 +240,7 @@ def shared_words(title, texts, letters):
     Args:
         title: str.
         texts: list of `legend_text`.
-        letters: of a line of the title; a longer one is broken.
+        letters: number of letters from which a line of the title is broken.
 
     Returns:
         title, texts.

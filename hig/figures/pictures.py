@@ -51,18 +51,15 @@ def solve(weights, seed, root):
 
 
 def make_picture(solutions, names, options):
-    """A matplotlib figure with one column for each (module, solution) of `solve`, titled with its name, and
-    one for losses.
+    """A matplotlib figure: a column for each (module, solution) of `solve`, with its name, and one of losses.
 
     Args:
         solutions, names: lists of one length.
         options: style and colors of the command line; losses, a list of files or folders with curves of one
-            system that
-            are drawn at the right, or None.
+            system that are drawn at the right, or None.
 
     Returns:
-        figure, and a function of progress in [0, 1] that shows so much of it, and returns the artists that it
-        has changed.
+        the figure, and a function of progress in [0, 1] that shows so much of it.
 
     Raises:
         ValueError: there are no such curves, or they are of several systems.
@@ -117,8 +114,7 @@ def animate(figure, show, suffix):
 
 
 def moving_picture(*files, seed=1, style="paper", colors="paper"):
-    """Bytes of a GIF of what the networks in files of weights do, as `plot.py trajectories` animates them;
-    for notebooks.
+    """Bytes of the GIF that `plot.py trajectories` makes of files of weights; for notebooks.
 
     Raises:
         ValueError: weights cannot be used; one sentence.

@@ -64,8 +64,7 @@ def read_scene(folder):
     """The runs of a PhiFlow scene.
 
     log_step_time.txt has step and seconds, log_loss_<X>_0.txt step and loss. PhiFlow counts the steps that
-    have
-    ended: loss 0 is that of the untrained network.
+    have ended: loss 0 is that of the untrained network.
 
     Raises:
         ValueError: a file is not of that form.
@@ -92,7 +91,7 @@ def read_scene(folder):
 
 
 def collect(paths, axis):
-    """Runs of pickles, which must be readable, and of folders; there an unreadable one is reported only."""
+    """Runs of pickles, which must be readable, and of folders, where unreadable ones are only reported."""
     runs, seen = [], set()
     for path in map(Path, paths):
         for file in find_files(path) if path.is_dir() else [path]:

@@ -21,8 +21,8 @@ def subjects(runs):
 def best_partners(runs, wanted):
     """Labels of the groups of runs that a figure shows in colour; the others stand grey behind them.
 
-    Of an optimizer with more than MANY settings, these are for each value of its leading setting the one
-    whose final losses, "test" or "train" as `wanted`, have the lowest median.
+    If an optimizer has more than MANY settings, one is in colour for each value of its leading setting: that
+    with the lowest median of the final losses, "test" or "train" as `wanted`.
     """
     groups, keys = group_runs(runs), subjects(runs)
     best = {}
@@ -35,7 +35,7 @@ def best_partners(runs, wanted):
 
 
 def study_panels(runs):
-    """Functions that draw the panels of a study, as `hig.figures.losses.draw_losses`; none if it is none.
+    """Functions that draw the panels of a study, as `hig.figures.losses.draw_losses`; empty if it is none.
 
     One varied setting of at least three values has one panel. Two have a heat map for each optimizer that
     varies both.

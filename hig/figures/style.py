@@ -12,7 +12,7 @@ COLORS = {
               "SIP": "darkturquoise", "Muon": "seagreen", "L-BFGS": "goldenrod", "HIG_Krylov": "mediumblue",
               "HIG_adaptive": "deeppink", "LM": "black",
               "others": ["olive", "hotpink", "royalblue", "darkkhaki"]},
-    # Okabe and Ito's palette, Tol's, and colours that differ from these for the colour-blind, too
+    # Okabe and Ito's palette, Tol's, and others that the colour-blind can tell from these
     "safe": {"Adam": "#0072B2", "GN": "#D55E00", "HIG": "#CC79A7", "SGD": "#7f7f7f", "Adagrad": "#E69F00",
              "Adadelta": "#009E73", "RMSprop": "#56B4E9", "SIP": "#8c6d1f", "Muon": "#733900",
              "L-BFGS": "#b2b274", "HIG_Krylov": "#b3004d", "HIG_adaptive": "#7300e6", "LM": "#000000",
@@ -24,7 +24,7 @@ DASHES = ("-", "--", "-.")              # of the settings of one optimizer, if t
 WORDS = {"kappa": "power κ", "learning_rate": "learning rate η", "truncation": "truncation τ",
          "damping": "damping μ", "hidden": "widths of the hidden layers"}      # of settings, at an axis
 
-# Two positions, the control, a target: not the colours of optimizers; "safe" is Tol's muted scheme.
+# two positions, the control, a target; none is the colour of an optimizer; "safe" is Tol's muted scheme
 TRAJECTORIES = {"paper": ("teal", "darkgoldenrod", "dimgray", "firebrick"),
                 "safe": ("#117733", "#CC6677", "#777777", "#AA4499")}
 
@@ -41,8 +41,7 @@ STYLES = {
 
 @contextmanager
 def style(name):
-    """Context in which a figure is made and written: "paper" or "dark", whatever the user's matplotlibrc
-    says."""
+    """A context for making and writing a figure: "paper" or "dark", whatever the user's matplotlibrc says."""
     import matplotlib
     from matplotlib.style.core import STYLE_BLACKLIST  # settings that are not looks
 
@@ -54,8 +53,8 @@ def style(name):
 def choose_colors(groups, palette, look="paper", shown=None):
     """{label: colour} for the labels of groups: each optimizer has its own, unknown ones the others in turn.
 
-    Up to three settings of an optimizer have its one colour and differ by `choose_dashes`. More are shades of
-    it in their order, and where there is no other optimizer a colour map.
+    Up to three settings of an optimizer have its colour and differ by `choose_dashes`. More have shades of it
+    in their order, or the colours of a colour map if there is no other optimizer.
 
     Args:
         groups: labels of `hig.figures.reading.group_runs`, in their order.
@@ -78,7 +77,7 @@ def choose_colors(groups, palette, look="paper", shown=None):
 
 
 def choose_dashes(groups):
-    """{label: line style}: solid; two or three settings of an optimizer, of one colour, have one each."""
+    """{label: line style}: solid, but different ones for two or three settings of an optimizer."""
     settings = {}
     for label in groups:
         settings.setdefault(label.split(" (")[0], []).append(label)
@@ -87,7 +86,7 @@ def choose_dashes(groups):
 
 
 def readable(color, look):
-    """The colour, or on a dark background one with so much white in it that its contrast is 4:1."""
+    """The colour; on a dark background mixed with white until its contrast is 4:1."""
     from matplotlib.colors import to_hex, to_rgb
 
     def brightness(color):                                              # relative luminance, WCAG 2
@@ -115,12 +114,11 @@ def legible(text):
 
 
 def write_figure(figure, output, look):
-    """Write a figure atomically; the suffix of `output` (png, pdf, svg) decides the format, and text stays
-    text.
+    """Writes a figure atomically; text stays text.
 
     Args:
         figure: matplotlib Figure, made in the same `style`.
-        output: Path.
+        output: Path, whose suffix (png, pdf, svg) decides the format.
         look: name of that style.
 
     Raises:

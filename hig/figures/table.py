@@ -24,8 +24,7 @@ def numbers(run, thresholds):
 
 
 def summary(runs):
-    """DataFrame of the runs of one system: a row for each, and after those of several seeds one for their
-    median.
+    """DataFrame of the runs of one system: a row for each, and one for the median of several seeds.
 
     Columns: "system" (with its case), "optimizer" (as `hig.figures.reading.group_runs` names it), "seed" or
     "median", those of `numbers`, "peak memory [MB]" (NaN where a file does not tell it), and "remark".

@@ -81,7 +81,7 @@ def new_curves(figure):
 
 
 def highest_shown(runs, options):
-    """Where a loss axis ends of itself: exploding runs would leave the others a flat line at the bottom."""
+    """Upper end of an automatic loss axis: an exploding run would make the others a flat line."""
     if not options.y.endswith("_loss"):
         return np.inf
     starts = [losses[np.isfinite(losses)][:1] for losses in (quantities(run)[options.y] for run in runs)]
@@ -90,7 +90,7 @@ def highest_shown(runs, options):
 
 
 def drawn_curve(run, options):
-    """The `Curve` of a run, or None if nothing of it has a place on these axes."""
+    """The `Curve` of a run, or None if these axes can show nothing of it."""
     try:
         curve = drawable(run, quantities(run)[options.y], options.x, options.log_x, positive=options.log_y)
     except (KeyError, ValueError):                  # the file does not tell the quantity, or the updates
@@ -193,7 +193,7 @@ def control(name, component):
 
 
 def watching_layout(x="time", y="test_loss"):
-    """Components of the page below its header, which begins with these axes; the first refresh fills them."""
+    """Components of the page below its header, with these axes at first; the first refresh fills them."""
     return [
         html.Div(dcc.RadioItems([], id="case", inline=True), className="controls"),
         html.Div([

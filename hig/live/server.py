@@ -1,8 +1,8 @@
 """A page for this machine alone: a Dash app on 127.0.0.1 that loads nothing from elsewhere, and its server.
 
-Other pages in the same browser can reach 127.0.0.1, too. Three things protect this one: requests with a Host
-header other than 127.0.0.1 or localhost are refused (a foreign host name may be made to point here), no
-foreign page can show it in a frame, and the browser blocks every request of this page to another machine
+Other pages in the same browser can reach 127.0.0.1, too. Three things protect this one. Requests with a Host
+header other than 127.0.0.1 or localhost are refused, because a foreign host name may be made to point here.
+No foreign page can show this one in a frame. The browser blocks every request of this page to another machine
 (Content-Security-Policy).
 """
 
@@ -46,9 +46,9 @@ def serve(app, port):
         port: int; 0 for any that is free.
 
     Raises:
-        SettingsError: the port cannot be had.
+        SettingsError: the port is not available.
     """
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)               # or it prints a line for each request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)               # not a line for each request
     try:
         with socket.create_server((HOST, port)) as listening:
             server = make_server(HOST, port, app.server, threaded=True, fd=listening.fileno())

@@ -1,4 +1,4 @@
-"""What the folders hold now, for a page that looks again and again, and what the page says about a run."""
+"""What the folders hold now, for a page that looks repeatedly, and what the page says about a run."""
 
 import threading
 from pathlib import Path
@@ -54,10 +54,10 @@ def _read(path, stamp):
 
 
 def quantities(run):
-    """What a run's file holds of each entry: {name: (N,) float64}, test and training loss first.
+    """{name: (N,) float64}: what a run's file holds for each entry, test and training loss first.
 
-    Values that only updates have are NaN at entry 0, the untrained network. Without test losses, "test_loss"
-    is the training loss.
+    Entry 0, the untrained network, is NaN where only updates have values. Without test losses, "test_loss" is
+    the training loss.
     """
     results, length = run.results, len(run.results["epochs"])
     found = {f"{kind}_loss": results[f"{loss_kind(run, kind)}_loss"].astype(float)
@@ -76,7 +76,7 @@ WORDS = {"test_loss": "test loss", "train_loss": "training loss", "epoch_time": 
 
 
 def in_words(key, prefix):
-    """What a quantity is, in words of the system with that prefix; where there are none, its name."""
+    """What a quantity is, in words of the system with that prefix, or else its name."""
     return {**WORDS, **system(prefix).words}.get(key, key.replace("_", " "))
 
 

@@ -50,11 +50,11 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
             batch, see `shuffled_batches`.
 
     Returns:
-        how the run ended, see `hig.runs.training.train`.
+        how the run ended, as in `hig.runs.training.train`.
 
     Raises:
-        SettingsError: if the batch size does not divide the number of samples; and as `train`.
-        OSError: as `train`.
+        SettingsError: if the batch size does not divide the number of samples; and as in `train`.
+        OSError: as in `train`.
     """
     if settings.optimizer == "LBFGS":
         settings = Namespace(**{**vars(settings), "batch_size": len(train_data[0])})
@@ -77,7 +77,7 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
 
 def train_on_fresh_data(settings, prefix, compiled, batches, measure, constants, *,
                         callbacks=lambda sim_par: []):
-    """Trains a model of which every update gets samples of its own; an epoch is one update.
+    """Trains a model with fresh samples for every update; an epoch is one update.
 
     An optimizer called "Adam_then_HIG", for instance, is HIG after `settings.pretrain_time` seconds of Adam
     with `settings.pretrain_learning_rate`.
@@ -90,15 +90,15 @@ def train_on_fresh_data(settings, prefix, compiled, batches, measure, constants,
         batches: function of the number of updates done → tf.data.Dataset of (x, y*), without end.
         measure: function of the compiled model → the `evaluate` of `hig.runs.training.train`, with a method
             `snapshot` as there.
-        constants: dict of builtins, what the system is besides the settings; it goes into `sim_par`.
+        constants: as in `train_on_fixed_data`.
         callbacks: function of `sim_par` → list of further Keras callbacks.
 
     Returns:
-        how the run ended, see `hig.runs.training.train`.
+        how the run ended, as in `hig.runs.training.train`.
 
     Raises:
-        SettingsError: if pretraining leaves no time for the rest; and as `train`.
-        OSError: as `train`.
+        SettingsError: if pretraining leaves no time for the rest; and as in `train`.
+        OSError: as in `train`.
     """
     name, before = settings.optimizer.removeprefix("Adam_then_"), getattr(settings, "pretrain_time", None)
     if before and before >= settings.max_time:
@@ -146,8 +146,8 @@ def make_optimizer(settings):
 
     "HIG", "HIG_Krylov" (with `settings.krylov`), "GN" or "Power" (with `settings.kappa`), each also with
     controlled steps ("HIG_adaptive"); "LM" (with `settings.damping`); or a class of keras.optimizers like
-    "Adam". Muon is without weight decay, as the others are, and leaves the output layer to its own Adam, as
-    its authors recommend.
+    "Adam". Muon has no weight decay, like the others, and leaves the output layer to its own Adam, as its
+    authors recommend.
 
     Raises:
         SettingsError: there is no such optimizer, or the submit script states too little for it.
@@ -232,7 +232,7 @@ def shuffled_batches(data, batch_size, seed):
         (batches, updates per epoch), with batches as `hig.runs.training.train` wants it.
 
     Raises:
-        SettingsError: if there are not as many rows as a batch has.
+        SettingsError: if there are fewer rows than a batch has.
     """
     rows, data = len(data[0]), tuple(map(tf.constant, data))
     updates = rows // batch_size

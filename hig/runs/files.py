@@ -1,5 +1,5 @@
-"""Files that are complete or not there: atomic writes, and earlier results that make room without being
-lost."""
+"""Files that are complete or not there: atomic writes, and earlier results that make room without being lost.
+"""
 
 import itertools
 import os
@@ -16,8 +16,8 @@ def write_atomically(path, data):
         data: bytes, the whole content.
 
     Raises:
-        OSError: the folder is missing or not writable, the disk is full; an earlier file is then untouched
-            and the temporary file beside it is removed.
+        OSError: the folder is missing or not writable, or the disk is full; an earlier file is then
+            untouched, and the temporary file beside it is removed.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -41,7 +41,7 @@ def write_atomically(path, data):
 def keep_earlier(path):
     """Move an earlier curve out of the way, to a name with its date: `X_RESULTS_2026-11-23_093012.pickle`.
 
-    Anything that is not empty is kept, readable or not. The date is that of its last change, in local time.
+    Any file that is not empty is kept, readable or not. The date is that of its last change, in local time.
 
     Args:
         path: file name (str or Path).

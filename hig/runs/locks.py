@@ -1,8 +1,8 @@
 """Two runs must not write the same results: a lock beside them, held by the operating system.
 
-The lock is `flock` on the hidden file `.NLO_HIG.lock`, for instance, in which the process writes its number
-and host. The system gives it up when the process ends, however it ends, so that a file left by a killed
-process or an earlier boot locks nothing.
+The lock is `flock` on a hidden file, `.NLO_HIG.lock` for instance, in which the process writes its number and
+host. The system releases it when the process ends, however it ends. A file left by a killed process or an
+earlier boot therefore locks nothing.
 """
 
 import errno
@@ -11,15 +11,15 @@ import platform
 import re
 from contextlib import contextmanager, suppress
 
-PATIENCE = 0.2  # seconds, for one who is just removing the file
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)                  # says a file system that knows none
+PATIENCE = 0.2  # seconds to wait for a process that is just removing the file
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)                  # of a file system without locks
 
 
 @contextmanager
 def locked(name):
     """Holds the lock of the results called `name` (Path without _RESULTS.pickle) while the block runs.
 
-    On file systems that know no locks (some of clusters) it holds nothing, and two runs are the user's care.
+    On file systems without locks (some clusters') it holds nothing, and the user must avoid two runs.
 
     Raises:
         BlockingIOError: another process holds it; the message names that process.
@@ -70,10 +70,10 @@ def held(name):
 
 
 def state_of(path, results):
-    """How the run of the pickle at `path` (Path) stands: one of `hig.runs.results.STATES`.
+    """The state of the run of the pickle at `path` (Path): one of `hig.runs.results.STATES`.
 
-    A run that its pickle calls running, but whose lock no process holds, was killed: interrupted. Curves
-    without a state, those of the published code, are finished.
+    If the pickle says "running" but no process holds the lock, the run was killed: "interrupted". Curves
+    without a state, those of the published code, are "finished".
 
     Args:
         results: the pickle's content, of `hig.runs.results.load_results`.

@@ -1,7 +1,7 @@
 """Where the runs of a study take place: in processes on this machine, or in jobs of Slurm, by submitit.
 
-Both places say how many runs may start (`free`), start them, and tell which have ended and why. A job of
-theirs is None for a run that an earlier call of the same study is still at.
+Both places say how many runs may start (`free`), start them, and tell which have ended and why. The job of a
+run is None if an earlier call of the same study still works on that run.
 """
 
 import io
@@ -68,8 +68,8 @@ class Here:
         return max(0, self.jobs - len(active))
 
     def start(self, runs):
-        """{Run: Process, or None for one that another process is at}."""
-        # without Ctrl-C
+        """{Run: Process, or None if another process works on it}."""
+        # in sessions of their own, which Ctrl-C does not reach
         return {run: None if run.state() == "running" else Process(run, start_new_session=True)
                 for run in runs}
 
@@ -88,7 +88,7 @@ class Here:
         for job in own:
             job.process.terminate()
         tqdm.write("stopping after the epochs under way", file=sys.stderr)
-        with suppress(KeyboardInterrupt):  # of somebody who does not wait for that
+        with suppress(KeyboardInterrupt):  # the user need not wait for that
             for job in own:
                 job.process.wait()
         return "stopped; the same command goes on"
@@ -107,11 +107,11 @@ class Job:
     def __call__(self):
         """How the run ended, as `Process.outcome`."""
         from submitit import JobEnvironment
-        # to which submitit answers by `checkpoint`
+        # submitit answers this signal by `checkpoint`
         preemption = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
         signal.signal(signal.SIGTERM,
                       lambda *_: os.kill(os.getpid(), preemption) if wanted() else self.stop())
-        # sent to the whole job
+        # Slurm sends it to the whole job; the run is to ignore it
         self.training = Process(self.run, preexec_fn=lambda: signal.signal(preemption, signal.SIG_IGN))
         return self.training.outcome()
 
@@ -122,11 +122,11 @@ class Job:
         if self.training is not None:                                  # it has begun
             with suppress(ChildProcessError):                          # and not ended
                 self.training.process.send_signal(signal.SIGTERM)
-                # `wait` holds its lock
+                # not `wait`, which holds its lock
                 os.waitid(os.P_PID, self.training.process.pid, os.WEXITED | os.WNOWAIT)
 
     def checkpoint(self):
-        """What submitit is to do once the job runs again: the same, from the checkpoint."""
+        """What submitit is to do when the job runs again: the same, from the checkpoint."""
         from submitit.helpers import DelayedSubmission
         self.stop()
         return DelayedSubmission(Job(self.run))
@@ -175,7 +175,7 @@ class Slurm:
         return ARRAY
 
     def start(self, runs):
-        """{Run: submitit's job, or None for one that a job of an earlier call is still at}."""
+        """{Run: submitit's job, or None if a job of an earlier call still works on it}."""
         for run in runs:
             if (path := run.folder / "slurm_job.txt").exists():
                 self.numbers[run] = path.read_text().strip()
@@ -198,7 +198,7 @@ class Slurm:
         return {**dict.fromkeys(earlier), **dict(zip(new, jobs))}
 
     def living(self, runs):
-        """Those runs whose jobs Slurm still has, or may have while it does not answer."""
+        """Those runs whose jobs Slurm still has; all of them while Slurm does not answer."""
         runs = list(runs)
         states = slurm_states(self.numbers[run] for run in runs) if runs else {}
         return [run for run in runs if states is None or states.get(self.numbers[run]) in ALIVE]
@@ -222,8 +222,7 @@ class Slurm:
 
 
 def slurm_states(numbers):
-    """{number: state} of those of these Slurm jobs that Slurm still knows, "17_3": "RUNNING" for instance;
-    one question for all.
+    """{number: state} of those of these jobs that Slurm still knows, "17_3": "RUNNING", by one question.
 
     Returns:
         None if Slurm does not answer.

@@ -10,12 +10,12 @@ LINES = 10                  # lines of a whole run where stderr is not a termina
 
 
 def last_known(values):
-    """The last of the floats that is not NaN, since not every epoch is evaluated; NaN if all are."""
+    """The last of the floats that is not NaN (not every epoch is evaluated); NaN if all are."""
     return next((value for value in reversed(values) if not math.isnan(value)), math.nan)
 
 
 class Progress:
-    """Bar, epoch, losses, time left of the budget, whichever of max_time and epochs ends the run first.
+    """Bar, epoch, losses, and the time left until max_time or epochs ends the run.
 
     Args:
         label: str in front, the optimizer's name.

@@ -16,9 +16,9 @@ PACKAGES = ("numpy", "scipy", "tensorflow", "keras", "phiflow")
 def provenance():
     """What a number depends on besides its settings, as a dict of builtins.
 
-    Keys: "python" and one key per package of PACKAGES (version, "unknown" if not found), "commit" (of this
-    checkout, with "+" if files differ from it; None outside a checkout of hig), "cpu" (model), "cores",
-    "gpus" (their names), "blas_threads" (library → threads).
+    Keys: "python" and each of PACKAGES (version, "unknown" if not found), "commit" (of this checkout, with
+    "+" if files differ from it; None outside a checkout of hig), "cpu" (model), "cores", "gpus" (their
+    names), "blas_threads" (library → threads).
     """
     return {
         "python": platform.python_version(),

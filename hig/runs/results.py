@@ -9,9 +9,8 @@ The layout is that of the published code (`NLO_<X>_RESULTS.pickle`, `QMC_<X>_RES
     epoch_time        (N-1,)  seconds of training of every single epoch
     sim_par           dict    settings: builtins only
 
-to which this project adds `provenance` (a dict: versions, hardware, state of the run, singular values kept)
-and, where an experiment measures more, further numeric arrays with one or two axes. All keys of dicts are
-strings.
+This project adds `provenance` (a dict: versions, hardware, state of the run, singular values kept) and, if an
+experiment measures more, further numeric arrays with one or two axes. All keys of dicts are strings.
 
 Example:
     >>> save_results("NLO_HIG_RESULTS.pickle", results)         # doctest: +SKIP
@@ -59,7 +58,7 @@ def save_results(path, results):
 
 
 def pickled(results):
-    """The bytes that `save_results` writes, whatever their number is.
+    """The bytes that `save_results` writes, without a limit on their number.
 
     Raises:
         ValueError: `results` is not of the layout of a curve.
@@ -85,8 +84,8 @@ def write_parameters(path, sim_par):
 def load_results(path):
     """Read a curve of `save_results` or of the published code, without executing anything in the file.
 
-    Pickle protocols 3 to 5 with numpy's names of version 1 or 2 are understood. At most `MAX_BYTES` are read,
-    and a file cannot make arrays of more bytes than it holds.
+    It reads pickle protocols 3 to 5 with numpy's names of version 1 or 2, and at most `MAX_BYTES`. A file
+    cannot make arrays of more bytes than it holds.
 
     Args:
         path: file name (str or Path).
@@ -96,9 +95,9 @@ def load_results(path):
         bool) in native byte order, numpy scalars come as builtins.
 
     Raises:
-        ValueError: the file is missing, unreadable, truncated, of another layout, or contains anything but
-            arrays and builtins; one sentence that names it and the reason. Nothing else is raised, whatever
-            the file holds.
+        ValueError: the file is missing, unreadable, truncated, of another layout, or contains anything except
+            arrays and builtins. The message is one sentence with the file's name and the reason. Nothing else
+            is raised, whatever the file holds.
     """
     def opener(name, flags):
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))      # a pipe would wait for its other end
@@ -119,10 +118,10 @@ def load_results(path):
 
 
 def _checked(results):
-    """A copy of a curve made of builtins and arrays, these in 64 bit unless `unpickle` made them.
+    """A copy of a curve made of builtins and arrays; arrays have 64 bits unless `unpickle` made them.
 
     Raises:
-        ValueError: it is not a curve as the module docstring describes it.
+        ValueError: it is not a curve as in the module docstring.
     """
     results = _plain(results, "results", itertools.count(1), 0)
     expect(type(results) is dict, "it is not a dict of arrays")
@@ -151,7 +150,7 @@ def _checked(results):
 
 
 def _plain(value, name, count, depth):
-    """A copy of the entry `name`, as `_checked` says; `count` counts the values, `depth` the levels above."""
+    """A copy of the entry `name` for `_checked`; `count` counts the values, `depth` the levels above."""
     expect(next(count) <= MAX_INSTRUCTIONS, f"it has more than the {MAX_INSTRUCTIONS} values allowed")
     expect(depth <= MAX_DEPTH, f"it is nested deeper than {MAX_DEPTH} levels")
     if type(value) is Made and isinstance(value.value, np.ndarray):     # from a file

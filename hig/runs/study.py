@@ -1,15 +1,15 @@
 """Many training runs as one command: a study varies settings and seeds, and answers one claim.
 
-Each run is a submit script in a process of its own, on this machine, or in a job of Slurm (by submitit).
+Each run is a submit script, in a process of its own on this machine, or in a job of Slurm (by submitit).
 
     <system>/studies/<name>/<setting>/seed_<n>/     results of one run, as its submit script writes them
     <system>/studies/<name>/study.txt               which study the folder belongs to
     <system>/studies/<name>/.jobs/                  what submitit writes: job files and logs
 
-The files tell how far a study is. A run that has finished or diverged is left alone, an interrupted one is
-resumed, one that another process is at is waited for; so a study that was killed goes on when its command is
-given again. A job of Slurm that gets SIGTERM, or the USR2 by which Slurm announces the end of its time, lets
-the run write its checkpoint and is requeued.
+The files tell how far a study is. If its command is given again, a run that has finished or diverged is left
+alone, an interrupted one is resumed, and one that another process works on is waited for. So a study that was
+killed goes on. A job of Slurm that gets SIGTERM, or the USR2 by which Slurm announces the end of its time,
+lets the run write its checkpoint and is requeued.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def study(system, name, description, runs, *, seeds, max_time):
         name: of the study, a folder in <system>/studies.
         description: text of --help, the script's docstring, which names the claim.
         runs: list of (optimizer, {setting: value}): the submit script of that name, and its flags.
-        seeds: iterable of int, and max_time: seconds of training of each run; flags replace them.
+        seeds, max_time: iterable of int, and seconds of training of each run; flags replace them.
     """
     cli.standard_streams()
     options = parse(system, name, description, seeds, max_time)
@@ -111,8 +111,7 @@ def seed_range(text):
 
 
 def check_owner(folder, name):
-    """Raises SettingsError if the folder (Path) is that of another study than `name`, "Poisson/network" for
-    instance."""
+    """Raises SettingsError if the folder (Path) is not that of the study `name` ("Poisson/network")."""
     path = folder / "study.txt"
     found = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else name
     if found != name:
@@ -122,11 +121,11 @@ def check_owner(folder, name):
 
 @contextmanager
 def owned(folder, name):
-    """Holds the folder (Path) of the study `name`, which it is marked with, while the block runs.
+    """Marks the folder (Path) with the name of its study, and holds it while the block runs.
 
     Raises:
         SettingsError: it is that of another study, or cannot be written.
-        BlockingIOError: another process is at it.
+        BlockingIOError: another process holds it.
     """
     cli.check_writable(folder)
     with locks.locked(folder / "study"):
@@ -138,8 +137,7 @@ def owned(folder, name):
 # ---------------------------------------------------------------------------------------------------- one run
 
 class Run(NamedTuple):
-    """One run: its submit script, its flags but for --output and --resume, folder of its results, seconds of
-    training, number of threads it is held to (None: as many as it likes)."""
+    """One run: submit script, flags without --output and --resume, folder, seconds, threads (None: any)."""
     script: Path
     flags: tuple
     folder: Path
@@ -152,7 +150,7 @@ class Run(NamedTuple):
         return self.folder.parent.name
 
     def results(self):
-        """Its pickle and what it holds; (None, None) where there is none, or a damaged one."""
+        """(path, content) of its pickle; (None, None) if there is none, or a damaged one."""
         for path in self.folder.glob(f"*_{self.script.stem.removeprefix('submit_')}_RESULTS.pickle"):
             with suppress(ValueError):
                 return path, load_results(path)
@@ -171,7 +169,7 @@ class Run(NamedTuple):
         return "interrupted" if shorter else state
 
     def seconds_left(self):
-        """How long it still takes, about."""
+        """About how long it still takes."""
         _, results = self.results()
         return places.START_UP + max(0.0, self.max_time - (results["simulation_time"][-1] if results
                                                            else 0.0))

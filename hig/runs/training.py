@@ -4,8 +4,8 @@
 
 - keeps the clock: `simulation_time` is the time spent in training steps, compiling in the first epoch
   included and evaluation excluded, as in the published curves;
-- evaluates after every epoch and appends to the curve, of which entry 0 is the untrained network, and which
-  is thinned when its file would become larger than a reader takes (`hig.runs.results.MAX_BYTES`);
+- evaluates after every epoch and appends to the curve, whose entry 0 is the untrained network. The curve is
+  thinned before its file becomes larger than a reader takes (`hig.runs.results.MAX_BYTES`);
 - writes curve and checkpoint, so that a run can be interrupted at any moment and continued with `--resume`.
 
 The files of a run, in `settings.output`, for instance for the prefix NLO and the optimizer HIG:
@@ -63,11 +63,10 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
             resume, load_weights, save_weights.
         prefix: of the file names, "NLO" for instance.
         sim_par: dict of builtins, the settings as they go into the pickle and the PARAMETERS file.
-        pretraining: (another compiled PhysicsModel with the same network, seconds): it trains for the first
-            seconds of the curve. The entry of the first epoch after that is stored as "switch_epoch" in the
-            provenance.
-        snapshot: function of nothing → dict of arrays with two axes, which go into the pickle as they are at
-            each saving.
+        pretraining: (another compiled PhysicsModel with the same network, seconds), to train for the first
+            seconds of the curve; the epoch at which that ends is "switch_epoch" in the provenance.
+        snapshot: function without arguments → dict of arrays with two axes, which go into the pickle at each
+            saving.
         callbacks: further Keras callbacks, run after the clock has been read.
         label: str, what progress and messages call the run; the optimizer's name if None.
 
@@ -76,8 +75,8 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
         (LAPACK did not converge or memory did not suffice; the reason is on stderr).
 
     Raises:
-        SettingsError: if there is nothing to resume, or it belongs to other settings or other weights to
-            start from; if `load_weights` cannot be used.
+        SettingsError: if there is nothing to resume, or that run had other settings or started from other
+            weights; if `load_weights` cannot be used.
         BlockingIOError: if another process is writing these results.
         OSError: if the results cannot be written; what was written before stays as it is.
     """
@@ -202,7 +201,7 @@ class TrainingRun(keras.callbacks.Callback):
             self.state = "diverged"
 
     def _thin(self):
-        """Halves the curve, where its entries are closest in time.
+        """Halves the number of the curve's entries, where they are closest in time.
 
         Raises:
             ValueError: it has too few entries for that.
@@ -219,8 +218,8 @@ class TrainingRun(keras.callbacks.Callback):
     # ---------------------------------------------------------------------------------------- files
 
     def _move_earlier(self):
-        """Gives earlier results a dated name; of a run that had finished, the checkpoint has no use any
-        more."""
+        """Gives earlier results a dated name; of a run that had finished, the checkpoint has no use any more.
+        """
         try:
             finished = load_results(self.results)["provenance"]["state"] == "finished"
         except (ValueError, KeyError):  # none, damaged, or the published code's
@@ -260,8 +259,8 @@ class TrainingRun(keras.callbacks.Callback):
                                                 values in self.spectrum.items()}}}
 
     def _switch(self):
-        """The provenance of a pretrained run: after which epoch the second optimizer took over, once it
-        has."""
+        """The provenance of a pretrained run: after which epoch the second optimizer took over, once it has.
+        """
         last = bisect_left(self.curve["simulation_time"], self.stages[0][1])  # of the first stage
         return {"switch_epoch": self.curve["epochs"][last]} if self.stage else {}
 
@@ -321,8 +320,7 @@ class TrainingRun(keras.callbacks.Callback):
         self.saved_at = self.time
 
     def close(self):
-        """The last word: writes the final state and tells the user how the run ended and where the curve
-        is."""
+        """Writes the final state, and tells the user how the run ended and where the curve is."""
         if self.state == "running":
             self.state = "finished"
         self._save()
@@ -342,14 +340,14 @@ class TrainingRun(keras.callbacks.Callback):
                   f"the curve up to there is in {self.results}", file=sys.stderr)
 
     def fail(self, error):
-        """Ends the run after an update that gave up.
+        """Ends the run after an error in an update.
 
-        What the host call of a compiled step raised arrives as a TensorFlow error with its name in the text.
-        Its sentence is kept in the provenance, as "reason".
+        An error within a compiled step arrives as a TensorFlow error with its name in the text. Its sentence
+        is kept in the provenance, as "reason".
 
         Raises:
             KeyboardInterrupt: if it was that.
-            tensorflow.errors.OpError: the error itself, if it is none of LAPACK or memory: then it is a bug.
+            tensorflow.errors.OpError: the error itself, a bug, if it is neither LAPACK's nor about memory.
         """
         text = f"\n{type(error).__name__}: {error}"
         if "\nKeyboardInterrupt: " in text:
@@ -360,7 +358,7 @@ class TrainingRun(keras.callbacks.Callback):
         self.state, self.reason = "failed", told[1] if told else "the memory does not suffice for an update"
 
     def abandon(self):
-        """Ends the run within an epoch, after a second Ctrl-C: that epoch is given up.
+        """Ends the run within an epoch, which is given up, after a second Ctrl-C.
 
         Raises:
             KeyboardInterrupt: if the run had not begun.
