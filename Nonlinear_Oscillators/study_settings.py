@@ -22,5 +22,6 @@ MAX_TIME = 3600.0        # seconds of training of each run; its epochs end befor
 if __name__ == "__main__":
     epochs = [EPOCHS.get(name, FIRST_ORDER_EPOCHS) for name, _ in TRIALS]
     study("Nonlinear_Oscillators", "settings", __doc__,
-          [(name, {**settings, "epochs": n, "evaluate_every": n}) for (name, settings), n in zip(TRIALS, epochs)],
+          [(name, {**settings, "epochs": n, "evaluate_every": n})
+           for (name, settings), n in zip(TRIALS, epochs)],
           seeds=SEEDS, max_time=MAX_TIME)

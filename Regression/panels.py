@@ -6,6 +6,7 @@ from hig.figures.curves import LOSSES, Panel, System, final_loss, find_death, lo
 from hig.figures.style import legible
 
 TASKS = {"toy_1d": "toy 1D", "polynomial": "random polynomial"}
+LETTERS = 40    # of all names below the final losses; more stand aslant
 PUBLISHED = {   # test losses, means over 15 runs, by the authors of Sven (2026)
     "toy_1d": {"HIG": 1.9e-9, "Sven": 5.4e-7, "Adam": 3.3e-5},
     "polynomial": {"HIG": 0.080, "Sven": 0.136, "Adam": 0.228}}
@@ -15,9 +16,13 @@ def draw_finals(ax, groups, colors, options):
     """Panel: final loss of each run, a bar at their mean, and dashed lines at the published means."""
     ax.set(xscale="linear", xlabel="", ylabel=f"final {LOSSES[options.y]}")
     task = next(iter(groups.values()))[0].results["sim_par"].get("task")
-    names = [legible(label.replace("_", "\n").replace(" ", "\n")) for label in groups]
-    ax.set_xticks(range(len(groups)), names)
-    ax.set_xlim(-0.6, len(groups) - 0.4)
+    published = PUBLISHED.get(task, {}) if options.y == "test" else {}
+    names = [legible(label.replace("_", " ")) for label in groups]
+    if sum(map(len, names)) > LETTERS:
+        ax.set_xticks(range(len(groups)), names, rotation=35, ha="right", rotation_mode="anchor", fontsize=9)
+    else:
+        ax.set_xticks(range(len(groups)), [name.replace(" ", "\n") for name in names])
+    ax.set_xlim(-0.6, (1.15 if published else 1) * len(groups) - 0.4)
     ax.grid(False, axis="x")
     for i, (label, members) in enumerate(groups.items()):
         alive = [run for run in members if not find_death(run)]
@@ -29,12 +34,14 @@ def draw_finals(ax, groups, colors, options):
         if len(finals) < len(members):
             ax.annotate(f"{len(members) - len(finals)} died", (i, 1), xycoords=("data", "axes fraction"),
                         ha="center", va="bottom", color=colors[label], fontsize=9)
-    ink, published = ax.xaxis.label.get_color(), PUBLISHED.get(task, {})
-    for name, value in published.items() if options.y == "test" else ():
+    ink = ax.xaxis.label.get_color()
+    for name, value in published.items():
         color = colors.get(name, ink)
         ax.axhline(value, color=color, linestyle="--", linewidth=0.9, zorder=1)
-        ax.annotate(f"{name}, published", (1, value), (0, 1), xycoords=("axes fraction", "data"), fontsize=8,
+        ax.annotate(name, (1, value), (0, 1), xycoords=("axes fraction", "data"), fontsize=8,
                     textcoords="offset points", ha="right", va="bottom", color=color)
+    if published:
+        ax.set_xlabel("dashed lines: published", fontsize=9)
 
 
 def case(settings):

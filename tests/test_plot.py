@@ -257,6 +257,19 @@ def test_a_legend_covers_no_curve(tmp_path, size, names, levels):
     assert min(place.x0, place.y0) >= 0 and place.x1 <= whole.x1 and place.y1 <= whole.y1
 
 
+def test_the_legends_of_a_wide_study_do_not_cover_each_other(tmp_path):
+    """That of the losses is beside the figure, since four level curves leave it no place inside; that of the
+    final losses is at its own panel."""
+    for name, rate in itertools.product(("HIG", "GN"), (0.1, 0.2, 0.3, 0.4)):
+        save(tmp_path / str(rate) / f"NLO_{name}_RESULTS.pickle", np.full(20, rate + (name == "GN")),
+             settings={"learning_rate": rate})
+    *_, study = axes = draw([tmp_path], "--size", "wide")
+    FigureCanvasAgg(study.figure).draw()
+    beside, = axes[0].figure.legends
+    assert study.get_xlabel() == "learning rate η"
+    assert not box(beside).overlaps(box(study.get_legend()))
+
+
 @pytest.mark.parametrize("size, rows, columns", [("column", 4, 2), ("wide", 2, 4)])
 def test_a_case_is_a_column_or_in_a_wide_figure_a_row(tmp_path, size, rows, columns):
     for factor, seed in itertools.product((0.01, 1.0), (0, 1)):

@@ -76,7 +76,8 @@ def draw(figure, runs, options):
             axes[i, j].remove()
         else:
             losses = axes[(0, j) if not wide else (i, 0)]
-            outside[i, j] = draw_panel(axes[i, j], *panel, losses, size, options, beside=wide and alone)
+            beside = wide and alone and axes[i, j] is losses            # one legend has room there
+            outside[i, j] = draw_panel(axes[i, j], *panel, losses, size, options, beside)
     beside = sum(legend_size([text.get_text() for text in legend.texts])[0] for legend in figure.legends)
     return size[0] * columns + beside, size[1] * len(grid) + outside.max(axis=1).sum()
 

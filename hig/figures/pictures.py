@@ -11,6 +11,7 @@ Each system's folder may have a `pictures.py` with two functions, of which the f
 A file of weights does not tell its system: the one whose network has the shapes in the file is taken.
 """
 
+import io
 import tempfile
 from argparse import Namespace
 from pathlib import Path
@@ -25,6 +26,7 @@ from hig.figures.style import style as looks
 from hig.runs.cli import SettingsError, load
 
 FRAMES, FRAMES_PER_SECOND, PAUSE = 40, 12, 2.0      # of an animation; PAUSE: seconds on its last frame
+COLORS_OF_A_GIF = 128
 SIZE = 4.2, 5.8              # inches for each file of weights
 
 
@@ -103,7 +105,9 @@ def animate(figure, show, suffix):
                          "does not")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")                                    # stays that of the whole picture
-    writer = animation.writers["ffmpeg" if suffix == ".mp4" else "pillow"](fps=FRAMES_PER_SECOND)
+    if suffix == ".gif":
+        return gif(figure, show)
+    writer = animation.writers["ffmpeg"](fps=FRAMES_PER_SECOND)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"animation{suffix}")
         with writer.saving(figure, str(file), dpi=100):
@@ -111,6 +115,28 @@ def animate(figure, show, suffix):
                 show(min(1, (frame + 1) / FRAMES))
                 writer.grab_frame(facecolor=figure.get_facecolor())
         return file.read_bytes()
+
+
+def gif(figure, show):
+    """Bytes of a GIF, arguments as in `animate`.
+
+    All frames have the colours of the last one, without dithering, so that what stands still is stored once:
+    a fifth of what matplotlib's own writer takes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas, frames = FigureCanvasAgg(figure), []
+    for frame in range(FRAMES):
+        show((frame + 1) / FRAMES)
+        canvas.draw()
+        frames.append(Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB"))
+    palette = frames[-1].quantize(COLORS_OF_A_GIF, Image.Quantize.MAXCOVERAGE)
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    durations, file = [1000 / FRAMES_PER_SECOND] * FRAMES, io.BytesIO()
+    durations[-1] += 1000 * PAUSE
+    first.save(file, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
+    return file.getvalue()
 
 
 def moving_picture(*files, seed=1, style="paper", colors="paper"):
