@@ -48,7 +48,7 @@ with locked(folder / "NLO_Fake"):
     state = "interrupted" if stopped else {"broken": "failed", "diverged": "diverged"}.get(options.outcome, "finished")
     save_results(folder / "NLO_Fake_RESULTS.pickle", {
         "epochs": np.arange(2), "train_loss": loss, "test_loss": loss, "simulation_time": np.arange(2.0), "epoch_time": np.ones(1),
-        "sim_par": {"seed": int(options.seed), "max_time": float(options.max_time)}, "provenance": {"state": state}})
+        "validation_loss": 2 * loss, "sim_par": {"seed": int(options.seed), "max_time": float(options.max_time)}, "provenance": {"state": state, "peak_memory": 5e8}})
 if options.outcome == "broken":
     print("Fake stopped: no memory", file=sys.stderr)
     sys.exit(4)
@@ -105,9 +105,10 @@ def test_what_is_left_runs_and_what_failed_is_told(system, tmp_path, capfd):
     study.carry_out(runs, chosen)
     assert [starts(run) for run in runs] == [["new 1"], ["new 1"], ["new 1", "resumed 1"]]
     study.print_table(runs, failures)
-    assert [line.split()[:4] for line in capfd.readouterr().out.splitlines()[1:]] == [
-        ["Fake_outcome=finished", "1", "0", "0"], ["Fake_outcome=diverged", "1", "1", "0"],
-        ["Fake_outcome=broken", "1", "0", "1"]]
+    assert [line.split() for line in capfd.readouterr().out.splitlines()[1:]] == [
+        ["Fake_outcome=finished", "1", "0", "0", "1.0e-01", "1.0e-01", "1.0e-01", "2.0e-01", "500", "MB"],
+        ["Fake_outcome=diverged", "1", "1", "0", "inf", *"––––"],
+        ["Fake_outcome=broken", "1", "0", "1", *"–––––"]]
 
 
 def test_a_larger_budget_continues_finished_runs_and_one_job_has_all_threads(system, tmp_path):

@@ -263,10 +263,11 @@ def in_words(seconds):
 
 def print_table(runs, failures):
     """For each setting: how many runs there are, died and failed, median and range of the final test losses,
-    and the median of the final validation losses, by which settings are chosen, where these are measured.
+    the median of the final validation losses, by which settings are chosen, and the largest peak memory.
     """
     width = max(20, *(len(run.setting) for run in runs))
-    print(f"{'test loss at the end':{width}} runs died failed  median  lowest highest validation")
+    columns = "median", "lowest", "highest", "validation", "memory"
+    print(f"{'test loss at the end':{width}} runs died failed" + "".join(map("{:>11}".format, columns)))
     for setting in dict.fromkeys(run.setting for run in runs):
         own = [run for run in runs if run.setting == setting]
         states = [run.state() for run in own]
@@ -274,11 +275,13 @@ def print_table(runs, failures):
         finals = [loss[np.isfinite(loss)][-1] for loss in (each["test_loss"] for each in results)
                   if np.isfinite(loss).any()]
         chosen_by = [each["validation_loss"][-1] for each in results if "validation_loss" in each]
-        died = states.count("diverged")
-        middle = np.median(finals + [np.inf] * died) if finals or died else np.nan
-        spread = f" {min(finals):7.1e} {max(finals):7.1e}" if finals else ""
-        spread += f"    {np.median(chosen_by + [np.inf] * died):7.1e}" if chosen_by else ""
-        failed = sum(run in failures for run in own)
-        print(f"{setting:{width}} {len(own):4} {died:4} {failed:6} {middle:7.1e}{spread}")
+        died, failed = states.count("diverged"), sum(run in failures for run in own)
+        lost = [np.inf] * died
+        losses = [(finals + lost, np.median), (finals, min), (finals, max),
+                  (chosen_by and chosen_by + lost, np.median)]
+        cells = [f"{function(values):.1e}" if values else "–" for values, function in losses]
+        peak = max((each["provenance"].get("peak_memory", 0) for each in results), default=0)
+        cells.append(f"{peak / 1e6:.0f} MB" if peak else "–")
+        print(f"{setting:{width}} {len(own):4} {died:4} {failed:6}" + "".join(map("{:>11}".format, cells)))
     for run, reason in failures.items():
         print(f"failed: {run.folder}: {reason}", file=sys.stderr)
