@@ -27,12 +27,12 @@ because steps have gone well: a batch with fewer outputs than the network has we
 from the start, at the expense of all other samples, and control by the same batch does not notice that.
 
 A step lowers the loss of its own batch, and perhaps that of the next batch. The ratio of the two decreases
-tells whether a batch determines the weights. It is measured at every EVERY-th update, by one more forward
-pass (the loss of the next batch with the step taken back), as a ratio of running means over MEMORY
-measurements. The trust t in [0, 1] is this ratio divided by ENOUGH. It is 1 if a third of the decrease or
-more reaches the next batch, as with the simulators here, and near 0 if steps fit single batches. In that
-case the minimum along d is that of one batch alone, and the damping that suits one batch is too small for
-the others. Trust therefore limits the steps:
+tells whether a batch determines the weights. It is measured by one more forward pass (the loss of the next
+batch with the step taken back), at each of the first MEMORY updates and at every EVERY-th one after them, as
+a ratio of running means over MEMORY measurements. The trust t in [0, 1] is this ratio divided by ENOUGH. It
+is 1 if a third of the decrease or more reaches the next batch, as with the simulators here, and near 0 if
+steps fit single batches. In that case the minimum along d is that of one batch alone, and the damping that
+suits one batch is too small for the others. Trust therefore limits the steps:
 
     powers                 η ≤ (1 + t)/2 · η*. For t = 0 a step goes half way to the minimum along d.
     Levenberg-Marquardt    η is (1 + t)/2 of the one given, and q is at least (1 − t) times the one given.
@@ -87,7 +87,7 @@ def step(optimizer, loss, power, quadratic_model, loss_after):
         ratio = (loss - after) / predicted if predicted > 0 and np.isfinite(after) else -1.0
         optimizer.adapt(ratio, rate, bounded)
         if ratio > ACCEPTED:
-            if int(optimizer.iterations) % EVERY == 0:
+            if float(optimizer.measurements) < MEMORY or int(optimizer.iterations) % EVERY == 0:
                 optimizer.last_decrease.assign(loss - after)
                 optimizer.last_step.assign(rate * direction)
             share = rate / float(optimizer.learning_rate)                   # the optimizer multiplies by η
