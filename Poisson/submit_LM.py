@@ -1,7 +1,7 @@
 """Levenberg-Marquardt on the Poisson problem, its damping controlled.
 
 Steps are judged on the fields that they were made from, and every update gets fresh ones: control is meant
-    for fixed data.
+for fixed data.
 """
 
 from hig.runs.cli import submit
