@@ -260,14 +260,17 @@ class PhysicsModel(keras.Model):
         x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)  # as Keras does before `call`
         batch = x, y_true, sample_weight
         derivatives = self.derivatives_for(*batch)
-        loss, outcome, gradient, jacobian = derivatives.linearise(*batch)                   # L, y, g, J
-        self.route = derivatives.route
-        loss, gradient, jacobian, rest = derivatives.penalties.extend(
-            x, loss, gradient, jacobian, lambda: derivatives.curvature(batch, outcome, gradient)[0])
-        direction, numbers = step(  # fixed, or adapted
-            self.optimizer, loss, self.power(jacobian, gradient, derivatives.batch, rest),  # J^κ g
-            partial(derivatives.quadratic_model, batch, outcome, gradient, jacobian),
-            partial(derivatives.loss_after, batch))
+        for _ in range(2):  # once more if only XLA's derivatives are not finite
+            loss, outcome, gradient, jacobian = derivatives.linearise(*batch)               # L, y, g, J
+            self.route = derivatives.route
+            loss, gradient, jacobian, rest = derivatives.penalties.extend(
+                x, loss, gradient, jacobian, lambda: derivatives.curvature(batch, outcome, gradient)[0])
+            direction, numbers = step(  # fixed, or adapted
+                self.optimizer, loss, self.power(jacobian, gradient, derivatives.batch, rest),  # J^κ g
+                partial(derivatives.quadratic_model, batch, outcome, gradient, jacobian),
+                partial(derivatives.loss_after, batch))
+            if direction is None or np.isfinite(direction).all() or not derivatives.mended(batch):
+                break
         known = loss, x, y_true, outcome, sample_weight
         if direction is None:  # no step was good enough
             results = derivatives.record(*known)

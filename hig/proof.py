@@ -46,15 +46,15 @@ class Proof:
         return Reference(loss, outcome, gradient, np.asarray(v, np.float64), self.of.plain_vjp(x, tf.cast(v,
             gradient.dtype)))
 
-    def require_finite(self, reference):
-        """Refuses a model whose loss is finite but a derivative is not, which no route could mend."""
+    def not_finite(self, reference):
+        """A sentence if the loss is finite but a derivative is not, which no route could mend; "" if not."""
         broken = [weight.path for weight, share in zip(self.of.weights, reference.product)
                   if share is not None and not np.isfinite(share).all()]
-        if broken and np.isfinite(reference.loss) and np.isfinite(reference.gradient).all():
-            raise ValueError("the gradient of the model with respect to "
-                             f"{' and '.join(map(repr, broken[:2]))} is not finite, although its loss is, "
-                             "with or without XLA. The square root, norm or quotient of a zero has no "
-                             "derivative, not even where tf.where masks it: mask its argument as well")
+        if not (broken and np.isfinite(reference.loss) and np.isfinite(reference.gradient).all()):
+            return ""
+        return (f"the gradient of the model with respect to {' and '.join(map(repr, broken[:2]))} is not "
+                "finite, although its loss is, with or without XLA. The square root, norm or quotient of a "
+                "zero has no derivative, not even where tf.where masks it: mask its argument as well")
 
     def refuse(self, batch, reason):
         """Raises a ValueError: why no route is right, or that the outcome varies from call to call."""

@@ -115,7 +115,9 @@ class Derivatives:
         if all(gradient is None for gradient in reference.product):
             raise ValueError("No gradients provided for any variable: the outcome does not depend on any "
                              "trainable weight, or not in a differentiable way.")
-        self.proof.require_finite(reference)
+        broken = self.proof.not_finite(reference)
+        if broken:
+            raise ValueError(broken)
         if not self.krylov:
             require_memory(self.n, model,
                            f"set krylov=16 or so in the optimizer, or reduce the batch size, {self.batch}, "
@@ -151,6 +153,20 @@ class Derivatives:
         """Whether a variable that the model reads but does not train has changed since the last call."""
         before, self._settings = self._settings, [variable.numpy() for variable in self._read]
         return not all(map(np.array_equal, before, self._settings))
+
+    def mended(self, batch):
+        """Whether another route is taken after J^κ g was not finite: where only XLA's derivatives are not.
+
+        If those of automatic differentiation are not finite either, a warning names the weights.
+        """
+        reference = self.proof.reference(*batch)
+        broken = self.proof.not_finite(reference)
+        if broken:
+            self.compiler.warn(broken)
+        finite = not broken and np.isfinite(reference.loss) and np.isfinite(reference.gradient).all()
+        if finite:
+            self._take_route(batch, reference)
+        return finite
 
     def curvature(self, batch, outcome, gradient, change=None):
         """Two curvatures of the loss in y: h along its gradient, and that along a change of y.

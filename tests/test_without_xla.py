@@ -109,6 +109,39 @@ def test_what_xla_computes_otherwise_runs_without_it(float64, name, optimizer):
         np.testing.assert_allclose((before - weight) / ETA, gradient, rtol=0, atol=2e-7)
 
 
+@pytest.mark.parametrize("optimizer", [lambda: hig.HIG(ETA, truncation=1e-3),
+                                       lambda: hig.HIG(ETA, truncation=1e-3, adaptive=True),
+                                       lambda: hig.HIG(ETA, truncation=1e-3, krylov=2)],
+                         ids=["fixed", "adaptive", "krylov"])
+def test_a_masked_zero_that_comes_later(float64, optimizer):
+    """The first batch has none, so that XLA is right for it; the second update equals one without XLA."""
+    def masked_length(x, u):
+        length = tf.norm(u * x[:, :2], axis=1, keepdims=True)
+        return tf.where(x[:, 2:] > 0, length, 0.0 * x[:, 2:]) + 0.1 * u
+    steps, padded = [], rows(FEATURES)
+    padded[0] = [0, 0, -1]
+    for jit_compile in ("auto", False):
+        keras.utils.set_random_seed(3)
+        model = hig.PhysicsModel(stack(5, 2), masked_length)
+        model.compile(optimizer(), squares, jit_compile=jit_compile)
+        model.train_on_batch(rows(FEATURES), rows(2))
+        with pytest.warns(UserWarning, match="without XLA") if jit_compile else contextlib.nullcontext():
+            model.train_on_batch(padded, rows(2))
+        steps.append(flat(model.get_weights()))
+    assert_same_step(*steps, np.zeros_like(steps[0]), 1e-9)
+
+
+def test_a_derivative_that_stops_being_finite_is_named(float64):
+    """The root of zero, met by the second batch: its loss is finite, and a warning names the weights."""
+    def trap(x, u):
+        return tf.where(x[:, :1] > 0, u, tf.sqrt(tf.nn.relu(u - 100)))
+    model = hig.PhysicsModel(stack(5, 2), trap)
+    model.compile(hig.HIG(ETA, truncation=1e-3), squares, jit_compile=False)
+    model.train_on_batch(abs(rows(FEATURES)), rows(2))
+    with pytest.warns(UserWarning, match="kernel.*not finite"):
+        model.train_on_batch(rows(FEATURES), rows(2))
+
+
 def test_a_derivative_that_is_not_finite_in_itself_is_named(float64):
     """The trap of tf.where: the logarithm of a masked zero has an infinite derivative, times 0."""
     def trap(x, u):
