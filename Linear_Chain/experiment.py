@@ -36,13 +36,12 @@ def run(settings):
 
     The optimizer "SIP" is Adam with the simulator `ScaleInvariant`.
     """
-    train_states, test_states = draw_data(settings.seed)
+    train_data, test_data = ((states, states) for states in draw_data(settings.seed))
     constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT, "coupling": COUPLING,
                  "control_strength": CONTROL_STRENGTH}
-    scale_invariant = settings.optimizer == "SIP"
-    model = build_model(settings.seed, ScaleInvariant(CHAIN, settings.truncation) if scale_invariant
-                        else CHAIN)
-    return train_on_fixed_data(settings, "CHAIN", model, loss, (train_states, train_states), (test_states,
-                                                                                              test_states),
-                               constants, optimizer=keras.optimizers.Adam(settings.learning_rate)
-                               if scale_invariant else None)
+    simulator, optimizer = CHAIN, None
+    if settings.optimizer == "SIP":
+        simulator = ScaleInvariant(CHAIN, settings.truncation)
+        optimizer = keras.optimizers.Adam(settings.learning_rate)
+    return train_on_fixed_data(settings, "CHAIN", build_model(settings.seed, simulator), loss, train_data,
+                               test_data, constants, optimizer=optimizer)

@@ -13,5 +13,4 @@ MAX_TIME = 100.0         # seconds of training
 
 if __name__ == "__main__":
     submit("Linear_Chain", "HIG_adaptive", __doc__, seed=SEED, batch_size=BATCH_SIZE,
-           learning_rate=LEARNING_RATE,
-           truncation=TRUNCATION, max_time=MAX_TIME)
+           learning_rate=LEARNING_RATE, truncation=TRUNCATION, max_time=MAX_TIME)

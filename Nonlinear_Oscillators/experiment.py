@@ -26,8 +26,8 @@ def draw_data(seed):
     The numbers are the published code's, which draws them from numpy's global generator after
     `np.random.seed(seed)`.
     """
-    states = np.random.RandomState(seed).rand(TRAIN_SAMPLES + TEST_SAMPLES,
-                                              2 * N_OSCILLATORS).astype(np.float32)
+    states = np.random.RandomState(seed).rand(TRAIN_SAMPLES + TEST_SAMPLES, 2 * N_OSCILLATORS)
+    states = states.astype(np.float32)
     return states[:TRAIN_SAMPLES], states[TRAIN_SAMPLES:]
 
 

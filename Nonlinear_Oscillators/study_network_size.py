@@ -12,5 +12,4 @@ MAX_TIME = 20.0          # seconds of training of each run
 if __name__ == "__main__":
     study("Nonlinear_Oscillators", "network_size", __doc__,
           [(optimizer, {"hidden": f"{width},{width},{width}"}) for optimizer in ("HIG", "Adam")
-           for width in WIDTHS],
-          seeds=SEEDS, max_time=MAX_TIME)
+           for width in WIDTHS], seeds=SEEDS, max_time=MAX_TIME)

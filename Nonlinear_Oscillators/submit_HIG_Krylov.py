@@ -15,5 +15,4 @@ MAX_TIME = 3600.0        # seconds of training
 
 if __name__ == "__main__":
     submit("Nonlinear_Oscillators", "HIG_Krylov", __doc__, seed=SEED, batch_size=BATCH_SIZE,
-           learning_rate=LEARNING_RATE,
-           truncation=TRUNCATION, krylov=KRYLOV, max_time=MAX_TIME, flags=flags)
+           learning_rate=LEARNING_RATE, truncation=TRUNCATION, krylov=KRYLOV, max_time=MAX_TIME, flags=flags)

@@ -13,6 +13,5 @@ MEMORY = 50              # steps remembered, from the scan
 MAX_TIME = 3600.0        # seconds of training
 
 if __name__ == "__main__":
-    submit("Nonlinear_Oscillators", "LBFGS", __doc__, seed=SEED, batch_size=None, learning_rate=None,
-           memory=MEMORY,
-           max_time=MAX_TIME, flags=flags)
+    submit("Nonlinear_Oscillators", "LBFGS", __doc__, seed=SEED, memory=MEMORY, max_time=MAX_TIME,
+           flags=flags)

@@ -15,5 +15,4 @@ MAX_TIME = 3600.0        # seconds of training
 
 if __name__ == "__main__":
     submit("Nonlinear_Oscillators", "LM", __doc__, seed=SEED, batch_size=BATCH_SIZE,
-           learning_rate=LEARNING_RATE,
-           damping=DAMPING, max_time=MAX_TIME, flags=flags)
+           learning_rate=LEARNING_RATE, damping=DAMPING, max_time=MAX_TIME, flags=flags)

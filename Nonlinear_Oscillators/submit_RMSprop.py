@@ -14,5 +14,4 @@ MAX_TIME = 3600.0        # seconds of training
 
 if __name__ == "__main__":
     submit("Nonlinear_Oscillators", "RMSprop", __doc__, seed=SEED, batch_size=BATCH_SIZE,
-           learning_rate=LEARNING_RATE,
-           max_time=MAX_TIME, flags=flags)
+           learning_rate=LEARNING_RATE, max_time=MAX_TIME, flags=flags)

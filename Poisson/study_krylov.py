@@ -14,9 +14,7 @@ MAX_TIME = 100.0         # seconds of training of each run
 
 if __name__ == "__main__":
     study("Poisson", "krylov", __doc__,
-          [("HIG_Krylov", {"krylov": steps, "batch_size": size}) for size in BATCH_SIZES
-           for steps in STEPS] + [("HIG", {})]
-          + [("HIG_Krylov", {"resolution": cells}) for cells in RESOLUTIONS]
+          [("HIG_Krylov", {"krylov": steps, "batch_size": size}) for size in BATCH_SIZES for steps in STEPS]
+          + [("HIG", {})] + [("HIG_Krylov", {"resolution": cells}) for cells in RESOLUTIONS]
           + [("Adam", {"learning_rate": rate, "resolution": cells}) for cells in (8, *RESOLUTIONS)
-             for rate in ADAM],
-          seeds=SEEDS, max_time=MAX_TIME)
+             for rate in ADAM], seeds=SEEDS, max_time=MAX_TIME)

@@ -12,7 +12,5 @@ MAX_TIME = 90.0          # seconds of training of each run
 
 if __name__ == "__main__":
     study("Poisson", "peers", __doc__,
-          [(optimizer, {}) for optimizer in ("Adam", "HIG", "LM")]
-          + [(optimizer, {"pretrain_time": PRETRAIN_TIME}) for optimizer in ("Adam_then_HIG",
-                                                                             "Adam_then_LM")],
-          seeds=SEEDS, max_time=MAX_TIME)
+          [("Adam", {}), ("HIG", {}), ("LM", {}), ("Adam_then_HIG", {"pretrain_time": PRETRAIN_TIME}),
+           ("Adam_then_LM", {"pretrain_time": PRETRAIN_TIME})], seeds=SEEDS, max_time=MAX_TIME)

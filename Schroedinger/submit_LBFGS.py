@@ -11,5 +11,4 @@ MEMORY = 50              # steps remembered
 MAX_TIME = 5400.0        # seconds of training
 
 if __name__ == "__main__":
-    submit("Schroedinger", "LBFGS", __doc__, seed=SEED, batch_size=None, learning_rate=None, memory=MEMORY,
-           max_time=MAX_TIME)
+    submit("Schroedinger", "LBFGS", __doc__, seed=SEED, memory=MEMORY, max_time=MAX_TIME)

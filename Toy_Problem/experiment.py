@@ -62,11 +62,9 @@ def evaluation(model, train_data, test_data):
         activations = tf.abs(hidden(test_data[0]))                                  # (B, 7)
         y = model.network(tf.constant([[PATH_X]]), training=False)[0]
         return {"activation_mean": tf.reduce_mean(activations),
-                "activation_std": tf.math.reduce_std(activations),
-                "path_y1": y[0], "path_y2": y[1]}
+                "activation_std": tf.math.reduce_std(activations), "path_y1": y[0], "path_y2": y[1]}
     compiled = Compiler().function(inside, "The evaluation")
-    return lambda epoch, logs: {**losses(epoch, logs), **{key: float(value) for key,
-                                                          value in compiled().items()}}
+    return lambda epoch, logs: losses(epoch, logs) | {key: float(value) for key, value in compiled().items()}
 
 
 def run(settings):
@@ -109,6 +107,5 @@ def run_one(settings, factor):
     constants = {"lambda": factor, "path_x": PATH_X, "path_target_y1": float(sin),
                  "path_target_y2": float(cos) / factor}
     return train_on_fixed_data(settings, prefix(factor), build_model(settings.seed, factor), loss, train_data,
-                               test_data,
-                               constants, measure=evaluation,
+                               test_data, constants, measure=evaluation,
                                label=f"{settings.optimizer}, lambda {factor:g}")

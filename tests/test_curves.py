@@ -71,13 +71,12 @@ def curve(x, y, death=None, ended=True):
 
 
 def test_a_band_interpolates_the_logarithm():
-    x, middle, low, high, count = curves.median_band([curve([0, 4], [1, 1e-4]), curve([0, 1, 2], [1, 0.5,
-                                                                                                  0.5])])
+    both = [curve([0, 4], [1, 1e-4]), curve([0, 1, 2], [1, 0.5, 0.5])]
+    x, middle, low, high, count = curves.median_band(both)
     assert_array_equal(x, [0, 1, 2, 4])
     assert_allclose(low, [1, 0.1, 0.01, 1e-4], rtol=1e-12)
     assert_allclose(high, [1, 0.5, 0.5, 0.5], rtol=1e-12)               # a run that has finished counts on
-    # as the table has it: of the losses, not of their logarithms
-    assert_allclose(middle, (low + high) / 2, rtol=1e-12)
+    assert_allclose(middle, (low + high) / 2, rtol=1e-12)           # of the losses, not of their logarithms
     assert count == 2
 
 
@@ -95,9 +94,8 @@ def test_a_young_run_leaves_the_median_where_it_is():
 
 def test_the_legend_says_how_many_runs_the_median_is_of(tmp_path):
     for seed in range(4):
-        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(20 if seed else 3), state="finished"
-             if seed else "interrupted",
-             settings={"seed": seed})
+        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(20 if seed else 3),
+             state="finished" if seed else "interrupted", settings={"seed": seed})
     ax, *_ = draw([tmp_path])
     assert lines(ax)["HIG"].get_label() == f"HIG: {1.1 * falling()[-1]:.1e}, median of 3 of 4 runs"
     assert lines(ax)["HIG"].get_xdata()[-1] == 38
@@ -105,8 +103,8 @@ def test_the_legend_says_how_many_runs_the_median_is_of(tmp_path):
 
 def test_runs_of_different_budgets_are_not_mixed(tmp_path):
     for seed, budget in enumerate((60.0, 60.0, 6.0)):
-        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(int(budget)), settings={"seed": seed,
-            "max_time": budget})
+        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(int(budget)),
+             settings={"seed": seed, "max_time": budget})
     assert list(lines(draw([tmp_path])[0])) == ["HIG (6 s)", "HIG (60 s)"]
 
 
@@ -124,20 +122,18 @@ def test_dead_runs_count_as_infinite_in_the_median():
 def test_up_to_three_settings_of_an_optimizer_have_its_colour_and_differ_in_their_lines(tmp_path):
     for name, budgets in (("Adam", (60, 180, 600)), ("HIG", (60,)), ("GN", (60, 180))):
         for budget in budgets:
-            save(tmp_path / str(budget) / f"NLO_{name}_RESULTS.pickle", falling(), settings={"seed": 1,
-                "max_time": budget})
+            path = tmp_path / str(budget) / f"NLO_{name}_RESULTS.pickle"
+            save(path, falling(), settings={"max_time": budget})
     ax, *_ = draw([tmp_path])
     looks = {name: (line.get_color(), line.get_linestyle()) for name, line in lines(ax).items()}
     assert looks == {"Adam (60 s)": ("dodgerblue", "-"), "Adam (180 s)": ("dodgerblue", "--"),
-                     "Adam (600 s)": ("dodgerblue", "-."),
-                     "GN (60 s)": ("crimson", "-"), "GN (180 s)": ("crimson", "--"), "HIG": ("darkorchid",
-                                                                                             "-")}
+                     "Adam (600 s)": ("dodgerblue", "-."), "GN (60 s)": ("crimson", "-"),
+                     "GN (180 s)": ("crimson", "--"), "HIG": ("darkorchid", "-")}
 
 
 def test_many_settings_are_graded_in_numeric_order(tmp_path):
     for size in (16, 128, 64, 512, 32, 1024):
-        save(tmp_path / str(size) / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 1,
-                                                                                   "batch_size": size})
+        save(tmp_path / str(size) / "NLO_HIG_RESULTS.pickle", falling(), settings={"batch_size": size})
     ax, _, final = draw([tmp_path])
     assert [name.split("=")[1] for name in lines(ax)] == ["16)", "32)", "64)", "128)", "512)", "1024)"]
     brightness = [sum(to_rgba(line.get_color())[:3]) for line in lines(ax).values()]
@@ -148,7 +144,7 @@ def test_many_settings_are_graded_in_numeric_order(tmp_path):
 
 def test_widths_of_networks_are_in_the_order_of_their_numbers(tmp_path):
     for widths in ("160,160,160", "20,20,20", "80,80,80"):
-        save(tmp_path / widths / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 1, "hidden": widths})
+        save(tmp_path / widths / "NLO_HIG_RESULTS.pickle", falling(), settings={"hidden": widths})
     ax, _, final = draw([tmp_path])
     order = ["20,20,20", "80,80,80", "160,160,160"]
     assert list(lines(ax)) == [f"HIG (hidden={widths})" for widths in order]
@@ -157,8 +153,8 @@ def test_widths_of_networks_are_in_the_order_of_their_numbers(tmp_path):
 
 def test_one_odd_file_does_not_tear_a_band_apart(tmp_path):
     for seed in range(4):
-        save(tmp_path / f"seed_{seed}" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": seed, "a": 1,
-                                                                                        "b": 2, "c": 3})
+        save(tmp_path / f"seed_{seed}" / "NLO_HIG_RESULTS.pickle", falling(),
+             settings={"seed": seed, "a": 1, "b": 2, "c": 3})
     save(tmp_path / "odd" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 9})
     assert list(lines(draw([tmp_path])[0])) == ["HIG (odd)", "HIG"]
 
@@ -168,9 +164,9 @@ def test_one_odd_file_does_not_tear_a_band_apart(tmp_path):
 def study(folder, name, losses, **settings):
     """Three seeds of a setting, with these final training losses; NaN for one that died."""
     for seed, final in enumerate(losses):
-        save(folder / name / "_".join(map(str, settings.values())) / f"seed_{seed}" /
-             f"NLO_{name}_RESULTS.pickle",
-             [1.0, 0.5, final], test=[1.0, 0.5, final], settings={"seed": seed, **settings})
+        place = folder / name / "_".join(map(str, settings.values())) / f"seed_{seed}"
+        save(place / f"NLO_{name}_RESULTS.pickle", [1.0, 0.5, final], test=[1.0, 0.5, final],
+             settings={"seed": seed, **settings})
 
 
 def test_a_study_shows_final_losses_over_its_setting(tmp_path):
@@ -203,9 +199,7 @@ def test_a_study_of_two_settings_is_a_heat_map(tmp_path):
 
 
 def test_of_many_settings_the_best_partner_of_each_leading_value_is_in_colour(tmp_path):
-    """Seven κ with two η each, of which the larger one is better where κ is negative; for κ = 1 one of them
-    dies.
-    """
+    """Seven κ with two η each. The larger one is better where κ is negative; for κ = 1 it dies."""
     rates = {kappa: 1.0 if kappa < 0 else 0.1 for kappa in (-1, -0.75, -0.5, -0.25, 0, 0.5, 1)}
     for kappa, best in rates.items():
         for eta in (0.1, 1.0):
@@ -223,16 +217,15 @@ def test_of_many_settings_the_best_partner_of_each_leading_value_is_in_colour(tm
     colors = [line.get_color() for label, line in lines(ax).items() if label != "other settings"]
     frames = {(frame.get_x() // 1, frame.get_y() // 1): to_rgba(frame.get_edgecolor())
               for frame in heat.patches}
-    assert frames == {(float(eta == 1), float(i)): to_rgba(color) for i,
-                      (eta, color) in enumerate(zip(rates.values(), colors))}
+    assert frames == {(float(eta == 1), float(i)): to_rgba(color)
+                      for i, (eta, color) in enumerate(zip(rates.values(), colors))}
     greys = heat.collections[0].to_rgba(np.array([1e-4, 1e-3, 1e-2]))
     assert_allclose(greys[:, 0], greys[:, 2]), np.all(np.diff(greys[:, 0]) < 0)  # the lower the lighter
 
 
 def test_runs_with_other_settings_are_not_mixed(tmp_path):
     for place, eta in (("a", 1.0), ("b", 1.0), ("c", 0.5)):
-        save(tmp_path / place / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": place, "eta": eta,
-                                                                               "tau": 1e-6})
+        save(tmp_path / place / "NLO_HIG_RESULTS.pickle", falling(), settings={"eta": eta, "tau": 1})
     assert list(lines(draw([tmp_path])[0])) == ["HIG (eta=0.5)", "HIG (eta=1)"]
     published = {"learningrate": 1, "batchsize": 128, "trunc": 1e-6}
     save(tmp_path / "published" / "NLO_HIG_RESULTS.pickle", falling(), settings=published)
@@ -274,17 +267,16 @@ def test_a_run_that_explodes_does_not_flatten_the_others(tmp_path):
 
 
 def test_runs_that_die_at_once_or_not_at_all(tmp_path):
-    dead = save(tmp_path / "NLO_GN_RESULTS.pickle", [1.0, np.nan], state="diverged")
-    ax, *_ = draw([dead])
-    assert len(crosses(ax)) == 1 and "died at NaN, t = 2 s" in lines(ax)["GN"].get_label()
-    ax, *_ = draw([save(tmp_path / "NLO_SGD_RESULTS.pickle", [np.nan], state="diverged")])
-    assert "died at NaN, t = 0 s" in lines(ax)["SGD"].get_label()
     passing = falling()
     passing[5] = np.nan
-    ax, *_ = draw([save(tmp_path / "NLO_Adam_RESULTS.pickle", passing)])
-    assert not crosses(ax) and len(lines(ax)["Adam"].get_xdata()) == 19
-    ax, *_ = draw([save(tmp_path / "NLO_SIP_RESULTS.pickle", falling(), state="diverged")])
-    assert len(crosses(ax)) == 1 and len(lines(ax)["SIP"].get_xdata()) == 20
+    for name, losses, state, died, count in (
+            ("GN", [1.0, np.nan], "diverged", "died at NaN, t = 2 s", 1),
+            ("SGD", [np.nan], "diverged", "died at NaN, t = 0 s", 0),
+            ("Adam", passing, "finished", None, 19), ("SIP", falling(), "diverged", "died at", 20)):
+        ax, *_ = draw([save(tmp_path / f"NLO_{name}_RESULTS.pickle", losses, state=state)])
+        line = lines(ax)[name]
+        assert len(line.get_xdata()) == count and len(crosses(ax)) == bool(died and count)
+        assert died is None or died in line.get_label()
 
 
 def test_dead_seeds_are_counted(tmp_path):

@@ -177,8 +177,7 @@ def test_studies(folder, script):
 
 
 PEERS = {"Adam": "Adam", "Adam, best batch": "Adam_batch_size=*", "Muon": "Muon", "L-BFGS": "LBFGS",
-         "GN": "GN", "HIG": "HIG",
-         "HIG adaptive": "HIG_adaptive", "LM": "LM"}
+         "GN": "GN", "HIG": "HIG", "HIG adaptive": "HIG_adaptive", "LM": "LM"}
 
 
 @pytest.mark.parametrize("folder, script", [("oscillators", "Nonlinear_Oscillators/study_peers.py"),

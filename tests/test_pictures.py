@@ -166,9 +166,8 @@ def test_without_ffmpeg_there_is_a_clear_message(weights, tmp_path, monkeypatch,
 def test_weights_that_cannot_be_drawn(weights, tmp_path, capsys):
     damaged = tmp_path / "damaged.weights.h5"
     damaged.write_bytes(b"not HDF5")
-    for path, words in ((weights / "toy.weights.h5", "does not hold a network"), (damaged,
-                                                                                  "does not hold a network"),
-                        (tmp_path / "none.weights.h5", "no such file")):
+    for path, words in ((weights / "toy.weights.h5", "does not hold a network"),
+                        (damaged, "does not hold a network"), (tmp_path / "none.weights.h5", "no such file")):
         assert plot.main(["trajectories", "--weights", str(path), "--output", str(tmp_path / "a.png")]) == 2
         error = capsys.readouterr().err
         assert words in error and str(path) in error and error.count("\n") == 1

@@ -102,24 +102,19 @@ def test_all_colours_differ(palette):
 
 @pytest.mark.parametrize("palette", style.COLORS)
 def test_all_colours_can_be_read_on_a_dark_background(palette):
-    """Contrast as WCAG 2 defines it, 3:1 is what it asks of graphics; trajectories and graded settings
-    included.
-    """
+    """Contrast as WCAG 2 defines it, which asks for 3:1; trajectories and graded settings included."""
     def luminance(color):
         parts = np.array(to_rgba(color)[:3])
-        return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152,
-                                                                                              0.0722]
-    labels = [*curves_of_all(palette), *(f"HIG (batch_size={size})" for size in range(6))]
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+    names = [*(name for name in style.COLORS[palette] if name != "others"), "A", "B", "C", "D"]
+    labels = [*names, *(f"HIG (batch_size={size})" for size in range(6))]
     colors = [*style.choose_colors(labels, palette, "dark").values(),
               *(style.readable(color, "dark") for color in style.TRAJECTORIES[palette])]
     background = luminance(style.STYLES["dark"]["axes.facecolor"])
     assert min((luminance(color) + 0.05) / (background + 0.05) for color in colors) > 3
-    # as it is, it cannot
-    assert (luminance(style.COLORS["safe"]["others"][0]) + 0.05) / (background + 0.05) < 3
-
-
-def curves_of_all(palette):
-    return [*(name for name in style.COLORS[palette] if name != "others"), "A", "B", "C", "D"]
+    unchanged = luminance(style.COLORS["safe"]["others"][0])
+    assert (unchanged + 0.05) / (background + 0.05) < 3
 
 
 def test_styles_and_colours_are_applied(tmp_path):
@@ -176,26 +171,20 @@ def test_an_example_of_the_best_run_has_a_panel_with_labelled_colour_scales(tmp_
     assert all(bar.get_ylabel() for bar in panel.child_axes if not bar.get_title())
 
 
-@pytest.mark.parametrize("axis, position", [("time", 14.0), ("epochs", 7), ("updates", 7 * 32)])
-def test_the_switch_of_a_pretrained_run_is_marked(tmp_path, axis, position):
+@pytest.mark.parametrize("axis, position, thinned", [("time", 14.0, 14.0 - 2), ("epochs", 7, 6),
+                                                     ("updates", 7 * 32, 6 * 32)])
+def test_the_switch_of_a_pretrained_run_is_marked(tmp_path, axis, position, thinned):
     path = save(tmp_path / "POISSON_Adam_then_HIG_RESULTS.pickle", falling())
-    ax, *_ = draw([path], "--x", axis)
-    assert not ax.texts
+    assert not draw([path], "--x", axis)[0].texts
     results = load_results(path)
-    save_results(path, {**results, "provenance": {**results["provenance"], "switch_epoch": 7}})
-    ax, *_ = draw([path], "--x", axis)
-    assert [text.get_text() for text in ax.texts] == ["switch"] and ax.texts[0].xy[0] == position
-    assert any(list(line.get_xdata()) == [position] * 2 for line in ax.lines)
-
-
-def test_the_switch_is_marked_on_a_thinned_curve_without_its_epoch(tmp_path):
-    path = save(tmp_path / "POISSON_Adam_then_HIG_RESULTS.pickle", falling())
-    results = load_results(path)
+    results["provenance"]["switch_epoch"] = 7
     kept = {key: np.delete(values, 7) for key, values in results.items() if np.shape(values) == (20,)}
-    save_results(path, {**results, **kept, "epoch_time": np.diff(kept["simulation_time"]),
-                        "provenance": {**results["provenance"], "switch_epoch": 7}})
-    ax, *_ = draw([path], "--x", "epochs")
-    assert ax.texts[0].xy[0] == 6                                       # the last entry before
+    kept["epoch_time"] = np.diff(kept["simulation_time"])
+    for content, expected in ((results, position), ({**results, **kept}, thinned)):     # the last one before
+        save_results(path, content)
+        ax, *_ = draw([path], "--x", axis)
+        assert [text.get_text() for text in ax.texts] == ["switch"] and ax.texts[0].xy[0] == expected
+        assert any(list(line.get_xdata()) == [expected] * 2 for line in ax.lines)
 
 
 def test_one_measured_point_is_seen_and_the_table_has_the_last_one(tmp_path):
@@ -236,12 +225,11 @@ def test_smoothing_is_applied(tmp_path):
 @pytest.mark.parametrize("names, levels", [("Adam HIG GN", (1, 1e-3, 1e-6)),
                                            ("Adam HIG GN SGD SIP LM Muon Adagrad", np.logspace(0, -6, 8))])
 def test_a_legend_covers_no_curve(tmp_path, size, names, levels):
-    """Falling curves leave the upper right to a legend; eight level ones leave it no place inside the axes.
-    """
+    """Falling curves leave the upper right to a legend, eight level ones no place inside the axes."""
     few = len(levels) == 3
     for name, level in zip(names.split(), levels):
-        save(tmp_path / f"QMC_{name}_RESULTS.pickle", falling(rate=1 / (1 + level)) if few else np.full(20,
-            level))
+        losses = falling(rate=1 / (1 + level)) if few else np.full(20, level)
+        save(tmp_path / f"QMC_{name}_RESULTS.pickle", losses)
     ax, *_ = draw([tmp_path], "--size", size)
     figure = ax.figure
     FigureCanvasAgg(figure).draw()
@@ -250,7 +238,8 @@ def test_a_legend_covers_no_curve(tmp_path, size, names, levels):
     for line in lines(ax).values():
         x, y = ax.transData.transform(line.get_xydata()).T
         assert not np.any((place.x0 < x) & (x < place.x1) & (place.y0 < y) & (y < place.y1))
-    inside = frame.x0 <= place.x0 and place.x1 <= frame.x1 + 1 and frame.y0 <= place.y0 and place.y1 <= frame.y1 + 1
+    inside = (frame.x0 <= place.x0 and place.x1 <= frame.x1 + 1
+              and frame.y0 <= place.y0 and place.y1 <= frame.y1 + 1)
     assert inside == few
     assert few or (place.x0 > frame.x1 if size == "wide" else place.y0 >= frame.y1)
     whole = figure.bbox
@@ -323,8 +312,8 @@ def test_the_toy_problem_has_three_panels_for_each_lambda(tmp_path):
     assert [ax.get_title(loc="left") for ax in axes[:2]] == ["Toy problem, λ = 1", "Toy problem, λ = 0.01"]
     for losses, activations, paths in (axes[::2], axes[1::2]):
         assert set(lines(losses)) == {"Adam", "GN", "HIG"} and losses.get_yscale() == "log"
-        assert activations.get_yscale() == "linear" and activations.get_ylim()[0] == 0 and len(
-            activations.collections) == 3
+        assert activations.get_yscale() == "linear" and activations.get_ylim()[0] == 0
+        assert len(activations.collections) == 3
         assert_array_equal(activations.lines[2].get_ydata(), 0.1 + 0.8 * np.linspace(0, 1, 20))
         vertices = activations.collections[2].get_paths()[0].vertices
         at_start = vertices[vertices[:, 0] == 0, 1]
@@ -336,8 +325,8 @@ def test_the_toy_problem_has_three_panels_for_each_lambda(tmp_path):
         marks = {line.get_marker(): (line.get_xdata()[0], line.get_ydata()[0]) for line in paths.lines
                  if line.get_marker() in "o*"}
         assert marks == {"o": (0, 0), "*": (1, 2)}
-        assert paths.get_xscale() == paths.get_yscale() == "linear" and paths.get_xlim() == pytest.approx(
-            (-0.6, 1.6))
+        assert paths.get_xscale() == paths.get_yscale() == "linear"
+        assert paths.get_xlim() == pytest.approx((-0.6, 1.6))
 
 
 def test_a_path_ends_where_the_run_died_and_does_not_widen_the_view(tmp_path):
@@ -399,10 +388,9 @@ def test_phiflow_scenes(tmp_path):
 
 @pytest.mark.parametrize("name,expected", [
     ("NLO_HIG_RESULTS.pickle", ("NLO", "HIG")), ("QMC_Adam_RESULTS.pickle", ("QMC", "Adam")),
-    ("POISSON_HIG_pretrained_RESULTS.pickle", ("POISSON", "HIG_pretrained")), ("TOY_GN_RESULTS.pickle",
-                                                                               ("TOY", "GN")),
-    ("TOY_lambda_0.01_GN_RESULTS.pickle", ("TOY", "GN")), ("TOY_lambda_1e-05_HIG_seed2_RESULTS.pickle",
-                                                           ("TOY", "HIG")),
+    ("POISSON_HIG_pretrained_RESULTS.pickle", ("POISSON", "HIG_pretrained")),
+    ("TOY_GN_RESULTS.pickle", ("TOY", "GN")), ("TOY_lambda_0.01_GN_RESULTS.pickle", ("TOY", "GN")),
+    ("TOY_lambda_1e-05_HIG_seed2_RESULTS.pickle", ("TOY", "HIG")),
     ("NLO_HIG_seed3_RESULTS.pickle", ("NLO", "HIG")), ("other.pickle", ("", "other")),
     ("NLO_HIG_RESULTS_2026-11-23_093012.pickle", ("NLO", "HIG 2026-11-23_093012")),
 ])

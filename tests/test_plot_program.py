@@ -1,18 +1,15 @@
-"""The command line of plot.py: which figures it writes, the table, and what happens to input that cannot be
-drawn.
-"""
+"""The command line of plot.py: which figures it writes, the table, and bad input."""
 
 import os
 import re
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
+from PIL import Image
 
 import plot
 from hig.figures import reading
@@ -20,22 +17,6 @@ from hig.runs.results import load_results, save_results
 from tests.test_plot import falling, save
 
 PROJECT = Path(plot.__file__).parent
-
-
-def pixels(file):
-    """Grey values of a PNG written without interlacing, by hand: the figure must not depend on its own
-    library here.
-    """
-    data = file.read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    width, height, depth, color = struct.unpack(">IIBB", data[16:26])
-    assert depth == 8 and color == 6
-    chunks, position = b"", 8
-    while position < len(data):
-        length, kind = struct.unpack(">I4s", data[position:position + 8])
-        chunks += data[position + 8:position + 8 + length] if kind == b"IDAT" else b""
-        position += 12 + length
-    return width, height, np.frombuffer(zlib.decompress(chunks), np.uint8).reshape(height, 1 + 4 * width)
 
 
 def test_everything_is_drawn_by_default(tmp_path, capsys):
@@ -46,10 +27,9 @@ def test_everything_is_drawn_by_default(tmp_path, capsys):
                tmp_path / "figures/overview.png"]
     assert sorted(tmp_path.rglob("*.p*ng")) == sorted(figures)
     for figure in figures:
-        width, height, rows = pixels(figure)
-        assert width > 800 and height > 400
-        # text and lines with smooth edges; a blank page has one value
-        assert len(np.unique(rows[:, 1:])) > 20
+        pixels = np.asarray(Image.open(figure))
+        assert pixels.shape[1] > 800 and pixels.shape[0] > 400
+        assert len(np.unique(pixels)) > 20      # text and lines with smooth edges; a blank page has one value
     assert capsys.readouterr().out.splitlines()[:3] == [str(figure) for figure in figures]
 
 
@@ -59,47 +39,42 @@ def test_one_system_needs_no_overview(tmp_path):
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")] == ["Poisson/plot.png"]
 
 
-def test_a_folder_of_several_systems_gets_a_figure_for_each_of_its_folders(tmp_path, monkeypatch):
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """{figure: folders of its runs}, filled instead of drawing; names of figures are below tmp_path."""
+    found = {}
+    monkeypatch.setattr(plot, "make_figure", lambda runs, _: sorted(run.path.parent.name for run in runs))
+    monkeypatch.setattr(plot, "write_figure", lambda runs, output, look: found.update(
+        {output.relative_to(tmp_path).as_posix(): runs}))
+    return found
+
+
+def test_a_folder_of_several_systems_gets_a_figure_for_each_of_its_folders(tmp_path, drawn):
     for name in ("Poisson/POISSON_HIG", "Poisson_seeds/seed_1/POISSON_HIG", "Oscillators/NLO_HIG"):
         save(tmp_path / f"{name}_RESULTS.pickle", falling())
-    drawn = {}
-    monkeypatch.setattr(plot, "make_figure", lambda runs, options: sorted(run.path.parent.name
-                                                                          for run in runs))
-    monkeypatch.setattr(plot, "write_figure", lambda runs, output,
-                        look: drawn.update({str(output.relative_to(tmp_path)): runs}))
-    assert plot.main([str(tmp_path)]) == 0
-    assert drawn == {"Poisson/plot.png": ["Poisson"], "Poisson_seeds/plot.png": ["seed_1"],
-                     "Oscillators/plot.png": ["Oscillators"], "plot.png": ["Oscillators", "Poisson",
-                                                                           "seed_1"]}
+    every = {"Poisson/plot.png": ["Poisson"], "Poisson_seeds/plot.png": ["seed_1"],
+             "Oscillators/plot.png": ["Oscillators"], "plot.png": ["Oscillators", "Poisson", "seed_1"]}
+    assert plot.main([str(tmp_path)]) == 0 and drawn == every
     save(tmp_path / "studies" / "many" / "seed_2" / "POISSON_HIG_RESULTS.pickle", falling())
-    assert plot.main([str(tmp_path)]) == 0
-    assert drawn["studies/many/plot.png"] == ["seed_2"] and drawn["plot.png"] == ["Oscillators", "Poisson",
-                                                                                  "seed_1"]
+    assert plot.main([str(tmp_path)]) == 0 and drawn == {**every, "studies/many/plot.png": ["seed_2"]}
     drawn.clear()
-    assert plot.main([str(tmp_path / "Poisson_seeds")]) == 0 and drawn == {"Poisson_seeds/plot.png": [
-        "seed_1"]}
+    assert plot.main([str(tmp_path / "Poisson_seeds")]) == 0 and list(drawn) == ["Poisson_seeds/plot.png"]
 
 
-def test_studies_have_figures_of_their_own(tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "Nonlinear_Oscillators"
-    save(folder / "NLO_HIG_RESULTS.pickle", falling())
-    for study, size in (("batch_size", 32), ("kappa", 64)):
-        save(folder / "studies" / study / str(size) / "seed_1" / "NLO_HIG_RESULTS.pickle", falling(),
-             settings={"seed": 1, "batch_size": size})
-    drawn = {}
-    monkeypatch.setattr(plot, "make_figure", lambda runs, options: len(runs))
-    monkeypatch.setattr(plot, "write_figure", lambda runs, output,
-                        look: drawn.update({str(output.relative_to(folder)): runs}))
-    assert plot.main([], root=tmp_path) == 0 and drawn == {"plot.png": 1}
+def test_studies_have_figures_of_their_own(tmp_path, drawn, capsys):
+    save(tmp_path / "Poisson" / "POISSON_HIG_RESULTS.pickle", falling())
+    studies = tmp_path / "Poisson" / "studies"
+    for study in ("batch_size", "kappa"):
+        save(studies / study / f"{study}_1" / "POISSON_HIG_RESULTS.pickle", falling())
+    assert plot.main([], root=tmp_path) == 0 and drawn == {"Poisson/plot.png": ["Poisson"]}
     drawn.clear()
     capsys.readouterr()
-    assert plot.main([str(folder / "studies")]) == 0
-    assert drawn == {"studies/batch_size/plot.png": 1, "studies/kappa/plot.png": 1}
+    assert plot.main([str(studies)]) == 0
+    assert drawn == {f"Poisson/studies/{study}/plot.png": [f"{study}_1"] for study in ("batch_size", "kappa")}
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line] == [
-        *(str(folder / "studies" / study / "plot.png") for study in ("batch_size", "kappa")), *["study",
-            "system", "Nonlinear"] * 2]
+        *(str(tmp_path / figure) for figure in drawn), *["study", "system", "Poisson"] * 2]
     drawn.clear()
-    assert plot.main([str(folder / "studies" / "kappa")]) == 0 and drawn == {"studies/kappa/plot.png": 1}
+    assert plot.main([str(studies / "kappa")]) == 0 and list(drawn) == ["Poisson/studies/kappa/plot.png"]
 
 
 def test_where_the_figure_goes(tmp_path):
@@ -124,9 +99,7 @@ def test_vector_figures_hold_text_as_text_and_are_reproducible(tmp_path):
 
 @pytest.fixture
 def curves(tmp_path):
-    """A folder with an interrupted run of the oscillators that tells its memory, and two seeds without test
-    losses of Poisson's.
-    """
+    """An interrupted run of the oscillators that tells its memory; two of Poisson's without test losses."""
     losses = np.array([1.0, 0.05, 8e-3, 9e-4, 2e-3])
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", losses, seconds=[0, 1.5, 3, 4.5, 1234], test=losses,
                 state="interrupted")
@@ -141,17 +114,14 @@ def curves(tmp_path):
 def test_the_table(curves, capsys):
     assert plot.main([str(curves), "--output", str(curves / "a.png")]) == 0
     head, *rows = capsys.readouterr().out.splitlines()[1:]
-    assert re.split(r"  +", head) == ["system", "optimizer", "seed", "epochs", "train loss", "test loss",
-                                      "time [s]",
-                                      "peak memory [MB]", "to 0.01 [s]", "to 0.001 [s]", "to 0.0001 [s]"]
-    assert re.split(r"  +", rows[0]) == ["Nonlinear oscillators", "HIG", "1", "4", "2.000e-03", "2.000e-03",
-                                         "1234", "830",
-                                         "3", "4.5", "–", "interrupted"]
-    # to 100, 10, 1, 0.1
-    assert re.split(r"  +", rows[3])[5:] == ["–", "6", "not recorded", "0", "0", "0", "–"]
-    assert re.split(r"  +", rows[5])[2:] == ["median", "3", f"{1.5 * falling(4)[-1]:.3e}", "–", "6",
-                                             "not recorded", "0", "0",
-                                             "2", "–", "of 2"]
+    head, first, third, fifth = (re.split(r"  +", line) for line in (head, rows[0], rows[3], rows[5]))
+    assert head == ["system", "optimizer", "seed", "epochs", "train loss", "test loss", "time [s]",
+                    "peak memory [MB]", "to 0.01 [s]", "to 0.001 [s]", "to 0.0001 [s]"]
+    assert first == ["Nonlinear oscillators", "HIG", "1", "4", "2.000e-03", "2.000e-03", "1234", "830", "3",
+                     "4.5", "–", "interrupted"]
+    assert third[5:] == ["–", "6", "not recorded", "0", "0", "0", "–"]                  # to 100, 10, 1, 0.1
+    assert fifth[2:] == ["median", "3", f"{1.5 * falling(4)[-1]:.3e}", "–", "6", "not recorded", "0", "0",
+                         "2", "–", "of 2"]
 
 
 def test_why_a_run_failed_is_told(tmp_path, capsys):
@@ -170,16 +140,15 @@ def test_the_csv_file_holds_the_table_and_the_curves_that_are_drawn(curves, caps
     table = rows[rows["seconds"].isna()].pivot(index=["system", "optimizer", "seed"], columns="quantity",
                                                values="value")
     one = table.loc["Nonlinear oscillators", "HIG", "1"]
-    assert (one["test loss"], one["to 0.001 [s]"], one["to 0.0001 [s]"], one["peak memory [MB]"]) == (2e-3,
-        4.5, np.inf, 830)
-    assert table.loc["Poisson problem", "Adam", "median"]["train loss"] == pytest.approx(1.5 * falling(4)[-1],
-                                                                                         rel=1e-5)
+    numbers = one[["test loss", "to 0.001 [s]", "to 0.0001 [s]", "peak memory [MB]"]]
+    assert list(numbers) == [2e-3, 4.5, np.inf, 830]
+    median = table.loc["Poisson problem", "Adam", "median"]
+    assert median["train loss"] == pytest.approx(1.5 * falling(4)[-1], rel=1e-5)
     curve = rows[rows["quantity"] == "test loss, curve"]
-    np.testing.assert_array_equal(curve[["seconds", "value"]], [[0, 1], [1.5, 0.05], [3, 8e-3], [4.5, 9e-4],
-                                                                [1234, 2e-3]])
+    np.testing.assert_array_equal(curve[["seconds", "value"]],
+                                  [[0, 1], [1.5, 0.05], [3, 8e-3], [4.5, 9e-4], [1234, 2e-3]])
     band = rows[rows["quantity"] == "train loss, curve"]
-    # a logarithmic axis has no place for 0
-    assert set(band["seed"]) == {"median"} and list(band["seconds"]) == [2, 4, 6]
+    assert set(band["seed"]) == {"median"} and list(band["seconds"]) == [2, 4, 6]       # no 0 on a log axis
     np.testing.assert_allclose(band[["lowest", "value", "highest"]], np.outer(falling(4)[1:], [1, 1.5, 2]),
                                rtol=1e-5)
 
@@ -192,8 +161,8 @@ def test_without_a_name_each_figure_has_its_csv_file(curves):
     assert files == {"a/plot.csv", "b/plot.csv"}
     assert "epochs" in pandas.read_csv(curves / "studies/a/plot.csv").columns
     assert plot.main([str(curves / "studies"), "--csv", str(curves / "both.csv")]) == 0
-    assert set(pandas.read_csv(curves / "both.csv")["figure"]) == {str(curves / "studies" / name /
-                                                                       "plot.png") for name in "ab"}
+    figures = {str(curves / "studies" / name / "plot.png") for name in "ab"}
+    assert set(pandas.read_csv(curves / "both.csv")["figure"]) == figures
 
 
 def test_bad_pickles_named_are_refused(tmp_path, capsys):
@@ -202,9 +171,8 @@ def test_bad_pickles_named_are_refused(tmp_path, capsys):
     truncated.write_bytes(good.read_bytes()[:-20])
     foreign.write_bytes(b"\x80\x03}.")
     malicious.write_bytes(b"\x80\x03cos\nsystem\nX\x04\0\0\0true\x85R.")
-    for path, reason in [(tmp_path / "none.pickle", "no such file"), (truncated, "truncated"), (foreign,
-                                                                                                "no entry"),
-                         (malicious, "'os.system'")]:
+    for path, reason in [(tmp_path / "none.pickle", "no such file"), (truncated, "truncated"),
+                         (foreign, "no entry"), (malicious, "'os.system'")]:
         assert plot.main([str(good), str(path)]) == 2
         out, error = capsys.readouterr()
         assert not out and error.startswith(f"plot.py: {path} cannot be used as a curve") and reason in error
@@ -236,8 +204,7 @@ def test_updates_of_a_file_that_does_not_count_them(tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments", [
     ["--x", "days"], ["--size", "x"], ["--csv", "a.txt"], ["--output", "figure.gif"], ["--output", "png"],
-    ["--smooth", "0"], ["--smooth", "-1.5"], ["--what"],
-    ["--style", "x"], ["--colors", "x"], ["--y", "x"]])
+    ["--smooth", "0"], ["--smooth", "-1.5"], ["--what"], ["--style", "x"], ["--colors", "x"], ["--y", "x"]])
 def test_bad_options(arguments, capsys):
     with pytest.raises(SystemExit) as status:
         plot.main(arguments)
@@ -270,26 +237,14 @@ def test_dated_and_hidden_curves_are_not_found_by_themselves(tmp_path):
     assert len(reading.collect([tmp_path, path], "time")) == 1  # named twice, drawn once
 
 
-def test_plotting_does_without_tensorflow(tmp_path):
-    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    program = ("import sys, plot; status = plot.main(sys.argv[1:]);"
-               "print(sorted({'tensorflow', 'keras', 'phi', 'scipy'} & set(sys.modules)), status)")
-    done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=PROJECT, capture_output=True,
-                          text=True)
-    assert done.stdout.splitlines()[-1] == "[] 0", done.stderr
-
-
-def test_the_help_needs_neither_matplotlib_nor_pandas():
-    program = ("import sys, plot\ntry: plot.main(['--help'])\n"
-               "except SystemExit as end: print({'matplotlib', 'pandas'} & set(sys.modules), end.code)")
-    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "set() 0", done.stderr
-
-
-def test_the_program_itself(tmp_path):
-    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    program = [sys.executable, str(PROJECT / "plot.py")]
-    done = subprocess.run([*program, path.name], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr and (tmp_path / "plot.png").exists()
-    done = subprocess.run([*program, "none"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == "plot.py: none cannot be used as a curve: there is no such file\n"
+@pytest.mark.parametrize("word, kept_out, status", [
+    ("NLO_HIG_RESULTS.pickle", {"tensorflow", "keras", "phi", "scipy"}, 0),
+    ("--help", {"matplotlib", "pandas"}, 0), ("none", {"matplotlib", "pandas"}, 2)])
+def test_the_program_itself_and_what_it_starts_without(tmp_path, word, kept_out, status):
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    program = (f"import runpy, sys\nsys.argv = {[str(PROJECT / 'plot.py'), word]}\n"
+               "try: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: print(*sys.modules)")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == status and not kept_out & set(done.stdout.splitlines()[-1].split())
+    assert done.stderr == "plot.py: none cannot be used as a curve: there is no such file\n" * (status == 2)
+    assert (tmp_path / "plot.png").exists() == ("NLO" in word)

@@ -1,8 +1,7 @@
 """Curves from files: found below a folder, read, and sorted into cases and groups.
 
-A pickle is named `<prefix>_<X>_RESULTS.pickle`, with a prefix of `hig.figures.curves.SYSTEMS`, and X is the
-name in the legend; a folder with `log_step_time.txt` is a scene of PhiFlow's, as the published code of the
-Poisson problem wrote them.
+A pickle is named `<prefix>_<X>_RESULTS.pickle`, with a prefix of `hig.figures.curves.SYSTEMS` and X for the
+legend. A folder with `log_step_time.txt` is a scene of PhiFlow's, as the published Poisson code wrote it.
 """
 
 import os
@@ -22,10 +21,7 @@ APART = ("studies", "Peers", "Published_Budgets")   # each folder in them has a 
 
 
 def find_files(folder):
-    """Pickles and PhiFlow scenes below a folder, sorted; without hidden folders and curves kept under a date.
-
-    Those of APART in it are left out, too.
-    """
+    """Pickles and PhiFlow scenes below a folder, sorted; none under a date, hidden, or in one of APART."""
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in APART)
@@ -55,8 +51,7 @@ def describe(filename):
     start = f"{prefix}_" if prefix else ""
     match = re.fullmatch(rf"{start}{more}(.+)_RESULTS(?:_(\d+-\d+-\d+_\d+.*))?\.pickle", filename)
     label, date = match.groups() if match else (Path(filename).stem, None)
-    label = "L-BFGS" if label == "LBFGS" else label
-    label = re.sub(r"(?i)(?<=.)[_-]seed[_-]?\d+$", "", label)
+    label = re.sub(r"(?i)(?<=.)[_-]seed[_-]?\d+$", "", "L-BFGS" if label == "LBFGS" else label)
     return prefix if match else "", f"{label} {date}" if date else label
 
 
@@ -100,20 +95,12 @@ def collect(paths, axis):
             seen.add(file.resolve())
             try:
                 found = read_runs(file)
-                for run in found:
-                    x_values(run, axis)
-                runs += found
+                runs += [run for run in found if len(x_values(run, axis))]
             except ValueError as error:
                 if not path.is_dir():
                     raise
                 print(f"plot.py: {error}", file=sys.stderr)
     return runs
-
-
-def rank(label):
-    """Position of a label's optimizer in legends; unknown ones come last."""
-    name = label.split()[0]
-    return OPTIMIZERS.index(name) if name in OPTIMIZERS else len(OPTIMIZERS)
 
 
 def sort_into_cases(runs):
@@ -131,12 +118,18 @@ def varied_settings(runs):
 
     Returns:
         {optimizer: DataFrame} in the order of legends: a row for each run, its index the place in `runs`,
-        sorted by seed; a column of texts for each setting that differs, – where a file does not tell it. The
-        learning rate, which is chosen for each value of the others, is the last column.
+        sorted by seed; a column of texts for each setting that differs, – where a file does not tell it, the
+        learning rate last.
     """
     import pandas
 
-    order = sorted(range(len(runs)), key=lambda i: (rank(runs[i].label), runs[i].label, seed_of(runs[i])))
+    def place(i):
+        label, seed = runs[i].label, runs[i].results["sim_par"].get("seed")
+        name = label.split()[0]
+        return (OPTIMIZERS.index(name) if name in OPTIMIZERS else len(OPTIMIZERS), label, numeric(str(seed)),
+                numeric(str(runs[i].path)))
+
+    order = sorted(range(len(runs)), key=place)
     labels = pandas.Series([runs[i].label for i in order], index=order)
     settings = pandas.DataFrame([settings_of(runs[i]) for i in order], index=order)
     return {label: own[sorted(own.columns[own.nunique() > 1], key=lambda key: (key == "learning_rate", key))]
@@ -146,9 +139,9 @@ def varied_settings(runs):
 def group_runs(runs):
     """{label: runs of one curve, by seed}, in the order of optimizers and of their settings.
 
-    Runs of one optimizer whose settings differ in more than the seed are told apart by these settings, budget
-    included. Where more than two differ (the published files name them in their own way), the folder names a
-    group, and the one of most runs has the optimizer's name alone.
+    Runs of one optimizer are told apart by the settings that differ, budget included. Where more than two
+    differ (the published files name them in their own way), the folder names a group, and the largest group
+    has the optimizer's name alone.
     """
     groups = {}
     for label, own in varied_settings(runs).items():
@@ -178,11 +171,6 @@ def settings_of(run):
     return {key: f"{value:g}" if isinstance(value, (int, float)) else str(value)
             for key, value in run.results["sim_par"].items()
             if not re.search("seed|output|folder|path", key, re.IGNORECASE)}
-
-
-def seed_of(run):
-    """A key that sorts runs by their seed, as a number, and then by their file."""
-    return numeric(str(run.results["sim_par"].get("seed"))), numeric(str(run.path))
 
 
 def numeric(text):

@@ -93,11 +93,9 @@ def draw_over_setting(key, ax, groups, colors, options):
 
 
 def draw_heat_map(optimizer, first, second, ax, groups, colors, options):
-    """Panel: the median of the final losses of one optimizer over two settings, and how many of its runs
-    died.
+    """Panel: the median of the final losses of one optimizer over two settings, and how many runs died.
 
-    Greys mean the same for all optimizers and have no meaning in the other panels. The best cell of each row,
-    whose curve is in colour, has a frame of that colour.
+    Greys mean the same for all optimizers. The best cell of each row has a frame of its curve's colour.
     """
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
     from matplotlib.patches import Rectangle

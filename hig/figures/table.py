@@ -1,5 +1,4 @@
-"""What plot.py says of runs in numbers: the table that it prints, and the same with the drawn curves as a CSV
-file."""
+"""What plot.py says of runs in numbers: the table that it prints, and the CSV file of table and curves."""
 
 import numpy as np
 
@@ -11,8 +10,7 @@ UNKNOWN = "not recorded"                # peak memory of a file that does not te
 
 
 def numbers(run, thresholds):
-    """Epochs, final losses, seconds, seconds to each threshold; infinite where a run died or did not come
-    there.
+    """Epochs, final losses, seconds, seconds to each threshold; infinite where a run died or did not get.
 
     The test loss of a run that has never measured one is NaN.
     """
@@ -52,16 +50,14 @@ def summary(runs):
 
 
 def remark(run, alone):
-    """How a run ended, unless it simply finished, and, if its seed is not `alone` in its group, where it
-    is."""
+    """How a run ended unless it finished, and its file unless its seed is `alone` in its group."""
     state, reason = str(find_death(run) or state_of(run)), run.results.get("provenance", {}).get("reason")
     state = f"failed: {reason}" if reason else state
     return ", ".join([state] * (state not in ("finished", "unknown")) + [str(run.path)] * (not alone))
 
 
 def table(runs):
-    """Text: for each system final losses of each run, its memory, and when its test loss reached the system's
-    thresholds."""
+    """Text: for each system a row for each run, see `summary`."""
     return "\n\n".join(aligned(summary(own)) for own in by_system(runs))
 
 
@@ -89,8 +85,7 @@ def aligned(rows):
 
 
 def tidy(runs, options):
-    """DataFrame of the table and of the loss curves that a figure of these runs shows, one number in each
-    row.
+    """DataFrame of the table and of the loss curves that a figure of these runs shows, a number in each row.
 
     Columns: "system", "optimizer" and "seed" as in `summary`; "quantity"; the position on the x axis
     ("seconds", "epochs" or "updates"), NaN for numbers of the table; "value"; "lowest" and "highest" of the

@@ -1,12 +1,11 @@
-"""What the experiments share: an optimizer by its name, batches and losses of a fixed data set, settings, one
-run of it all.
+"""What the experiments share: an optimizer by its name, batches and losses of a data set, one run of it all.
 
 An experiment of a system states its constants, its data, its loss and its model, and ends in
 
     def run(settings):
         train_data, test_data = draw_data(settings.seed)
         return train_on_fixed_data(settings, "NLO", build_model(settings.seed), loss, train_data, test_data,
-        CONSTANTS)
+                                   CONSTANTS)
 """
 
 import math
@@ -21,20 +20,15 @@ from hig.runs.cli import SettingsError
 from hig.runs.lbfgs import ByLBFGS
 from hig.runs.training import train
 
-# names of this project's optimizers
-OWN = ("HIG", "GN", "Power", "HIG_adaptive", "GN_adaptive", "Power_adaptive", "LM", "HIG_Krylov",
-       "HIG_Krylov_adaptive")
+OWN = ("HIG", "HIG_Krylov", "GN", "Power", "LM")        # this project's; all but LM also with "_adaptive"
 
 
 def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, constants, *, measure=None,
-                        label=None,
-                        optimizer=None, validation_data=None, shuffle=False):
-    """Compiles and trains a model on a data set drawn once; an epoch is one pass over it, in its order or
-    shuffled.
+                        label=None, optimizer=None, validation_data=None, shuffle=False):
+    """Compiles and trains a model on a data set drawn once; an epoch is one pass over it.
 
     Args:
-        settings: as `hig.runs.cli.parse` returns them; "LBFGS" has the whole set as its batch, see
-            `hig.runs.lbfgs`.
+        settings: as `hig.runs.cli.parse` returns them; for "LBFGS" the batch is the whole set.
         prefix: of the file names, "NLO" for instance.
         model: PhysicsModel, not compiled.
         loss: function of (y* (B, …), y (B, …)) → loss of each sample, (B,).
@@ -44,10 +38,8 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
             `mean_losses` if None.
         label: see `hig.runs.training.train`.
         optimizer: of Keras; the one that the settings name if None.
-        validation_data: (x, y*) for a further curve, "validation_loss", by which settings are chosen; or
-            None.
-        shuffle: whether each epoch takes the samples in an order of its own and drops the last incomplete
-            batch, see `shuffled_batches`.
+        validation_data: (x, y*) for a further curve, "validation_loss", or None.
+        shuffle: whether each epoch has an order of its own, see `shuffled_batches`.
 
     Returns:
         how the run ended, as in `hig.runs.training.train`.
@@ -70,8 +62,8 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
     sim_par = {**common_settings(settings), **constants,
                "train_samples": len(train_data[0]), "test_samples": len(test_data[0])}
     if settings.evaluate_every > 1:
-        evaluate, sim_par["evaluate_every"] = sometimes(evaluate,
-                                                        settings.evaluate_every), settings.evaluate_every
+        evaluate = sometimes(evaluate, settings.evaluate_every)
+        sim_par["evaluate_every"] = settings.evaluate_every
     return train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par, label=label)
 
 
@@ -115,12 +107,10 @@ def train_on_fresh_data(settings, prefix, compiled, batches, measure, constants,
 
 
 def sometimes(evaluate, every):
-    """The `evaluate` of `hig.runs.training.train` that asks the one given in epochs 0, `every`, 2 · `every` …
-    alone.
+    """An `evaluate` of `hig.runs.training.train` that asks the one given in epochs 0, `every`, 2 · `every` …
 
-    Between them all but the training loss is NaN. That is known without asking: Keras' mean over the epoch's
-    batches, each before its update (L-BFGS': the whole set after it). It is taken in all epochs but 0, so
-    that no curve mixes two kinds.
+    Between them all but the training loss is NaN. In all epochs but 0 this is Keras' mean over the epoch's
+    batches, each before its update (L-BFGS': the whole set after it), so that no curve mixes two kinds.
     """
     def evaluate_or_not(epoch, logs):
         measured = {} if epoch % every else evaluate(epoch, logs)
@@ -130,15 +120,11 @@ def sometimes(evaluate, every):
 
 def common_settings(settings):
     """The part of `sim_par` that every run has: dict of builtins."""
-    common = {key: getattr(settings, key)
-              for key in ("optimizer", "seed", "batch_size", "learning_rate", "truncation", "max_time",
-                          "epochs")}
-    for key in ("damping", "krylov", "memory", "kappa"):  # of the optimizers that have them
-        if getattr(settings, key, None) is not None:
-            common[key] = getattr(settings, key)
-    if getattr(settings, "hidden", None):  # only where it is not the published one
-        common["hidden"] = ",".join(map(str, settings.hidden))
-    return common
+    given = vars(settings)
+    every = "optimizer", "seed", "batch_size", "learning_rate", "truncation", "max_time", "epochs"
+    some = [key for key in ("damping", "krylov", "memory", "kappa") if given.get(key) is not None]
+    hidden = {"hidden": ",".join(map(str, settings.hidden))} if given.get("hidden") else {}
+    return {**{key: given[key] for key in (*every, *some)}, **hidden}
 
 
 def make_optimizer(settings):
@@ -152,19 +138,17 @@ def make_optimizer(settings):
     Raises:
         SettingsError: there is no such optimizer, or the submit script states too little for it.
     """
-    def setting(name):
-        if getattr(settings, name, None) is None:
-            raise SettingsError(f"the optimizer {settings.optimizer} takes a {name}: state it in the call "
+    def setting(key):
+        if getattr(settings, key, None) is None:
+            raise SettingsError(f"the optimizer {settings.optimizer} takes a {key}: state it in the call "
                                 "of submit")
-        return getattr(settings, name)
+        return getattr(settings, key)
 
     name = settings.optimizer.removesuffix("_adaptive")
     adaptive = name != settings.optimizer
-    if name == "HIG":
-        return HIG(setting("learning_rate"), setting("truncation"), adaptive=adaptive)
-    if name == "HIG_Krylov":
+    if name in ("HIG", "HIG_Krylov"):
         return HIG(setting("learning_rate"), setting("truncation"), adaptive=adaptive,
-                   krylov=setting("krylov"))
+                   krylov=setting("krylov") if name == "HIG_Krylov" else None)
     if name == "GN":
         return GaussNewton(setting("learning_rate"), setting("truncation"), adaptive=adaptive)
     if name == "Power":
@@ -183,8 +167,7 @@ def make_optimizer(settings):
 
 
 class Muon(keras.optimizers.Muon):
-    """Keras' Muon, which in Keras 3.12 fails with TensorFlow: its update wants Keras' variable and is handed
-    TensorFlow's."""
+    """Keras' Muon. That of Keras 3.12 wants Keras' variables in its update, and is handed TensorFlow's."""
 
     def build(self, variables):
         """Remembers which is which."""
@@ -220,8 +203,7 @@ def fixed_batches(data, batch_size):
 def shuffled_batches(data, batch_size, seed):
     """Mini-batches of a fixed data set in an order that is another one in each epoch.
 
-    The order of an epoch follows from the seed and the number of the epoch alone, so that a run can be
-    resumed at any.
+    It follows from the seed and the number of the epoch alone, so that a run can be resumed at any epoch.
 
     Args:
         data: (x, y), arrays with the same number of rows.

@@ -1,5 +1,4 @@
-"""Files that are complete or not there: atomic writes, and earlier results that make room without being lost.
-"""
+"""Files that are complete or not there: atomic writes, and earlier results that make room."""
 
 import itertools
 import os
@@ -47,8 +46,8 @@ def keep_earlier(path):
         path: file name (str or Path).
 
     Returns:
-        The new name (Path), or None if there was nothing to keep. A name in use is never taken;
-        `…_093012-2.pickle` follows.
+        The new name (Path), or None if there was nothing to keep. A name in use is not taken:
+        `…_093012-2.pickle` follows. The lock of `hig.runs.locks` keeps other processes from taking it.
 
     Raises:
         OSError: the file cannot be moved.
@@ -57,16 +56,8 @@ def keep_earlier(path):
     if not path.is_file() or path.stat().st_size == 0:
         return None
     date = time.strftime("%Y-%m-%d_%H%M%S", time.localtime(path.stat().st_mtime))
-    for count in itertools.count(1):
-        kept = path.with_name(f"{path.stem}_{date}{f'-{count}' if count > 1 else ''}{path.suffix}")
-        try:
-            open(kept, "xb").close()  # reserves the name, so that no other process can take it
-            break
-        except FileExistsError:
-            continue
-    try:
-        os.replace(path, kept)
-    except BaseException:
-        kept.unlink()
-        raise
+    names = (path.with_name(f"{path.stem}_{date}{number}{path.suffix}")
+             for number in itertools.chain([""], map("-{}".format, itertools.count(2))))
+    kept = next(name for name in names if not name.exists())
+    os.replace(path, kept)
     return kept

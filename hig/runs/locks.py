@@ -32,30 +32,27 @@ def locked(name):
     try:
         lock.acquire()
     except Timeout:
-        raise BlockingIOError(
-            f"{_owner(path) or 'another process'} is writing {name.name} in {path.parent}; wait for it, "
-                              "stop it, or choose another folder with --output") from None
+        raise BlockingIOError(f"{_owner(path) or 'another process'} is writing {name.name} in {path.parent}; "
+                              "wait for it, stop it, or choose another folder with --output") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise OSError(f"cannot lock {name.name} in the folder {path.parent}: "
                           f"{error.strerror or error}") from error
     try:
-        with suppress(OSError):  # the number is only for the other's message
+        with suppress(OSError):                                         # only for the other's message
             path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
-        with suppress(OSError):  # of a file system that has gone: the results are written
-            path.unlink(missing_ok=True)                                # before the lock is given up
+        with suppress(OSError):                                         # of a file system that has gone
+            path.unlink(missing_ok=True)
         lock.release()
 
 
 def held(name):
-    """Whether a living process holds the lock of the results called `name` (as in `locked`), as far as its
-    file tells.
+    """Whether a living process holds the lock of the results called `name` (as in `locked`).
 
-    The lock is not tried: taking it for a moment could refuse a run that begins just then. A process of
-    another host is taken at its word. One of this host must be living, and older than the file: its number
-    may be another's by now.
+    Its file tells, because trying the lock could refuse a run that begins just then. A process of another
+    host is taken at its word. One of this host must live, and be older than the file: numbers are used again.
     """
     import psutil
 

@@ -35,21 +35,18 @@ class Progress:
             sys.stderr.flush()
 
     def update(self, epoch, seconds, curve):
-        """Shows the state after `epoch` epochs and `seconds` of training; `curve` maps names to lists of
-        values."""
+        """Shows the state after `epoch` epochs and `seconds` of training; `curve` is a dict of lists."""
         if self.quiet:
             return
         done, left = seconds / self.max_time, self.max_time - seconds
         if self.epochs is not None and epoch / self.epochs > done:
             done, left = epoch / self.epochs, seconds * (self.epochs / epoch - 1)
-        text = (f"epoch {epoch}, train {curve['train_loss'][-1]:.2e}, test "
-                f"{last_known(curve['test_loss']):.2e}, "
-                f"{max(left, 0):.0f} s left")
+        text = (f"epoch {epoch}, train {curve['train_loss'][-1]:.2e}, "
+                f"test {last_known(curve['test_loss']):.2e}, {max(left, 0):.0f} s left")
         if sys.stderr.isatty():
             if self.bar is None:
                 self.bar = tqdm(total=1.0, desc=text, file=sys.stderr, leave=False, dynamic_ncols=True,
-                                mininterval=EVERY,
-                                miniters=0, bar_format=f"{self.label} {{bar}} {{desc}}")
+                                miniters=0, mininterval=EVERY, bar_format=f"{self.label} {{bar}} {{desc}}")
             self.bar.set_description_str(text, refresh=False)
             self.bar.update(min(done, 1) - self.bar.n)
         elif done * LINES >= self.lines + 1:

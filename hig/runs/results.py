@@ -107,7 +107,7 @@ def load_results(path):
             data = file.read(MAX_BYTES + 1)
         expect(len(data) <= MAX_BYTES, f"it is larger than the {MAX_BYTES} bytes allowed")
         expect(data, "it is empty")
-        return _checked(unpickle(data))
+        return unpickled(data)
     except FileNotFoundError:
         reason = "there is no such file"
     except OSError as error:
@@ -115,6 +115,15 @@ def load_results(path):
     except ValueError as error:
         reason = error
     raise ValueError(f"{path} cannot be used as a curve: {reason}")
+
+
+def unpickled(data):
+    """The curve in bytes of `pickled`, as `load_results` returns it.
+
+    Raises:
+        ValueError: there is none in them.
+    """
+    return _checked(unpickle(data))
 
 
 def _checked(results):

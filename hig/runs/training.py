@@ -12,12 +12,12 @@ The files of a run, in `settings.output`, for instance for the prefix NLO and th
 
     NLO_HIG_RESULTS.pickle      the curve (hig.runs.results)
     NLO_HIG_PARAMETERS.txt      its settings
-    NLO_HIG_CHECKPOINT.npz      weights, optimizer state and curve after the last epoch saved
+    NLO_HIG_CHECKPOINT.npz      weights, optimizer state and the pickle after the last epoch saved
     .NLO_HIG.lock               while the run lasts (hig.runs.locks)
 
 A new run moves the curve of an earlier one, and its checkpoint unless it had finished, to dated names. Each
-file is replaced as a whole. The checkpoint holds the curve too and is written first, so that a process killed
-at any moment leaves a checkpoint that continues whatever curve was seen.
+file is replaced as a whole. The checkpoint is written first, and a run continues from the pickle in it, so
+that a process killed at any moment leaves weights and curve that belong together.
 """
 
 import io
@@ -42,7 +42,7 @@ from hig.runs.locks import locked
 from hig.runs.progress import Progress, last_known
 from hig.runs.provenance import peak_memory, provenance
 from hig.runs.files import keep_earlier, write_atomically
-from hig.runs.results import STATES, load_results, write_parameters
+from hig.runs.results import CURVES, STATES, load_results, unpickled, write_parameters
 from hig.runs.weights import load_weights, name_and_hash, save_weights
 
 SAVING_SHARE = 0.02        # of the training time may go into writing; very short epochs are not all written
@@ -98,9 +98,9 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
             done = None
             while not run.over() and run.epoch != done:                 # L-BFGS may find no further step
                 done = run.epoch
-                run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch,
-                                    initial_epoch=run.epoch,
-                                    epochs=epochs, verbose=0, shuffle=False, callbacks=[run, *callbacks])
+                run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, verbose=0,
+                                    initial_epoch=run.epoch, epochs=epochs, shuffle=False,
+                                    callbacks=[run, *callbacks])
         except (tf.errors.OpError, np.linalg.LinAlgError, MemoryError) as error:
             run.fail(error)
         except KeyboardInterrupt:                                       # in the middle of an epoch
@@ -116,24 +116,22 @@ class TrainingRun(keras.callbacks.Callback):
 
     def __init__(self, name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages, label=None):
         super().__init__()
-        self.results = name.with_name(f"{name.name}_RESULTS.pickle")
-        self.parameters = name.with_name(f"{name.name}_PARAMETERS.txt")
-        self.checkpoint = name.with_name(f"{name.name}_CHECKPOINT.npz")
-        self.evaluate, self.snapshot, self.settings, self.sim_par = evaluate, snapshot, settings, dict(
-            sim_par)
-        self.stages = stages  # [(model, seconds at which the next takes over)]
+        ends = "RESULTS.pickle", "PARAMETERS.txt", "CHECKPOINT.npz"
+        self.files = [name.with_name(f"{name.name}_{end}") for end in ends]
+        self.results, self.parameters, self.checkpoint = self.files
+        self.evaluate, self.snapshot, self.settings = evaluate, snapshot, settings
+        self.sim_par = dict(sim_par)
+        self.stages = stages                                # [(model, seconds at which the next takes over)]
         self.curve = {"epochs": [], "simulation_time": []}  # one entry per epoch, the untrained one first
-        self.spectrum = {}  # one entry per epoch, of Jacobian powers only
-        if isinstance(stages[-1][0].optimizer, JacobianPower):
-            self.spectrum = {name: [] for name in stages[-1][0].optimizer.logged}
+        own = isinstance(stages[-1][0].optimizer, JacobianPower)
+        self.spectrum = {key: [] for key in stages[-1][0].optimizer.logged} if own else {}   # one per epoch
         self.provenance = {**provenance(),
                            "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads()
                            or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0),
                            "dtype": keras.config.floatx(), "updates_per_epoch": updates_per_epoch}
-        self.state = "running"
-        self.stop_signal = None                                         # set by a signal handler
-        # of the optimizer before this epoch; whether none is half done
-        self.updates, self.between_epochs = 0, True
+        self.state, self.reason = "running", None
+        self.stop_signal = None                             # set by a signal handler
+        self.updates, self.between_epochs = 0, True         # before this epoch; whether no epoch is half done
         self.saved_at, self.saving_took = -math.inf, 0.0
         self.label = label or settings.optimizer
         self.progress = Progress(self.label, settings.max_time, settings.epochs, settings.quiet)
@@ -208,8 +206,7 @@ class TrainingRun(keras.callbacks.Callback):
         """
         entries = len(self.curve["epochs"])
         if entries < 6:
-            raise ValueError(f"a curve of {entries} entries takes more than the {curves.MAX_BYTES} bytes "
-                             "allowed")
+            raise ValueError(f"a curve of {entries} entries takes more than {curves.MAX_BYTES} bytes")
         kept = entries_to_keep(np.array(self.curve["simulation_time"]), np.isfinite(self.curve["test_loss"]),
                                entries // 2)
         self.curve = {key: [values[i] for i in kept] for key, values in self.curve.items()}
@@ -218,20 +215,15 @@ class TrainingRun(keras.callbacks.Callback):
     # ---------------------------------------------------------------------------------------- files
 
     def _move_earlier(self):
-        """Gives earlier results a dated name; of a run that had finished, the checkpoint has no use any more.
-        """
+        """Gives earlier results a dated name; a run that had finished needs its checkpoint no more."""
         try:
-            finished = load_results(self.results)["provenance"]["state"] == "finished"
-        except (ValueError, KeyError):  # none, damaged, or the published code's
-            finished = False
-        moved = [keep_earlier(self.results)]
-        if finished:
-            self.checkpoint.unlink(missing_ok=True)
-        else:
-            moved.append(keep_earlier(self.checkpoint))
-        if any(moved):
-            self.progress.message(
-                f"earlier results moved to {' and '.join(path.name for path in moved if path)}")
+            if load_results(self.results)["provenance"]["state"] == "finished":
+                self.checkpoint.unlink(missing_ok=True)
+        except (ValueError, KeyError):                      # none, damaged, or the published code's
+            pass
+        moved = [path.name for path in map(keep_earlier, (self.results, self.checkpoint)) if path]
+        if moved:
+            self.progress.message(f"earlier results moved to {' and '.join(moved)}")
 
     def _save(self):
         """Writes the checkpoint, then the curve."""
@@ -239,9 +231,11 @@ class TrainingRun(keras.callbacks.Callback):
         with writing_to(self.results.parent):
             while len(data := curves.pickled(self._content())) > curves.MAX_BYTES:
                 self._thin()
-            # otherwise the weights are of no use
-            if self.state not in ("diverged", "failed") and self.between_epochs:
-                self._save_checkpoint()
+            if self.state not in ("diverged", "failed") and self.between_epochs:    # else of no use
+                content = io.BytesIO()
+                np.savez(content, results=np.frombuffer(data, np.uint8),
+                         **{f"state_{i}": v.numpy() for i, v in enumerate(_variables(self.stage_model))})
+                write_atomically(self.checkpoint, content.getvalue())
             write_atomically(self.results, data)
         self.saved_at, self.saving_took = self.time, time.perf_counter() - began
 
@@ -254,22 +248,13 @@ class TrainingRun(keras.callbacks.Callback):
             "sim_par": self.sim_par,
             "provenance": {**self.provenance, "peak_memory": peak_memory(),
                            "state": self.state if self.state in STATES else "interrupted",
-                           **({"reason": self.reason} if self.state == "failed" else {}),
-                           **self._switch(), **{key: np.array(values) for key,
-                                                values in self.spectrum.items()}}}
+                           **({"reason": self.reason} if self.state == "failed" else {}), **self._switch(),
+                           **{key: np.array(values) for key, values in self.spectrum.items()}}}
 
     def _switch(self):
-        """The provenance of a pretrained run: after which epoch the second optimizer took over, once it has.
-        """
-        last = bisect_left(self.curve["simulation_time"], self.stages[0][1])  # of the first stage
+        """Provenance of a pretrained run: after which epoch the second optimizer took over, once it has."""
+        last = bisect_left(self.curve["simulation_time"], self.stages[0][1])        # of the first stage
         return {"switch_epoch": self.curve["epochs"][last]} if self.stage else {}
-
-    def _save_checkpoint(self):
-        content = io.BytesIO()
-        np.savez(content, **{f"curve_{key}": values for key, values in self.curve.items()},
-                 **{f"spectrum_{key}": values for key, values in self.spectrum.items()},
-                 **{f"state_{i}": v.numpy() for i, v in enumerate(_state(self.stage_model))})
-        write_atomically(self.checkpoint, content.getvalue())
 
     def resume(self):
         """Takes curve, weights and optimizer state from the files of an interrupted run.
@@ -281,40 +266,34 @@ class TrainingRun(keras.callbacks.Callback):
             raise SettingsError(f"there is no interrupted run to resume in {self.results.parent}: "
                                 f"it takes {self.results.name} and {self.checkpoint.name}")
         try:
-            results = load_results(self.results)
+            seen = load_results(self.results)
         except ValueError as error:
             raise SettingsError(f"cannot resume: {error}") from None
         try:
             with np.load(self.checkpoint, allow_pickle=False) as file:
-                curve = {key[6:]: file[key].tolist() for key in file.files if key.startswith("curve_")}
-                spectrum = {key: file[f"spectrum_{key}"].tolist() for key in self.spectrum}
+                results = unpickled(file["results"].tobytes())
                 values = [file[key] for key in file.files if key.startswith("state_")]
-            length = len(curve["epochs"])
-        except Exception as error:  # zipfile and numpy raise a dozen kinds
+            spectrum = {key: results["provenance"][key].tolist() for key in self.spectrum}
+        except Exception as error:                          # zipfile and numpy raise a dozen kinds
             raise SettingsError(f"cannot resume: {self.checkpoint} is damaged "
                                 f"({' '.join(str(error).split())[:200] or type(error).__name__})") from None
-        if "load_weights" in results["sim_par"]:                        # where it began stays on record
-            self.sim_par.setdefault("load_weights", results["sim_par"]["load_weights"])
         now, before = self.sim_par, results["sim_par"]
-        unequal = [key for key in {**before, **now}
+        if "load_weights" in before:                        # where it began stays on record
+            now.setdefault("load_weights", before["load_weights"])
+        unequal = [f"{key} is {now.get(key)} but was {before.get(key)}" for key in {**before, **now}
                    if key not in ("max_time", "epochs") and now.get(key) != before.get(key)]
         if unequal:
-            raise SettingsError("cannot resume with other settings: "
-                                + ", ".join(f"{key} is {now.get(key)} but was {before.get(key)}"
-                                            for key in unequal))
-        _, ours, theirs = np.intersect1d(curve["epochs"], results["epochs"], return_indices=True)
-        expected = {key for key, values in results.items() if np.ndim(values) == 1} - {"epoch_time"}
-        if set(curve) != expected or any(len(entries) != length or len(results.get(key,
-            ())) != len(results["epochs"])
-               or not np.array_equal(np.array(entries)[ours], results[key][theirs], equal_nan=True)
-               for key, entries in curve.items()):
-            raise SettingsError(f"cannot resume: the curves in {self.checkpoint} and in {self.results.name} "
-                                "differ")
-        self.curve, self.spectrum = curve, spectrum
-        variables = _state(self.stage_model)  # the one whose turn it is at the end of that curve
+            raise SettingsError(f"cannot resume with other settings: {', '.join(unequal)}")
+        _, ours, theirs = np.intersect1d(results["epochs"], seen["epochs"], return_indices=True)
+        if not all(np.array_equal(results[key][ours], seen[key][theirs], equal_nan=True) for key in CURVES):
+            raise SettingsError("cannot resume: the curves in "
+                                f"{self.checkpoint} and in {self.results.name} differ")
+        self.curve = {key: entries.tolist() for key, entries in results.items()
+                      if np.ndim(entries) == 1 and key != "epoch_time"}
+        self.spectrum = spectrum
+        variables = _variables(self.stage_model)            # of the stage at the end of that curve
         if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
-            raise SettingsError(f"cannot resume: {self.checkpoint} holds other weights than the experiment "
-                                "has")
+            raise SettingsError(f"cannot resume: {self.checkpoint} holds weights of other shapes")
         for variable, value in zip(variables, values):
             variable.assign(value)
         self.saved_at = self.time
@@ -331,13 +310,11 @@ class TrainingRun(keras.callbacks.Callback):
         self.progress.message(f"curve in {self.results}")
         if self.state in ("interrupted", "terminated"):
             self.progress.message("continue with --resume")
-        if self.state == "diverged":
-            print(f"{self.label} diverged: the loss is not finite after epoch {self.epoch} "
-                  f"({self.time:.1f} s of training); the curve up to there is in {self.results}",
-                  file=sys.stderr)
-        if self.state == "failed":
-            print(f"{self.label} stopped in epoch {self.epoch + 1}: {self.reason}; "
-                  f"the curve up to there is in {self.results}", file=sys.stderr)
+        told = {"diverged": f"diverged: the loss is not finite after epoch {self.epoch} "
+                            f"({self.time:.1f} s of training)",
+                "failed": f"stopped in epoch {self.epoch + 1}: {self.reason}"}.get(self.state)
+        if told:
+            print(f"{self.label} {told}; the curve up to there is in {self.results}", file=sys.stderr)
 
     def fail(self, error):
         """Ends the run after an error in an update.
@@ -370,47 +347,38 @@ class TrainingRun(keras.callbacks.Callback):
 
     def clean(self):
         """Removes what a killed process left half-written; the lock says that no living one is at it."""
-        for path in (self.results, self.parameters, self.checkpoint):
+        for path in self.files:
             for leftover in path.parent.glob(f".{path.name}.*.tmp"):
                 leftover.unlink()
-            for kept in path.parent.glob(f"{path.stem}_*{path.suffix}"):
-                if kept.stat().st_size == 0:                            # a name reserved by keep_earlier
-                    kept.unlink()
 
 
 def entries_to_keep(times, measured, intervals):
-    """Ascending indices of a thinned curve: both ends, and of each interval of time the last entry that was
-    measured.
+    """Ascending indices (int) of a thinned curve: both ends, and of each interval the last measured entry.
 
     Args:
         times: (N,) float, ascending seconds.
-        measured: (N,) bool, whether an entry has a test loss; the last entry of all stays where an interval
-            has no such.
+        measured: (N,) bool, whether an entry has a test loss; an interval without such keeps its last entry.
         intervals: int, number of equal intervals from 0 to times[-1], which must be positive.
-
-    Returns:
-        int array; at most intervals + 2 entries, whatever N is.
     """
     interval = times // (times[-1] / intervals)
-    order = np.lexsort((measured, interval))  # stable: within an interval the measured ones last
+    order = np.lexsort((measured, interval))                # stable: in an interval the measured ones last
     last = order[np.flatnonzero(np.diff(interval[order], append=np.inf))]
     return np.union1d([0, len(times) - 1], last)
 
 
-def _state(model):
+def _variables(model):
     """All variables that a checkpoint holds."""
     return [*model.weights, *model.optimizer.variables]
 
 
 @contextmanager
 def _stop_on_signals(run):
-    """Ctrl-C and SIGTERM end the run after the epoch that is under way; a second Ctrl-C interrupts Python at
-    once."""
+    """Ctrl-C and SIGTERM end the run after this epoch; a second Ctrl-C interrupts Python at once."""
     def stop(number, frame):
         run.stop_signal = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        run.progress.message("stopping after this epoch" + "; Ctrl-C again stops at once" *
-                             (number == signal.SIGINT))
+        run.progress.message("stopping after this epoch"
+                             + "; Ctrl-C again stops at once" * (number == signal.SIGINT))
 
     handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     earlier = {number: signal.signal(number, stop) for number in handled}  # only the main thread may set them

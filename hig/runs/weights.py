@@ -1,8 +1,6 @@
-"""Weights of a network in Keras' format, *.weights.h5: written complete or not at all, and checked before
-they are taken."""
+"""Weights of a network in Keras' format, *.weights.h5: written as a whole, checked before use."""
 
 import hashlib
-import re
 
 import h5py
 
@@ -30,13 +28,15 @@ def load_weights(network, path):
     Raises:
         SettingsError: if the file is missing, damaged, or of a network of another shape.
     """
+    shapes = []
     try:
-        found, expected = _shapes(path), [tuple(variable.shape) for variable in network.variables]
-        if sorted(found) != sorted(expected):
-            raise ValueError(f"it holds arrays of the shapes {_list(found)}, but the network has "
-                             f"{_list(expected)}")
+        with h5py.File(path) as file:
+            file.visititems(lambda _, item: shapes.append(item.shape) if hasattr(item, "shape") else None)
+        found, expected = sorted(shapes), sorted(tuple(variable.shape) for variable in network.variables)
+        if found != expected:
+            raise ValueError(f"it holds arrays of the shapes {found}, but the network has {expected}")
         network.load_weights(path)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:  # RuntimeError: h5py, of a damaged file
+    except (OSError, ValueError, KeyError, RuntimeError) as error:      # h5py, of a damaged file
         raise SettingsError(f"cannot load the weights {path}: {str(error).splitlines()[0]}") from None
 
 
@@ -50,17 +50,3 @@ def name_and_hash(path):
         return f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
     except OSError as error:
         raise SettingsError(f"cannot load the weights {path}: {error.strerror}") from None
-
-
-def _shapes(path):
-    """Shapes of all arrays in the file, layer after layer."""
-    shapes = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: shapes.update({name: item.shape} if isinstance(item, h5py.Dataset)
-                                                         else {}))
-    return [shapes[name] for name in sorted(shapes, key=lambda name: [int(part) if part.isdigit() else part
-                                                                       for part in re.split(r"(\d+)", name)])]
-
-
-def _list(shapes):
-    return ", ".join(str(list(shape)) for shape in shapes) or "none at all"
