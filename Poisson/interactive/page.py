@@ -46,7 +46,7 @@ def by_hand_app(training):
     def follow(_, weights, settings, version):
         triggered = {name.split(".")[0] for name in ctx.triggered_prop_ids}
         clicked = [command for command in COMMANDS if command in triggered]
-        # what was typed just before a click counts, although the browser may send it later
+        # what was typed just before a click counts, although the browser may send both at once
         if (clicked or triggered & set(SETTINGS)) and training.set(dict(zip(SETTINGS, settings))):
             for command in clicked:
                 training.send(command)

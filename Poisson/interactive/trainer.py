@@ -1,9 +1,9 @@
 """Training the Poisson problem by hand, behind the page of `dashboard.py --interactive Poisson`.
 
 `Trainer` is the training: one network, an optimizer for each method, the present settings, and the curve. Its
-pickle `POISSON_interactive_RESULTS.pickle` has the layout of the submit scripts' (hig.runs.results). Besides,
-it holds for each entry what the update was made with: `method` (its number in METHODS), `learning_rate`,
-`batch_size`, `truncation`.
+pickle `POISSON_interactive_RESULTS.pickle` has the layout of the submit scripts' (hig.runs.results), and for
+each entry also the settings of the update: `method` (its number in METHODS), `learning_rate`, `batch_size`,
+`truncation`.
 
 `Training` is the thread in which a trainer follows the commands of the page.
 """

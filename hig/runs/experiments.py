@@ -33,11 +33,11 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
         model: PhysicsModel, not compiled.
         loss: function of (y* (B, …), y (B, …)) → loss of each sample, (B,).
         train_data, test_data: (x, y*) each, float32 arrays with one row per sample, as many in both.
-        constants: dict of builtins, what the system is besides the settings; it goes into `sim_par`.
+        constants: dict of builtins, the system's constants, which go into `sim_par`.
         measure: function of (model, train_data, test_data) → the `evaluate` of `hig.runs.training.train`;
             `mean_losses` if None.
         label: see `hig.runs.training.train`.
-        optimizer: of Keras; the one that the settings name if None.
+        optimizer: a Keras optimizer; the one that the settings name if None.
         validation_data: (x, y*) for a further curve, "validation_loss", or None.
         shuffle: whether each epoch has an order of its own, see `shuffled_batches`.
 
@@ -107,10 +107,11 @@ def train_on_fresh_data(settings, prefix, compiled, batches, measure, constants,
 
 
 def sometimes(evaluate, every):
-    """An `evaluate` of `hig.runs.training.train` that asks the one given in epochs 0, `every`, 2 · `every` …
+    """An `evaluate` of `hig.runs.training.train` that calls the one given in epochs 0, `every`, 2 · `every` …
 
-    Between them all but the training loss is NaN. In all epochs but 0 this is Keras' mean over the epoch's
-    batches, each before its update (L-BFGS': the whole set after it), so that no curve mixes two kinds.
+    In the other epochs all but the training loss is NaN. In all epochs except 0 the training loss is Keras'
+    mean over the epoch's batches, each before its update (L-BFGS': the whole set after it), so that no curve
+    mixes two kinds.
     """
     def evaluate_or_not(epoch, logs):
         measured = {} if epoch % every else evaluate(epoch, logs)
@@ -201,7 +202,7 @@ def fixed_batches(data, batch_size):
 
 
 def shuffled_batches(data, batch_size, seed):
-    """Mini-batches of a fixed data set in an order that is another one in each epoch.
+    """Mini-batches of a fixed data set, in another order in each epoch.
 
     It follows from the seed and the number of the epoch alone, so that a run can be resumed at any epoch.
 

@@ -52,7 +52,7 @@ def held(name):
     """Whether a living process holds the lock of the results called `name` (as in `locked`).
 
     Its file tells, because trying the lock could refuse a run that begins just then. A process of another
-    host is taken at its word. One of this host must live, and be older than the file: numbers are used again.
+    host is believed. One of this host must live and be older than the file, because numbers are used again.
     """
     import psutil
 

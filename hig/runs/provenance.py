@@ -45,7 +45,7 @@ def peak_memory():
 
 
 def _version(package):
-    """Of the distribution of that name, or of the module where another brings it, as tensorflow-cpu does."""
+    """Version of a distribution, or of the loaded module if another one brings it, as tensorflow-cpu does."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -57,7 +57,7 @@ def _commit():
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)      # not so within somebody else's checkout
+        git("ls-files", "--error-unmatch", Path(__file__).name)      # fails within somebody else's checkout
         return git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None

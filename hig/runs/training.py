@@ -15,9 +15,9 @@ The files of a run, in `settings.output`, for instance for the prefix NLO and th
     NLO_HIG_CHECKPOINT.npz      weights, optimizer state and the pickle after the last epoch saved
     .NLO_HIG.lock               while the run lasts (hig.runs.locks)
 
-A new run moves the curve of an earlier one, and its checkpoint unless it had finished, to dated names. Each
-file is replaced as a whole. The checkpoint is written first, and a run continues from the pickle in it, so
-that a process killed at any moment leaves weights and curve that belong together.
+A new run gives a dated name to the curve of an earlier one, and to its checkpoint unless it had finished.
+Each file is replaced as a whole. The checkpoint is written first, and a run continues from the pickle in it,
+so that a process killed at any moment leaves weights and curve that belong together.
 """
 
 import io
@@ -215,7 +215,7 @@ class TrainingRun(keras.callbacks.Callback):
     # ---------------------------------------------------------------------------------------- files
 
     def _move_earlier(self):
-        """Gives earlier results a dated name; a run that had finished needs its checkpoint no more."""
+        """Gives earlier results a dated name; removes the checkpoint of a run that had finished."""
         try:
             if load_results(self.results)["provenance"]["state"] == "finished":
                 self.checkpoint.unlink(missing_ok=True)
@@ -278,7 +278,7 @@ class TrainingRun(keras.callbacks.Callback):
             raise SettingsError(f"cannot resume: {self.checkpoint} is damaged "
                                 f"({' '.join(str(error).split())[:200] or type(error).__name__})") from None
         now, before = self.sim_par, results["sim_par"]
-        if "load_weights" in before:                        # where it began stays on record
+        if "load_weights" in before:                        # where it began is kept
             now.setdefault("load_weights", before["load_weights"])
         unequal = [f"{key} is {now.get(key)} but was {before.get(key)}" for key in {**before, **now}
                    if key not in ("max_time", "epochs") and now.get(key) != before.get(key)]
@@ -346,7 +346,7 @@ class TrainingRun(keras.callbacks.Callback):
         self.between_epochs = self.updates == int(self.stage_model.optimizer.iterations)
 
     def clean(self):
-        """Removes what a killed process left half-written; the lock says that no living one is at it."""
+        """Removes what a killed process left half-written; the lock excludes that a living one is at it."""
         for path in self.files:
             for leftover in path.parent.glob(f".{path.name}.*.tmp"):
                 leftover.unlink()
