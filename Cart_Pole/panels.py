@@ -8,7 +8,7 @@ NUMBERS = ("one pole", "two poles", "three poles", "four poles")
 
 def draw_upright(ax, groups, colors, options):
     """Panel: share of the test states from which every pole ends within 12° of upright, with a band."""
-    ax.set(yscale="linear", ylim=(-0.02, 1.02), ylabel="share of swings that end upright")
+    ax.set(yscale="linear", ylim=(-0.02, 1.02), ylabel="share of swings\nthat end upright")
     for label, members in groups.items():
         curves = [drawable(run, run.results["upright"], options.x, ax.get_xscale() == "log", positive=False)
                   for run in members]

@@ -198,6 +198,12 @@ def test_a_study_of_two_settings_is_a_heat_map(tmp_path):
     assert sum("1/3 died" in text.get_text() for text in panel.texts) == 3
 
 
+def test_two_settings_in_two_pairs_are_no_heat_map(tmp_path):
+    for eta, tau in ((1, 1e-6), (2, 1e-5)):
+        study(tmp_path, "HIG", (eta * 1e-3,) * 3, learning_rate=eta, truncation=tau)
+    assert not any("final" in ax.get_title(loc="left") for ax in draw([tmp_path]))
+
+
 def test_of_many_settings_the_best_partner_of_each_leading_value_is_in_colour(tmp_path):
     """Seven κ with two η each. The larger one is better where κ is negative; for κ = 1 it dies."""
     rates = {kappa: 1.0 if kappa < 0 else 0.1 for kappa in (-1, -0.75, -0.5, -0.25, 0, 0.5, 1)}

@@ -14,8 +14,8 @@ from hig.figures.reading import collect, sort_into_cases
 from hig.figures.table import numbers
 from tests.browser import ROOT
 
-README, RESULTS, STUDIES, BUDGETS = ((ROOT / folder / "README.md").read_text() for folder in (
-    "", "results", "results/studies", "results/Published_Budgets"))
+README, RESULTS, STUDIES, BUDGETS, CART_POLE = ((ROOT / folder / "README.md").read_text() for folder in (
+    "", "results", "results/studies", "results/Published_Budgets", "results/Cart_Pole"))
 THRESHOLDS = (1e-2, 1e-3, 1e-4)
 
 
@@ -174,6 +174,26 @@ def test_studies(folder, script):
     for setting, cells in written.items():
         constants(script, runs[setting.strip("`")])
         assert finals_agree(runs[setting.strip("`")], *cells[-3:]), setting
+
+
+def test_cart_pole():
+    """Updates, peak memory, seconds and updates to two losses: medians; median, range and deaths of each
+    setting."""
+    written, runs = rows(CART_POLE, "`Cart_Pole/study_peers.py`"), settings("Cart_Pole")
+    assert {setting.strip("`") for setting in written} == set(runs)
+    for setting, (updates, memory, *reached, median, limits, died) in written.items():
+        own = runs[setting.strip("`")]
+        constants("Cart_Pole/study_peers.py", own)
+        per_epoch = own[0].results["provenance"]["updates_per_epoch"]
+        measured = np.median([numbers(run, (1e-2, 1e-4)) for run in own], axis=0)
+        first = np.median([[next((epoch for epoch, loss in zip(run.results["epochs"], run.results["test_loss"])
+                                  if loss <= threshold), np.inf) for threshold in (1e-2, 1e-4)]
+                           for run in own], axis=0)
+        peak = max(run.results["provenance"]["peak_memory"] for run in own) / 1e6
+        found = [per_epoch * measured[0], peak, *measured[4:], *(per_epoch * first)]
+        for text, number in zip([updates, memory, *reached], found, strict=True):
+            assert agree(text, number), (setting, text, number)
+        assert finals_agree(own, median, limits, died), setting
 
 
 PEERS = {"Adam": "Adam", "Adam, best batch": "Adam_batch_size=*", "Muon": "Muon", "L-BFGS": "LBFGS",

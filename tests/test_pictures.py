@@ -132,6 +132,7 @@ def test_figures_and_animations_are_written(weights, tmp_path, monkeypatch, caps
     assert frames.startswith(b"GIF89a") and frames.count(b"\x21\xf9\x04") == 3
     with Image.open(animated) as still:
         shown = [still.seek(frame) or still.info["duration"] for frame in range(3)]
+        assert still.convert("RGB").getpixel((0, 0)) == (0x14, 0x17, 0x1c)
     assert 200 <= shown[-1] <= 400 and max(shown[:-1]) <= 100  # 10 frames a second or more, then a pause
     assert plot.main(["trajectories", "--weights", files[0], "--output", str(tmp_path / "a.svg")]) == 0
     assert "<text" in (tmp_path / "a.svg").read_text()

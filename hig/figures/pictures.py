@@ -131,7 +131,10 @@ def gif(figure, show):
         show((frame + 1) / FRAMES)
         canvas.draw()
         frames.append(Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB"))
-    palette = frames[-1].quantize(COLORS_OF_A_GIF, Image.Quantize.MAXCOVERAGE)
+    palette, background = frames[-1].quantize(COLORS_OF_A_GIF), frames[-1].getpixel((0, 0))
+    colors = np.reshape(palette.getpalette(), (-1, 3))
+    colors[np.abs(colors - background).max(axis=1) < 16] = background   # exactly, where it was nearly
+    palette.putpalette(colors.ravel().tolist())
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     durations, file = [1000 / FRAMES_PER_SECOND] * FRAMES, io.BytesIO()
     durations[-1] += 1000 * PAUSE

@@ -38,15 +38,16 @@ def study_panels(runs):
     """Functions that draw the panels of a study, as `hig.figures.losses.draw_losses`; empty if it is none.
 
     One varied setting of at least three values has one panel. Two have a heat map for each optimizer that
-    varies both.
+    varies both, in at least three pairs.
     """
     keys = subjects(runs)
     varied = sorted({key for own in keys.values() for key in own})
     if len(varied) == 1:
         values = {settings_of(run).get(*varied, "–") for run in runs if keys[run.label]}
         return [partial(draw_over_setting, *varied)] * (len(values) >= FEWEST)
+    pairs = [few[0].label for few in group_runs(runs).values()]
     return [partial(draw_heat_map, label, *own) for label, own in keys.items()
-            if len(varied) == len(own) == 2]
+            if len(varied) == len(own) == 2 and pairs.count(label) >= FEWEST]
 
 
 def finals(runs, keys, wanted):
