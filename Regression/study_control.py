@@ -1,5 +1,4 @@
-"""Question: do controlled steps keep up with the best fixed learning rate where a batch does not determine
-the weights?
+"""Question: do controlled steps keep up with the best fixed η if a batch does not determine the weights?
 
 The random polynomial, whose batches of 32 outputs say little of its 673 weights: half-inverse gradients with
 fixed learning rates around the best one, with controlled steps from one start, and Levenberg-Marquardt.
