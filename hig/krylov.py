@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from hig.jacobian import PenalizedJacobian, unflatten
 from hig.powers import EXHAUSTED, KrylovSpectrum, bidiagonal_power
+from hig.replicas import Together, across, devices
 
 _PIECE = 8                  # steps between two looks at whether more are worth while
 _PROBES_OF_ROWS = 8         # random vectors for the norms of rows; the proof needs only their magnitude
@@ -73,7 +74,7 @@ class Products:
         self._linearise = function(self._trace_linearise, "The linearised simulator")
         self.pull = function(self._trace_pull, "A product with the transposed Jacobian")
         self.push = function(self._trace_push, "A product with the Jacobian")
-        self.go_on = function(self._trace_steps, "The Krylov steps")
+        self._steps, self._step = function(self._trace_steps, "The Krylov steps"), Together(self._trace_step)
 
     def linearise(self, x, y_true, sample_weight):
         """Loss, outcome, g (n,) as a tensor, and the `KrylovJacobian` of a batch."""
@@ -189,47 +190,37 @@ class Products:
 
     # ----------------------------------------------------------------------------------------- the recurrence
 
-    def begin(self, gradient, steps):
-        """‖g‖ and the state of the recurrence before the first of k steps, see `_trace_steps`."""
+    def begin(self, gradient, steps, rows):
+        """‖g‖ and the state of the recurrence before the first of k steps, see `go_on`; J has so many rows."""
         p, dtype = self.shape[1], gradient.dtype
-        norm, zero = _norm(gradient), tf.zeros((), dtype)
+        norm, zero = _norm(gradient, across), tf.zeros((), dtype)
         return norm, (tf.constant(0), tf.constant(False), tf.math.divide_no_nan(gradient, norm), zero,
                       tf.zeros([p], dtype), zero,
-                      tf.zeros([steps, min(len(gradient), p)], dtype), tf.zeros([steps], dtype),
+                      tf.zeros([steps, len(gradient) if rows < p else p], dtype), tf.zeros([steps], dtype),
                       tf.zeros([steps], dtype))
 
-    def _trace_steps(self, operator, state, until):
-        """The state after `until` steps in all, fewer where the Krylov space is exhausted.
+    def go_on(self, operator, state, more):
+        """The state after so many more steps, fewer where the Krylov space is exhausted.
 
         It consists of the number of steps taken, whether the space is exhausted, the last u, β and v, the
         largest α or β, the vectors kept (k, min(n, p)) with zeros where steps are still to come, and all α
-        and β (k,).
+        and β (k,). Of several devices each has its own rows of u and of the vectors kept if these have n
+        numbers; all else is the same on each, and so is the number of steps, some of which may do nothing.
         """
-        of_rows = state[2].shape[0] <= state[4].shape[0]
+        if devices() == 1:
+            return self._steps(operator, state, state[0] + more)
+        for _ in range(more):
+            state = self._step(operator, state)
+        return state
 
-        def step(i, _, u, beta, v, largest, kept, alphas, betas):
-            tiny = EXHAUSTED * np.finfo(u.dtype.as_numpy_dtype).eps
-            w = self._trace_pull(operator, u) - beta * v
-            w = w if of_rows else _orthogonal(w, kept)
-            alpha = _norm(w)
-            ended = alpha <= tiny * largest  # by the step before, which nothing below changes
-            next_v = tf.math.divide_no_nan(w, alpha)
-            kept = tf.tensor_scatter_nd_update(kept, [[i]], tf.where(ended, tf.zeros_like(kept[0]), u
-                                                                     if of_rows else next_v)[None])
-            next_u = self._trace_push(operator, next_v) - alpha * u
-            next_u = _orthogonal(next_u, kept) if of_rows else next_u
-            next_beta = _norm(next_u)
-            largest = tf.maximum(largest, tf.maximum(alpha, next_beta))
-            exhausted = next_beta <= tiny * largest
-            next_beta = tf.where(exhausted, tf.zeros_like(beta), next_beta)
-            next_u = tf.math.divide_no_nan(next_u, next_beta)
-            alphas = tf.tensor_scatter_nd_update(alphas, [[i]], [alpha])
-            betas = tf.tensor_scatter_nd_update(betas, [[i]], [next_beta])
-            return (tf.where(ended, i, i + 1), ended | exhausted, tf.where(ended, u, next_u), tf.where(ended,
-                beta, next_beta),
-                    tf.where(ended, v, next_v), largest, kept, alphas, betas)
-        return tf.while_loop(lambda i, exhausted, *_: (i < until) & ~exhausted, step, state,
-                             parallel_iterations=1)
+    def _trace_steps(self, operator, state, until):
+        return tf.while_loop(lambda i, exhausted, *_: (i < until) & ~exhausted,
+                             lambda *state: step(partial(self._trace_pull, operator),
+                                                 partial(self._trace_push, operator), *state),
+                             state, parallel_iterations=1)
+
+    def _trace_step(self, operator, state):
+        return step(partial(self._pull_all, operator), partial(self._push_all, operator), *state)
 
     def finish(self, operator, state, by_u, last, by_v):
         """J^κ g (p,) from the coefficients of `bidiagonal_power` (0 for steps not taken).
@@ -237,10 +228,10 @@ class Products:
         Args:
             last: by_u[k] β_{k+1}.
         """
-        _, _, u, _, v, _, kept, _, _ = state
-        if len(u) > len(v):
+        v, kept = state[4], state[6]
+        if not _of_rows(v, kept):
             return tf.linalg.matvec(kept, by_v, transpose_a=True)
-        return self._pull_all(operator, tf.linalg.matvec(kept, by_u, transpose_a=True)) + last * v
+        return across(self._pull_all(operator, tf.linalg.matvec(kept, by_u, transpose_a=True))) + last * v
 
     def _pull_all(self, operator, u):
         """Jᵀu with the rows of penalties, by the compiled function that knows none."""
@@ -260,20 +251,26 @@ class Products:
         return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])],
                          axis=0) if penalties else product
 
-    def remainder(self, operator, state):
+    def remainder(self, operator, state, rows):
         """An estimate of tr K without the part that the recurrence has seen: mean of ‖J z‖² or ‖Jᵀz‖², signs
         z of that side.
 
         Source: Meyer, Musco, Musco and Woodruff, Hutch++, SIAM Symposium on Simplicity in Algorithms 2021.
         """
         _, exhausted, u, _, v, _, kept, _, _ = state
-        if exhausted and len(u) <= len(v):  # by α: then u belongs to what has been seen
+        of_rows, total = _of_rows(v, kept), 0.0
+        if exhausted and of_rows:  # by α: then u belongs to what has been seen
             kept = tf.concat([kept, u[None]], axis=0)
-        product, total = self._pull_all if len(u) <= len(v) else self._push_all, 0.0
         for probe in range(_PROBES):
-            signs = 2 * tf.random.stateless_uniform(kept.shape[1:], (22, probe), 0, 2, tf.int32) - 1
-            total += float(_norm(product(operator, _orthogonal(tf.cast(signs, kept.dtype),
-                                                               kept))))**2 / _PROBES
+            signs = tf.cast(2 * tf.random.stateless_uniform([rows if of_rows else len(v)], (22, probe), 0, 2,
+                                                            tf.int32) - 1, kept.dtype)
+            if of_rows:                                                 # those of this device, penalties last
+                first, n = self.derivatives.split.before * self.derivatives.d, self.shape[0]
+                signs = tf.concat([signs[first:first + n], signs[rows - (len(u) - n):]], axis=0)
+                size = _norm(across(self._pull_all(operator, _orthogonal(signs, kept, across))))
+            else:
+                size = _norm(self._push_all(operator, _orthogonal(signs, kept)), across)
+            total += float(size)**2 / _PROBES
         return total
 
 
@@ -334,16 +331,18 @@ class KrylovSpace:
         self.products, self.settings = jacobian.products, (kappa, truncation)
         self.filter = spectral_filter
         gradient = tf.cast(gradient, jacobian.dtype)
-        self.sides = len(gradient), jacobian.shape[1]
+        self.sides = int(across(tf.constant(len(gradient), tf.float64))), jacobian.shape[1]
         penalties = [] if columns is None else [tf.constant(columns, tf.int32), tf.constant(scales,
                                                                                             jacobian.dtype)]
         self.operator = (*jacobian.operator[:2], penalties)
-        norm, self.state = self.products.begin(gradient, min(steps, *self.sides))
+        norm, self.state = self.products.begin(gradient, min(steps, *self.sides), self.sides[0])
         self.norm, steps = float(norm), len(self.state[7])
-        for until in (*range(_PIECE, steps, _PIECE), steps) if tolerance else (steps,):
-            self.state = self.products.go_on(self.operator, self.state, tf.constant(until))
+        piece = _PIECE if tolerance else steps
+        for first in range(0, steps, piece):
+            self.state = self.products.go_on(self.operator, self.state, min(piece, steps - first))
             self._read_state()
-            if self.exhausted or not self.finite or self._small_part(0.0)[2].change <= tolerance:
+            enough = self.exhausted or not self.finite or self._small_part(0.0)[2].change <= tolerance
+            if float(across(tf.constant(float(enough), tf.float64))):          # one device says it for all
                 break
 
     def _read_state(self):
@@ -384,21 +383,55 @@ class KrylovSpace:
         """tr K: what the recurrence has seen of it exactly, the rest from random vectors; exact where k is
         all of it.
         """
-        betas = self.betas if self.sides[0] > self.sides[1] or self.exhausted else self.betas[:-1]
-        return np.sum(self.alphas**2) + np.sum(betas**2) + self.products.remainder(self.operator, self.state)
+        betas = self.betas if self.sides[0] >= self.sides[1] or self.exhausted else self.betas[:-1]
+        return np.sum(self.alphas**2) + np.sum(betas**2) + self.products.remainder(
+            self.operator, self.state, self.sides[0])
 
 
-def _norm(vector):
-    """‖v‖ in the dtype of v; the sum in float64, because in float32 that of a million numbers would lose
-    three digits.
+def step(pull, push, i, exhausted, u, beta, v, largest, kept, alphas, betas):
+    """One step of the recurrence, or none if the space is exhausted: the next state, see `Products.go_on`.
+
+    Args:
+        pull, push: functions u → Jᵀu, of this device's rows, and v → J v.
+        ...: the state.
     """
-    return tf.cast(tf.sqrt(tf.reduce_sum(tf.cast(vector, tf.float64)**2)), vector.dtype)
+    of_rows, tiny = _of_rows(v, kept), EXHAUSTED * np.finfo(u.dtype.as_numpy_dtype).eps
+    w = across(pull(u)) - beta * v
+    w = w if of_rows else _orthogonal(w, kept)
+    alpha = _norm(w)
+    ended = exhausted | (alpha <= tiny * largest)                       # by the step before: nothing changes
+    next_v = tf.math.divide_no_nan(w, alpha)
+    kept = tf.tensor_scatter_nd_update(kept, [[i]], tf.where(
+        ended, tf.zeros_like(kept[0]), u if of_rows else next_v)[None])
+    next_u = push(next_v) - alpha * u
+    next_u = _orthogonal(next_u, kept, across) if of_rows else next_u
+    next_beta = _norm(next_u, across)
+    largest = tf.maximum(largest, tf.maximum(alpha, next_beta))
+    exhausted = next_beta <= tiny * largest
+    next_beta = tf.where(exhausted, tf.zeros_like(beta), next_beta)
+    next_u = tf.math.divide_no_nan(next_u, next_beta)
+    alphas = tf.tensor_scatter_nd_update(alphas, [[i]], [alpha])
+    betas = tf.tensor_scatter_nd_update(betas, [[i]], [next_beta])
+    return (tf.where(ended, i, i + 1), ended | exhausted, tf.where(ended, u, next_u),
+            tf.where(ended, beta, next_beta), tf.where(ended, v, next_v), largest, kept, alphas, betas)
 
 
-def _orthogonal(vector, others):
+def _of_rows(v, kept):
+    """Whether the vectors kept are the u, because J has fewer rows than columns, on all devices together."""
+    return kept.shape[1] != v.shape[0]
+
+
+def _norm(vector, total=tf.identity):
+    """‖v‖ in the dtype of v; the sum in float64, because in float32 that of a million numbers would lose
+    three digits. `total` sums over the devices if each of them has a part of v.
+    """
+    return tf.cast(tf.sqrt(total(tf.reduce_sum(tf.cast(vector, tf.float64)**2))), vector.dtype)
+
+
+def _orthogonal(vector, others, total=tf.identity):
     """A vector without its components along orthonormal or zero others (k, …), taken off twice: once leaves
-    rounding errors.
+    rounding errors. `total` is that of `_norm`.
     """
     for _ in range(2):
-        vector = vector - tf.linalg.matvec(others, tf.linalg.matvec(others, vector), transpose_a=True)
+        vector = vector - tf.linalg.matvec(others, total(tf.linalg.matvec(others, vector)), transpose_a=True)
     return vector

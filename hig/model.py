@@ -12,7 +12,8 @@ from hig.jacobian import flatten, small_side
 from hig.optimizers import JacobianPower
 from hig.powers import blas_threads
 from hig.proof import moved
-from hig.routes import Derivatives
+from hig.replicas import Split, once, place
+from hig.routes import Derivatives, samples
 
 PARTS = "network", "simulator", "network_input"
 KEPT_SHAPES = 48            # shapes of batches whose compiled functions are kept, some 5 to 30 MB each
@@ -66,8 +67,8 @@ class PhysicsModel(keras.Model):
                 "auto": XLA compiles what it can, and a warning names the rest.
 
         Raises:
-            ValueError: the optimizer is a Jacobian power, and the loss is scaled or the batch is split among
-                several devices.
+            ValueError: the optimizer is a Jacobian power, and the loss is scaled, or the batch is split among
+                several devices and the optimizer or the loss cannot do with a part of it.
         """
         power = getattr(optimizer, "inner_optimizer", optimizer)
         if isinstance(power, JacobianPower):
@@ -76,15 +77,37 @@ class PhysicsModel(keras.Model):
                 raise ValueError(f"optimizer {power.name!r} under {scaled or 'the policy mixed_float16'}: "
                                  "loss scaling is for gradients, and a Jacobian power takes none; use "
                                  "float32, float64, bfloat16 or mixed_bfloat16 without it")
-            strategy = tf.distribute.get_strategy()
-            if strategy.num_replicas_in_sync > 1:
-                raise ValueError("a Jacobian power takes the Jacobian of the whole batch, and "
-                                 f"{type(strategy).__name__} would split it among "
-                                 f"{strategy.num_replicas_in_sync} devices: compile outside its scope")
         self.asked_to_jit = jit_compile                                 # Keras makes True or False of "auto"
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **options)
+        if isinstance(power, JacobianPower):
+            self._check_devices()
         self.compiler = Compiler(jit_compile, self.run_eagerly)
         self._derivatives = {}  # by shapes of the batch and trainable weights
+
+    def _check_devices(self):
+        """Refuses what cannot be computed where a tf.distribute strategy splits a batch among devices."""
+        strategy = self.distribute_strategy
+        where = f"{type(strategy).__name__} splits a batch among {strategy.num_replicas_in_sync} devices"
+        reductions = self._reductions()
+        if strategy.num_replicas_in_sync == 1:
+            return
+        if not self.optimizer.krylov:
+            raise ValueError(f"{where}, but the exact J^κ g takes the Jacobian of the whole batch: set "
+                             "krylov=16 or so in the optimizer, or compile outside the strategy's scope")
+        if self.optimizer.adaptive:
+            raise ValueError(f"{where}, but adaptive steps are for one device: set adaptive=False in the "
+                             "optimizer, or compile outside the strategy's scope")
+        if not reductions <= {"sum_over_batch_size", "mean"} and reductions != {"sum"}:
+            raise ValueError(f"{where}, but of the reductions {sorted(map(str, reductions))} of the losses it "
+                             "is not known how the parts make up the whole: take \"sum_over_batch_size\" for "
+                             "all of them, or \"sum\" for all")
+        if not all(isinstance(variable.value, tf.distribute.DistributedValues)
+                   for variable in (*self.variables, *self.optimizer.variables)):
+            raise ValueError(f"{where}, but model or optimizer were made for one: make network, simulator, "
+                             "PhysicsModel and optimizer within the strategy's scope")
+
+    def _reductions(self):
+        return {getattr(loss, "reduction", "mean") for loss in tf.nest.flatten(self.loss)}
 
     # ------------------------------------------------------------------------------------------- Keras' model
 
@@ -181,11 +204,20 @@ class PhysicsModel(keras.Model):
             self._compiled_by_xla, self.train_function = self.train_function, self._try_xla
 
     def _train_by_parts(self, iterator):
-        logs = None
+        logs, several = None, self.distribute_strategy.num_replicas_in_sync > 1
+
+        def one_step(data):
+            return self.train_step(keras.tree.map_structure(
+                lambda t: None if isinstance(t, tf.experimental.Optional) else t, data))
+        if several:
+            self._check_devices()                                       # settings may have changed
+            with self.distribute_strategy.scope():
+                self.optimizer.build_for(self.trainable_variables)
         for _, data in zip(range(self.steps_per_execution), iterator):
             with full_precision():
-                logs = self.train_step(keras.tree.map_structure(
-                    lambda t: None if isinstance(t, tf.experimental.Optional) else t, data))
+                logs = self.distribute_strategy.run(one_step, (data,)) if several else one_step(data)
+        if several and logs is not None:                                # not of one device, but of all
+            logs = {**self.get_metrics_result(), **self.mean_spectrum()}
         if logs is None:
             raise StopIteration
         return logs
@@ -259,17 +291,19 @@ class PhysicsModel(keras.Model):
         x, y_true, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)  # as Keras does before `call`
         batch = x, y_true, sample_weight
+        split = Split(samples(x, y_true), self._reductions() != {"sum"})
         derivatives = self.derivatives_for(*batch)
+        derivatives.split = split
         for _ in range(2):  # once more if only XLA's derivatives are not finite
             loss, outcome, gradient, jacobian = derivatives.linearise(*batch)               # L, y, g, J
             self.route = derivatives.route
             loss, gradient, jacobian, rest = derivatives.penalties.extend(
                 x, loss, gradient, jacobian, lambda: derivatives.curvature(batch, outcome, gradient)[0])
             direction, numbers = step(  # fixed, or adapted
-                self.optimizer, loss, self.power(jacobian, gradient, derivatives.batch, rest),  # J^κ g
+                self.optimizer, loss, self.power(jacobian, gradient, split.samples, rest),  # J^κ g
                 partial(derivatives.quadratic_model, batch, outcome, gradient, jacobian),
                 partial(derivatives.loss_after, batch))
-            if direction is None or np.isfinite(direction).all() or not derivatives.mended(batch):
+            if direction is None or np.isfinite(direction).all() or not anywhere(derivatives.mended(batch)):
                 break
         known = loss, x, y_true, outcome, sample_weight
         if direction is None:  # no step was good enough
@@ -284,7 +318,7 @@ class PhysicsModel(keras.Model):
         if not self.built:  # a simulator that makes its weights when it is called
             self(x, training=False)
         weights = self.trainable_variables
-        key = (self.optimizer.krylov, tuple(map(id, weights)), tuple(
+        key = (place(), self.optimizer.krylov, tuple(map(id, weights)), tuple(
             None if t is None else (tuple(t.shape), t.dtype) for t in tf.nest.flatten((x, y_true,
                                                                                        sample_weight))))
         if key not in self._derivatives:
@@ -331,7 +365,7 @@ class PhysicsModel(keras.Model):
 
     def trace_update(self, direction, *known):
         """Moves the weights by −η · direction, (p,), and records the update as `trace_record`."""
-        self.optimizer.apply_directions(self.shares(direction), self.trainable_variables)
+        self.optimizer.apply_directions(self.shares(once(direction)), self.trainable_variables)
         return self.trace_record(*known)
 
     def trace_record(self, loss, x, y_true, outcome, sample_weight):

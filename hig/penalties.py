@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from hig.backend import keras
 from hig.jacobian import PenalizedJacobian
+from hig.replicas import place
 
 _ZERO = tf.UnconnectedGradients.ZERO
 _TOLERANCE = 1e-3           # of a curvature between places: far above float32's rounding
@@ -72,9 +73,10 @@ class Penalties:
         loss = loss + tf.cast(value, loss.dtype)
         columns = np.flatnonzero(curvatures > 0)
         if len(columns):
-            scales = np.sqrt(curvatures[columns] / curvature())
-            jacobian = PenalizedJacobian(jacobian, columns, scales)
-            gradient = np.concatenate([gradient, slopes[columns] / scales])
+            own = columns[:0] if place() else columns                   # of several devices the first has them
+            scales = np.sqrt(curvatures[own] / curvature())
+            jacobian = PenalizedJacobian(jacobian, own, scales)
+            gradient = np.concatenate([gradient, slopes[own] / scales])
             slopes[columns] = 0.0
         return loss, gradient, jacobian, rest + slopes
 

@@ -38,6 +38,7 @@ from hig.memory import available_memory, keep_freed_memory, require_memory
 from hig.own_weights import own_weights
 from hig.penalties import Penalties
 from hig.proof import Proof, moved
+from hig.replicas import Split, Together, across, devices
 from hig.sample_axes import SampleAxes
 from hig.structure import layer_products, weight_operations
 
@@ -74,6 +75,7 @@ class Derivatives:
         x, y_true, sample_weight: the first batch, eager tensors, as Keras hands them to `train_step`.
 
     Attributes:
+        split: hig.replicas.Split, how the present batch lies on the devices.
         route: one of ROUTES.
         shape: (n, p).
         batch: B, the number of samples: the rows of the targets y*, or without targets of x's first array.
@@ -95,8 +97,8 @@ class Derivatives:
             if not tf.as_dtype(weight.dtype).is_floating:
                 raise TypeError(f"the weight {weight.path!r} is {tf.as_dtype(weight.dtype).name}, but a "
                                 "Jacobian power takes real weights: hold real and imaginary part as two")
-        self.batch = next(np.shape(leaf)[0] for leaf in tf.nest.flatten([y_true, x]) if leaf is not None
-                          and np.ndim(leaf))
+        self.batch = samples(x, y_true)
+        self.split = None if devices() > 1 else Split(self.batch)       # to be set for each update
         self._sampled = [np.shape(leaf)[:1] == (self.batch,) for leaf in tf.nest.flatten(x)]
         if not any(self._sampled):
             raise ValueError(f"the targets have {self.batch} rows, but no array of x has: samples lie along "
@@ -112,6 +114,8 @@ class Derivatives:
         reference = self.proof.reference(x, y_true, sample_weight)
         p = sum(math.prod(shape) for shape in self.shapes)
         self.shape = self.n, p
+        if devices() > 1:
+            self._check_devices()
         if all(gradient is None for gradient in reference.product):
             raise ValueError("No gradients provided for any variable: the outcome does not depend on any "
                              "trainable weight, or not in a differentiable way.")
@@ -124,7 +128,8 @@ class Derivatives:
                            f"or the outputs per sample, {self.d}")
             keep_freed_memory()
         self.penalties = Penalties(model, compiler, self.penalty_count)
-        self.apply = compiler.function(model.trace_update, "The update", xla=False)
+        self.apply = Together(model.trace_update) if devices() > 1 else compiler.function(
+            model.trace_update, "The update", xla=False)
         self.record = compiler.function(model.trace_record, "The metrics", xla=False)
         self._curvature = compiler.function(self._trace_curvature, "The loss' curvature")
         self._shift = compiler.function(self._trace_shift, "The step", xla=False)
@@ -139,14 +144,33 @@ class Derivatives:
                           f"which takes about {3 * (smaller / 4096)**3:.0f} s; the optimizer's krylov=16 "
                           "never forms it")
 
+    def _check_devices(self):
+        """Refuses models of which a part of a batch does not say what it contributes to the whole."""
+        if self._certainly_mixed:
+            raise ValueError(f"samples reach each other's outcomes by {self._mixing}, so that a batch cannot "
+                             "be split among devices: train on one")
+        if self._mixing:
+            self.compiler.warn("It is not known whether samples reach each other's outcomes "
+                               f"({self._mixing}): on several devices they do so within each device alone")
+        if self.penalty_count > sum(weight.regularizer is not None for weight in self.weights):
+            raise ValueError("layers add to the loss (add_loss, activity regularisers), of which it is not "
+                             "known how the parts of a batch make up the whole: leave them out, or train on "
+                             "one device")
+
     def linearise(self, x, y_true, sample_weight):
-        """Loss, outcome, g (n,) and J of a batch: (float tensor, tensors, numpy array, Jacobian)."""
+        """Loss, outcome, g (n,) and J of a batch: (float tensor, tensors, numpy array, Jacobian).
+
+        Of several devices the loss is that of the whole batch, g and J are this device's rows.
+        """
         started = time.perf_counter()
         result = self._linearise(x, y_true, sample_weight)
         self._updates += 1
         if not self._proven and (self._updates >= self._next_proof or self._settings_have_changed()):
             self._seconds = time.perf_counter() - started
             result = self._prove_again((x, y_true, sample_weight), result)
+        if devices() > 1:
+            loss, outcome, gradient, jacobian = result
+            result = across(self.split.share * loss), outcome, self.split.share * gradient, jacobian
         return result
 
     def _settings_have_changed(self):
@@ -183,9 +207,12 @@ class Derivatives:
             second is h ‖change‖².
         """
         change = gradient if change is None else change
-        own, along = map(float, self._curvature(*batch, outcome, tf.constant(change, tf.float64)))
-        square = float(np.vdot(gradient, gradient))
-        h = own / square if own > 0 else 2 / self.batch
+        own, along = self._curvature(*batch, outcome, tf.constant(change, tf.float64))
+        square = np.vdot(gradient, gradient)
+        if devices() > 1:                                               # `own` is that of this device's own g
+            own, square = across(tf.stack([self.split.share**3 * tf.cast(own, tf.float64), float(square)]))
+        own, along, square = map(float, (own, along, square))
+        h = own / square if own > 0 else 2 / self.split.samples
         return h, along if own > 0 and along > 0 else h * float(np.vdot(change, change))
 
     def quadratic_model(self, batch, outcome, gradient, jacobian, direction):
@@ -245,8 +272,8 @@ class Derivatives:
             self.d = int(self.flat(self._outcome(x), self.batch).shape[1])
         else:
             graph, outcome = traced.graph, traced.graph.outputs[0]
-            trained = {id(weight.value) for weight in self.weights}
-            self._read = [variable for variable in traced.variables if id(variable) not in trained]
+            trained = {id(weight.value.handle) for weight in self.weights}
+            self._read = [variable for variable in traced.variables if id(variable.handle) not in trained]
             self.d = int(outcome.shape[1])
             axes = SampleAxes(traced, len(tf.nest.flatten(x)), self.batch)
             products, self._layered = layer_products(graph, self.weights, outcome, self.batch)
@@ -378,9 +405,9 @@ class Derivatives:
         with tf.GradientTape() as tape:
             flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
         self.penalty_count = len(self.model.losses)
-        known = {id(weight.value) for weight in self.model.variables}
+        known = {id(weight.value.handle) for weight in self.model.variables}
         strangers = sorted({variable.name for variable in tape.watched_variables()
-                            if id(variable) not in known})
+                            if id(variable.handle) not in known})
         if strangers:
             self.compiler.warn(f"{strangers[0]!r} acts on the outcome but is no weight of the model, so that "
                                "it is not trained: make the simulator or network_input a Keras layer that "
@@ -673,6 +700,12 @@ class Derivatives:
             found = [self._vjp(x, seed) for seed in seeds]
             return [tf.stack([row[index] for row in found]) for index in group]
         return rows
+
+
+def samples(x, y_true):
+    """B of a batch: the rows of its targets, or without targets those of the first array of x."""
+    return next(np.shape(leaf)[0] for leaf in tf.nest.flatten([y_true, x])
+                if leaf is not None and np.ndim(leaf))
 
 
 def _with_copies(rows, copies):

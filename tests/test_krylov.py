@@ -159,7 +159,7 @@ def test_200_steps_in_single_precision_stay_orthogonal():
     assert kept.shape == (200, 512) and kept.dtype == np.float32
     assert np.abs(kept @ kept.T - np.eye(200)).max() < 1e-5
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(krylov, "_orthogonal", lambda vector, others: vector)
+        patch.setattr(krylov, "_orthogonal", lambda vector, *others: vector)
         products = krylov.Products(products.derivatives, "forward mode", None)
         _, _, gradient, jacobian = products.linearise(x, y, None)
         kept = krylov.KrylovSpace(jacobian, gradient, 200, 0.0, -0.5, 1e-6).state[6].numpy()

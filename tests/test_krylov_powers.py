@@ -194,7 +194,7 @@ def test_pytorch():
     J = scipy.sparse.linalg.LinearOperator(
         (y.numel(), theta.numel()), matvec=lambda v: torch.func.jvp(outcome, (theta,),
                                                                     (torch.as_tensor(v).ravel(),))[1].numpy(),
-        rmatvec=lambda u: pullback(torch.as_tensor(u).ravel())[0].numpy())
+        rmatvec=lambda u: pullback(torch.as_tensor(u).ravel())[0].numpy(), dtype=np.float64)
     direction, _ = operator_power(J, y.numpy(), -0.5, 1e-7)
     expected = jacobian_power(torch.func.jacfwd(outcome)(theta).numpy(), -0.5, 1e-7)[0] @ y.numpy()
     assert relative_error(direction, expected) < 1e-9

@@ -276,15 +276,6 @@ def test_mixed_float16_is_refused():
         keras.config.set_dtype_policy(before)
 
 
-def test_several_devices_are_refused():
-    """In the scope of a real MirroredStrategy, which looks for its second device later only."""
-    model = hig.PhysicsModel(stack(4, 2), simulator)
-    with tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"]).scope(), pytest.raises(ValueError,
-                                                                                   match="MirroredStrategy"):
-        model.compile(hig.HIG(0.1, truncation=1e-3), "mse")
-    model.compile(hig.HIG(0.1, truncation=1e-3), "mse")                 # outside it is one device, as before
-
-
 def on_the_host(u):
     """2 u by numpy, for which XLA has no kernel; with its derivative."""
     @tf.custom_gradient

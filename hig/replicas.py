@@ -1,0 +1,100 @@
+"""A batch that a tf.distribute strategy splits among devices: what the devices have to know of each other.
+
+Each device ("replica") computes in a thread or process of its own and holds its samples' rows of J and g.
+Sums over samples, such as Jᵀu and inner products of vectors with n numbers, are sums over the devices, taken
+by `across`. Vectors of p numbers are the same on all devices. All devices have to ask for the same sums in
+the same order. Nothing that only one of them knows may therefore decide what is computed next.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+
+def devices():
+    """Number of devices, int, among which the present batch is split; 1 outside of a strategy's `run`."""
+    context = tf.distribute.get_replica_context()
+    return context.num_replicas_in_sync if context else 1
+
+
+def place():
+    """Which of the devices this is, int from 0; for Python, not for graphs."""
+    return int(tf.distribute.get_replica_context().replica_id_in_sync_group) if devices() > 1 else 0
+
+
+def across(tensor):
+    """The sum of a tensor over all devices, of the same shape everywhere; on one device the tensor itself."""
+    if devices() == 1:
+        return tensor
+    context = tf.distribute.get_replica_context()
+    if tf.executing_eagerly():
+        return context.merge_call(_sum, args=(tensor,))
+    # an argument of a graph has no device, on which the sum is to be: the copy has
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
+
+
+def once(tensor):
+    """A tensor that all devices have, as parts of which the sum is that tensor: 0 on all but the first."""
+    if devices() == 1:
+        return tensor
+    number = tf.distribute.get_replica_context().replica_id_in_sync_group
+    return tf.where(tf.equal(number, 0), tensor, tf.zeros_like(tensor))
+
+
+@tf.function(autograph=False)
+def _sum(strategy, tensor):
+    return strategy.run(across, args=(tensor,))
+
+
+class Together:
+    """A function of tensors with sums over the devices, compiled for all devices of this process at once.
+
+    A sum from Python takes a few times as long, and within a graph the devices of a process work at the same
+    time.
+
+    Args:
+        function: what one device computes, in TensorFlow, always with arguments of the same shapes. It may be
+            another one on each device. A sum must not lie in a loop or branch of the graph.
+    """
+
+    def __init__(self, function):
+        self.function, self.compiled = function, {}
+
+    def __call__(self, *arguments):
+        return tf.distribute.get_replica_context().merge_call(self._of_all, args=(self.function, *arguments))
+
+    def _of_all(self, strategy, functions, *arguments):
+        key = strategy.experimental_local_results(functions)
+        if key not in self.compiled:
+            self.compiled[key] = tf.function(lambda *each: strategy.run(
+                lambda function, *own: function(*own), args=(functions, *each)), autograph=False)
+        return self.compiled[key](*arguments)
+
+
+class Split:
+    """How the samples of a batch lie on the devices.
+
+    Args:
+        count: B of this device.
+        means: whether the loss is a mean over samples; else it is a sum.
+
+    Attributes:
+        samples: B of all devices together.
+        before: samples on the devices before this one.
+        share: by what the loss of this device is multiplied so that the sum over the devices is the loss of
+            the whole batch. Keras divides a mean over this device's samples by the number of devices, which
+            is right if all have as many. Sums need no factor.
+
+    Raises:
+        ValueError: a device has no samples.
+    """
+
+    def __init__(self, count, means=True):
+        self.samples, self.before, self.share = count, 0, 1.0
+        if devices() > 1:
+            counts = across(count * tf.one_hot(place(), devices(), dtype=tf.float64)).numpy().astype(int)
+            self.samples, self.before = int(counts.sum()), int(counts[:place()].sum())
+            if not counts.all():
+                raise ValueError(f"a batch of {self.samples} samples leaves {np.sum(counts == 0)} of "
+                                 f"{len(counts)} devices without any: leave out the rest of the data, for "
+                                 "instance by tf.data.Dataset.batch(…, drop_remainder=True)")
+            self.share = len(counts) * count / self.samples if means else 1.0
