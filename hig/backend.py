@@ -1,7 +1,10 @@
 """Keras with its TensorFlow backend; without it the import of this module fails and says what to do."""
 
 import os
+import subprocess
 import sys
+
+from hig.memory import available_memory
 
 try:
     import keras
@@ -33,3 +36,15 @@ def share_gpus():
     import tensorflow as tf
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def device_memory():
+    """Bytes (int) that are free where TensorFlow computes: of the smallest GPU that the driver's nvidia-smi
+    shows what TensorFlow does not use; without a GPU `hig.memory.available_memory`.
+    """
+    import tensorflow as tf
+    if not tf.config.list_logical_devices("GPU"):
+        return available_memory()
+    total = subprocess.run(["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+                           capture_output=True, text=True, check=True).stdout
+    return 2**20 * min(map(int, total.split())) - tf.config.experimental.get_memory_info("GPU:0")["current"]

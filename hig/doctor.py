@@ -112,6 +112,20 @@ def thread_fight(K):
     return times
 
 
+def krylov_update():
+    """(milliseconds of an update of hig.HIG with krylov=16 and n = 4096 rows, the device's name)."""
+    keras = load_keras()
+    import hig
+    network = keras.Sequential([keras.Input((64,)), keras.layers.Dense(128, "tanh"), keras.layers.Dense(64)])
+    model = hig.PhysicsModel(network, lambda x, u: u)
+    model.compile(hig.HIG(0.01, 1e-5, krylov=16, krylov_tolerance=0.0), "mse")
+    x = np.random.default_rng(0).standard_normal((64, 64)).astype("float32")
+    y = np.sin(x)
+    model.train_on_batch(x, y)                                          # compiles
+    device = keras.ops.convert_to_tensor(x).device.rpartition("device:")[2]
+    return milliseconds(lambda: model.train_on_batch(x, y)), device
+
+
 def advice(times, power, free):
     """Sentences for what was measured: times of `thread_fight`, ms of one J^κ g, bytes of memory free."""
     if any(times[None, busy] > 2 * times[1, busy] for busy in (False, True)):
@@ -150,6 +164,8 @@ def main(arguments=()):
     for (threads, busy), value in times.items():
         print(f"eigh, n = {N}, {threads or 'all'} BLAS thread{'' if threads == 1 else 's'}, TensorFlow "
               f"{'busy' if busy else 'idle'}:".ljust(49) + f" {value:7.1f} ms")
+    update, device = krylov_update()
+    print(f"HIG with krylov=16, n = 4096, on {device}:".ljust(49) + f" {update:7.1f} ms")
     print(f"{started - began:.1f} s to start, {time.perf_counter() - started:.1f} s to check")
 
     print("\nadvice")

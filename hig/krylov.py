@@ -25,10 +25,12 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
+from hig.backend import device_memory
 from hig.jacobian import PenalizedJacobian, unflatten
 from hig.powers import EXHAUSTED, KrylovSpectrum, bidiagonal_power
 from hig.replicas import Together, across, devices
 
+_COPIES = 4                 # of a pass: its tensors, cotangents, tangents, and what XLA holds meanwhile
 _PIECE = 8                  # steps between two looks at whether more are worth while
 _PROBES_OF_ROWS = 8         # random vectors for the norms of rows; the proof needs only their magnitude
 _PROBES = 2                 # random vectors for what the recurrence has not seen of the trace of K
@@ -61,20 +63,32 @@ class Products:
     Args:
         derivatives: hig.routes.Derivatives.
         way: "through the network", "forward mode" or "double backward".
-        chunk: samples that go through the model at a time, or None for all of the batch.
+        chunk: samples that go through the model at a time. None: all of the batch, or as many as fit into
+            half of the memory that is free on the device beside the vectors kept.
         xla: whether XLA may compile them.
     """
 
     def __init__(self, derivatives, way, chunk=None, xla=True):
         self.derivatives, self.model, self.way = derivatives, derivatives.model, way
         self.batch, self.shape, self.shapes = derivatives.batch, derivatives.shape, derivatives.shapes
-        self.samples = min(chunk or self.batch, self.batch)             # of a pass
+        self.samples = min(chunk or self._fitting(), self.batch)        # of a pass
         function = partial(derivatives.compiler.function, xla=xla)
         self._loss = function(derivatives._trace_loss, "The loss")
         self._linearise = function(self._trace_linearise, "The linearised simulator")
         self.pull = function(self._trace_pull, "A product with the transposed Jacobian")
         self.push = function(self._trace_push, "A product with the Jacobian")
         self._steps, self._step = function(self._trace_steps, "The Krylov steps"), Together(self._trace_step)
+
+    def _fitting(self):
+        """The samples of which a pass fits into the memory, a power of two if these are not all of the batch.
+
+        Memory that is a little more or less free gives the same number, and the same rounding errors.
+        """
+        repeated = self.derivatives.d if self.way == "through the network" else 1
+        each = _COPIES * repeated * self.derivatives.pass_memory / self.batch
+        kept = 8 * self.derivatives.krylov * min(self.shape)
+        fitting = max(1.0, (device_memory() - kept) / 2 / each) if each else self.batch
+        return self.batch if fitting >= self.batch else 2**int(math.log2(fitting))
 
     def linearise(self, x, y_true, sample_weight):
         """Loss, outcome, g (n,) as a tensor, and the `KrylovJacobian` of a batch."""

@@ -45,7 +45,7 @@ class JacobianPower(keras.optimizers.Optimizer):
             which takes a small part of the time and memory and finds the large singular values first; see
             `hig.krylov`.
         krylov_tolerance: ≥ 0. Fewer than k steps are taken if a step changes J^κ g by less than this part.
-        krylov_chunk: number of samples that go through the model at a time, if a whole batch takes too much
+        krylov_chunk: number of samples that go through the model at a time. None: found from the free
             memory.
         spectral_filter: function of σ/σ_max → weight of each singular value that the hard cut has kept; see
             `hig.powers.spectral_weights`.

@@ -40,7 +40,7 @@ from hig.penalties import Penalties
 from hig.proof import Proof, moved
 from hig.replicas import Split, Together, across, devices
 from hig.sample_axes import SampleAxes
-from hig.structure import layer_products, weight_operations
+from hig.structure import graph_memory, layer_products, weight_operations
 
 ROUTES = ("factored", "per sample", "whole batch")
 _CHUNK = 2**24              # numbers of J, or of what its rows are made of, computed at a time
@@ -78,6 +78,7 @@ class Derivatives:
         split: hig.replicas.Split, how the present batch lies on the devices.
         route: one of ROUTES.
         shape: (n, p).
+        pass_memory: bytes that the tensors of a forward pass of the batch take, about; 0 if unknown.
         batch: B, the number of samples: the rows of the targets y*, or without targets of x's first array.
 
     Raises:
@@ -265,6 +266,7 @@ class Derivatives:
         self._layered, self._network_alone = "the graph of the model cannot be read", False
         self._mixing, self._read = "its graph cannot be read", ()
         self._certainly_mixed = self._loop = self._loop_in_network = self._has_own_weights = False
+        self.pass_memory = 0                                            # unknown
         self.loop_reads_weights = False
         try:
             traced = self.compiler.trace(outcome_of, x)
@@ -272,6 +274,7 @@ class Derivatives:
             self.d = int(self.flat(self._outcome(x), self.batch).shape[1])
         else:
             graph, outcome = traced.graph, traced.graph.outputs[0]
+            self.pass_memory = graph_memory(graph)
             trained = {id(weight.value.handle) for weight in self.weights}
             self._read = [variable for variable in traced.variables if id(variable.handle) not in trained]
             self.d = int(outcome.shape[1])

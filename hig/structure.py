@@ -5,6 +5,7 @@ a_r ⊗ ∂y_r/∂z, and the factors a and ∂y/∂z are enough. `layer_products
 the operations that take it. It finds a use even if its result is multiplied by 0 for now.
 """
 
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -97,3 +98,29 @@ def layer_products(graph, weights, outcome, rows):
         products.append(Product(operation.inputs[0], sums, kernel, bias))
     products.extend(Product(None, sums, None, bias) for bias, sums in joined.values())
     return products, ""
+
+
+def graph_memory(graph):
+    """About how many bytes all tensors of a FuncGraph take together, which derivatives keep: int.
+
+    A loop counts as often as its `maximum_iterations` allow, or once where there is no such number. Tensors of
+    unknown size do not count.
+    """
+    definition = graph.as_graph_def(add_shapes=True)
+    bodies = {body.signature.name: body.node_def for body in definition.library.function}
+
+    def memory(nodes):
+        constants, total = {node.name: node for node in nodes if node.op == "Const"}, 0
+        for node in nodes:
+            dtype = tf.as_dtype(node.attr["T"].type or node.attr["dtype"].type or tf.float32)
+            shapes = [[dim.size for dim in shape.dim] for shape in node.attr["_output_shapes"].list.shape
+                      if not shape.unknown_rank]
+            total += dtype.size * sum(math.prod(shape) for shape in shapes if all(size >= 0 for size in shape))
+            if node.op in ("While", "StatelessWhile"):
+                limit = constants.get(node.input[1].split(":")[0])
+                times = int(tf.make_ndarray(limit.attr["value"].tensor)) if limit else 1
+                total += max(times, 1) * memory(bodies[node.attr["body"].func.name])
+            elif node.op in ("PartitionedCall", "StatefulPartitionedCall"):
+                total += memory(bodies[node.attr["f"].func.name])
+        return total
+    return memory(definition.node)

@@ -20,6 +20,7 @@ def test_the_report(capsys):
         assert re.search(rf"^{name} +\S", report, re.MULTILINE), name
     assert report.count("right") == 2 and "WRONG" not in report
     assert len(re.findall(r"^eigh, .* TensorFlow (?:idle|busy): +[0-9.]+ ms$", report, re.MULTILINE)) == 4
+    assert re.search(r"^HIG with krylov=16, n = 4096, on [CG]PU:0: +[0-9.]+ ms$", report, re.MULTILINE)
     assert re.search(r"^advice\n(- .+\n)+$|^advice\nnothing: all is well\n$", report, re.MULTILINE)
 
 
@@ -37,6 +38,7 @@ def test_a_wrong_power_is_noticed(monkeypatch, method):
 def test_a_wrong_power_fails(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "power_error", lambda method: 1e-3)
     monkeypatch.setattr(doctor, "machine", lambda: [])
+    monkeypatch.setattr(doctor, "krylov_update", lambda: (10.0, "CPU:0"))
     monkeypatch.setattr(doctor, "thread_fight", lambda K: {(t, b): 20.0 for t in (1, None) for b in (False,
                                                                                                      True)})
     assert doctor.main() == 1

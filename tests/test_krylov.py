@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import hig
 from hig import krylov
+from hig.structure import graph_memory
 from tests import tiny
 # noqa: F401
 from tests.networks import (ETA, TOLERANCE, Case, Physics, assert_same_step, derivatives, hig_model, moved,
@@ -315,3 +316,24 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
                                                                                                "straight")]
     np.testing.assert_array_equal(*curves)
     assert len(curves[0]) == tiny.EPOCHS + 1
+
+
+def test_chunks_are_found_from_the_free_memory(monkeypatch, float64):  # noqa: F811
+    """All five samples in one pass where there is room, two or one where there is little; U counts first."""
+    case = Case(stack(4, 2))
+    found = []
+    for free in (2**40, 20_000, 0):
+        monkeypatch.setattr(krylov, "device_memory", lambda: free)
+        products, *_ = products_of(case, "forward mode")
+        found.append(products.samples)
+    assert found == [5, 2, 1]
+
+
+@pytest.mark.parametrize("steps", [1, 40])
+def test_the_memory_of_a_pass(steps):
+    """A loop counts as often as it may run: its two new tensors of 5 × 3 float32 numbers, and copies."""
+    def function(x):
+        return tf.while_loop(lambda i, y: i < steps, lambda i, y: (i + 1, tf.sin(2.0 * y)), (0, x),
+                             maximum_iterations=steps)[1]
+    graph = tf.function(function).get_concrete_function(tf.zeros((5, 3))).graph
+    assert 2 * 60 * steps < graph_memory(graph) < 4 * 60 * (steps + 2)
