@@ -203,6 +203,18 @@ class PhysicsModel(keras.Model):
         if may_compile:
             self._compiled_by_xla, self.train_function = self.train_function, self._try_xla
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Keras' building before training on several devices, from a batch of this process.
+
+        Keras 3.12 itself takes the mean of the devices' batches, which fails between processes.
+        """
+        strategy = self.distribute_strategy
+        if iterator is not None and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            _, _, batches = next(iter(iterator))
+            iterator, data_batch = None, tf.nest.map_structure(
+                lambda t: strategy.experimental_local_results(t)[0], next(iter(batches)))
+        super()._maybe_symbolic_build(iterator, data_batch)
+
     def _train_by_parts(self, iterator):
         logs, several = None, self.distribute_strategy.num_replicas_in_sync > 1
 

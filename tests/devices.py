@@ -1,9 +1,10 @@
 """A process that trains on several devices, for tests/test_devices.py; it writes weights and history.
 
-    python -m tests.devices mirrored|workers|one FOLDER
+    python -m tests.devices one|mirrored|workers|slurm FOLDER
 
 "mirrored" makes two logical devices of the CPU, which has to be done before TensorFlow starts. "workers" is one
-of the processes that TF_CONFIG names, or that Slurm's variables name. "one" is the yardstick.
+of the processes that TF_CONFIG names, "slurm" one of those that Slurm's variables name. "one" is the
+yardstick.
 """
 
 import os
@@ -66,6 +67,8 @@ CASES = {
                            lambda: hig.HIG(0.01, 1e-2, krylov=4, global_clipnorm=10.0), 6,
                            keras.losses.MeanSquaredError("sum"), False)}
 
+BETWEEN_PROCESSES = "half-inverse", "damping and L2"
+
 
 def train(name, strategy):
     """Weights (p,) after an epoch of a case, and the history of fit."""
@@ -92,15 +95,16 @@ def main(kind, folder):
                                                    [tf.config.LogicalDeviceConfiguration()] * 2)
         strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
     else:
-        slurm = "SLURM_PROCID" in os.environ and tf.distribute.cluster_resolver.SlurmClusterResolver(
-            port_base=int(os.environ["PORT"]), gpus_per_node=0, gpus_per_task=0, auto_set_gpu=False)
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(slurm or None) if kind == "workers" else (
-            tf.distribute.get_strategy())
+        strategy = {"one": tf.distribute.get_strategy,
+                    "workers": tf.distribute.MultiWorkerMirroredStrategy,
+                    "slurm": lambda: tf.distribute.MultiWorkerMirroredStrategy(
+                        tf.distribute.cluster_resolver.SlurmClusterResolver(
+                            port_base=int(os.environ["PORT"]), gpus_per_node=0, gpus_per_task=0))}[kind]()
     results = {}
-    for name in CASES:
+    for name in CASES if kind in ("one", "mirrored") else BETWEEN_PROCESSES:
         results[name], history = train(name, strategy)
         results |= {f"{name}/{key}": value for key, value in history.items()}
-    np.savez(os.path.join(folder, f"{kind}{os.environ.get('WORKER', '')}.npz"), **results)
+    np.savez(os.path.join(folder, f"{kind}{os.environ.get('SLURM_PROCID', os.environ.get('WORKER'))}.npz"), **results)
 
 
 if __name__ == "__main__":

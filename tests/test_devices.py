@@ -16,8 +16,8 @@ import pytest
 import tensorflow as tf
 
 import hig
-from tests.devices import CASES, network, physics
-from tests.slurm import free_port
+from tests import slurm
+from tests.devices import BETWEEN_PROCESSES, CASES, network, physics
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 900              # seconds for all processes of a test; a quiet machine takes 30
@@ -45,25 +45,37 @@ def one_device(tmp_path_factory):
     return results("one", tmp_path_factory.mktemp("one"))[0]
 
 
-def assert_same(found, expected):
-    assert set(CASES) < set(expected)
-    for key, wanted in expected.items():
-        np.testing.assert_allclose(found[key], wanted, rtol=TOLERANCE, atol=TOLERANCE, err_msg=key)
+def assert_same(found, expected, cases):
+    assert {key.partition("/")[0] for key in found} == set(cases)
+    for key in found:
+        np.testing.assert_allclose(found[key], expected[key], rtol=TOLERANCE, atol=TOLERANCE, err_msg=key)
 
 
 def test_two_devices_of_one_process(one_device, tmp_path):
     """Weights, losses, metrics and spectrum after an epoch; its last batch is shared unevenly."""
-    assert_same(results("mirrored", tmp_path)[0], one_device)
+    assert_same(results("mirrored", tmp_path)[0], one_device, CASES)
 
 
 def test_two_processes(one_device, tmp_path):
     """The same as workers on 127.0.0.1, which TF_CONFIG names: each ends with the same weights."""
-    workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    workers = [f"127.0.0.1:{slurm.free_port()}" for _ in range(2)]
     environments = [{"TF_CONFIG": json.dumps({"cluster": {"worker": workers},
                                               "task": {"type": "worker", "index": index}})}
                     for index in range(2)]
     for found in results("workers", tmp_path, environments):
-        assert_same(found, one_device)
+        assert_same(found, one_device, BETWEEN_PROCESSES)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing())
+def test_two_tasks_of_slurm(one_device, tmp_path):
+    """The same where Slurm says which processes there are."""
+    with slurm.running(tmp_path) as configuration:
+        subprocess.run(["srun", "--ntasks=2", "--cpus-per-task=1", sys.executable, "-m", "tests.devices", "slurm",
+                        tmp_path], cwd=ROOT, check=True, timeout=PATIENCE,
+                       env={**os.environ, "SLURM_CONF": str(configuration), "PORT": str(slurm.free_port())})
+    for number in range(2):
+        assert_same(np.load(tmp_path / f"slurm{number}.npz"), one_device, BETWEEN_PROCESSES)
 
 
 @pytest.mark.parametrize("options, loss, message", [
