@@ -205,7 +205,9 @@ class Products:
     # ----------------------------------------------------------------------------------------- the recurrence
 
     def begin(self, gradient, steps, rows):
-        """‖g‖ and the state of the recurrence before the first of k steps, see `go_on`; J has so many rows."""
+        """‖g‖ and the state of the recurrence before the first of k steps, see `go_on`, for J of so many
+        rows.
+        """
         p, dtype = self.shape[1], gradient.dtype
         norm, zero = _norm(gradient, across), tf.zeros((), dtype)
         return norm, (tf.constant(0), tf.constant(False), tf.math.divide_no_nan(gradient, norm), zero,

@@ -73,7 +73,7 @@ class Penalties:
         loss = loss + tf.cast(value, loss.dtype)
         columns = np.flatnonzero(curvatures > 0)
         if len(columns):
-            own = columns[:0] if place() else columns                   # of several devices the first has them
+            own = columns[:0] if place() else columns                   # the first of several devices has all
             scales = np.sqrt(curvatures[own] / curvature())
             jacobian = PenalizedJacobian(jacobian, own, scales)
             gradient = np.concatenate([gradient, slopes[own] / scales])

@@ -103,8 +103,8 @@ def layer_products(graph, weights, outcome, rows):
 def graph_memory(graph):
     """About how many bytes all tensors of a FuncGraph take together, which derivatives keep: int.
 
-    A loop counts as often as its `maximum_iterations` allow, or once where there is no such number. Tensors of
-    unknown size do not count.
+    A loop counts as often as its `maximum_iterations` allow, or once where there is no such number. Tensors
+    of unknown size do not count.
     """
     definition = graph.as_graph_def(add_shapes=True)
     bodies = {body.signature.name: body.node_def for body in definition.library.function}
@@ -115,7 +115,7 @@ def graph_memory(graph):
             dtype = tf.as_dtype(node.attr["T"].type or node.attr["dtype"].type or tf.float32)
             shapes = [[dim.size for dim in shape.dim] for shape in node.attr["_output_shapes"].list.shape
                       if not shape.unknown_rank]
-            total += dtype.size * sum(math.prod(shape) for shape in shapes if all(size >= 0 for size in shape))
+            total += dtype.size * sum(math.prod(shape) for shape in shapes if min(shape, default=0) >= 0)
             if node.op in ("While", "StatelessWhile"):
                 limit = constants.get(node.input[1].split(":")[0])
                 times = int(tf.make_ndarray(limit.attr["value"].tensor)) if limit else 1

@@ -2,9 +2,9 @@
 
     python -m tests.devices one|mirrored|workers|slurm FOLDER
 
-"mirrored" makes two logical devices of the CPU, which has to be done before TensorFlow starts. "workers" is one
-of the processes that TF_CONFIG names, "slurm" one of those that Slurm's variables name. "one" is the
-yardstick.
+"one" is the yardstick. "mirrored" makes two logical devices of the CPU, which has to be done before
+TensorFlow starts. "workers" is one of the processes that TF_CONFIG names, "slurm" one of those that Slurm's
+variables name.
 """
 
 import os
@@ -22,8 +22,8 @@ FEATURES, SAMPLES = 3, 21
 
 
 def network(*units, **options):
-    return keras.Sequential([keras.Input((FEATURES,))] + [keras.layers.Dense(n, "tanh", **options)
-                                                          for n in units[:-1]] + [keras.layers.Dense(units[-1])])
+    hidden = [keras.layers.Dense(n, "tanh", **options) for n in units[:-1]]
+    return keras.Sequential([keras.Input((FEATURES,)), *hidden, keras.layers.Dense(units[-1])])
 
 
 def physics(x, u):
@@ -104,7 +104,8 @@ def main(kind, folder):
     for name in CASES if kind in ("one", "mirrored") else BETWEEN_PROCESSES:
         results[name], history = train(name, strategy)
         results |= {f"{name}/{key}": value for key, value in history.items()}
-    np.savez(os.path.join(folder, f"{kind}{os.environ.get('SLURM_PROCID', os.environ.get('WORKER'))}.npz"), **results)
+    number = os.environ.get("SLURM_PROCID", os.environ.get("WORKER"))
+    np.savez(os.path.join(folder, f"{kind}{number}.npz"), **results)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Training with `krylov=` under TensorFlow's strategies for several devices and hosts, held to one device.
 
-Processes of their own, because the devices of a process are fixed when TensorFlow starts (tests/devices.py). All
-are in double precision, so that rounding is far below the tolerance.
+Processes of their own, because the devices of a process are fixed when TensorFlow starts (tests/devices.py).
+All are in double precision, so that rounding is far below the tolerance.
 """
 
 import json
@@ -21,7 +21,7 @@ from tests.devices import BETWEEN_PROCESSES, CASES, network, physics
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 900              # seconds for all processes of a test; a quiet machine takes 30
-TOLERANCE = 1e-8            # of the weights and of what is logged; a missing sum changes them by 1e-2 and more
+TOLERANCE = 1e-7            # of weights and logs: Keras keeps some of what it logs in single precision
 
 
 def results(kind, folder, environments=({},)):
@@ -71,8 +71,8 @@ def test_two_processes(one_device, tmp_path):
 def test_two_tasks_of_slurm(one_device, tmp_path):
     """The same where Slurm says which processes there are."""
     with slurm.running(tmp_path) as configuration:
-        subprocess.run(["srun", "--ntasks=2", "--cpus-per-task=1", sys.executable, "-m", "tests.devices", "slurm",
-                        tmp_path], cwd=ROOT, check=True, timeout=PATIENCE,
+        subprocess.run(["srun", "--ntasks=2", "--cpus-per-task=1", sys.executable, "-m", "tests.devices",
+                        "slurm", tmp_path], cwd=ROOT, check=True, timeout=PATIENCE,
                        env={**os.environ, "SLURM_CONF": str(configuration), "PORT": str(slurm.free_port())})
     for number in range(2):
         assert_same(np.load(tmp_path / f"slurm{number}.npz"), one_device, BETWEEN_PROCESSES)
@@ -86,6 +86,7 @@ def test_two_tasks_of_slurm(one_device, tmp_path):
     ({"krylov": 4}, "mse", "were made for one")])
 def test_what_several_devices_cannot_do_is_said(options, loss, message):
     """MirroredStrategy looks for its second device later only. The model is made outside its scope."""
-    model, strategy = hig.PhysicsModel(network(2), physics), tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+    model = hig.PhysicsModel(network(2), physics)
     with strategy.scope(), pytest.raises(ValueError, match=message):
         model.compile(hig.HIG(0.1, 1e-3, **options), loss)
