@@ -28,7 +28,7 @@ import tensorflow as tf
 from hig.backend import device_memory
 from hig.jacobian import PenalizedJacobian, unflatten
 from hig.powers import EXHAUSTED, KrylovSpectrum, bidiagonal_power
-from hig.replicas import Together, across, devices
+from hig.replicas import Together, across, anywhere, devices
 
 _COPIES = 4                 # of a pass: its tensors, cotangents, tangents, and what XLA holds meanwhile
 _PIECE = 8                  # steps between two looks at whether more are worth while
@@ -358,7 +358,7 @@ class KrylovSpace:
             self.state = self.products.go_on(self.operator, self.state, min(piece, steps - first))
             self._read_state()
             enough = self.exhausted or not self.finite or self._small_part(0.0)[2].change <= tolerance
-            if float(across(tf.constant(float(enough), tf.float64))):          # one device says it for all
+            if anywhere(enough):
                 break
 
     def _read_state(self):

@@ -12,7 +12,7 @@ from hig.jacobian import flatten, small_side
 from hig.optimizers import JacobianPower
 from hig.powers import blas_threads
 from hig.proof import moved
-from hig.replicas import Split, once, place
+from hig.replicas import Split, anywhere, once, place
 from hig.routes import Derivatives, samples
 
 PARTS = "network", "simulator", "network_input"

@@ -32,6 +32,11 @@ def across(tensor):
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
 
 
+def anywhere(flag):
+    """Whether a bool is True on one of the devices at least, so that all of them decide the same."""
+    return bool(flag) if devices() == 1 else float(across(tf.constant(float(flag)))) > 0
+
+
 def once(tensor):
     """A tensor that all devices have, as parts of which the sum is that tensor: 0 on all but the first."""
     if devices() == 1:
