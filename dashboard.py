@@ -14,53 +14,41 @@ another process training into it, for a port that is taken, or without dash; 130
 long update.
 """
 
-import argparse
 import importlib
-import os
 import sys
 from pathlib import Path
 
 from hig.figures.curves import SYSTEMS
-from hig.runs.cli import SettingsError, fail, make_parser, standard_streams
+from hig.runs.cli import SettingsError, fail, make_parser, number, standard_streams
 
 ROOT = Path(__file__).resolve().parent
 BY_HAND = [folder for folder in SYSTEMS.values() if (ROOT / folder / "interactive").is_dir()]
 
 
-def parse(arguments):
-    """Command line → options; ends the process with exit code 2 for bad input."""
-    def port(word):
-        if not word.isascii() or not word.isdigit() or int(word) > 65535:
-            raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 0 to 65535")
-        return int(word)
-    parser = make_parser(__doc__)
-    add = parser.add_argument
-    add("folders", nargs="*", metavar="FOLDER", type=Path,
-        help="where the pickles are (default: folders of all systems)")
-    add("--port", type=port, default=8050, help="of the page; 0 for any that is free (default: %(default)s)")
-    add("--interactive", choices=BY_HAND, metavar="SYSTEM",
-        help=f"train by hand; SYSTEM is {' or '.join(BY_HAND)}")
-    options = parser.parse_args(arguments)
-    for folder in options.folders:
-        if not (folder.is_dir() or options.interactive and not folder.exists()):    # which makes its folder
-            fail(f"there is no folder {folder}")
-    if options.interactive and len(options.folders) > 1:
-        fail("--interactive writes into one folder")
-    return options
+def port(text):
+    """A TCP port from the command line; 0 is any that is free."""
+    return number(text, int, lambda value: 0 <= value < 2**16, "a whole number from 0 to 65535")
 
 
 def main(arguments=None):
     """Serves the page that the command line asks for until Ctrl-C; returns the exit status."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
-    for name in [name for name in os.environ if name.upper().startswith("DASH_")]:
-        del os.environ[name]  # settings of other pages, which would move this one elsewhere
+    parser = make_parser(__doc__)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", type=Path,
+                        help="where the pickles are (default: folders of all systems)")
+    parser.add_argument("--port", type=port, default=8050, help="of the page (default: %(default)s)")
+    parser.add_argument("--interactive", choices=BY_HAND, metavar="SYSTEM",
+                        help=f"train by hand; SYSTEM is {' or '.join(BY_HAND)}")
+    options = parser.parse_args(arguments)
+    if options.interactive and len(options.folders) > 1:
+        fail("--interactive writes into one folder")
+    if missing := [] if options.interactive else [path for path in options.folders if not path.is_dir()]:
+        fail(f"there is no folder {missing[0]}")
     try:
         from hig.live.page import watching_app
         from hig.live.server import serve
         if options.interactive:
             page = importlib.import_module(f"{options.interactive}.interactive.page")
-            folder, = options.folders or [ROOT / options.interactive]
-            page.serve_interactive(folder, options.port)
+            page.serve_interactive(*options.folders or [ROOT / options.interactive], options.port)
         else:
             folders = options.folders or [ROOT / folder for folder in SYSTEMS.values()]
             serve(watching_app(folders), options.port)
@@ -68,7 +56,7 @@ def main(arguments=None):
         if error.name not in ("dash", "flask", "plotly", "werkzeug"):
             raise
         fail("the page needs the package dash: pip install 'hig[live]'")
-    except KeyboardInterrupt:                       # while packages are loaded
+    except KeyboardInterrupt:                                           # while packages are loaded
         pass
     except (SettingsError, OSError) as error:  # the port, the folder, or another process that trains into it
         fail(str(error))

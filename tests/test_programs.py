@@ -1,18 +1,14 @@
-"""plot.py and dashboard.py in surroundings that are not ours: outputs with few letters, other people's
-settings, no dash.
-"""
+"""plot.py and dashboard.py in surroundings that are not ours: outputs with few letters, no dash."""
 
 import os
 import shlex
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from hig.figures.reading import read_runs
-from tests.browser import serve, stop
 from tests.test_plot import falling, save, save_toy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,22 +52,6 @@ def test_the_last_line_of_a_log_that_is_still_being_written(tmp_path):
         (run,) = read_runs(tmp_path)
         assert list(run.results["train_loss"]) == [3, 2, 1.5] and list(run.results["simulation_time"]) == [0,
             0.5, 0.75]
-
-
-def test_settings_of_other_pages_do_not_move_ours(tmp_path, monkeypatch):
-    for name, value in (("URL_BASE_PATHNAME", "/elsewhere/"), ("REQUESTS_PATHNAME_PREFIX", "/proxy/"),
-                        ("routes_pathname_prefix", "/routes/"), ("ASSETS_EXTERNAL_PATH",
-                                                                 "http://example.com/"), ("DEBUG", "true")):
-        monkeypatch.setenv(f"DASH_{name}" if name.isupper() else f"dash_{name}", value)
-    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    process = serve(tmp_path, cwd=tmp_path)
-    try:
-        page = urllib.request.urlopen(process.url).read().decode()
-        assert "page.css" in page and not any(word in page for word in ("elsewhere", "proxy", "routes/",
-                                                                        "example.com"))
-        assert b"tick" in urllib.request.urlopen(f"{process.url}_dash-layout").read()
-    finally:
-        assert stop(process) == 0
 
 
 def test_without_dash_there_is_a_sentence(tmp_path):

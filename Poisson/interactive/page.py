@@ -6,12 +6,11 @@ so that no path is typed. Only `serve_interactive` loads TensorFlow.
 
 import numpy as np
 import plotly.graph_objects as go
-from dash import Input, Output, State, ctx, dcc, html, no_update
+from dash import Input, Output, State, ctx, dcc, html
 from dash.exceptions import PreventUpdate
 
 from hig.live.page import FONT, control, watch, watching_layout
 from hig.live.server import make_app, serve
-from hig.live.watching import Watcher
 from hig.runs.cli import check_writable, load
 from hig.runs.locks import locked
 from Poisson import METHODS, submit_Adam, submit_HIG
@@ -27,10 +26,9 @@ COMMANDS = {"play": "Play", "pause": "Pause", "step": "Single step", "reset": "R
 
 def by_hand_app(training):
     """The Dash app that shows and commands a `Poisson.interactive.trainer.Training`."""
-    app, trainer = make_app("Poisson by hand"), training.trainer
-    app.layout = lambda: layout(trainer.settings, trainer.output)  # made anew when the page is loaded again
-    watcher = Watcher([trainer.output])
-    watch(app, watcher)
+    app, paths = make_app("Poisson by hand"), [training.output]
+    app.layout = lambda: layout(training.settings, training.output)  # made anew when the page is loaded again
+    watch(app, paths)
 
     @app.callback(
         {"status": Output("status", "children"), "error": Output("error", "children"),
@@ -38,53 +36,44 @@ def by_hand_app(training):
          "entries": Output("entries", "children"),
          "weights": Output("load_weights", "options"), "chosen": Output("load_weights", "value"),
          "pictures": [Output(f"picture_{name}", "figure") for name in PICTURES],
-         "settings": [Output(name, "value") for name in SETTINGS], "version": Output("version", "data")},
-        {"_": [Input("hand", "n_intervals"), *(Input(name, "n_clicks") for name in COMMANDS)],
+         "version": Output("version", "data")},
+        {"_": Input("hand", "n_intervals"), "clicks": [Input(name, "n_clicks") for name in COMMANDS],
          "weights": Input("load_weights", "value"), "settings": [Input(name, "value") for name in SETTINGS],
          "version": State("version", "data")},
         running=[(Output("hand", "disabled"), True, False)])
-    def follow(_, weights, settings, version):
+    def follow(_, clicks, weights, settings, version):
         triggered = {name.split(".")[0] for name in ctx.triggered_prop_ids}
         clicked = [command for command in COMMANDS if command in triggered]
         # what was typed just before a click counts, although the browser may send both at once
         if (clicked or triggered & set(SETTINGS)) and training.set(dict(zip(SETTINGS, settings))):
             for command in clicked:
-                training.send(command)
+                training.commands.put([command])
         if weights:
-            training.send("load_weights", weights)
-        state = training.look()
-        watcher.paths[1:] = [trainer.kept] if trainer.kept else []  # the curve before a reset, to be compared
-        corrected = [no_update if str(value) == str(now) else str(now)  # what was refused does not stay
-                     for value, now in zip(settings, trainer.settings.values())]
-        if version == state["version"] and not weights and set(corrected) == {no_update}:
+            training.commands.put(["load_weights", weights])
+        shown = training.shown
+        paths[1:] = [training.kept] if training.kept else []  # the curve before a reset, to be compared
+        if version == shown["version"] and not weights:
             raise PreventUpdate
-        stuck, playing = state["state"] == "diverged", state["playing"]
-        return {"status": state["status"], "error": state["error"], "version": state["version"],
-                "disabled": [stuck or playing, not playing, stuck or playing, False, False],
-                "entries": f"of {state['entries']}, from 0; shown is {state['entry']}",
-                "weights": state["weights"], "chosen": None,            # so that the same can be chosen again
-                "pictures": [picture(state["fields"], name) for name in PICTURES], "settings": corrected}
+        stuck, playing = shown["diverged"] or shown["playing"], shown["playing"]
+        return {"status": shown["status"], "error": shown["error"], "version": shown["version"],
+                "disabled": [stuck, not playing, stuck, False, False],
+                "entries": f"of {shown['entries']}, from 0; shown is {shown['entry']}",
+                "weights": shown["weights"], "chosen": None,            # so that the same can be chosen again
+                "pictures": [picture(shown["fields"], name) for name in PICTURES]}
     return app
 
 
 def layout(settings, output):
     """The components of the page, with the controls at these settings (dict as SETTINGS)."""
-    def number(key, width="90px"):
-        return dcc.Input(str(settings[key]), id=key, type="text", inputMode="decimal", debounce=True,
-                         style={"width": width})
-    title = html.Header([html.H1("Poisson problem, trained by hand"),
-                         html.Span(id="status", className="quiet")])
+    def field(words, key):
+        return control(words, dcc.Input(str(settings[key]), id=key, type="text", debounce=True,
+                                        style={"width": "80px"}))
+    method = dcc.RadioItems(list(METHODS), settings["method"], id="method", inline=True)
     weights = dcc.Dropdown([], id="load_weights", searchable=False, clearable=False, placeholder="choose",
                            className="choice")
-    method = dcc.RadioItems(list(METHODS), settings["method"], id="method", inline=True)
-    source = dcc.RadioItems({"held out": "held out", "batch": "of the last batch"}, settings["source"],
-                            id="source", inline=True)
-    pictures = [html.Div([html.H2(words), dcc.Graph(id=f"picture_{name}", figure=go.Figure(),
-                                                    config={"displayModeBar": False},
-                                                    style={"height": "min(240px, 42vw)"})])
-                for name, words in PICTURES.items()]
+    sources = {"held out": "held out", "batch": "of the last batch"}
     return html.Main([
-        title,
+        html.Header([html.H1("Poisson problem, trained by hand"), html.Span(id="status", className="quiet")]),
         html.P("A network learns to solve Δx = y on a grid of 8 × 8 cells: from a field y* it predicts x, "
                "the simulator computes y = Δx, and the loss is half the squared error of y, summed over the "
                "cells. Each update sees B new random fields; the test loss is that of 256 fields held out.",
@@ -92,19 +81,19 @@ def layout(settings, output):
         html.Div(id="error", className="problem", role="alert"),
         html.Div([*(html.Button(text, id=name) for name, text in COMMANDS.items()),
                   control("load weights", weights)], className="controls"),
-        html.Div([control("method", method), control("η of Adam", number("adam_rate")),
-                  control("η of HIG and GN", number("power_rate")), 
-                  control("truncation τ", number("truncation")), control("batch size B", number("batch_size",
-                                                                                                "60px"))],
-                 className="controls"),
-        html.Div([control("fields", source), control("entry", number("entry", "60px")),
-                  html.Span(id="entries", className="quiet")], className="controls"),
-        html.Div(pictures, className="pictures"),
+        html.Div([control("method", method), field("η of Adam", "adam_rate"),
+                  field("η of HIG and GN", "power_rate"), field("truncation τ", "truncation"),
+                  field("batch size B", "batch_size")], className="controls"),
+        html.Div([control("fields", dcc.RadioItems(sources, settings["source"], id="source", inline=True)),
+                  field("entry", "entry"), html.Span(id="entries", className="quiet")], className="controls"),
+        html.Div([html.Div([html.H2(words),
+                            dcc.Graph(id=f"picture_{name}", config={"displayModeBar": False},
+                                      style={"height": "min(240px, 42vw)"})])
+                  for name, words in PICTURES.items()], className="pictures"),
         *watching_layout("epochs", "train_loss"),
         html.P(f"The curve and the weights are written into {output.resolve()}. Pausing leaves a finished "
-               "curve, and so does closing the page, after a minute and a half. Resetting and loading "
-               "weights "
-               "begin a new curve; the one before is kept under its date.", className="quiet"),
+               "curve. Resetting and loading weights begin a new curve; the one before is kept under its "
+               "date.", className="quiet"),
         dcc.Store(id="version"), dcc.Interval(id="hand", interval=300)])
 
 
@@ -114,9 +103,8 @@ def picture(fields, name):
     shown = np.concatenate([fields[other].ravel() for other in scale])
     limit = float(np.abs(shown[np.isfinite(shown)]).max(initial=0))     # of a network that has not diverged
     return go.Figure(
-        go.Heatmap(z=fields[name], zmin=-limit or -1, zmax=limit or 1, showscale=False,
-                   hovertemplate="%{z:.3g}<extra></extra>",
-                   colorscale=[[0, "#2166ac"], [0.5, "#f7f7f7"], [1, "#b2182b"]]),
+        go.Heatmap(z=fields[name], zmin=-limit or -1, zmax=limit or 1, showscale=False, colorscale="RdBu_r",
+                   hovertemplate="%{z:.3g}<extra></extra>"),
         {"font": FONT, "margin": {"l": 2, "r": 2, "t": 24, "b": 2}, "plot_bgcolor": "white",
          "title": {"text": f"colours from −{limit:.3g} to {limit:.3g}", "font_size": 13, "x": 0, "y": 0.98,
                    "yanchor": "top"},
@@ -134,7 +122,7 @@ def serve_interactive(output, port):
     check_writable(output)
     module = load("Poisson.interactive.trainer")                        # TensorFlow loads here
     with locked(output / module.NAME):
-        training = module.Training(module.Trainer(output, SETTINGS))
+        training = module.Training(output, SETTINGS)
         training.start()
         try:
             serve(by_hand_app(training), port)

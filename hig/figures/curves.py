@@ -266,12 +266,13 @@ def median_band(curves, logarithmic=True):
     return grid, np.nanmedian(values, axis=0), np.nanmin(values, axis=0), high, count
 
 
-def drawn_points(curves, log_x, log_y):
+def drawn_points(curves, log_x, log_y, bins=BINS):
     """What a figure draws of the curves of one group, thinned.
 
     Args:
         curves: list of `Curve`.
         log_x, log_y: whether the axes are logarithmic.
+        bins: see `thin`.
 
     Returns:
         x, y: (M,) the curve itself, or the median of several ones; infinite where half of the runs have died.
@@ -280,8 +281,8 @@ def drawn_points(curves, log_x, log_y):
     shown = [curve for curve in curves if len(curve.x)]
     if len(shown) < 2:
         x, y = shown[0][:2] if shown else np.zeros((2, 0))
-        index = thin(x, y, log_x)
+        index = thin(x, y, log_x, bins)
         return x[index], y[index], None
     x, middle, low, high, _ = median_band(curves, log_y)
-    index = np.unique(np.concatenate([thin(x, y, log_x) for y in (middle, low, high)]))
+    index = np.unique(np.concatenate([thin(x, y, log_x, bins) for y in (middle, low, high)]))
     return x[index], middle[index], (low[index], high[index])

@@ -1,42 +1,32 @@
 """The page: curves and a table of what some folders hold, as the runs write it."""
 
-import hashlib
 from html import escape
 from types import SimpleNamespace
 
 import numpy as np
 import plotly.graph_objects as go
-from dash import Input, Output, Patch, State, dcc, html, no_update
+from dash import Input, Output, Patch, State, dcc, html
 from dash.exceptions import PreventUpdate
 from matplotlib.colors import to_rgb
 
-from hig.figures.curves import (AXES, BINS, drawable, drawn_points, find_switch, state_of, system, thin,
+from hig.figures.curves import (AXES, BINS, drawable, drawn_points, find_death, find_switch, state_of, system,
                                 x_values)
 from hig.figures.losses import legend_text
 from hig.figures.reading import group_runs, sort_into_cases
-from hig.figures.style import choose_colors
+from hig.figures.style import choose_colors, choose_dashes
 from hig.live.server import make_app
-from hig.live.watching import Watcher, in_words, quantities, shown_path, split_settings, table_row, to_csv
+from hig.live.watching import in_words, look, quantities, shown_path, table_row
 
 EVERY = 500                 # milliseconds between the end of a refresh and the next one
 POINTS = 30_000             # of all curves together, about: what a browser redraws at once
 NAMED = 12                  # groups in the legend; of more the colours are in the table only
-INK, GRID, FRAME = "#2b2f36", "#e6e8eb", "#9aa0a8"
-FONT = {"family": "system-ui, sans-serif", "size": 13, "color": INK}
+DASHES = {"-": "solid", "--": "dash", "-.": "dashdot"}      # matplotlib's line styles in plotly's words
+GRID = "#e6e8eb"
+FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#2b2f36"}
 GRAPH = {"displaylogo": False, "responsive": True,  # the logo would be a link to plotly.com,
          "showSendToCloud": False,  # and this button would upload the figure there
-         "modeBarButtonsToRemove": ["toImage", "select2d", "lasso2d", "autoScale2d"]}
-DOWNLOAD = """(png, svg) => {
-    const format = dash_clientside.callback_context.triggered_id;
-    Plotly.downloadImage(document.querySelector("#curves .js-plotly-plot"),
-                         {format, filename: "curves", width: 900, height: 560,
-                          scale: format === "png" ? 2 : 1});
-}"""
-
-
-def fingerprint(*values):
-    """Sixteen letters and digits that differ if the values do."""
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+         "toImageButtonOptions": {"filename": "curves", "scale": 2},
+         "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
 # ------------------------------------------------------------------------------------------------- the figure
@@ -47,26 +37,23 @@ def make_figure(groups, colors, options):
     Args:
         groups: {label: runs}, see `hig.figures.reading.group_runs`.
         colors: {label: colour}.
-        options: case (title); x ("time", "epochs", "updates"), y (name of a quantity), log_x, log_y, bands.
+        options: x ("time", "epochs", "updates"), y (name of a quantity), log_x, log_y, bands.
     """
     runs = [run for members in groups.values() for run in members]
     options.bins = int(np.clip(POINTS // (2 * max(len(runs), 1)), 50, BINS))
     options.top = highest_shown(runs, options)
-    logarithmic = {True: {"type": "log", "nticks": 8}, False: {"type": "linear"}}
-    axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": FRAME, "ticks": "outside",
-            "tickcolor": FRAME,
-            "exponentformat": "power", "automargin": True, "title_standoff": 8}
+    axis = {"gridcolor": GRID, "zerolinecolor": GRID, "ticks": "outside", "exponentformat": "power",
+            "automargin": True, "nticks": 8}
+    dashes = {label: DASHES[line] for label, line in choose_dashes(groups).items()}
     return go.Figure([trace for label, members in groups.items()
-                      for trace in group_traces(label, members, colors[label], options)], {
+                      for trace in group_traces(label, members, colors[label], dashes[label], options)], {
         "font": FONT, "paper_bgcolor": "white", "plot_bgcolor": "white", "hovermode": "closest",
         "margin": {"l": 70, "r": 16, "t": 34, "b": 48},                 # at the top the buttons of plotly
-        "uirevision": " ".join(map(str, (options.case, options.x, options.y, options.log_x, options.log_y))),
-        "showlegend": 0 < len(groups) <= NAMED,
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container",
-                   "yanchor": "bottom"},
-        "xaxis": {**axis, **logarithmic[options.log_x], "title_text": AXES[options.x],
-                  "autorangeoptions": {} if options.log_x else {"clipmin": 0}},
-        "yaxis": {**axis, **logarithmic[options.log_y],
+        "uirevision": "kept",                                           # what the user has hidden
+        "showlegend": len(groups) <= NAMED,
+        "legend": {"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom"},
+        "xaxis": {**axis, "type": "log" if options.log_x else "linear", "title_text": AXES[options.x]},
+        "yaxis": {**axis, "type": "log" if options.log_y else "linear",
                   "title_text": in_words(options.y, runs[0].system if runs else ""),
                   "autorangeoptions": {"clipmax": options.top} if np.isfinite(options.top) else {}}})
 
@@ -76,7 +63,7 @@ def new_curves(figure):
     patch, new = Patch(), figure.to_plotly_json()
     patch["data"] = new["data"]
     patch["layout"]["showlegend"] = new["layout"]["showlegend"]
-    patch["layout"]["yaxis"]["autorangeoptions"] = new["layout"]["yaxis"].get("autorangeoptions", {})
+    patch["layout"]["yaxis"]["autorangeoptions"] = new["layout"]["yaxis"]["autorangeoptions"]
     return patch
 
 
@@ -85,8 +72,7 @@ def highest_shown(runs, options):
     if not options.y.endswith("_loss"):
         return np.inf
     starts = [losses[np.isfinite(losses)][:1] for losses in (quantities(run)[options.y] for run in runs)]
-    start = max((float(first[0]) for first in starts if len(first)), default=0.0)
-    return 1e3 * start if start > 0 else np.inf
+    return 1e3 * max((float(first[0]) for first in starts if len(first)), default=0.0) or np.inf
 
 
 def drawn_curve(run, options):
@@ -98,45 +84,41 @@ def drawn_curve(run, options):
     return curve if len(curve.x) else None
 
 
-def group_traces(label, members, color, options):
+def group_traces(label, members, color, dash, options):
     """Plotly traces of the runs behind one name in the legend.
 
     A run that died ends in a cross, at most at `options.top`. An optimizer that takes over is named.
     """
-    drawn = [(run, curve) for run in members if (curve := drawn_curve(run, options))]
-    curves = [curve for _, curve in drawn]
-    lines, traces = [(curve.x, curve.y) for curve in curves], []
+    drawn = {run.path: curve for run in members if (curve := drawn_curve(run, options))}
+    curves = list(drawn.values())
     name = label.replace("_", " ")
     if options.y.endswith("_loss"):
         name = legend_text(label, members, options.y.removesuffix("_loss"), curves)
     style = {"name": escape(name, quote=False), "legendgroup": label, "showlegend": False}
-    if options.bands and len(curves) > 1:
-        x, y, band = drawn_points(curves, options.log_x, options.log_y)
-        inside, shade = np.isfinite(band[1]), ",".join(f"{255 * part:.0f}" for part in to_rgb(color))
-        for edge, fill in zip(band, (None, "tonexty")):
-            traces.append(go.Scatter(x=x[inside], y=edge[inside], mode="lines", line_width=0, fill=fill,
-                                     fillcolor=f"rgba({shade},0.22)", hoverinfo="skip", **style))
-        lines = [(x[np.isfinite(y)], y[np.isfinite(y)])]
-    for number, (x, y) in enumerate(lines or [(np.zeros(0), np.zeros(0))]):
-        index = thin(x, y, options.log_x, options.bins)
-        traces.append(go.Scatter(x=x[index], y=y[index], mode="lines+markers" if len(x) == 1 else "lines",
-                                 line={"color": color, "width": 1.8}, marker={"color": color, "size": 6},
-                                 **{**style, "showlegend": number == 0}))
+    traces, lines = [], []
+    for part in [curves] if options.bands or not curves else [[curve] for curve in curves]:
+        x, y, band = drawn_points(part, options.log_x, options.log_y, options.bins)
+        lines.append((x[np.isfinite(y)], y[np.isfinite(y)]))
+        inside = np.isfinite(band[1]) if band else []
+        shade = ",".join(f"{255 * share:.0f}" for share in to_rgb(color))
+        traces += [go.Scatter(x=x[inside], y=edge[inside], mode="lines", line_width=0, fill=fill,
+                              fillcolor=f"rgba({shade},0.22)", hoverinfo="skip", **style)
+                   for edge, fill in zip(band or (), (None, "tonexty"))]
+        mode = "lines+markers" if len(x) == 1 else "lines"              # a line of one point is not seen
+        traces.append(go.Scatter(x=lines[-1][0], y=lines[-1][1], mode=mode, line_color=color, line_width=1.8,
+                                 line_dash=dash, **{**style, "showlegend": len(lines) == 1}))
     ends = [(curve.death[0], min(curve.death[1], options.top)) for curve in curves if curve.death]
+    marks = {(x, np.interp(x, *line), text): None
+             for run in members if run.path in drawn for x, text in take_overs(run, options.x)
+             for line in [lines[0 if options.bands else list(drawn).index(run.path)]] if len(line[0])}
     x, y = zip(*ends) if ends else ((), ())
     traces.append(go.Scatter(x=x, y=y, mode="markers", cliponaxis=False, hovertemplate="died here", **style,
                              marker={"symbol": "x-thin", "size": 10, "line": {"color": color, "width": 2.5}}))
-    marks = {}
-    for number, (run, _) in enumerate(drawn):
-        line = lines[min(number, len(lines) - 1)]                       # its own, or the median
-        for x, text in take_overs(run, options.x) if len(line[0]) else []:
-            marks[x, np.interp(x, *line), text] = None
     x, y, text = zip(*marks) if marks else ((), (), ())
     traces.append(go.Scatter(x=x, y=y, text=text, mode="markers+text", textposition="top right", **style,
-                             textfont_color=color, marker={"symbol": "diamond", "size": 7, "color": color},
-                             hoverinfo="skip"))
+                             marker={"symbol": "diamond", "size": 7, "color": color}, hoverinfo="skip"))
     for i, trace in enumerate(traces):  # by its uid a hidden curve is found again
-        trace.uid = fingerprint(label, i)
+        trace.uid = f"{label} {i}"
     return traces
 
 
@@ -152,44 +134,32 @@ def take_overs(run, axis):
 
 # ------------------------------------------------------------------------------------------------- the table
 
-def make_table(groups, colors, levels, unreadable):
-    """A row for each run, with the seconds to each loss level, and for each file (Found) that is no curve."""
-    runs = [run for members in groups.values() for run in members]
-    labels = [label for label, members in groups.items() for _ in members]
-    common, differing = split_settings(runs) if runs else ("", [])
-    numbers = ["test loss", "training loss", *(f"to {level:g} [s]" for level in levels), "epochs", "time [s]"]
+def make_table(groups, colors, unreadable):
+    """A row for each run, with the seconds to the test losses of its system and, as one points at it, its
+    settings; and a row for each file (Found) that is no curve."""
+    runs = [(run, label) for label, members in groups.items() for run in members]
+    levels = system(runs[0][0].system).thresholds if runs else ()
+    head = ["optimizer", "state", "test loss", "training loss", *(f"to {level:g} [s]" for level in levels),
+            "epochs", "time [s]", "file"]
     rows = []
-    for run, label, settings in zip(runs, labels, differing):
-        state, *cells, file = table_row(run, levels)
+    for run, label in runs:
+        state, death = state_of(run), find_death(run)
         swatch = html.Span(className="swatch", style={"background": colors[label]})
-        rows.append(html.Tr([html.Td([swatch, label.replace("_", " ")]),
-                             html.Td(state, className=state.split(":")[0]),
-                             *(html.Td(cell, className="number") for cell in cells),
-                             html.Td(settings, className="text"), html.Td(file, className="text")]))
-    for entry in unreadable:
-        sentence = html.Td(f"unreadable: {entry.error}", className="problem", colSpan=len(numbers) + 4)
-        rows.append(html.Tr(sentence))
-    head = [html.Th("optimizer"), html.Th("state"), *(html.Th(name, className="number") for name in numbers),
-            html.Th("settings that differ"), html.Th("file")]
-    return [html.Div(html.Table([html.Thead(html.Tr(head)), html.Tbody(rows)]), className="scroll"),
-            html.P(f"All runs: {common}." if common else "", className="quiet")]
+        rows.append(html.Tr([
+            html.Td([swatch, label.replace("_", " ")]),
+            html.Td(f"{state}: {death}" if death else state, className=state),
+            *map(html.Td, table_row(run, levels)), html.Td(shown_path(run.path), className="text")],
+            title=", ".join(f"{key} {value}" for key, value in run.results["sim_par"].items())))
+    rows += [html.Tr(html.Td(f"unreadable: {entry.error}", className="problem", colSpan=len(head)))
+             for entry in unreadable]
+    return html.Table([html.Thead(html.Tr([*map(html.Th, head)])), html.Tbody(rows)])
 
 
-def read_levels(words):
-    """Loss levels as the user wrote them, like "1e-2, 1e-3": at most six positive numbers, otherwise None."""
-    try:
-        levels = [float(word) for word in (words or "").replace(",", " ").split()]
-    except ValueError:
-        return None
-    return levels if len(levels) <= 6 and all(0 < level < np.inf for level in levels) else None
-
-
-# ------------------------------------------------------------------------------------------------- the page
+# -------------------------------------------------------------------------------------------------- the page
 
 def control(name, component):
     """A component with its name in front."""
-    label = html.Label(name, htmlFor=getattr(component, "id", None))
-    return html.Div([label, component], className="control")
+    return html.Div([html.Label(name, htmlFor=component.id), component], className="control")
 
 
 def watching_layout(x="time", y="test_loss"):
@@ -201,97 +171,76 @@ def watching_layout(x="time", y="test_loss"):
             control("y", dcc.Dropdown({y: in_words(y, "")}, y, id="y", clearable=False, searchable=False,
                                       className="choice")),
             dcc.Checklist({"log_x": "log x", "log_y": "log y", "bands": "seeds as bands"}, ["log_y", "bands"],
-                          id="switches", inline=True),
-            control("figure", html.Div([html.Button("PNG", id="png"), " ", html.Button("SVG", id="svg")])),
-            control("data", html.Button("CSV", id="csv")),
-        ], className="controls"),
+                          id="switches", inline=True)], className="controls"),
         html.Div(id="note", className="quiet"),
         dcc.Graph(id="curves", figure=go.Figure(), config=GRAPH,
                   style={"height": "min(60vh, 560px)", "minHeight": "340px"}),
-        html.Div([control("loss levels", dcc.Input("", id="levels", debounce=True, style={"width": "160px"})),
-                  html.Span(id="levels_problem", className="problem")], className="controls"),
-        html.Div(id="table"),
-        dcc.Store(id="shown", data={}), dcc.Download(id="download"), dcc.Interval(id="tick", interval=EVERY),
-    ]
+        html.Div(id="table", className="scroll"),
+        dcc.Store(id="shown", data={}), dcc.Interval(id="tick", interval=EVERY)]
 
 
 def watching_app(paths):
-    """The Dash app that shows what is at the paths (list of Path), see `Watcher`."""
+    """The Dash app that shows what is at the paths (list of Path), see `hig.live.watching.look`."""
     app = make_app("Training runs")
     app.layout = lambda: html.Main([html.Header(html.H1("Training runs")), *watching_layout()])
-    watch(app, Watcher(paths))
+    watch(app, paths)
     return app
 
 
-def watch(app, watcher):
-    """Adds the callbacks of `watching_layout` to a Dash app."""
-    clicks = [Input(name, "n_clicks") for name in ("png", "svg")]
-    app.clientside_callback(DOWNLOAD, *clicks, prevent_initial_call=True)
-
-    @app.callback(Output("download", "data"), Input("csv", "n_clicks"), State("case", "value"),
-                  prevent_initial_call=True)
-    def download_csv(_, case):
-        runs = sort_into_cases([run for entry in watcher.look() for run in entry.runs]).get(case)
-        return dcc.send_string(to_csv(runs), "curves.csv") if runs else no_update
+def watch(app, paths):
+    """Adds the callback of `watching_layout` to a Dash app."""
+    known = {}
 
     @app.callback(
         {"figure": Output("curves", "figure"), "table": Output("table", "children"),
          "cases": Output("case", "options"), "case": Output("case", "value"),
          "quantities": Output("y", "options"), "y": Output("y", "value"),
          "switches": Output("switches", "value"), "note": Output("note", "children"),
-         "levels": Output("levels", "value"),
-         "levels_problem": Output("levels_problem", "children"), "shown": Output("shown", "data")},
+         "shown": Output("shown", "data")},
         {"_": Input("tick", "n_intervals"), "case": Input("case", "value"), "x": Input("x", "value"),
-         "y": Input("y", "value"), "switches": Input("switches", "value"), "levels": Input("levels", "value"),
-         "shown": State("shown", "data")},
+         "y": Input("y", "value"), "switches": Input("switches", "value"), "shown": State("shown", "data")},
         running=[(Output("tick", "disabled"), True, False)])  # or a slow refresh would be overtaken for ever
     def show(_, **choices):
-        return refresh(watcher, **choices)
+        return refresh(paths, known, **choices)
 
 
-def refresh(watcher, case, x, y, switches, levels, shown):
+def refresh(paths, known, case, x, y, switches, shown):
     """What the page shows: the outputs of its callback by name.
 
     Args:
-        watcher: Watcher.
-        case, x, y, switches, levels: what the user has chosen.
+        paths, known: of `hig.live.watching.look`.
+        case, x, y, switches: what the user has chosen.
         shown: what this function has returned under that name before; {} at first.
 
     Raises:
         PreventUpdate: nothing has changed.
     """
-    found = watcher.look()
+    found = look(paths, known)
     stamps = {entry.path: entry.stamp for entry in found}
     cases = sort_into_cases([run for entry in found for run in entry.runs])
     if case not in cases and cases:                                     # at first: what has been written last
         case = max(cases, key=lambda title: max(stamps[run.path] for run in cases[title]))
     runs = cases.get(case, [])
-    new_case = bool(runs) and shown.get("case") != case
-    if new_case:
-        levels = ", ".join(f"{level:g}" for level in system(runs[0].system).thresholds)
-        logarithmic = x == "time" and system(runs[0].system).log_x
+    prefix = runs[0].system if runs else ""
+    if runs and shown.get("case") != case:
+        logarithmic = x == "time" and system(prefix).log_x
         switches = [*(switch for switch in switches if switch != "log_x"), *["log_x"] * logarithmic]
     names = list(dict.fromkeys(name for run in runs for name in quantities(run))) or [y]
     y = y if y in names else names[0]
     states = {title: [state_of(run) for run in members] for title, members in cases.items()}
-    stamp = fingerprint(stamps, states, case, x, y, sorted(switches), levels)
+    view = f"{case} {x} {y} {sorted(set(switches) - {'bands'})}"
+    stamp = str(hash(repr((stamps, states, view, "bands" in switches))))
     if shown.get("stamp") == stamp:
         raise PreventUpdate
-    options = SimpleNamespace(case=case, x=x, y=y, log_x="log_x" in switches, log_y="log_y" in switches,
-                              bands="bands" in switches)
+    options = SimpleNamespace(x=x, y=y, **{name: name in switches for name in ("log_x", "log_y", "bands")})
     groups = group_runs(runs)
     colors = choose_colors(groups, "paper")
-    numbers = read_levels(levels)
     figure = make_figure(groups, colors, options)
-    view = figure.layout.uirevision
-    prefix = runs[0].system if runs else ""
     return {"figure": new_curves(figure) if shown.get("view") == view else figure,
-            "table": make_table(groups, colors, numbers or [], [entry for entry in found if entry.error]),
+            "table": make_table(groups, colors, [entry for entry in found if entry.error]),
             "cases": [{"label": case_label(title, states[title]), "value": title} for title in cases],
             "quantities": [{"label": in_words(name, prefix), "value": name} for name in names],
-            "case": case, "y": y, "switches": switches, "note": note_on(watcher.paths, runs, options),
-            "levels": levels if new_case else no_update,
-            "levels_problem": "up to six positive numbers, like 1e-2, 1e-3" if numbers is None else "",
+            "case": case, "y": y, "switches": switches, "note": note_on(paths, runs, options),
             "shown": {"stamp": stamp, "case": case, "view": view}}
 
 
@@ -305,6 +254,5 @@ def note_on(paths, runs, options):
     """A sentence about what is not drawn, or why nothing is; else an empty text."""
     if not runs:
         return f"No curves in {', '.join(map(shown_path, paths))} yet."
-    empty = sorted({shown_path(run.path) for run in runs if drawn_curve(run, options) is None})
-    more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
-    return f"Without values for these axes, and not drawn: {', '.join(empty[:3])}{more}." if empty else ""
+    empty = ", ".join(shown_path(run.path) for run in runs if drawn_curve(run, options) is None)
+    return f"Without values for these axes, and not drawn: {empty}." if empty else ""

@@ -22,14 +22,10 @@ POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'sel
 
 
 def make_app(title):
-    """A Dash app without layout, styled by assets/page.css; its `server` (Flask) refuses foreign hosts.
-
-    By assets/alive.js the page says when the server is gone; when it is back, dcc.Interval "tick" goes on.
-    """
+    """A Dash app without layout, with the style and the scripts of assets/; it refuses foreign hosts."""
     app = dash.Dash("hig.live.server", title=title, update_title=None,
                     assets_folder=str(Path(__file__).parent / "assets"))
     app.server.config["TRUSTED_HOSTS"] = [HOST, "localhost"]
-    app.server.add_url_rule("/alive", view_func=lambda: ("", 204))
 
     @app.server.after_request
     def protect(response):
@@ -39,33 +35,24 @@ def make_app(title):
 
 
 def serve(app, port):
-    """Prints the address of the page and answers until Ctrl-C or SIGTERM.
-
-    Args:
-        app: Dash app.
-        port: int; 0 for any that is free.
+    """Prints the address of a Dash app and answers until Ctrl-C or SIGTERM; port 0 is any that is free.
 
     Raises:
         SettingsError: the port is not available.
     """
     logging.getLogger("werkzeug").setLevel(logging.ERROR)               # not a line for each request
     try:
-        with socket.create_server((HOST, port)) as listening:
-            server = make_server(HOST, port, app.server, threaded=True, fd=listening.fileno())
+        listening = socket.create_server((HOST, port))
     except OSError as error:
         raise SettingsError(f"port {port} of this machine cannot be had: {error.strerror}; choose another "
                             "one, like --port 0") from None
-    server.daemon_threads = True
-
-    def stop(number, frame):
-        raise KeyboardInterrupt
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):  # background jobs of a shell ignore Ctrl-C's signal
-            signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets its background jobs ignore Ctrl-C's signal
+        signal.signal(number, signal.default_int_handler)
+    with listening, make_server(HOST, port, app.server, threaded=True, fd=listening.fileno()) as server:
+        server.daemon_threads = True
         print(f"http://{HOST}:{server.port}/ (Ctrl-C ends it; from another machine, first: "
               f"ssh -L {server.port}:{HOST}:{server.port} {socket.gethostname()})", flush=True)
-        server.serve_forever()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.server_close()
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            pass
