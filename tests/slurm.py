@@ -62,16 +62,15 @@ NodeName=localhost NodeAddr=127.0.0.1 CPUs={os.cpu_count()} State=UNKNOWN
 PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 """)
     environment = {**os.environ, "SLURM_CONF": str(configuration)}
-    commands = [["munged", "--foreground", "--force", "--socket", munge, "--key-file", key, "--pid-file",
-                 folder / "munge.pid",
-                 "--log-file", folder / "munge.log", "--seed-file", folder / "munge.seed"],
-                ["slurmctld", "-D", "-f", configuration], ["slurmd", "-D", "-N", "localhost", "-f",
-                                                           configuration]]
+    commands = [["munged", "--foreground", "--force", "--socket", munge, "--key-file", key,
+                 "--pid-file", folder / "munge.pid", "--log-file", folder / "munge.log",
+                 "--seed-file", folder / "munge.seed"],
+                ["slurmctld", "-D", "-f", configuration],
+                ["slurmd", "-D", "-N", "localhost", "-f", configuration]]
     with ExitStack() as stack:
         for command in commands:
             log = stack.enter_context(open(folder / f"{command[0]}.out", "w"))
-            process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log,
-                                       env=environment)
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
             stack.callback(end, process)
             if command[0] == "munged":
                 wait_for(munge.exists)

@@ -58,7 +58,7 @@ class Process:
 class Here:
     """The processes of a study on this machine, `options.jobs` at a time."""
 
-    patience = 1.0                                                      # by which pauses grow
+    poll = 1.0              # seconds between two looks at the runs
 
     def __init__(self, options):
         self.jobs = options.jobs or 1
@@ -149,7 +149,7 @@ class Slurm:
         SettingsError: submitit is not installed.
     """
 
-    patience = 1.5
+    poll = 10.0             # seconds between two questions to Slurm
 
     def __init__(self, options):
         try:

@@ -28,7 +28,6 @@ from hig.runs import cli, locks, places
 from hig.runs.files import write_atomically
 from hig.runs.results import load_results
 
-POLL, SLOWEST = 1.0, 30.0   # seconds between two looks at the runs; on Slurm between two questions, at most
 DONE = ("finished", "diverged")
 
 
@@ -215,7 +214,7 @@ def carry_out(runs, options):
     place = places.Slurm(options) if options.cluster == "slurm" else places.Here(options)
     waiting = [run for run in runs if run.state() not in DONE]
     left = {run: run.seconds_left() for run in waiting}
-    active, failures, pause = {}, {}, POLL  # active: Run → its job, None for another process'
+    active, failures = {}, {}               # active: Run → its job, None for another process'
     with tqdm(total=len(waiting), desc="runs", disable=None, leave=False,
               bar_format="{desc} {n_fmt}/{total_fmt} {bar} {postfix}") as bar:
         try:
@@ -224,7 +223,7 @@ def carry_out(runs, options):
                 active |= place.start(now)
                 seconds = sum(left.values()) / max(1, min(place.jobs, len(left)))
                 bar.set_postfix_str(f"{in_words(seconds)} left")
-                time.sleep(pause)
+                time.sleep(place.poll)
                 for run in place.ended(active):
                     job, state = active.pop(run), run.state()
                     if state == "running" or (job is None and state not in DONE):
@@ -236,8 +235,6 @@ def carry_out(runs, options):
                     bar.update(1)
                     tqdm.write(f"{run.setting} {run.folder.name}: {failures.get(run, state)} "
                                f"({len(left)} runs left)", file=sys.stderr)
-                    pause = POLL
-                pause = min(place.patience * pause, SLOWEST)
         except KeyboardInterrupt:
             tqdm.write(place.stop(active), file=sys.stderr)
             sys.exit(130)
