@@ -117,8 +117,8 @@ def group_traces(label, members, color, dash, options):
     x, y, text = zip(*marks) if marks else ((), (), ())
     traces.append(go.Scatter(x=x, y=y, text=text, mode="markers+text", textposition="top right", **style,
                              marker={"symbol": "diamond", "size": 7, "color": color}, hoverinfo="skip"))
-    for i, trace in enumerate(traces):  # by its uid a hidden curve is found again
-        trace.uid = f"{label} {i}"
+    for i, trace in enumerate(traces):  # by its uid a hidden curve is found again; plotly has it in CSS selectors
+        trace.uid = f"{label.encode().hex()}-{i}"
     return traces
 
 
