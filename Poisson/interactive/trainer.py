@@ -39,7 +39,7 @@ REPORT_EVERY, SAVE_EVERY = 0.2, 1.0     # seconds while playing, between two sta
 MAX_ENTRIES = 50_000        # of a curve, even so that halving keeps its last entry; a pickle of 5 MB
 DIVERGED = ("The loss is not finite any more. Reset to the initial weights or load others; then a smaller η, "
             "or for HIG and GN a larger τ, goes more safely.")
-KINDS = {"adam_rate": cli.positive, "power_rate": cli.positive, "truncation": cli.SETTINGS["truncation"][0],
+KINDS = {"adam_rate": cli.positive, "power_rate": cli.positive, "truncation": cli.FLAGS["truncation"][0],
          "batch_size": lambda text: cli.number(text, int, lambda value: 1 <= value <= 1024,
                                                "a whole number from 1 to 1024"),
          "entry": lambda text: cli.number(text, int, lambda value: value >= 0, "a whole number from 0 on")}
