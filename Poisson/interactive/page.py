@@ -37,11 +37,11 @@ def by_hand_app(training):
          "weights": Output("load_weights", "options"), "chosen": Output("load_weights", "value"),
          "pictures": [Output(f"picture_{name}", "figure") for name in PICTURES],
          "version": Output("version", "data")},
-        {"_": Input("hand", "n_intervals"), "clicks": [Input(name, "n_clicks") for name in COMMANDS],
+        {"_": [Input("hand", "n_intervals"), *(Input(name, "n_clicks") for name in COMMANDS)],
          "weights": Input("load_weights", "value"), "settings": [Input(name, "value") for name in SETTINGS],
          "version": State("version", "data")},
         running=[(Output("hand", "disabled"), True, False)])
-    def follow(_, clicks, weights, settings, version):
+    def follow(_, weights, settings, version):
         triggered = {name.split(".")[0] for name in ctx.triggered_prop_ids}
         clicked = [command for command in COMMANDS if command in triggered]
         # what was typed just before a click counts, although the browser may send both at once

@@ -81,8 +81,6 @@ class Training(threading.Thread):
         self.begin()
         self.report("paused")
 
-    # -------------------------------------------------------------------------------------------- the thread
-
     def set(self, settings):
         """Changes settings (dict of texts, as the user typed them) from the next update on.
 
@@ -146,12 +144,6 @@ class Training(threading.Thread):
         except KeyboardInterrupt:                                       # what was saved last is whole
             os._exit(130)
 
-    # -------------------------------------------------------------------------------------------- training
-
-    def learning_rate(self, settings):
-        """η of the method that the settings name."""
-        return settings["adam_rate" if settings["method"] == "Adam" else "power_rate"]
-
     def begin(self):
         """Starts a new curve with the present weights and fresh optimizers; the last one's file stays."""
         for model in self.models.values():
@@ -159,15 +151,10 @@ class Training(threading.Thread):
                 variable.assign(tf.zeros_like(variable))
         self.curve, self.spectrum = {}, {"rank": [], "sigma_max": [], "sigma_min": []}
         self.updates, self.seconds, self.state, self.saved = 0, 0.0, "running", (0, "")
-        self.draw_from_here(self.settings["batch_size"])
-        self.batch = self.evaluation.first_batch = next(self.batches)
-        self.draw_from_here(self.drawn_size)                            # the first update sees the same
+        self.drawn_size = None                                          # the first update sees the same batch
+        first = training_fields(SEED, self.settings["batch_size"], RESOLUTION)
+        self.batch = self.evaluation.first_batch = next(iter(first))
         self.append(self.settings, None)
-
-    def draw_from_here(self, batch_size):
-        """The next batches have that many fields."""
-        self.drawn_size = batch_size
-        self.batches = iter(training_fields(SEED, batch_size, RESOLUTION, self.updates))
 
     def step(self):
         """One update with the present settings, on fresh fields, and its entry in the curve.
@@ -180,7 +167,7 @@ class Training(threading.Thread):
         settings = dict(self.settings)                                  # the page may change them meanwhile
         method, batch_size = settings["method"], settings["batch_size"]
         model = self.models[method]
-        model.optimizer.learning_rate = self.learning_rate(settings)
+        model.optimizer.learning_rate = learning_rate(settings)
         if isinstance(model.optimizer, JacobianPower):
             model.optimizer.truncation = settings["truncation"]
             try:  # each time, because the free memory changes
@@ -188,7 +175,8 @@ class Training(threading.Thread):
             except MemoryError as error:
                 raise cli.SettingsError(str(error)) from None
         if batch_size != self.drawn_size:
-            self.draw_from_here(batch_size)
+            self.drawn_size = batch_size
+            self.batches = iter(training_fields(SEED, batch_size, RESOLUTION, self.updates))
         self.batch = next(self.batches)
         began = time.perf_counter()
         model.reset_metrics()
@@ -207,7 +195,7 @@ class Training(threading.Thread):
         self.evaluation.batch_size = settings["batch_size"]
         entry = {"epochs": self.updates, "simulation_time": self.seconds,
                  **self.evaluation(self.updates, logs), "method": METHODS.index(method),
-                 "learning_rate": self.learning_rate(settings), "batch_size": settings["batch_size"],
+                 "learning_rate": learning_rate(settings), "batch_size": settings["batch_size"],
                  "truncation": math.nan if method == "Adam" else settings["truncation"]}
         for key, value in entry.items():
             self.curve.setdefault(key, []).append(value)
@@ -224,8 +212,6 @@ class Training(threading.Thread):
         self.finish()
         self.network.set_weights(self.initial_weights)
         self.begin()
-
-    # -------------------------------------------------------------------------------------------- files
 
     def save(self):
         """Writes the curve, if there is an update in it; that of another training is kept under its date."""
@@ -273,8 +259,6 @@ class Training(threading.Thread):
         load_weights(self.network, self.output / name)
         self.begin()
 
-    # ---------------------------------------------------------------------------------------- what is shown
-
     def report(self, doing):
         """Replaces `shown`: `view`, "playing" (bool), "diverged" (bool), "error" (a sentence or empty) and
         "version", which counts upwards."""
@@ -302,6 +286,11 @@ class Training(threading.Thread):
         return {"status": " · ".join(status), "weights": self.weights_files(),
                 "entry": entry, "entries": len(batch[0]),
                 "fields": {key: np.reshape(field, (RESOLUTION, RESOLUTION)) for key, field in fields.items()}}
+
+
+def learning_rate(settings):
+    """η of the method that the settings name."""
+    return settings["adam_rate" if settings["method"] == "Adam" else "power_rate"]
 
 
 def sentence(error):
