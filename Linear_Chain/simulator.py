@@ -39,8 +39,8 @@ class LinearChain:
 
     def __init__(self, n_oscillators=2, n_steps=24, dt=0.5, coupling=0.2, control_strength=1.0):
         if n_oscillators < 1 or n_steps < 1 or dt <= 0:
-            raise ValueError("n_oscillators, n_steps and dt must be positive, not "
-                             f"n_oscillators = {n_oscillators}, n_steps = {n_steps}, dt = {dt}")
+            raise ValueError("n_oscillators, n_steps and dt must be positive, not n_oscillators = "
+                             f"{n_oscillators}, n_steps = {n_steps}, dt = {dt}")
         n = n_oscillators
         bonds = np.diff(np.eye(n), axis=0)                                  # (N−1, N): q_{i+1} − q_i
         stiffness = np.eye(n) + coupling * bonds.T @ bonds

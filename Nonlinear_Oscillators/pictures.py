@@ -32,8 +32,7 @@ def solve(weights, seed):
                                                                          axis=0))
     positions, uncontrolled = np.split(both[..., :experiment.N_OSCILLATORS].numpy(), 2, axis=1)
     return {"time": experiment.DT * np.arange(experiment.N_STEPS + 1, dtype=np.float32),
-            "positions": positions,
-            "uncontrolled": uncontrolled, "controls": controls.numpy().T}
+            "positions": positions, "uncontrolled": uncontrolled, "controls": controls.numpy().T}
 
 
 def draw(figure, solution, together, colors):
@@ -61,8 +60,7 @@ def draw(figure, solution, together, colors):
             above.plot(time[-1:], positions[:1, sample, i], "o", color=color, markerfacecolor="none",
                        markersize=5, clip_on=False)
         lines.append((below.step(time[:-1], controls[:, sample], where="post", color=colors[2], linewidth=0.9,
-                                 label="$u$")[0],
-                      controls[:, sample]))
+                                 label="$u$")[0], controls[:, sample]))
         above.tick_params(labelbottom=False)
         below.tick_params(labelbottom=row == 1)
         for ax, name in ((above, "position"), (below, "control")):

@@ -32,6 +32,5 @@ def pretraining_flags(pretrain_time, pretrain_learning_rate):
         parser.add_argument("--pretrain-time", type=positive, default=pretrain_time, metavar="SECONDS",
                             help=f"of training by Adam, part of --max-time (default: {pretrain_time:g})")
         parser.add_argument("--pretrain-learning-rate", type=positive, default=pretrain_learning_rate,
-                            metavar="η",
-                            help=f"of Adam (default: {pretrain_learning_rate:g})")
+                            metavar="η", help=f"of Adam (default: {pretrain_learning_rate:g})")
     return add_flags

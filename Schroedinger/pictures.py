@@ -34,8 +34,7 @@ def solve(weights, seed):
 
     return {"x": np.linspace(*experiment.BOX, experiment.N_POINTS), "density": density(states),
             "time": experiment.DT * np.arange(experiment.N_STEPS + 1),
-            "target": density(to_complex(target))[0],
-            "controls": controls.numpy()[0]}
+            "target": density(to_complex(target))[0], "controls": controls.numpy()[0]}
 
 
 def draw(figure, solution, together, colors):
@@ -47,8 +46,7 @@ def draw(figure, solution, together, colors):
     ax = figure.add_subplot(grid[0, 0], ylabel="$x$", xlim=(0, time[-1]), ylim=(x[0], x[-1]))
     ax.grid(False)
     image = ax.imshow(density.T, origin="lower", aspect="auto", extent=(0, time[-1], x[0], x[-1]),
-                      cmap="magma", vmin=0, vmax=most,
-                      interpolation="bilinear")
+                      cmap="magma", vmin=0, vmax=most, interpolation="bilinear")
     curtain = ax.axvspan(time[-1], time[-1], color=ax.get_facecolor(), linewidth=0)
     bar = figure.colorbar(image, ax=ax, location="top", label="$|\\psi|^2$", aspect=30, pad=0.02)
     bar.ax.tick_params(labelsize=8)

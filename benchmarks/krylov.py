@@ -76,8 +76,7 @@ def rows():
         measured = []
         for name in ("krylov", "adam"):
             answer = subprocess.run([sys.executable, "-c", ONE_SIZE, str(n // 64), name], cwd=ROOT,
-                                    check=True,
-                                    capture_output=True, text=True).stdout
+                                    check=True, capture_output=True, text=True).stdout
             measured += map(float, answer.split()[-2:])
         took, peak, adam_took, adam_peak = measured
         print(f"{n:8} {took:9.1f} ms {1e3 * took / n:7.2f} µs {peak:6.0f} MB {adam_took:9.1f} ms "

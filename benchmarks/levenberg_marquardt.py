@@ -28,8 +28,7 @@ def main():
         venv.create(folder, with_pip=True)
         python = Path(folder) / "bin" / "python"
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-                        PACKAGE],
-                       check=True, stderr=subprocess.DEVNULL)
+                        PACKAGE], check=True, stderr=subprocess.DEVNULL)
         subprocess.run([python, __file__, "--measure"], check=True,
                        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
 

@@ -66,8 +66,7 @@ def main():
 
     eigh = eigh_of_gram()
     names = ["HIG update, batch 128", "LAPACK eigh (syevd) of its K, all threads",
-             "LAPACK eigh (syevd) of its K, 1 thread",
-             "Adam epoch, 8 updates of batch 512"]
+             "LAPACK eigh (syevd) of its K, 1 thread", "Adam epoch, 8 updates of batch 512"]
     functions = [hig_step, eigh, one_thread(eigh), adam_epoch]
     if baseline:
         names += ["published HIG update", "published Adam epoch"]
@@ -88,8 +87,8 @@ def main():
     eigh = eigh_of_gram()
     trained = in_turn([hig_step, eigh, one_thread(eigh)], ROUNDS)
     print(f"after {TRAINED_EPOCHS} epochs, {history['rank'][-1]:.0f} of {batch.shape.num_elements()} "
-          "singular values kept: "
-          f"HIG update {1e3 * trained[0]:.1f} ms, {trained[0] / min(trained[1:]):.2f} of the faster eigh")
+          f"singular values kept: HIG update {1e3 * trained[0]:.1f} ms, {trained[0] / min(trained[1:]):.2f} "
+          "of the faster eigh")
 
 
 if __name__ == "__main__":

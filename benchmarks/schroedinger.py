@@ -86,8 +86,8 @@ def main():
             for n in STEPS]
     medians = in_turn([function for run in runs for function in run], 5)
     for n, of_hig, of_adam in zip(STEPS, medians[::2], medians[1::2]):
-        print(f"{n:5} steps: derivatives for HIG {1e6 * of_hig / n:6.1f} µs a step, "
-              f"update of Adam {1e6 * of_adam / n:6.1f} µs a step", flush=True)
+        print(f"{n:5} steps: derivatives for HIG {1e6 * of_hig / n:6.1f} µs a step, update of Adam "
+              f"{1e6 * of_adam / n:6.1f} µs a step", flush=True)
 
     # What the updates are worth
     model, _ = ours(hig.HIG(0.5, truncation=1e-5), 16)
@@ -133,8 +133,7 @@ def main():
         tracing = seconds(update)
         published_update, our_update = in_turn([update, step], 3)
         print(f"{n_steps:5} steps: published update {published_update:7.2f} s (the first one {tracing:5.0f} "
-              "s), "
-              f"{published_update / our_update:6.0f} times ours", flush=True)
+              f"s), {published_update / our_update:6.0f} times ours", flush=True)
     print("peak memory, with the baseline         "
           f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:8.2f} GB")
 

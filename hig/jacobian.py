@@ -194,8 +194,7 @@ class RowsJacobian:
         columns = np.empty((self.shape[0], sum(self.sizes[index] for index in group)))
         for where, blocks in self.chunks(tuple(group)):
             np.concatenate([np.reshape(block, (len(block), -1)) for block in blocks], axis=1,
-                           out=columns[where],
-                           casting="same_kind")
+                           out=columns[where], casting="same_kind")
         return columns
 
     def gram(self):

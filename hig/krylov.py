@@ -122,8 +122,7 @@ class Products:
             return function(*arguments)
         dtypes = tf.nest.map_structure(lambda t: t.dtype, function(*self._chunk(0, arguments)))
         chunks = tf.map_fn(lambda i: function(*self._chunk(i, arguments)),
-                           tf.range(-(-self.batch // self.samples)),
-                           fn_output_signature=dtypes)
+                           tf.range(-(-self.batch // self.samples)), fn_output_signature=dtypes)
         return tf.nest.map_structure(lambda t: tf.reshape(t, [-1, *t.shape[2:]])[:self.batch], chunks)
 
     def _chunk(self, i, arguments):
@@ -211,9 +210,8 @@ class Products:
         p, dtype = self.shape[1], gradient.dtype
         norm, zero = _norm(gradient, across), tf.zeros((), dtype)
         return norm, (tf.constant(0), tf.constant(False), tf.math.divide_no_nan(gradient, norm), zero,
-                      tf.zeros([p], dtype), zero,
-                      tf.zeros([steps, len(gradient) if rows < p else p], dtype), tf.zeros([steps], dtype),
-                      tf.zeros([steps], dtype))
+                      tf.zeros([p], dtype), zero, tf.zeros([steps, len(gradient) if rows < p else p], dtype),
+                      tf.zeros([steps], dtype), tf.zeros([steps], dtype))
 
     def go_on(self, operator, state, more):
         """The state after so many more steps, fewer where the Krylov space is exhausted.

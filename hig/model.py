@@ -99,8 +99,8 @@ class PhysicsModel(keras.Model):
                              "optimizer, or compile outside the strategy's scope")
         if not reductions <= {"sum_over_batch_size", "mean"} and reductions != {"sum"}:
             raise ValueError(f"{where}, but of the reductions {sorted(map(str, reductions))} of the losses "
-                             "it is not known how the parts make up the whole: take \"sum_over_batch_size\" for "
-                             "all of them, or \"sum\" for all")
+                             "it is not known how the parts make up the whole: take \"sum_over_batch_size\" "
+                             "for all of them, or \"sum\" for all")
         if not all(isinstance(variable.value, tf.distribute.DistributedValues)
                    for variable in (*self.variables, *self.optimizer.variables)):
             raise ValueError(f"{where}, but model or optimizer were made for one: make network, simulator, "

@@ -69,8 +69,7 @@ class JacobianPower(keras.optimizers.Optimizer):
     damping_adapts = False      # whether a step tried again needs coefficients of its own
 
     def __init__(self, learning_rate, kappa, truncation, damping=0.0, adaptive=False, name="jacobian_power",
-                 *, krylov=None,
-                 krylov_tolerance=1e-3, krylov_chunk=None, spectral_filter=None, **options):
+                 *, krylov=None, krylov_tolerance=1e-3, krylov_chunk=None, spectral_filter=None, **options):
         if options.get("loss_scale_factor") is not None:
             raise ValueError(f"loss_scale_factor is {options['loss_scale_factor']}, but a Jacobian power "
                              "takes no gradient of a loss that could be scaled: leave it out")
@@ -177,8 +176,7 @@ class JacobianPower(keras.optimizers.Optimizer):
         """
         damping = self._present(loss) * np.trace(matrix) / len(matrix) if self.damping else 0.0
         v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping,
-                                        overwrite=True,
-                                        spectral_filter=self.spectral_filter)
+                                        overwrite=True, spectral_filter=self.spectral_filter)
         return v, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
 
     def krylov_power(self, jacobian, gradient, samples, rest=None):

@@ -37,15 +37,11 @@ _ELEMENTWISE = frozenset("""
     Sub Tan Tanh TanhGrad TruncateDiv TruncateMod Xdivy Xlog1py Xlogy ZerosLike Zeta""".split())
 _REDUCTIONS = frozenset("Sum Mean Prod Max Min Any All ArgMax ArgMin EuclideanNorm".split())
 _WITHIN_LAST_AXIS = {"Softmax": 1, "LogSoftmax": 1, "FFT": 1, "IFFT": 1, "RFFT": 1, "IRFFT": 1, "FFT2D": 2,
-                     "IFFT2D": 2,
-                     "RFFT2D": 2, "IRFFT2D": 2, "FFT3D": 3, "IFFT3D": 3, "RFFT3D": 3, "IRFFT3D": 3,
-                     "TopKV2": 1,
-                     "MatrixInverse": 2, "Cholesky": 2, "SelfAdjointEigV2": 2, "Svd": 2, "Qr": 2,
-                     "MatrixDeterminant": 2,
-                     "LogMatrixDeterminant": 2, "MatrixDiagPartV3": 2, "MatrixDiagPart": 2,
-                     "MatrixBandPart": 2,
-                     "MatrixExponential": 2, "MatrixSquareRoot": 2, "Lu": 2, "Eig": 2, "MatrixDiagV3": 1,
-                     "MatrixDiag": 1}
+                     "IFFT2D": 2, "RFFT2D": 2, "IRFFT2D": 2, "FFT3D": 3, "IFFT3D": 3, "RFFT3D": 3,
+                     "IRFFT3D": 3, "TopKV2": 1, "MatrixInverse": 2, "Cholesky": 2, "SelfAdjointEigV2": 2,
+                     "Svd": 2, "Qr": 2, "MatrixDeterminant": 2, "LogMatrixDeterminant": 2,
+                     "MatrixDiagPartV3": 2, "MatrixDiagPart": 2, "MatrixBandPart": 2, "MatrixExponential": 2,
+                     "MatrixSquareRoot": 2, "Lu": 2, "Eig": 2, "MatrixDiagV3": 1, "MatrixDiag": 1}
 _SOLVES = frozenset("MatrixSolve MatrixTriangularSolve BatchMatMul BatchMatMulV2 BatchMatMulV3 "
                     "MatrixSolveLs".split())
 _ON_FIRST_AXIS = frozenset(

@@ -165,8 +165,7 @@ def _partial_fractions(exponent, lam_min, lam_max):
     middle = np.sqrt(lam_min) * np.sqrt(lam_max) * np.exp(t * length / 2)
 
     shifts = np.concatenate([lam_min * low, middle, lam_max / high])
-    weights = np.concatenate([lam_min**(1 - a) * low_weight,
-                              length / 2 * w * middle**(1 - a),
+    weights = np.concatenate([lam_min**(1 - a) * low_weight, length / 2 * w * middle**(1 - a),
                               lam_max**(1 - a) * high_weight / high])
     return shifts, np.sin(np.pi * min(a, 1 - a)) / np.pi * weights   # sin πa = sin π(1−a), exact near 1 too
 

@@ -251,6 +251,6 @@ def test_bad_input(tmp_path, monkeypatch, capsys, flags, words):
 def test_watching_does_not_load_tensorflow(tmp_path):
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
     code = ("import sys; from pathlib import Path; from tests.test_dashboard import refresh; "
-            "refresh(Path(sys.argv[1])); from Poisson.interactive import page; "
-            "assert 'tensorflow' not in sys.modules")
+            "refresh(Path(sys.argv[1])); from Poisson.interactive import page; assert 'tensorflow' not in "
+            "sys.modules")
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT)

@@ -151,8 +151,8 @@ def test_a_disk_that_fills_up_in_mid_run(tmp_path, monkeypatch, whole):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError) as error:
             patch.setattr(os, "fsync", fsync)
             run(tmp_path, optimizer="Adam")
-        assert str(error.value) == (f"cannot write to the folder {tmp_path}: No space left on device; "
-                                    "what was saved before is intact")
+        assert str(error.value) == (f"cannot write to the folder {tmp_path}: No space left on device; what "
+                                    "was saved before is intact")
         assert not list(tmp_path.glob(".*"))
         if results.exists():
             assert run(tmp_path, optimizer="Adam", resume=True) == "finished"
@@ -387,8 +387,8 @@ def test_an_update_that_does_not_fit_the_memory_ends_the_run_with_its_size(tmp_p
     """Of fixed data: n, p and bytes, on stderr and in the pickle."""
     monkeypatch.setattr(memory, "available_memory", lambda: 0)
     assert run(tmp_path, eager=False) == "failed"
-    sentence = ("a Jacobian of n = 8 rows and p = 17 columns takes 0.0 GiB of memory for each update, "
-                "and 0.0 GiB are free")
+    sentence = ("a Jacobian of n = 8 rows and p = 17 columns takes 0.0 GiB of memory for each update, and "
+                "0.0 GiB are free")
     assert sentence in capsys.readouterr().err
     assert load_results(tmp_path / "TINY_HIG_RESULTS.pickle")["provenance"]["reason"].startswith(sentence)
 

@@ -143,8 +143,7 @@ def test_published_curve_of_hig():
 def test_scale_invariant_physics_from_the_command_line(tmp_path):
     """The loss falls, the pickle calls the run SIP, and the network has learned controls by Adam."""
     settings = parse("Linear_Chain", "SIP", "", seed=1, batch_size=256, learning_rate=1e-3, truncation=1e-5,
-                     max_time=100.0,
-                     arguments=["--epochs", "20", "--quiet", "--output", str(tmp_path)])
+                     max_time=100.0, arguments=["--epochs", "20", "--quiet", "--output", str(tmp_path)])
     assert experiment.run(settings) == "finished"
     results = load_results(tmp_path / "CHAIN_SIP_RESULTS.pickle")
     assert results["sim_par"]["optimizer"] == "SIP" and results["train_loss"][-1] < 0.2 * results[

@@ -298,15 +298,13 @@ def stopped_gradient():
 
 ELSEWHERE = [derivative_as_control, second_derivative_as_control, jacobian_as_control, equation_residual,
              residual_and_value, tied_weights, tied_weights_in_front, shared_bias, norm_of_a_kernel,
-             own_spectral_norm,
-             kernel_by_matmul, low_rank_adaptation, weight_constraint, layer_in_cond, cond_on_the_whole_batch,
-             recompute_grad, remat_scope, while_loop, while_loop_of_one_turn, map_fn, vectorized_map,
-             loop_in_tf_range,
-             call_under_tf_function, layer_under_tf_function, layer_called_twice, layer_called_on_two_inputs,
-             operator_network, operator_network_on_as_many_points_as_samples, dense_on_samples_times_steps,
+             own_spectral_norm, kernel_by_matmul, low_rank_adaptation, weight_constraint, layer_in_cond,
+             cond_on_the_whole_batch, recompute_grad, remat_scope, while_loop, while_loop_of_one_turn, map_fn,
+             vectorized_map, loop_in_tf_range, call_under_tf_function, layer_under_tf_function,
+             layer_called_twice, layer_called_on_two_inputs, operator_network,
+             operator_network_on_as_many_points_as_samples, dense_on_samples_times_steps,
              dense_on_steps_times_samples, rows_in_another_order, pairs_side_by_side,
-             dense_with_a_call_of_its_own,
-             straight_through_rounding, stopped_gradient]
+             dense_with_a_call_of_its_own, straight_through_rounding, stopped_gradient]
 
 
 @pytest.mark.parametrize("build", ELSEWHERE, ids=lambda build: build.__name__)

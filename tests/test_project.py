@@ -78,8 +78,7 @@ def test_every_folder_with_code_is_installed(tmp_path):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps",
-                    "--wheel-dir",
-                    tmp_path / "wheel", tmp_path], check=True)
+                    "--wheel-dir", tmp_path / "wheel", tmp_path], check=True)
     wheel, = (tmp_path / "wheel").glob("*.whl")
     installed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert installed == {str(path.relative_to(tmp_path)) for folder in ("hig", *SYSTEMS.values())

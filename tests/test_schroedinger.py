@@ -324,8 +324,7 @@ def test_a_run_of_hig(tmp_path):
     benchmarks/schroedinger.py.
     """
     settings = parse("Schroedinger", "HIG", "", seed=1, batch_size=16, learning_rate=0.5, truncation=1e-5,
-                     max_time=600.0,
-                     arguments=["--epochs", "1", "--quiet", "--output", str(tmp_path)])
+                     max_time=600.0, arguments=["--epochs", "1", "--quiet", "--output", str(tmp_path)])
     assert experiment.run(settings) == "finished"
     results = load_results(tmp_path / "QMC_HIG_RESULTS.pickle")
     assert results["test_loss"][1] < 0.9
@@ -357,8 +356,7 @@ def test_batches_whose_size_is_unknown_when_tracing():
 def test_batch_size_that_does_not_divide_the_samples(tmp_path):
     """Refused before anything is written."""
     settings = parse("Schroedinger", "GN", "", seed=1, batch_size=100, learning_rate=0.5, truncation=1e-5,
-                     max_time=1.0,
-                     arguments=["--quiet", "--output", str(tmp_path)])
+                     max_time=1.0, arguments=["--quiet", "--output", str(tmp_path)])
     with pytest.raises(ValueError, match="1024"):
         experiment.run(settings)
     assert not list(tmp_path.iterdir())

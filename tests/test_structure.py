@@ -122,8 +122,7 @@ def norm_of_a_kernel():
 def norm_of_a_kernel_in_a_branch():
     switch, network = number(0.0), hidden(2, FEATURES)
     return (network, lambda x, u: tf.cond(switch > 0, lambda: u * network.layers[1].bias, lambda: u + 0.0),
-            None, None,
-            (switch, 1.0))
+            None, None, (switch, 1.0))
 
 
 CHANGES = [residual_weight, residual_weight_of_a_convolution, horizon_in_a_variable, horizon_in_a_factor,

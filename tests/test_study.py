@@ -272,8 +272,7 @@ def test_a_study_on_slurm_is_one_array_and_one_question(system, tmp_path, comman
     asked = {line.removeprefix("#SBATCH --") for line in (tmp_path / "job").read_text().splitlines()
              if line.startswith("#SBATCH")}
     assert {"partition=gpu", "account=me", "time=7", "gpus-per-task=2", "ntasks-per-node=1",
-            "cpus-per-task=4", "mem=1536M", "requeue",
-            "array=0-419%420"} <= asked
+            "cpus-per-task=4", "mem=1536M", "requeue", "array=0-419%420"} <= asked
     assert {run.threads for run in runs} == {4} and (runs[7].folder / "slurm_job.txt").read_text() == "17_7"
 
 

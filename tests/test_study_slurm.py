@@ -51,8 +51,7 @@ sys.exit(len(study.carry_out(runs, options)))
 def make(folder):
     """Options and runs of the study."""
     options = Namespace(output=folder / "study", jobs=None, max_time=60.0, cluster="slurm", partition="test",
-                        account=None,
-                        time=5, cpus_per_task=1, gpus_per_task=None, mem=None)
+                        account=None, time=5, cpus_per_task=1, gpus_per_task=None, mem=None)
     return options, [study.make_run(options, folder, "HIG", {}, seed) for seed in (1, 2, 3, 4)]
 
 

@@ -106,8 +106,7 @@ def test_what_is_recorded(tmp_path):
     residual = outputs * [1, 0.01] - y
     path = forward(weights_of(network), np.array([[results["sim_par"]["path_x"]]]))[1][0]
     expected = {"activation_mean": np.abs(hidden).mean(), "activation_std": np.abs(hidden).std(),
-                "path_y1": path[0],
-                "path_y2": path[1], "test_loss": (residual**2).sum() / 2 / len(x)}
+                "path_y1": path[0], "path_y2": path[1], "test_loss": (residual**2).sum() / 2 / len(x)}
     for key, value in expected.items():
         assert len(results[key]) == 6
         np.testing.assert_allclose(results[key][-1], value, rtol=1e-5, err_msg=key)

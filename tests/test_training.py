@@ -257,9 +257,8 @@ def test_wrong_weights_name_the_shapes_found_and_expected(tmp_path):
     wrong.save_weights(path)
     with pytest.raises(SettingsError) as error:
         load_weights(network, path)
-    assert str(error.value) == (f"cannot load the weights {path}: "
-                                "it holds arrays of the shapes [(2,), (2, 5), "
-                                "(5,), (5, 2)], but the network has [(2,), (2, 3), (3,), (3, 2)]")
+    assert str(error.value) == (f"cannot load the weights {path}: it holds arrays of the shapes [(2,), (2, "
+                                "5), (5,), (5, 2)], but the network has [(2,), (2, 3), (3,), (3, 2)]")
     for content in (b"", b"not an HDF5 file", path.read_bytes()[:1000]):
         path.write_bytes(content)
         with pytest.raises(SettingsError, match="cannot load the weights") as error:

@@ -93,8 +93,7 @@ def layout(settings, output):
         *watching_layout("epochs", "train_loss"),
         html.P(f"The curve and the weights are written into {output.resolve()}. Pausing leaves a finished "
                "curve. Resetting and loading weights begin a new curve; the one before is kept under its "
-               "date.", className="quiet"),
-        dcc.Store(id="version"), dcc.Interval(id="hand", interval=300)])
+               "date.", className="quiet"), dcc.Store(id="version"), dcc.Interval(id="hand", interval=300)])
 
 
 def picture(fields, name):

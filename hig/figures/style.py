@@ -28,8 +28,7 @@ WORDS = {"kappa": "power κ", "learning_rate": "learning rate η", "truncation":
 TRAJECTORIES = {"paper": ("teal", "darkgoldenrod", "dimgray", "firebrick"),
                 "safe": ("#117733", "#CC6677", "#777777", "#AA4499")}
 
-STYLES = {
-    "paper": {"figure.facecolor": "white", "axes.facecolor": "white", "grid.color": "#b0b0b0"},
+STYLES = {"paper": {"figure.facecolor": "white", "axes.facecolor": "white", "grid.color": "#b0b0b0"},
     "dark": {"figure.facecolor": "#14171c", "axes.facecolor": "#14171c", "grid.color": "#5a6069",
              "text.color": "#e8e8e8", "axes.edgecolor": "#a0a6ae", "axes.labelcolor": "#e8e8e8",
              "xtick.color": "#e8e8e8", "ytick.color": "#e8e8e8"},

@@ -145,9 +145,8 @@ def make_table(groups, colors, unreadable):
     for run, label in runs:
         state, death = state_of(run), find_death(run)
         swatch = html.Span(className="swatch", style={"background": colors[label]})
-        rows.append(html.Tr([
-            html.Td([swatch, label.replace("_", " ")]),
-            html.Td(f"{state}: {death}" if death else state, className=state),
+        rows.append(html.Tr([html.Td([swatch, label.replace("_", " ")]),
+                             html.Td(f"{state}: {death}" if death else state, className=state),
             *map(html.Td, table_row(run, levels)), html.Td(shown_path(run.path), className="text")],
             title=", ".join(f"{key} {value}" for key, value in run.results["sim_par"].items())))
     rows += [html.Tr(html.Td(f"unreadable: {entry.error}", className="problem", colSpan=len(head)))
@@ -164,10 +163,8 @@ def control(name, component):
 
 def watching_layout(x="time", y="test_loss"):
     """Components of the page below its header, with these axes at first; the first refresh fills them."""
-    return [
-        html.Div(dcc.RadioItems([], id="case", inline=True), className="controls"),
-        html.Div([
-            control("x", dcc.RadioItems(list(AXES), x, id="x", inline=True)),
+    return [html.Div(dcc.RadioItems([], id="case", inline=True), className="controls"),
+            html.Div([control("x", dcc.RadioItems(list(AXES), x, id="x", inline=True)),
             control("y", dcc.Dropdown({y: in_words(y, "")}, y, id="y", clearable=False, searchable=False,
                                       className="choice")),
             dcc.Checklist({"log_x": "log x", "log_y": "log y", "bands": "seeds as bands"}, ["log_y", "bands"],

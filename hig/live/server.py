@@ -17,8 +17,8 @@ from werkzeug.serving import make_server
 from hig.runs.cli import SettingsError
 
 HOST = "127.0.0.1"
-POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-          "img-src 'self' data: blob:; frame-ancestors 'none'")
+POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src "
+          "'self' data: blob:; frame-ancestors 'none'")
 
 
 def make_app(title):
@@ -50,8 +50,8 @@ def serve(app, port):
         signal.signal(number, signal.default_int_handler)
     with listening, make_server(HOST, port, app.server, threaded=True, fd=listening.fileno()) as server:
         server.daemon_threads = True
-        print(f"http://{HOST}:{server.port}/ (Ctrl-C ends it; from another machine, first: "
-              f"ssh -L {server.port}:{HOST}:{server.port} {socket.gethostname()})", flush=True)
+        print(f"http://{HOST}:{server.port}/ (Ctrl-C ends it; from another machine, first: ssh -L "
+              f"{server.port}:{HOST}:{server.port} {socket.gethostname()})", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -236,8 +236,8 @@ def writing_to(folder):
         yield
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OSError(f"cannot write to the folder {folder}: {reason}; "
-                      "what was saved before is intact") from error
+        raise OSError(f"cannot write to the folder {folder}: {reason}; what was saved before is "
+                      "intact") from error
 
 
 def hidden_flag(parser, default):

@@ -141,8 +141,8 @@ def make_optimizer(settings):
     """
     def setting(key):
         if getattr(settings, key, None) is None:
-            raise SettingsError(f"the optimizer {settings.optimizer} takes a {key}: state it in the call "
-                                "of submit")
+            raise SettingsError(f"the optimizer {settings.optimizer} takes a {key}: state it in the call of "
+                                "submit")
         return getattr(settings, key)
 
     name = settings.optimizer.removesuffix("_adaptive")

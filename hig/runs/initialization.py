@@ -33,8 +33,7 @@ def draw_published_weights(network, seed):
         if id(weight) not in kernels | biases:
             raise ValueError(
                 f"the weight {weight.path}, {tuple(weight.shape)}, is no kernel or bias of a Dense layer "
-                "with "
-                "Keras' default initializers, and only those have published values: call "
+                "with Keras' default initializers, and only those have published values: call "
                 "keras.utils.set_random_seed(seed) before the network is built instead")
     tf.random.set_seed(seed)
     for weight in network.weights:

@@ -155,8 +155,8 @@ class Slurm:
         try:
             import submitit
         except ModuleNotFoundError:
-            raise cli.SettingsError("the package submitit is not installed: "
-                                    "pip install 'hig[cluster]'") from None
+            raise cli.SettingsError("the package submitit is not installed: pip install "
+                                    "'hig[cluster]'") from None
         self.folder, self.jobs = options.output / ".jobs", options.jobs or sys.maxsize
         self.numbers = {}                                               # Run → its job's
         self.executor = submitit.SlurmExecutor(self.folder, max_num_timeout=100)

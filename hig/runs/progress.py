@@ -41,8 +41,8 @@ class Progress:
         done, left = seconds / self.max_time, self.max_time - seconds
         if self.epochs is not None and epoch / self.epochs > done:
             done, left = epoch / self.epochs, seconds * (self.epochs / epoch - 1)
-        text = (f"epoch {epoch}, train {curve['train_loss'][-1]:.2e}, "
-                f"test {last_known(curve['test_loss']):.2e}, {max(left, 0):.0f} s left")
+        text = (f"epoch {epoch}, train {curve['train_loss'][-1]:.2e}, test "
+                f"{last_known(curve['test_loss']):.2e}, {max(left, 0):.0f} s left")
         if sys.stderr.isatty():
             if self.bar is None:
                 self.bar = tqdm(total=1.0, desc=text, file=sys.stderr, leave=False, dynamic_ncols=True,

@@ -176,7 +176,7 @@ def _plain(value, name, count, depth):
     if isinstance(value, np.ndarray):
         wide = np.float64 if value.dtype.kind == "f" else np.int64
         expect(value.dtype.kind in "biuf" and np.can_cast(value.dtype, wide) and value.ndim <= 2,
-               f"{name[:80]!r} holds an array of dtype {value.dtype} with {value.ndim} axes,"
-               " allowed are integers, float16 to float64 and up to two axes")
+               f"{name[:80]!r} holds an array of dtype {value.dtype} with {value.ndim} axes, allowed are "
+               "integers, float16 to float64 and up to two axes")
         return np.array(value, dtype=wide, order="C", subok=False)
     raise Refused(f"{name[:80]!r} holds a {type(value).__name__}, neither a numeric array nor a builtin")

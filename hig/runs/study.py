@@ -114,8 +114,8 @@ def check_owner(folder, name):
     path = folder / "study.txt"
     found = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else name
     if found != name:
-        raise cli.SettingsError(f"the folder {folder} is that of the study {found}: "
-                                "choose another one with --output")
+        raise cli.SettingsError(f"the folder {folder} is that of the study {found}: choose another one with "
+                                "--output")
 
 
 @contextmanager
@@ -233,8 +233,8 @@ def carry_out(runs, options):
                         failures[run] = place.why(job, state)
                     left.pop(run)
                     bar.update(1)
-                    tqdm.write(f"{run.setting} {run.folder.name}: {failures.get(run, state)} "
-                               f"({len(left)} runs left)", file=sys.stderr)
+                    tqdm.write(f"{run.setting} {run.folder.name}: {failures.get(run, state)} ({len(left)} "
+                               "runs left)", file=sys.stderr)
         except KeyboardInterrupt:
             tqdm.write(place.stop(active), file=sys.stderr)
             sys.exit(130)

@@ -263,8 +263,8 @@ class TrainingRun(keras.callbacks.Callback):
             SettingsError: if a file is missing or damaged, or belongs to a run with other settings.
         """
         if not (self.results.exists() and self.checkpoint.exists()):
-            raise SettingsError(f"there is no interrupted run to resume in {self.results.parent}: "
-                                f"it takes {self.results.name} and {self.checkpoint.name}")
+            raise SettingsError(f"there is no interrupted run to resume in {self.results.parent}: it takes "
+                                f"{self.results.name} and {self.checkpoint.name}")
         try:
             seen = load_results(self.results)
         except ValueError as error:
@@ -286,8 +286,8 @@ class TrainingRun(keras.callbacks.Callback):
             raise SettingsError(f"cannot resume with other settings: {', '.join(unequal)}")
         _, ours, theirs = np.intersect1d(results["epochs"], seen["epochs"], return_indices=True)
         if not all(np.array_equal(results[key][ours], seen[key][theirs], equal_nan=True) for key in CURVES):
-            raise SettingsError("cannot resume: the curves in "
-                                f"{self.checkpoint} and in {self.results.name} differ")
+            raise SettingsError(f"cannot resume: the curves in {self.checkpoint} and in {self.results.name} "
+                                "differ")
         self.curve = {key: entries.tolist() for key, entries in results.items()
                       if np.ndim(entries) == 1 and key != "epoch_time"}
         self.spectrum = spectrum
@@ -305,13 +305,13 @@ class TrainingRun(keras.callbacks.Callback):
         self._save()
         self.progress.close()
         self.progress.message(f"{self.state} after {self.epoch} epochs and {self.time:.1f} s of training: "
-                            f"train loss {self.curve['train_loss'][-1]:.4g}, "
-                            f"test loss {last_known(self.curve['test_loss']):.4g}")
+                            f"train loss {self.curve['train_loss'][-1]:.4g}, test loss "
+                            f"{last_known(self.curve['test_loss']):.4g}")
         self.progress.message(f"curve in {self.results}")
         if self.state in ("interrupted", "terminated"):
             self.progress.message("continue with --resume")
-        told = {"diverged": f"diverged: the loss is not finite after epoch {self.epoch} "
-                            f"({self.time:.1f} s of training)",
+        told = {"diverged": f"diverged: the loss is not finite after epoch {self.epoch} ({self.time:.1f} s "
+                            "of training)",
                 "failed": f"stopped in epoch {self.epoch + 1}: {self.reason}"}.get(self.state)
         if told:
             print(f"{self.label} {told}; the curve up to there is in {self.results}", file=sys.stderr)
