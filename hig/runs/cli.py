@@ -25,16 +25,11 @@ class SettingsError(ValueError):
 
 
 def number(text, kind, allowed, wanted):
-    """A number from the command line, for argparse.
-
-    Args:
-        text: str.
-        kind: int or float.
-        allowed: function of the number → bool.
-        wanted: what is allowed, in words.
+    """The number in `text` from the command line, made by `kind` (int or float), for argparse.
 
     Raises:
-        argparse.ArgumentTypeError: the text is no number, or not an allowed one.
+        argparse.ArgumentTypeError: there is none, or the function `allowed` is false of it; the message tells
+            what is `wanted`, in words.
     """
     try:
         value = kind(text)
