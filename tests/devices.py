@@ -99,7 +99,8 @@ def main(kind, folder):
                     "workers": tf.distribute.MultiWorkerMirroredStrategy,
                     "slurm": lambda: tf.distribute.MultiWorkerMirroredStrategy(
                         tf.distribute.cluster_resolver.SlurmClusterResolver(
-                            port_base=int(os.environ["PORT"]), gpus_per_node=0, gpus_per_task=0))}[kind]()
+                            port_base=int(os.environ["PORT"]), gpus_per_node=2, gpus_per_task=1,
+                            auto_set_gpu=False))}[kind]()               # it counts tasks by GPUs
     results = {}
     for name in CASES if kind in ("one", "mirrored") else BETWEEN_PROCESSES:
         results[name], history = train(name, strategy)
