@@ -81,6 +81,8 @@ def step(optimizer, loss, power, quadratic_model, loss_after):
             if float(optimizer.learning_rate) == 0:                         # a warm-up: nothing to judge
                 break
             slope, curvature = quadratic_model(direction)
+            if slope == 0:  # a factor 0 before the outcome, a batch that fits: nothing to judge
+                break
         rate, bounded = optimizer.rate(slope, curvature)
         after = loss_after(rate * direction)
         predicted = rate * slope - rate**2 * curvature / 2

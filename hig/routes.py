@@ -426,7 +426,12 @@ class Derivatives:
 
     def _trace_loss(self, x, y_true, sample_weight):
         """Loss, outcome and g (n,) of a batch."""
-        return self.loss_and_gradient(x, y_true, sample_weight, self._outcome(x))
+        outcome = self._outcome(x)
+        if any(getattr(leaf, "_keras_mask", None) is not None for leaf in tf.nest.flatten(outcome)):
+            raise ValueError("the outcome carries the mask of a Masking or Embedding layer, which the "
+                             "Jacobian does not see: return tf.identity of it, and leave padding out by "
+                             "sample_weight or within the simulator")
+        return self.loss_and_gradient(x, y_true, sample_weight, outcome)
 
     def loss_and_gradient(self, x, y_true, sample_weight, outcome):
         """Loss of an outcome without the layers' penalties, the outcome, and g = ∂L/∂y, (n,)."""

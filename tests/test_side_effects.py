@@ -99,6 +99,15 @@ def test_complex_weights_are_refused_by_name(float64):
         model.train_on_batch(rows(FEATURES), rows(2))
 
 
+def test_a_mask_that_would_act_on_the_loss_is_refused_by_name(float64):
+    """Keras leaves masked steps out of the loss if the simulator returns the controls as they are."""
+    series = keras.Sequential([keras.Input((4, FEATURES)), keras.layers.Masking(), keras.layers.Dense(2)])
+    model = hig.PhysicsModel(series, lambda x, u: u)
+    model.compile(hig.HIG(ETA, truncation=1e-3), "mse", jit_compile=False)
+    with pytest.raises(ValueError, match="mask of a Masking.*sample_weight"):
+        model.train_on_batch(rows(4, FEATURES), rows(4, 2))
+
+
 def test_the_route_is_that_of_the_last_update_and_few_shapes_are_kept(float64):
     from hig.model import KEPT_SHAPES
     model = hig.PhysicsModel(stack(3, 2), lambda x, u: u - (tf.reduce_mean(u, 0) if u.shape[0] > 4 else 0.0))

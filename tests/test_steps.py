@@ -186,6 +186,27 @@ def test_a_warm_up_by_keras_callback_may_begin_with_zero(make):
     assert (seen[1] != before).all()
 
 
+@pytest.mark.parametrize("make", [lambda: hig.HIG(0.1, 1e-4, adaptive=True), hig.LevenbergMarquardt,
+                                  lambda: hig.HIG(0.1, 1e-4, adaptive=True, krylov=2)],
+                         ids=["adaptive", "LM", "krylov"])
+def test_updates_without_a_slope_leave_the_size_of_steps_alone(float64, make):
+    """A factor 0 before the outcome in the first epochs; then training goes on as if from the start."""
+    x, y = data()
+    factor, seen = tf.Variable(0.0, trainable=False, dtype="float64"), []
+    for waiting in (0, 6):
+        keras.utils.set_random_seed(4)
+        model = hig.PhysicsModel(network(), lambda x, u: factor * simulator(x, u))
+        model.compile(make(), squares, jit_compile=False)
+        factor.assign(0.0)
+        if waiting:
+            model.fit(x, y, batch_size=len(x), epochs=waiting, shuffle=False, verbose=0)
+        factor.assign(1.0)
+        model.optimizer.first_loss.assign(0.0)                           # L₀ is another one
+        model.fit(x, y, batch_size=len(x), shuffle=False, verbose=0)
+        seen.append(weights_of(model))
+    np.testing.assert_allclose(seen[1], seen[0], rtol=1e-9)
+
+
 # --- whole problems ---
 
 class Parameters(keras.layers.Layer):
