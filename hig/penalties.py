@@ -89,7 +89,7 @@ class Penalties:
                 with tf.GradientTape() as second:
                     with tf.GradientTape() as first:
                         penalty = weight.regularizer(weight.value)
-                    slope = first.gradient(penalty, weight.value)
+                    slope = first.gradient(penalty, weight.value, unconnected_gradients=_ZERO)
                 curvature = second.gradient(slope, weight.value, unconnected_gradients=_ZERO)
             slopes.append(slope)
             curvatures.append(curvature)

@@ -216,6 +216,18 @@ def test_adaptive_steps_refuse_what_is_no_sum_of_squares(float64, name, optimize
     np.testing.assert_array_equal(weights_of(model), before)
 
 
+@both_steps
+def test_a_regulariser_without_strength_changes_nothing(float64, adaptive):
+    """Keras' L1L2(0, 0) gives a constant, which does not depend on the weight."""
+    x, y = data(6)
+    models = [model_with(penalty) for penalty in (keras.regularizers.L1L2(0.0, 0.0), None)]
+    models[1].set_weights(models[0].get_weights())
+    for model in models:
+        model.compile(hig.HIG(0.1, 1e-8, adaptive=adaptive), squares, jit_compile=False)
+        model.train_on_batch(x, y)
+    np.testing.assert_array_equal(*map(weights_of, models))
+
+
 def test_a_penalty_that_is_raised_later(float64):
     """Its strength is a variable, 0 at first: the step is that of a model that has had it from the start."""
     x, y = data(6)
