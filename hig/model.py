@@ -338,8 +338,8 @@ class PhysicsModel(keras.Model):
                 del self._derivatives[next(iter(self._derivatives))]
             derivatives = Derivatives(self, self.compiler, x, y_true, sample_weight)
             self.optimizer.check(weights, derivatives.penalties)
-            self.optimizer.build_for(weights)
             self._derivatives[key] = derivatives
+        self.optimizer.build_for(weights)
         self._derivatives[key] = self._derivatives.pop(key)             # the latest one comes last
         return self._derivatives[key]
 

@@ -100,7 +100,7 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     def _measured(self):
         """The numbers that step control measures, variables of the optimizer: see `hig.control`."""
-        self.warned = False
+        self.warned, self.last_step = False, None
         names = "first_loss", "last_decrease", "own_decrease", "next_decrease", "measurements"
         numbers = [self._number(name, 0.0) for name in names]
         self.first_loss, self.last_decrease, self.own_decrease, self.next_decrease, self.measurements = numbers
@@ -113,10 +113,17 @@ class JacobianPower(keras.optimizers.Optimizer):
         """Makes the variables that Keras' options (moving averages, accumulation) need for these weights."""
         self._known = {id(variable) for variable in variables}
         super().build(variables)
+        self._make_last_step(variables)
+
+    def _make_last_step(self, variables):
+        """The last step of these weights, (p,), to be measured by the next batch."""
+        self._stepped = tuple(map(id, variables))
         if self.adaptive:
+            self.last_decrease.assign(0.0)                              # there is none yet
+            others = [variable for variable in self.controls if variable is not self.last_step]
             self.last_step = self.add_variable((sum(math.prod(v.shape) for v in variables),),
                                                name="last_step")
-            self.controls = [*self.controls, self.last_step]
+            self.controls = [*others, self.last_step]
 
     @property
     def kappa(self):
@@ -268,6 +275,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         """Builds the optimizer's own variables; again if one of these weights was not trainable before."""
         if not (self.built and {id(v) for v in variables} <= self._known):
             self.build(variables)
+        elif self._stepped != tuple(map(id, variables)):
+            self._make_last_step(variables)
 
     def apply_directions(self, directions, variables):
         """Moves each variable along its direction, its share of −J^κ g; called by `hig.PhysicsModel`."""

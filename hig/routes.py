@@ -208,7 +208,7 @@ class Derivatives:
             second is h ‖change‖².
         """
         change = gradient if change is None else change
-        own, along = self._curvature(*batch, outcome, tf.constant(change, tf.float64))
+        own, along = self._curvature(*batch, outcome, tf.cast(change, tf.float64))
         square = np.vdot(gradient, gradient)
         if devices() > 1:                                               # `own` is that of this device's own g
             own, square = across(tf.stack([self.split.share**3 * tf.cast(own, tf.float64), float(square)]))

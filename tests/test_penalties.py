@@ -253,6 +253,19 @@ def test_in_single_precision_with_a_penalty_every_update_is_an_improvement(name)
     assert (np.diff(losses) < 1e-6).all()                               # float32 of a loss near 1
 
 
+def test_krylov_steps_with_a_penalty_in_single_precision():
+    """With as many products as weights they are the exact step; to 1e-3, as g and J have 24 bits."""
+    x, y = (array.astype("float32") for array in data(8))
+    steps = []
+    for krylov in (None, 42):
+        model = model_with(keras.regularizers.L2(0.05))
+        before = weights_of(model)
+        model.compile(hig.HIG(0.1, 1e-2, krylov=krylov, krylov_tolerance=0.0), squares, jit_compile=False)
+        model.train_on_batch(x, y)
+        steps.append(weights_of(model) - before)
+    np.testing.assert_allclose(steps[1], steps[0], atol=1e-3 * np.abs(steps[0]).max())
+
+
 # --- the Jacobian with further rows ---
 
 def some_jacobian(kind):

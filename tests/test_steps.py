@@ -207,6 +207,28 @@ def test_updates_without_a_slope_leave_the_size_of_steps_alone(float64, make):
     np.testing.assert_allclose(seen[1], seen[0], rtol=1e-9)
 
 
+@pytest.mark.parametrize("make", [lambda: hig.HIG(0.1, 1e-4, adaptive=True), hig.LevenbergMarquardt],
+                         ids=["adaptive", "LM"])
+def test_a_layer_is_frozen_and_trained_again_between_adaptive_updates(float64, make):
+    """Each update is that of another optimizer with the same η, damping and trust, which made no step before."""
+    x, y = data()
+    model, other = [hig.PhysicsModel(network(), simulator) for _ in range(2)]
+    model.compile(make(), squares, jit_compile=False)
+    model.fit(x, y, batch_size=len(x), epochs=3, verbose=0)
+    for trainable in (False, True):
+        model.network.layers[0].trainable = other.network.layers[0].trainable = trainable
+        other.set_weights(model.get_weights())
+        other.compile(make(), squares, jit_compile=False)
+        for one, another in zip(other.optimizer.controls, model.optimizer.controls):
+            one.assign(another)
+        other.optimizer.last_decrease.assign(0.0)
+        before = weights_of(model)
+        for each in (model, other):
+            each.train_on_batch(x, y)
+        np.testing.assert_allclose(weights_of(model), weights_of(other), rtol=1e-9)
+        assert (weights_of(model) != before).any()
+
+
 # --- whole problems ---
 
 class Parameters(keras.layers.Layer):
