@@ -56,7 +56,7 @@ def test_a_pickle_of_the_published_stack_is_read(file):
         "sim_par": {"lr": 1.0, "batchsize": 128, "name": "HIG", "none": None}})
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickles_of_plain_pickle_are_read_in_every_protocol(file, protocol):
     written = curve(
         fortran=np.asfortranarray(np.arange(6.0).reshape(2, 3)), big=np.array([1.5, 2.5], ">f4"),

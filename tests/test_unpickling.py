@@ -201,7 +201,7 @@ def samples(tmp_path_factory):
     file = tmp_path_factory.mktemp("samples") / "curve.pickle"
     whole = curve(3, provenance={"state": "finished", "rank": np.arange(2), "threads": [1, 2]})
     save_results(file, whole)
-    return [file.read_bytes(), program(), *(pickle.dumps(whole, protocol) for protocol in (3, 4, 5))]
+    return [file.read_bytes(), program(), *(pickle.dumps(whole, protocol) for protocol in (2, 3, 4, 5))]
 
 
 def check_damaged(file, data):

@@ -34,7 +34,7 @@ def expect(condition, otherwise="it is truncated or damaged"):
 
 
 def unpickle(data):
-    """The value of a pickle (bytes) of protocol 3 to 5: builtins, and arrays as `Made`.
+    """The value of a pickle (bytes) of protocol 2 to 5: builtins, and arrays as `Made`.
 
     Raises:
         Refused: it is damaged, or contains anything else. Nothing else is raised, whatever the bytes are.
@@ -76,6 +76,8 @@ class _Unpickler(pickle.Unpickler):
         made = {    # new functions every time, since the program can set attributes of those that it gets
             "numpy ndarray": ...,                                       # is only passed on
             "numpy dtype": lambda code, *_: self.dtype(code),
+            "_codecs encode": lambda text, _: text.encode("latin-1"),   # bytes in protocol 2
+            "__builtin__ bytes": lambda: b"",
             "numpy.core.multiarray _reconstruct": lambda *_: Made(None, self.array),
             "numpy.core.multiarray scalar": lambda dtype, data: self.array(1, (), dtype, 0, data).item(),
             "numpy.core.numeric _frombuffer": lambda content, dtype, shape, order: Made(
