@@ -39,8 +39,9 @@ def share_gpus():
 
 
 def device_memory():
-    """Bytes (int) that are free where TensorFlow computes: of the smallest GPU that the driver's nvidia-smi
-    shows what TensorFlow does not use; without a GPU `hig.memory.available_memory`.
+    """Bytes (int) that are free where TensorFlow computes: on the smallest GPU, or on the host without a GPU.
+
+    nvidia-smi, the driver's program, tells the GPU's memory, and TensorFlow how much of it is in use.
     """
     import tensorflow as tf
     if not tf.config.list_logical_devices("GPU"):

@@ -204,9 +204,7 @@ class Products:
     # ----------------------------------------------------------------------------------------- the recurrence
 
     def begin(self, gradient, steps, rows):
-        """‖g‖ and the state of the recurrence before the first of k steps, see `go_on`, for J of so many
-        rows.
-        """
+        """‖g‖ and the state (see `go_on`) before the first of k steps, for J of so many rows."""
         p, dtype = self.shape[1], gradient.dtype
         norm, zero = _norm(gradient, across), tf.zeros((), dtype)
         return norm, (tf.constant(0), tf.constant(False), tf.math.divide_no_nan(gradient, norm), zero,
@@ -266,9 +264,9 @@ class Products:
                          axis=0) if penalties else product
 
     def remainder(self, operator, state, rows):
-        """An estimate of tr K without the part that the recurrence has seen: mean of ‖J z‖² or ‖Jᵀz‖², signs
-        z of that side.
+        """An estimate of the part of tr K that the recurrence has not seen: the mean of ‖J z‖² or ‖Jᵀz‖².
 
+        z are random signs, without what the recurrence has seen.
         Source: Meyer, Musco, Musco and Woodruff, Hutch++, SIAM Symposium on Simplicity in Algorithms 2021.
         """
         _, exhausted, u, _, v, _, kept, _, _ = state
@@ -394,9 +392,7 @@ class KrylovSpace:
                                                                  for number in numbers)), spectrum
 
     def _trace(self):
-        """tr K: what the recurrence has seen of it exactly, the rest from random vectors; exact where k is
-        all of it.
-        """
+        """tr K: the part that the recurrence has seen is exact, the rest is estimated by random vectors."""
         betas = self.betas if self.sides[0] >= self.sides[1] or self.exhausted else self.betas[:-1]
         return np.sum(self.alphas**2) + np.sum(betas**2) + self.products.remainder(
             self.operator, self.state, self.sides[0])
@@ -436,15 +432,17 @@ def _of_rows(v, kept):
 
 
 def _norm(vector, total=tf.identity):
-    """‖v‖ in the dtype of v; the sum in float64, because in float32 that of a million numbers would lose
-    three digits. `total` sums over the devices if each of them has a part of v.
+    """‖v‖ in the dtype of v, summed in float64: float32 loses three digits over a million numbers.
+
+    `total` sums over the devices if each of them has a part of v.
     """
     return tf.cast(tf.sqrt(total(tf.reduce_sum(tf.cast(vector, tf.float64)**2))), vector.dtype)
 
 
 def _orthogonal(vector, others, total=tf.identity):
-    """A vector without its components along orthonormal or zero others (k, …), taken off twice: once leaves
-    rounding errors. `total` is that of `_norm`.
+    """A vector minus its components along orthonormal or zero others (k, …); twice, because of rounding.
+
+    `total` is that of `_norm`.
     """
     for _ in range(2):
         vector = vector - tf.linalg.matvec(others, total(tf.linalg.matvec(others, vector)), transpose_a=True)

@@ -1,4 +1,4 @@
-"""A batch that a tf.distribute strategy splits among devices: what the devices have to know of each other.
+"""Sums over the devices among which a tf.distribute strategy splits a batch.
 
 Each device ("replica") computes in a thread or process of its own and holds its samples' rows of J and g.
 Sums over samples, such as Jᵀu and inner products of vectors with n numbers, are sums over the devices, taken
@@ -28,7 +28,7 @@ def across(tensor):
     context = tf.distribute.get_replica_context()
     if tf.executing_eagerly():
         return context.merge_call(_sum, args=(tensor,))
-    # an argument of a graph has no device, on which the sum is to be: the copy has
+    # a copy, because the sum has to be on a device, and an argument of a graph has none
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
 
 
@@ -38,7 +38,7 @@ def anywhere(flag):
 
 
 def once(tensor):
-    """A tensor that all devices have, as parts of which the sum is that tensor: 0 on all but the first."""
+    """Parts whose sum over the devices is a tensor that all of them have: itself on the first, 0 elsewhere."""
     if devices() == 1:
         return tensor
     number = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -53,12 +53,11 @@ def _sum(strategy, tensor):
 class Together:
     """A function of tensors with sums over the devices, compiled for all devices of this process at once.
 
-    A sum from Python takes a few times as long, and within a graph the devices of a process work at the same
-    time.
+    In a graph the devices of a process work at the same time, and sums are a few times as fast as from Python.
 
     Args:
-        function: what one device computes, in TensorFlow, always with arguments of the same shapes. It may be
-            another one on each device. A sum must not lie in a loop or branch of the graph.
+        function: what one device computes, in TensorFlow, always with arguments of the same shapes. It may
+            differ between devices. A sum must not lie in a loop or branch of the graph.
     """
 
     def __init__(self, function):
@@ -85,9 +84,9 @@ class Split:
     Attributes:
         samples: B of all devices together.
         before: samples on the devices before this one.
-        share: by what the loss of this device is multiplied so that the sum over the devices is the loss of
-            the whole batch. Keras divides a mean over this device's samples by the number of devices, which
-            is right if all have as many. Sums need no factor.
+        share: factor of this device's loss that makes the sum over the devices the loss of the whole batch.
+            Keras divides a mean over this device's samples by the number of devices, which is right if all
+            have as many. Sums need no factor.
 
     Raises:
         ValueError: a device has no samples.

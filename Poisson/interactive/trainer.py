@@ -36,7 +36,7 @@ from Poisson.fields import training_fields
 SEED = 0
 NAME = "POISSON_interactive"
 REPORT_EVERY, SAVE_EVERY = 0.2, 1.0     # seconds while playing, between two states for the page, two savings
-MAX_ENTRIES = 50_000        # of a curve, even so that halving keeps its last entry; a pickle of 5 MB
+MAX_ENTRIES = 50_000        # of a curve, a pickle of 5 MB; an even number, so that halving keeps the last entry
 DIVERGED = ("The loss is not finite any more. Reset to the initial weights or load others; then a smaller η, "
             "or for HIG and GN a larger τ, goes more safely.")
 KINDS = {"adam_rate": cli.positive, "power_rate": cli.positive, "truncation": cli.FLAGS["truncation"][0],

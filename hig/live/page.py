@@ -18,8 +18,8 @@ from hig.live.server import make_app
 from hig.live.watching import in_words, look, quantities, shown_path, table_row
 
 EVERY = 500                 # milliseconds between the end of a refresh and the next one
-POINTS = 30_000             # of all curves together, about: what a browser redraws at once
-NAMED = 12                  # groups in the legend; of more the colours are in the table only
+POINTS = 30_000             # about as many, of all curves together, as a browser redraws at once
+NAMED = 12                  # groups in the legend; if there are more, only the table has the colours
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot"}      # matplotlib's line styles in plotly's words
 GRID = "#e6e8eb"
 FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#2b2f36"}
