@@ -133,11 +133,14 @@ def advice(times, power, free):
                "one thread for small matrices; in code of your own, set OPENBLAS_NUM_THREADS=1 or use "
                "threadpoolctl around them.")
     if times[1, True] > 3 * times[1, False]:
-        yield "An eigendecomposition next to TensorFlow is much slower than alone: too few cores, or a busy machine."
+        yield ("An eigendecomposition next to TensorFlow is much slower than alone: too few cores, or a busy "
+               "machine.")
     if power > 1.5 * times[1, False]:
-        yield "J^κ g takes longer than an eigendecomposition, and should take half of it: a busy machine, or an unusual BLAS."
+        yield ("J^κ g takes longer than an eigendecomposition, and should take half of it: a busy machine, or "
+               "an unusual BLAS.")
     if times[1, False] > 200:
-        yield "An eigendecomposition of 512 rows takes more than 200 ms: is this BLAS optimised for the processor?"
+        yield ("An eigendecomposition of 512 rows takes more than 200 ms: is this BLAS optimised for the "
+               "processor?")
     if free < 2 * 2**30:
         yield "Less than 2 GiB of memory are free; a run on the oscillators takes about 1."
 

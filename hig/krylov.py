@@ -29,6 +29,7 @@ from hig.backend import device_memory
 from hig.jacobian import PenalizedJacobian, unflatten
 from hig.powers import EXHAUSTED, KrylovSpectrum, bidiagonal_power
 from hig.replicas import Together, across, anywhere, devices
+from hig.rows import repeated_pass
 
 _COPIES = 4                 # of a pass: its tensors, cotangents, tangents, and what XLA holds meanwhile
 _PIECE = 8                  # steps between two looks at whether more are worth while
@@ -103,7 +104,7 @@ class Products:
         """Loss, outcome, g, and [M]."""
         def linearise(x):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                outcome, _, controls, target, seeds = self.derivatives._repeated_pass(x, tape.watch)
+                outcome, _, controls, target, seeds = repeated_pass(self.derivatives, x, tape.watch)
             cotangents = tape.gradient(target, controls, seeds,
                                        unconnected_gradients=tf.UnconnectedGradients.ZERO)
             dtype = tf.float64 if self._flat(outcome).dtype == tf.float64 else tf.float32
@@ -129,7 +130,7 @@ class Products:
         """The rows of chunk i of nested tensors; the last chunk is filled up by repeating the last sample."""
         rows = tf.minimum(i * self.samples + tf.range(self.samples), self.batch - 1)
         x, *others = arguments
-        return self.derivatives._of_samples(lambda t: tf.gather(t, rows),
+        return self.derivatives.of_samples(lambda t: tf.gather(t, rows),
                                             x), *tf.nest.map_structure(lambda t: tf.gather(t, rows), others)
 
     # ------------------------------------------------------------------------------------------- the products
@@ -137,7 +138,7 @@ class Products:
     def _function(self, x):
         """What the weights act on: the outcomes (samples, d), or the network's controls (samples, c)."""
         if self.way != "through the network":
-            return self._flat(self.derivatives._outcome(x))
+            return self._flat(self.derivatives.outcome_of(x))
         return self._flat(self.model.network(self.model.network_input(x), training=False))
 
     def _flat(self, structure):
@@ -153,7 +154,7 @@ class Products:
                 cotangent = tf.einsum("bd,bdc->bc", cotangent, tf.cast(matrices[0], u.dtype))
             with tf.GradientTape() as tape:
                 value = self._function(x)
-            gradients = tape.gradient(value, self.derivatives._values(), tf.cast(cotangent, value.dtype),
+            gradients = tape.gradient(value, self.derivatives.values(), tf.cast(cotangent, value.dtype),
                                       tf.UnconnectedGradients.ZERO)
             return tf.concat([tf.cast(tf.reshape(gradient, [-1]), u.dtype) for gradient in gradients], axis=0)
         rows = tf.reshape(u[:n], [self.batch, -1])
@@ -171,7 +172,7 @@ class Products:
     def _trace_push(self, operator, v):
         """J v for v (p,)."""
         x, matrices, penalties = operator
-        values = self.derivatives._values()
+        values = self.derivatives.values()
         shares = tf.split(v, [math.prod(shape) for shape in self.shapes])
         tangents = [tf.cast(tf.reshape(share, value.shape), value.dtype) for share, value in zip(shares,
                                                                                                  values)]

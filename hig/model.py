@@ -73,7 +73,7 @@ class PhysicsModel(keras.Model):
         power = getattr(optimizer, "inner_optimizer", optimizer)
         if isinstance(power, JacobianPower):
             scaled = power is not optimizer and type(optimizer).__name__
-            if scaled or self.dtype_policy.name == "mixed_float16" or keras.config.dtype_policy().name == "mixed_float16":
+            if scaled or "mixed_float16" in (self.dtype_policy.name, keras.config.dtype_policy().name):
                 raise ValueError(f"optimizer {power.name!r} under {scaled or 'the policy mixed_float16'}: "
                                  "loss scaling is for gradients, and a Jacobian power takes none; use "
                                  "float32, float64, bfloat16 or mixed_bfloat16 without it")

@@ -103,7 +103,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         self.warned, self.last_step = False, None
         names = "first_loss", "last_decrease", "own_decrease", "next_decrease", "measurements"
         numbers = [self._number(name, 0.0) for name in names]
-        self.first_loss, self.last_decrease, self.own_decrease, self.next_decrease, self.measurements = numbers
+        (self.first_loss, self.last_decrease, self.own_decrease, self.next_decrease,
+         self.measurements) = numbers
         return numbers
 
     def _number(self, name, value):

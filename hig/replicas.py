@@ -38,7 +38,7 @@ def anywhere(flag):
 
 
 def once(tensor):
-    """Parts whose sum over the devices is a tensor that all of them have: itself on the first, 0 elsewhere."""
+    """Parts whose sum over the devices is a tensor that all have: itself on the first, 0 elsewhere."""
     if devices() == 1:
         return tensor
     number = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -53,7 +53,7 @@ def _sum(strategy, tensor):
 class Together:
     """A function of tensors with sums over the devices, compiled for all devices of this process at once.
 
-    In a graph the devices of a process work at the same time, and sums are a few times as fast as from Python.
+    In a graph the devices of a process work at the same time, and sums are a few times faster than in Python.
 
     Args:
         function: what one device computes, in TensorFlow, always with arguments of the same shapes. It may

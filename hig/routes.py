@@ -32,19 +32,18 @@ import numpy as np
 import tensorflow as tf
 
 from hig.compiled import NotApplicable
-from hig.jacobian import FactoredJacobian, RowsJacobian
 from hig.krylov import Products, ways
-from hig.memory import available_memory, keep_freed_memory, require_memory
+from hig.memory import keep_freed_memory, require_memory
 from hig.own_weights import own_weights
 from hig.penalties import Penalties
 from hig.proof import Proof, moved
 from hig.replicas import Split, Together, across, devices
+from hig.rows import (batch_rows, by_batch, by_samples, dense, factored, network_rows, one_by_one, own_rows,
+                      sample_rows)
 from hig.sample_axes import SampleAxes
 from hig.structure import graph_memory, layer_products, weight_operations
 
 ROUTES = ("factored", "per sample", "whole batch")
-_CHUNK = 2**24              # numbers of J, or of what its rows are made of, computed at a time
-_SHARE = 4                  # J is held if it takes less than one part in _SHARE of the free memory
 _LARGE = 6000               # rows of a matrix whose decomposition takes ten seconds
 _LOOPS = ("While", "StatelessWhile")
 _PROOF_SHARE = 0.02         # of the time of the updates that repeated proofs may take
@@ -55,7 +54,7 @@ class _Candidate(NamedTuple):
 
     Attributes:
         route: one of ROUTES.
-        make: function of xla (bool) → function (x, y*, sample weights) → loss, outcome, g, Jacobian.
+        make: function of (Derivatives, xla) → function (x, y*, sample weights) → loss, outcome, g, Jacobian.
         proven: whether the structure of the graph says that it is right.
         loops: whether it vectorises a loop, which takes seconds to trace and cannot be compiled by XLA.
     """
@@ -100,15 +99,15 @@ class Derivatives:
                                 "Jacobian power takes real weights: hold real and imaginary part as two")
         self.batch = samples(x, y_true)
         self.split = None if devices() > 1 else Split(self.batch)       # to be set for each update
-        self._sampled = [np.shape(leaf)[:1] == (self.batch,) for leaf in tf.nest.flatten(x)]
-        if not any(self._sampled):
+        self.sampled = [np.shape(leaf)[:1] == (self.batch,) for leaf in tf.nest.flatten(x)]
+        if not any(self.sampled):
             raise ValueError(f"the targets have {self.batch} rows, but no array of x has: samples lie along "
                              "the first axis")
         self.loss = compiler.function(self._trace_loss, "The loss")
         self.plain_loss = compiler.function(self._trace_loss, "The loss", xla=False)
         self.loss_of_outcome = compiler.function(self.loss_and_gradient, "The loss", xla=False)
         self.plain_vjp = compiler.function(self._trace_plain_vjp, "The plain gradient", xla=False)
-        self._vjp = compiler.function(self._trace_vjp, "A vector-Jacobian product")
+        self.vjp = compiler.function(self._trace_vjp, "A vector-Jacobian product")
         self._read_structure(x)
         self.krylov = model.optimizer.krylov
         self.proof = Proof(self)
@@ -236,14 +235,14 @@ class Derivatives:
         finally:
             self._restore(before)
 
-    def _of_samples(self, function, x):
+    def of_samples(self, function, x):
         """x with a function applied to the arrays that have a row for each sample; others stay."""
         return tf.nest.pack_sequence_as(x, [function(leaf) if sampled else leaf
-                                            for leaf, sampled in zip(tf.nest.flatten(x), self._sampled)])
+                                            for leaf, sampled in zip(tf.nest.flatten(x), self.sampled)])
 
-    def _count(self, x):
+    def count(self, x):
         """The number of samples in x, which may be some of the batch."""
-        return next(leaf.shape[0] for leaf, sampled in zip(tf.nest.flatten(x), self._sampled) if sampled)
+        return next(leaf.shape[0] for leaf, sampled in zip(tf.nest.flatten(x), self.sampled) if sampled)
 
     # ---------------------------------------------------------------------------------------------- structure
 
@@ -263,7 +262,7 @@ class Derivatives:
                 outcome = self.model(x, training=False)
             return tf.identity(self.flat(outcome, self.batch))
 
-        self._layered, self._network_alone = "the graph of the model cannot be read", False
+        self._layered, self.network_alone = "the graph of the model cannot be read", False
         self._mixing, self._read = "its graph cannot be read", ()
         self._certainly_mixed = self._loop = self._loop_in_network = self._has_own_weights = False
         self.pass_memory = 0                                            # unknown
@@ -271,7 +270,7 @@ class Derivatives:
         try:
             traced = self.compiler.trace(outcome_of, x)
         except Exception:  # a model that runs as plain Python only
-            self.d = int(self.flat(self._outcome(x), self.batch).shape[1])
+            self.d = int(self.flat(self.outcome_of(x), self.batch).shape[1])
         else:
             graph, outcome = traced.graph, traced.graph.outputs[0]
             self.pass_memory = graph_memory(graph)
@@ -293,7 +292,7 @@ class Derivatives:
             if "network" in marks:
                 inside = set(graph.get_operations()[slice(*marks["network"])])
                 self._loop_in_network = any(operation.type in _LOOPS for operation in inside)
-                self._network_alone = all(operation in inside for each in uses for operation, _ in each)
+                self.network_alone = all(operation in inside for each in uses for operation, _ in each)
             self._has_own_weights = (bool(self._layered) or self.compiler.eager) and not self._mixing and (
                 self._may_have_own_weights(x))
         self.n = self.batch * self.d
@@ -306,7 +305,7 @@ class Derivatives:
         def outcome_of(*arguments):
             own = dict(zip(map(id, self.weights), arguments[len(leaves):]))
             with own_weights(own, shared=False):
-                return tf.identity(self.flat(self._outcome(tf.nest.pack_sequence_as(x,
+                return tf.identity(self.flat(self.outcome_of(tf.nest.pack_sequence_as(x,
                     arguments[:len(leaves)])), self.batch))
         try:
             traced = self.compiler.trace(outcome_of, *leaves, *(
@@ -326,7 +325,7 @@ class Derivatives:
             wrong = None
             may_compile = self.compiler.forced or self.compiler.xla and not candidate.loops
             for xla in (True, False) if may_compile else (False,):
-                function, failure = candidate.make(xla), None
+                function, failure = candidate.make(self, xla), None
                 try:
                     wrong = self.proof.disagreement(function, batch, reference, weigh=not candidate.proven)
                     if wrong:  # perhaps a unit is on its kink, and rounding decides on which side
@@ -399,14 +398,14 @@ class Derivatives:
         widest = max((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.size)
         return tf.concat([tf.cast(tf.reshape(leaf, [batch, -1]), widest) for leaf in leaves], axis=1)
 
-    def _outcome(self, x):
+    def outcome_of(self, x):
         """y = P(x, u), by `call` where possible: Keras' `__call__` keeps AutoGraph away from users' code."""
         return self.model.call(x, training=False) if self.model.composed else self.model(x, training=False)
 
     def _trace_plain_vjp(self, x, v):
         """Jᵀv by automatic differentiation of the whole model; None for a weight without a gradient."""
         with tf.GradientTape() as tape:
-            flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
+            flat = tf.reshape(self.flat(self.outcome_of(x), self.batch), [-1])
         self.penalty_count = len(self.model.losses)
         known = {id(weight.value.handle) for weight in self.model.variables}
         strangers = sorted({variable.name for variable in tape.watched_variables()
@@ -415,18 +414,18 @@ class Derivatives:
             self.compiler.warn(f"{strangers[0]!r} acts on the outcome but is no weight of the model, so that "
                                "it is not trained: make the simulator or network_input a Keras layer that "
                                "holds it")
-        return _dense(tape.gradient(flat, self._values(), tf.cast(v, flat.dtype)))
+        return dense(tape.gradient(flat, self.values(), tf.cast(v, flat.dtype)))
 
     def _trace_vjp(self, x, v):
         """Jᵀv for any v (n,): a list of tensors like the weights."""
         with tf.GradientTape() as tape:
-            flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
-        return _dense(tape.gradient(flat, self._values(), tf.cast(v, flat.dtype),
+            flat = tf.reshape(self.flat(self.outcome_of(x), self.batch), [-1])
+        return dense(tape.gradient(flat, self.values(), tf.cast(v, flat.dtype),
                                     tf.UnconnectedGradients.ZERO))
 
     def _trace_loss(self, x, y_true, sample_weight):
         """Loss, outcome and g (n,) of a batch."""
-        outcome = self._outcome(x)
+        outcome = self.outcome_of(x)
         if any(getattr(leaf, "_keras_mask", None) is not None for leaf in tf.nest.flatten(outcome)):
             raise ValueError("the outcome carries the mask of a Masking or Embedding layer, which the "
                              "Jacobian does not see: return tf.identity of it, and leave padding out by "
@@ -463,7 +462,7 @@ class Derivatives:
         for weight, value in zip(self.weights, values):
             weight.assign(value)
 
-    def _values(self, group=None):
+    def values(self, group=None):
         return [self.weights[index].value for index in (range(len(self.weights)) if group is None else group)]
 
     # --------------------------------------------------------------------------------------------- the routes
@@ -471,8 +470,8 @@ class Derivatives:
     def _candidates(self):
         """The routes that the structure of the graph does not rule out, the fastest first."""
         if self.krylov:
-            for way in ways(self, self._network_alone and not self._certainly_mixed):
-                yield _Candidate(f"krylov, {way}", partial(self._by_products, way),
+            for way in ways(self, self.network_alone and not self._certainly_mixed):
+                yield _Candidate(f"krylov, {way}", partial(by_products, way),
                                  way != "through the network" or not self._mixing)
             return
         if self._certainly_mixed:
@@ -482,232 +481,20 @@ class Derivatives:
             if self._layered:
                 self._reasons.append(self._layered)
             elif not self.compiler.eager:                               # layers are found in a graph
-                yield _Candidate("factored", self._factored, apart)
+                yield _Candidate("factored", factored, apart)
             if self._has_own_weights:
-                yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_own_rows, xla), apart)
-            if self._network_alone:
-                yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_network_rows, xla),
-                                 apart, self._loop_in_network)
-            yield _Candidate("per sample", lambda xla: self._by_samples(self._trace_sample_rows, xla), apart,
-                             self._loop)
-        yield _Candidate("whole batch", lambda xla: self._by_batch(lambda group: self.compiler.function(
-            lambda x, seeds: self._trace_batch_rows(group, x, seeds), "The Jacobian by rows", xla=xla), xla),
-            True)
-        yield _Candidate("whole batch", lambda xla: self._by_batch(self._one_by_one, xla), True)
+                yield _Candidate("per sample", partial(by_samples, own_rows), apart)
+            if self.network_alone:
+                yield _Candidate("per sample", partial(by_samples, network_rows), apart,
+                                 self._loop_in_network)
+            yield _Candidate("per sample", partial(by_samples, sample_rows), apart, self._loop)
+        yield _Candidate("whole batch", partial(by_batch, batch_rows), True)
+        yield _Candidate("whole batch", partial(by_batch, one_by_one), True)
 
-    def _by_products(self, way, xla):
-        return Products(self, way, self.model.optimizer.krylov_chunk, xla).linearise
 
-    def _factored(self, xla):
-        found = {}
-
-        def trace(*batch):
-            results, found["places"] = self._trace_factors(*batch)
-            return results
-        function = self.compiler.function(trace, "The Jacobian by layer factors", xla=xla)
-
-        def linearise(x, y_true, sample_weight):
-            loss, outcome, gradient, inputs, cotangents = function(x, y_true, sample_weight)
-            return loss, outcome, gradient.numpy(), FactoredJacobian(
-                [a.numpy() for a in inputs], [delta.numpy() for delta in cotangents], *found["places"])
-        return linearise
-
-    def _trace_factors(self, x, y_true, sample_weight):
-        """((loss, outcome, g, list of A, list of Δ), (places of kernels, places of biases in θ))."""
-        outcome, _, _, target, seeds = self._repeated_pass(x)
-        products, reason = layer_products(tf.compat.v1.get_default_graph(), self.weights, target, self.n)
-        if not products:
-            raise NotApplicable(reason or "no weight acts on the outcome")
-        sums = [product.sums for product in products]
-        cotangents = tf.gradients(target, sums, seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        loss, outcome, gradient = self.loss_and_gradient(x, y_true, sample_weight, outcome)
-        inputs = [tf.zeros([self.n, 0], sums[0].dtype) if product.inputs is None else product.inputs
-                  for product in products]
-        return ((loss, outcome, gradient, [a[::self.d] for a in inputs], cotangents),
-                ([product.kernel for product in products], [product.bias for product in products]))
-
-    def _repeated_pass(self, x, watch=lambda controls: None):
-        """A forward pass of some samples in which each is repeated d times: row (b, k) holds sample b.
-
-        Args:
-            x: data of these samples.
-            watch: function that is handed the controls before the simulator takes them.
-
-        Returns:
-            (outcome, inputs, controls, target, seeds). The outcome is (samples, …). Inputs and controls are
-            what the network sees and gives, one row for each row of J; None where a subclass computes the
-            outcome in its own way. The gradient of the target with the cotangents `seeds`, with respect to
-            anything in row (b, k), is that of y_bk.
-        """
-        model, samples = self.model, self._count(x)
-        repeated = self._of_samples(lambda t: tf.repeat(t, self.d, axis=0), x)
-        inputs = controls = None
-        if model.composed:
-            inputs = model.network_input(repeated)
-            controls = model.network(inputs, training=False)
-            watch(controls)
-            linearised = self._linearised_simulator(x, tf.nest.map_structure(lambda t: t[::self.d], controls),
-                                                    samples)
-            if linearised:                                              # row (b, k): ∂y_bk/∂u_b
-                return linearised[0], inputs, controls, controls, tf.reshape(linearised[1],
-                                                                             tf.shape(controls))
-            rows = model.simulator(repeated, controls)
-        else:
-            rows = model(repeated, training=False)
-        flat = self.flat(rows, samples * self.d)                                           # (rows, d)
-        seeds = tf.tile(tf.eye(self.d, dtype=flat.dtype), [samples, 1])  # row (b, k) holds e_k
-        return tf.nest.map_structure(lambda leaf: leaf[::self.d], rows), inputs, controls, flat, seeds
-
-    def _linearised_simulator(self, x, controls, samples):
-        """(outcome, ∂y/∂u (samples, d, *controls)) if that takes less than d backward passes, else None.
-
-        It comes from the simulator's own `linearize`, or from products with ∂y/∂u, one for each of c
-        controls, if c ≤ d/8 and the weights act in the network alone. Such a product is the derivative of a
-        backward pass and takes some four times as long; TensorFlow's forward mode does not know lists of
-        tensors in loops.
-        """
-        if hasattr(self.model.simulator, "linearize"):
-            return self.model.simulator.linearize(x, controls)
-        if not self._network_alone or tf.nest.is_nested(controls) or controls.shape.rank is None:
-            return None
-        count = math.prod(controls.shape[1:])
-        if not 0 < 8 * count <= self.d:
-            return None
-        repeated = self._of_samples(lambda t: tf.repeat(t, count, axis=0), x)
-        primals = tf.repeat(controls, count, axis=0)
-        tangents = tf.reshape(tf.tile(tf.eye(count, dtype=controls.dtype), [samples, 1]), primals.shape)
-        try:
-            with tf.GradientTape() as outer:
-                with tf.GradientTape() as inner:
-                    inner.watch(primals)
-                    outcome = self.model.simulator(repeated, primals)
-                    flat = self.flat(outcome, samples * count)
-                weights = tf.ones_like(flat)                                # w; ∂(uᵀ Jᵀ w)/∂w = J u
-                outer.watch(weights)
-                transposed = inner.gradient(flat, primals, weights,
-                                            unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            # row (b, j): ∂y_b/∂u_bj
-            columns = outer.gradient(transposed, weights, tangents, tf.UnconnectedGradients.ZERO)
-        except Exception:  # an operation has no second derivative
-            return None
-        jacobian = tf.transpose(tf.reshape(columns, [samples, count, self.d]), [0, 2, 1])
-        return tf.nest.map_structure(lambda leaf: leaf[::count], outcome), tf.cast(jacobian, controls.dtype)
-
-    def _by_samples(self, trace_rows, xla):
-        """A route by the rows of some samples at a time; `trace_rows(group, x, copies)` gives blocks of J.
-
-        Without XLA every sample comes with a copy of itself that has the cotangent 0, because products of a
-        batch of one, which vectorised are products of rank 4 with an axis of size 1, corrupt memory in
-        TensorFlow 2.21 with oneDNN.
-        """
-        def rows_of(group):
-            return self.compiler.function(lambda x: trace_rows(group, x, 1), "The Jacobian by rows", xla=xla,
-                                          without_xla=lambda x: trace_rows(group, x, 2))
-
-        def pick(x, first, last):
-            return (self._of_samples(lambda t: t[first:last], x),)
-        return self._by_rows(self.batch, self.d, 1000, rows_of, pick, xla)
-
-    def _by_batch(self, rows_of, xla):
-        """A route that takes some rows of the whole batch at a time, from (x, their unit cotangents)."""
-        return self._by_rows(self.n, 1, 32 * self.n, rows_of,
-                             lambda x, first, last: (x, tf.one_hot(tf.range(first, last), self.n)), xla)
-
-    def _by_rows(self, count, rows_each, overhead, rows_of, pick, xla):
-        """A route that takes J by rows, from `count` things (samples or rows) that give `rows_each` each.
-
-        Args:
-            overhead: about how many numbers a row takes besides itself.
-            rows_of: function of a group of weights → function of what `pick` returns → blocks of J.
-            pick: function of (x, first, last) → what `rows_of` gets for these things.
-        """
-        functions = {}
-
-        def linearise(x, y_true, sample_weight):
-            loss, outcome, gradient = (self.loss if xla else self.plain_loss)(x, y_true, sample_weight)
-
-            def chunks(group):
-                size = sum(math.prod(self.shapes[index]) for index in group)
-                step = int(np.clip(_CHUNK // ((size + overhead) * rows_each), 1, count))
-                if group not in functions:
-                    functions[group] = rows_of(group)
-                for start in range(0, count, step):
-                    first = min(start, count - step)  # the last chunk is as long as the others: it overlaps
-                    blocks = functions[group](*pick(x, first, first + step))
-                    skip = (start - first) * rows_each
-                    yield slice(start * rows_each, (first + step) * rows_each), [_wide(block)[skip:]
-                                                                                 for block in blocks]
-            vjp = self._vjp if xla else self.plain_vjp
-            jacobian = RowsJacobian(chunks, self.shapes, self.n, available_memory() // _SHARE,
-                                    lambda v: [np.zeros(shape) if share is None else _wide(share)
-                                               for share, shape in zip(vjp(x, tf.constant(v)), self.shapes)])
-            return loss, outcome, gradient.numpy(), jacobian
-        return linearise
-
-    def _trace_own_rows(self, group, x, copies):
-        """Blocks of J where every row has weights of its own; `copies` are for vectorised rows alone."""
-        repeated = self._of_samples(lambda t: tf.repeat(t, self.d, axis=0), x)
-        rows = self._count(x) * self.d
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            own = {id(self.weights[index]): tf.zeros((rows, *self.shapes[index]), self.weights[index].dtype)
-                   for index in group}
-            tape.watch(list(own.values()))
-            with own_weights(own):
-                flat = self.flat(self._outcome(repeated), rows)
-        seeds = tf.tile(tf.eye(self.d, dtype=flat.dtype), [self._count(x), 1])
-        return tape.gradient(flat, list(own.values()), seeds,
-                             unconnected_gradients=tf.UnconnectedGradients.ZERO)
-
-    def _trace_network_rows(self, group, x, copies):
-        """Blocks of J where the weights act in the network alone, from the cotangents of the controls."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            _, inputs, controls, target, seeds = self._repeated_pass(x, tape.watch)
-        cotangents = tape.gradient(target, controls, seeds,
-                                   unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        inputs = tf.nest.map_structure(lambda t: tf.repeat(t[:, None], copies, axis=1) if t.shape.rank and
-                                       t.shape[0] == self._count(x) * self.d else t, inputs)
-        cotangents = tf.nest.map_structure(lambda t: _with_copies(t, copies), cotangents)
-        return tf.vectorized_map(lambda row: self._row(
-            group, lambda: self.model.network(row[0], training=False), row[1]),
-                                 (inputs, cotangents))
-
-    def _trace_sample_rows(self, group, x, copies):
-        """Blocks of J where samples stay apart: network and simulator on one sample for each row."""
-        seeds = _with_copies(tf.tile(tf.eye(self.d), [self._count(x), 1]), copies)
-        repeated = [tf.repeat(tf.repeat(leaf, self.d, axis=0)[:, None], copies, axis=1)
-                    for leaf, sampled in zip(tf.nest.flatten(x), self._sampled) if sampled]
-
-        def row(arguments):
-            leaves, cotangent = arguments
-            leaves = iter(leaves)
-            sample = tf.nest.pack_sequence_as(x, [next(leaves) if sampled else leaf
-                                                  for leaf, sampled in zip(tf.nest.flatten(x),
-                                                                           self._sampled)])
-            return self._row(group, lambda: self.flat(self._outcome(sample), copies), cotangent)
-        return tf.vectorized_map(row, (repeated, seeds))
-
-    def _row(self, group, function, cotangent):
-        """One row of J: the gradient of Σ cotangent · function() with respect to a group of weights."""
-        with tf.GradientTape() as tape:
-            projection = sum(tf.reduce_sum(leaf * tf.cast(share, leaf.dtype))
-                             for leaf, share in zip(tf.nest.flatten(function()), tf.nest.flatten(cotangent)))
-        return _dense(tape.gradient(projection, self._values(group),
-                                    unconnected_gradients=tf.UnconnectedGradients.ZERO))
-
-    def _trace_batch_rows(self, group, x, seeds):
-        """Blocks of J for any model: a forward pass of the batch, and a backward pass for each of the seeds.
-        """
-        with tf.GradientTape() as tape:
-            flat = tf.reshape(self.flat(self._outcome(x), self.batch), [-1])
-        return tf.vectorized_map(lambda seed: _dense(tape.gradient(
-            flat, self._values(group), tf.cast(seed, flat.dtype), tf.UnconnectedGradients.ZERO)), seeds)
-
-    def _one_by_one(self, group):
-        """As `_trace_batch_rows`, one call after the other, for what cannot be vectorised."""
-        def rows(x, seeds):
-            found = [self._vjp(x, seed) for seed in seeds]
-            return [tf.stack([row[index] for row in found]) for index in group]
-        return rows
+def by_products(way, of, xla):
+    """The route by products with J and Jᵀ, see `hig.krylov`."""
+    return Products(of, way, of.model.optimizer.krylov_chunk, xla).linearise
 
 
 def samples(x, y_true):
@@ -716,16 +503,3 @@ def samples(x, y_true):
                 if leaf is not None and np.ndim(leaf))
 
 
-def _with_copies(rows, copies):
-    """(rows, …) → (rows, copies, …): each row, and behind it zeros."""
-    return tf.stack([rows] + [tf.zeros_like(rows)] * (copies - 1), axis=1)
-
-
-def _dense(gradients):
-    """Gradients as dense tensors; those of embeddings come as slices."""
-    return [gradient if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
-
-
-def _wide(tensor):
-    """A tensor as an array; bfloat16, of which numpy knows little, as float64."""
-    return np.asarray(tensor, np.float64) if tensor.dtype == tf.bfloat16 else tensor.numpy()

@@ -46,8 +46,8 @@ _SOLVES = frozenset("MatrixSolve MatrixTriangularSolve BatchMatMul BatchMatMulV2
                     "MatrixSolveLs".split())
 _ON_FIRST_AXIS = frozenset(
     """Conv2D Conv3D DepthwiseConv2dNative MaxPool AvgPool MaxPool3D AvgPool3D MaxPoolV2 Dilation2D
-    FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 ResizeBilinear ResizeNearestNeighbor ResizeBicubic ResizeArea
-    SpaceToDepth DepthToSpace LRN""".split())
+    FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 ResizeBilinear ResizeNearestNeighbor ResizeBicubic
+    ResizeArea SpaceToDepth DepthToSpace LRN""".split())
 _OUTPUTS = {"TopKV2": ("values", "indices"), "SelfAdjointEigV2": ("e", "v"), "Svd": ("s", "u", "v"),
             "Qr": ("q", "r"),
             "Lu": ("lu", "p"), "TensorListPopBack": ("output_handle", "tensor"), "Eig": ("e", "v"),

@@ -86,7 +86,8 @@ def layer_products(graph, weights, outcome, rows):
                 operation.inputs[1 - position].shape == output.shape):
             biases[index] = operation, position
         else:
-            return None, f"{weight.path!r} acts in {operation.type} {list(output.shape)}, not in a product of {rows} rows"
+            return None, (f"{weight.path!r} acts in {operation.type} {list(output.shape)}, not in a product of "
+                          f"{rows} rows")
     products, joined = [], {}
     for bias, (operation, position) in biases.items():
         before = operation.inputs[1 - position]

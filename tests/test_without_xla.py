@@ -60,6 +60,7 @@ if __name__ == "__main__":
         step_in_float32(build)
 
 
+@pytest.mark.slow
 def test_float32_without_xla_does_not_end_the_process():
     """In a process of its own: products of rank 4 with an axis of size 1 end it in TensorFlow 2.21 with
     oneDNN.
