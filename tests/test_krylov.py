@@ -15,7 +15,6 @@ import hig
 from hig import krylov
 from hig.structure import graph_memory
 from tests import tiny
-# noqa: F401
 from tests.networks import (ETA, TOLERANCE, Case, Physics, assert_same_step, derivatives, hig_model, moved,
                             one_step, rows, simulator, stack, targets, truncation_in_a_gap)
 from tests.reference import flat, jacobian_by_rows, power_by_svd

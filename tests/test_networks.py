@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-# noqa: F401
 from tests.networks import B, FEATURES, Case, Net, dense, hold_to_the_svd, rows, simulator, stack
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose

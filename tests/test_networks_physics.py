@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 
 import hig
-# noqa: F401
 from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, hig_model,
                             hold_to_the_svd, moved, rows, simulator, squares, stack, targets)
 from tests.reference import flat, power_by_svd

@@ -13,7 +13,6 @@ import tensorflow as tf
 
 import hig
 import hig.jacobian
-# noqa: F401
 from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, hig_model,
                             hold_to_the_svd, moved, one_step, rows, simulator, squares, stack, targets)
 from tests.reference import flat, power_by_svd

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-# noqa: F401  its set-up of logging closes what a running test is captured with: import it before
+# before a test runs, as its set-up of logging closes what a running test is captured with
 import submitit
 
 from hig.runs import study

@@ -16,7 +16,6 @@ import tensorflow as tf
 import hig
 from hig.backend import share_gpus
 from hig.compiled import Compiler, full_precision
-# noqa: F401
 from tests.networks import B, ETA, FEATURES, assert_same_step, derivatives, hig_model, moved, one_step, rows
 from tests.networks import squares, stack, targets
 from tests.reference import flat
