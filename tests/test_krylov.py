@@ -16,8 +16,8 @@ from hig import krylov
 from hig.structure import graph_memory
 from tests import tiny
 from tests.networks import (ETA, TOLERANCE, Case, Physics, assert_same_step, derivatives, hig_model, moved,
-                            one_step, rows, simulator, stack, targets, truncation_in_a_gap)
-from tests.reference import flat, jacobian_by_rows, power_by_svd
+                            one_step, stack, targets, truncation_in_a_gap)
+from tests.reference import flat, power_by_svd
 from tests.test_networks import ELSEWHERE
 from tests.test_networks_layers import FROZEN, LAYERS, OUTSIDE, closed_loop_in_while_loop
 from tests.test_networks_physics import LOSSES, SIMULATORS, STRUCTURES

@@ -2,7 +2,6 @@
 drawn.
 """
 
-from argparse import Namespace
 
 import numpy as np
 import pytest

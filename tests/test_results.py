@@ -7,14 +7,13 @@ import math
 import os
 import pickle
 import pickletools
-import stat
 import zlib
 
 import numpy as np
 import pytest
 
 from hig.runs import results as reader
-from hig.runs.files import keep_earlier, write_atomically
+from hig.runs.files import keep_earlier
 from hig.runs.results import load_results, save_results, write_parameters
 from tests.pickles import curve, file, read  # noqa: F401
 

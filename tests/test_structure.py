@@ -16,8 +16,7 @@ import tensorflow as tf
 import hig
 from hig.sample_axes import SampleAxes
 from hig.structure import layer_products
-from tests.networks import (B, ETA, FEATURES, TOLERANCE, assert_same_step, dense, joined, rows, squares,
-                            stack, truncation_in_a_gap)
+from tests.networks import B, ETA, FEATURES, assert_same_step, rows, squares, truncation_in_a_gap
 from tests.reference import flat, jacobian_by_rows, power_by_svd
 
 LAYERS = keras.layers
