@@ -270,7 +270,7 @@ class TrainingRun(keras.callbacks.Callback):
         except ValueError as error:
             raise SettingsError(f"cannot resume: {error}") from None
         try:
-            with np.load(self.checkpoint, allow_pickle=False) as file:
+            with open(self.checkpoint, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 results = unpickled(file["results"].tobytes())
                 values = [file[key] for key in file.files if key.startswith("state_")]
             spectrum = {key: results["provenance"][key].tolist() for key in self.spectrum}
