@@ -1,10 +1,7 @@
 """Keras with its TensorFlow backend; without it the import of this module fails and says what to do."""
 
 import os
-import subprocess
 import sys
-
-from hig.memory import available_memory
 
 try:
     import keras
@@ -36,16 +33,3 @@ def share_gpus():
     import tensorflow as tf
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
-
-
-def device_memory():
-    """Bytes (int) that are free where TensorFlow computes: on the smallest GPU, or on the host without a GPU.
-
-    nvidia-smi, the driver's program, tells the GPU's memory, and TensorFlow how much of it is in use.
-    """
-    import tensorflow as tf
-    if not tf.config.list_logical_devices("GPU"):
-        return available_memory()
-    total = subprocess.run(["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
-                           capture_output=True, text=True, check=True).stdout
-    return 2**20 * min(map(int, total.split())) - tf.config.experimental.get_memory_info("GPU:0")["current"]

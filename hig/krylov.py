@@ -25,8 +25,8 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
-from hig.backend import device_memory
 from hig.jacobian import PenalizedJacobian, unflatten
+from hig.memory import device_memory
 from hig.powers import EXHAUSTED, KrylovSpectrum, bidiagonal_power
 from hig.replicas import Together, across, anywhere, devices
 from hig.rows import repeated_pass
@@ -130,8 +130,8 @@ class Products:
         """The rows of chunk i of nested tensors; the last chunk is filled up by repeating the last sample."""
         rows = tf.minimum(i * self.samples + tf.range(self.samples), self.batch - 1)
         x, *others = arguments
-        return self.derivatives.of_samples(lambda t: tf.gather(t, rows),
-                                            x), *tf.nest.map_structure(lambda t: tf.gather(t, rows), others)
+        return (self.derivatives.of_samples(lambda t: tf.gather(t, rows), x),
+                *tf.nest.map_structure(lambda t: tf.gather(t, rows), others))
 
     # ------------------------------------------------------------------------------------------- the products
 
@@ -174,17 +174,14 @@ class Products:
         x, matrices, penalties = operator
         values = self.derivatives.values()
         shares = tf.split(v, [math.prod(shape) for shape in self.shapes])
-        tangents = [tf.cast(tf.reshape(share, value.shape), value.dtype) for share, value in zip(shares,
-                                                                                                 values)]
+        tangents = [tf.cast(tf.reshape(share, value.shape), value.dtype)
+                    for share, value in zip(shares, values)]
 
         def push(x, matrices):
-            product = tf.cast((self._double_backward if self.way == "double backward"
-                               else self._forward_mode)(x, values, tangents),
-                              v.dtype)
+            way = self._double_backward if self.way == "double backward" else self._forward_mode
+            product = tf.cast(way(x, values, tangents), v.dtype)
             return tf.einsum("bdc,bc->bd", tf.cast(matrices[0], v.dtype), product) if matrices else product
-        product = tf.reshape(self._joined(push, x, matrices), [-1])
-        return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])],
-                         axis=0) if penalties else product
+        return self._with_rows(penalties, tf.reshape(self._joined(push, x, matrices), [-1]), v)
 
     def _forward_mode(self, x, values, tangents):
         with tf.autodiff.ForwardAccumulator(values, tangents) as accumulator:
@@ -260,9 +257,11 @@ class Products:
     def _push_all(self, operator, v):
         """J v with the rows of penalties, likewise."""
         x, matrices, penalties = operator
-        product = self.push((x, matrices, []), v)
-        return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])],
-                         axis=0) if penalties else product
+        return self._with_rows(penalties, self.push((x, matrices, []), v), v)
+
+    @staticmethod
+    def _with_rows(penalties, product, v):
+        return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])], axis=0) if penalties else product
 
     def remainder(self, operator, state, rows):
         """An estimate of the part of tr K that the recurrence has not seen: the mean of ‖J z‖² or ‖Jᵀz‖².
@@ -361,10 +360,10 @@ class KrylovSpace:
     def _read_state(self):
         """α_1 … α_k and β_2 … β_{k+1} of the k steps taken, float64, and whether the space is exhausted."""
         taken, exhausted, *_, alphas, betas = self.state
-        self.alphas, self.betas = (np.asarray(numbers, np.float64)[:int(taken)] for numbers in (alphas,
-                                                                                                betas))
-        self.exhausted, self.finite = bool(exhausted), bool(np.isfinite([self.norm, *self.alphas,
-                                                                         *self.betas]).all())
+        self.alphas, self.betas = (np.asarray(numbers, np.float64)[:int(taken)]
+                                   for numbers in (alphas, betas))
+        self.exhausted = bool(exhausted)
+        self.finite = bool(np.isfinite([self.norm, *self.alphas, *self.betas]).all())
 
     def _small_part(self, mu):
         return bidiagonal_power(self.alphas, self.betas, self.norm, self.exhausted, *self.settings, mu,

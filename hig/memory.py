@@ -8,6 +8,7 @@ Source: the kernel's documents admin-guide/cgroup-v2 and admin-guide/cgroup-v1/m
 """
 
 import math
+import subprocess
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -69,6 +70,26 @@ def available_memory(proc="/proc", groups="/sys/fs/cgroup"):
         proc, groups: where Linux shows processes and control groups.
     """
     return max(0, min([psutil.virtual_memory().available, *_left_by_groups(Path(proc), Path(groups))]))
+
+
+def device_memory():
+    """Bytes (int) that are free where TensorFlow computes: on the smallest GPU, or on the host without a GPU.
+
+    nvidia-smi, the driver's program, tells the GPUs' memory, and TensorFlow how much of it is in use. Where
+    there is no such program the host's memory is taken for the GPU's.
+    """
+    import tensorflow as tf  # here, as reading curves does not need it
+    devices = [device.name.partition("device:")[2] for device in tf.config.list_logical_devices("GPU")]
+    try:
+        total = devices and subprocess.run(["nvidia-smi", "--query-gpu=memory.total",
+                                            "--format=csv,noheader,nounits"],
+                                           capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        total = ""
+    if not total:
+        return available_memory()
+    used = max(tf.config.experimental.get_memory_info(device)["current"] for device in devices)
+    return 2**20 * min(map(int, total.split())) - used
 
 
 def _left_by_groups(proc, groups):

@@ -2,9 +2,12 @@
 containers.
 """
 
+from types import SimpleNamespace
+
 import keras
 import psutil
 import pytest
+import tensorflow as tf
 
 from hig import memory
 from hig.memory import available_memory, require_memory, update_memory
@@ -112,3 +115,19 @@ def test_a_batch_that_does_not_fit_is_refused(monkeypatch):
                        match=rf"^a Jacobian of n = 16000 rows and p = 100300 columns takes {needed:.1f} GiB of memory for each update, "
                                           r"and 2\.0 GiB are free; reduce the batch$"):
         require_memory(16000, network, "reduce the batch")
+
+
+@pytest.mark.parametrize("program, expected", [
+    ("echo 8000; echo 16000", 8000 * 2**20 - 1000), ("exit 9", "the host's"), (None, "the host's")])
+def test_the_memory_of_the_smallest_gpu_or_of_the_host(tmp_path, monkeypatch, program, expected):
+    """With two GPUs that TensorFlow is made to see, and a program in the place of nvidia-smi, if any."""
+    if program:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(memory, "available_memory", lambda: "the host's")
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [
+        SimpleNamespace(name=f"/job:a/replica:0/task:0/device:{kind}:{number}") for number in range(2)])
+    monkeypatch.setattr(tf.config.experimental, "get_memory_info",
+                        lambda device: {"current": {"GPU:0": 1000, "GPU:1": 600}[device]})
+    assert memory.device_memory() == expected
