@@ -56,8 +56,8 @@ class PhysicsModel(keras.Model):
         self.network_input = network_input or _same
         self.route, self._without_penalties = None, False
         self.reset_spectrum()
-        self.built = all(part.built for part in (network, simulator, network_input) if isinstance(part,
-            keras.layers.Layer))
+        self.built = all(part.built for part in (network, simulator, network_input)
+                         if isinstance(part, keras.layers.Layer))
 
     def compile(self, optimizer="rmsprop", loss=None, *, jit_compile="auto", **options):
         """Keras' compile. The loss is any Keras loss or a function (y_true, y) → one value per sample.
@@ -315,7 +315,8 @@ class PhysicsModel(keras.Model):
                 self.optimizer, loss, self.power(jacobian, gradient, split.samples, rest),  # J^κ g
                 partial(derivatives.quadratic_model, batch, outcome, gradient, jacobian),
                 partial(derivatives.loss_after, batch))
-            if direction is None or np.isfinite(direction).all() or not anywhere(derivatives.mended(batch)):
+            finite = direction is None or bool(tf.reduce_all(tf.math.is_finite(direction)))
+            if finite or not anywhere(derivatives.mended(batch)):
                 break
         known = loss, x, y_true, outcome, sample_weight
         if direction is None:  # no step was good enough
@@ -407,8 +408,8 @@ class PhysicsModel(keras.Model):
         self._spectrum_sum, self._spectrum_count = 0.0, 0
 
     def _count_spectrum(self, spectrum):
-        self._spectrum_sum, self._spectrum_count = self._spectrum_sum + np.array(spectrum,
-            float), self._spectrum_count + 1
+        self._spectrum_sum += np.array(spectrum, float)
+        self._spectrum_count += 1
 
     def mean_spectrum(self):
         """What `optimizer.logged` names, "rank" for instance: means over the updates since the last reset."""
