@@ -56,8 +56,8 @@ class LinearChain:
 
     def __call__(self, state, controls):
         """The final state (B, 2N) from the initial state (B, 2N) and controls (B, Nt), any float dtype."""
-        return state @ tf.constant(self.free, state.dtype) + controls @ tf.constant(self.response,
-                                                                                    state.dtype)
+        free, response = (tf.constant(matrix, state.dtype) for matrix in (self.free, self.response))
+        return state @ free + controls @ response
 
 
 class ScaleInvariant:

@@ -53,8 +53,8 @@ def build_model(seed, hidden=HIDDEN):
 
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
-    train, test, validation = ((states, states) for states in (*draw_data(settings.seed),
-                                                               draw_validation(settings.seed)))
+    train, test, validation = ((states, states)
+                               for states in (*draw_data(settings.seed), draw_validation(settings.seed)))
     constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT,
                  "control_strength": CONTROL_STRENGTH}
     return train_on_fixed_data(settings, "NLO", build_model(settings.seed, settings.hidden or HIDDEN), loss,

@@ -28,8 +28,8 @@ def solve(weights, seed):
     load_weights(model.network, weights)
     states = tf.constant(experiment.draw_data(seed)[1][:SAMPLES])
     controls = model.network(states, training=False)
-    both = model.simulator.trajectory(tf.tile(states, [2, 1]), tf.concat([controls, tf.zeros_like(controls)],
-                                                                         axis=0))
+    both = model.simulator.trajectory(tf.tile(states, [2, 1]),
+                                      tf.concat([controls, tf.zeros_like(controls)], axis=0))
     positions, uncontrolled = np.split(both[..., :experiment.N_OSCILLATORS].numpy(), 2, axis=1)
     return {"time": experiment.DT * np.arange(experiment.N_STEPS + 1, dtype=np.float32),
             "positions": positions, "uncontrolled": uncontrolled, "controls": controls.numpy().T}
@@ -41,8 +41,8 @@ def draw(figure, solution, together, colors):
     The lines across are the targets, where the positions have begun and are to end; dotted is what happens
     without control.
     """
-    time, positions, uncontrolled, controls = (solution[key] for key in ("time", "positions", "uncontrolled",
-                                                                         "controls"))
+    time, positions, uncontrolled, controls = (solution[key]
+                                               for key in ("time", "positions", "uncontrolled", "controls"))
     reach = limits([other[key] for other in together for key in ("positions", "uncontrolled")])
     force = limits([other["controls"] for other in together])
     grid = figure.add_gridspec(4, 2, height_ratios=[2, 1, 2, 1])
@@ -68,8 +68,8 @@ def draw(figure, solution, together, colors):
             ax.set_ylabel(name if column == 0 else "", fontsize=9)
         below.set_xlabel("time" if row == 1 else "", fontsize=9)
         if sample == 0:
-            handles = [*above.get_legend_handles_labels()[0], Line2D([], [], color="gray", linewidth=0.8,
-                                                                     label="target"),
+            handles = [*above.get_legend_handles_labels()[0],
+                       Line2D([], [], color="gray", linewidth=0.8, label="target"),
                        Line2D([], [], color="gray", linestyle=":", label="without control")]
             figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8,
                           columnspacing=1.2)

@@ -13,8 +13,8 @@ def draw_example(ax, groups, colors, options):
     if not runs:
         return
     label, best = min(runs, key=lambda named: end_loss(named[1], options.y))
-    found, true, target, residual = (best.results[f"example_{key}"] for key in ("x", "x_ground_truth",
-                                                                                "target", "residual"))
+    found, true, target, residual = (best.results[f"example_{key}"]
+                                     for key in ("x", "x_ground_truth", "target", "residual"))
     share = np.sqrt(np.mean(residual**2) / (np.mean(target**2) or 1))
     apart = "\n" if len(label) > 16 else " "  # a label with settings has a line of its own
     ax.set_title(legible(f"one held-out field, solved after{apart}{label.replace('_', ' ')}\n"

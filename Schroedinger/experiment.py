@@ -124,8 +124,8 @@ def evaluation(model, train_data, test_data, validation_data=None):
 
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
-    train, test, validation = ((targets, targets) for targets in (*draw_data(settings.seed),
-                                                                  draw_validation(settings.seed)))
+    train, test, validation = ((targets, targets)
+                               for targets in (*draw_data(settings.seed), draw_validation(settings.seed)))
     constants = {"n_points": N_POINTS, "n_steps": N_STEPS, "dt": DT, "box": list(BOX)}
     return train_on_fixed_data(settings, "QMC", build_model(settings.seed), loss, train, test, constants,
                                measure=partial(evaluation, validation_data=validation))

@@ -19,8 +19,8 @@ from Toy_Problem.experiment import build_model, draw_data, loss
 
 TRUNCATION, BATCH = 1e-6, 32            # as in the submit scripts
 # κ, η (of HIG and Gauss-Newton as in the submit scripts), and whose colour it has
-METHODS = {"gradient descent": (1.0, 1.0, "SGD"), "HIG": (-0.5, 1.0, "HIG"), "Gauss-Newton": (-1.0, 0.1,
-                                                                                              "GN")}
+METHODS = {"gradient descent": (1.0, 1.0, "SGD"), "HIG": (-0.5, 1.0, "HIG"),
+           "Gauss-Newton": (-1.0, 0.1, "GN")}
 
 
 def jacobian(model, x):
@@ -70,8 +70,8 @@ def draw_step(seed=0, factor=0.01, look="paper", palette="paper"):
     with style(look):
         figure = Figure((11, 3.4), layout="constrained")
         left, middle, right = figure.subplots(1, 3)
-        draw_spectra(left, {f"λ = {other:g}": jacobian(build_model(seed, other), x) for other in (1.0,
-                                                                                                  factor)})
+        draw_spectra(left,
+                     {f"λ = {other:g}": jacobian(build_model(seed, other), x) for other in (1.0, factor)})
         left.set_title("before training: singular values", fontsize=10, loc="left")
         sigma = np.linalg.svd(jacobian(model, x), compute_uv=False)
         sigma = sigma[sigma > TRUNCATION * sigma[0]]

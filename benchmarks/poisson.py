@@ -51,8 +51,8 @@ def measure(model, batch_size):
     def syevd():
         scipy.linalg.eigh(gram, driver="evd", check_finite=False)
 
-    functions = {"update": repeated(model, batch), "derivatives": lambda: derivatives.linearise(batch, batch,
-                                                                                                None),
+    functions = {"update": repeated(model, batch),
+                 "derivatives": lambda: derivatives.linearise(batch, batch, None),
                  "gram": one_thread(jacobian.gram),
                  "f(K) g": lambda: gram_coefficients(gram, gradient, -0.5, TRUNCATION),
                  "pullback": one_thread(lambda: jacobian.pullback(v)), "syevd": syevd,
@@ -98,8 +98,8 @@ def main():
     table("n", ((n, measure(build_model(8, 0, HIG(0.01, TRUNCATION)), n // 64)) for n in sizes))
 
     def wider(hidden):
-        network = keras.Sequential([keras.Input((64,)), *(keras.layers.Dense(width, "tanh")
-                                                          for width in hidden),
+        network = keras.Sequential([keras.Input((64,)),
+                                    *(keras.layers.Dense(width, "tanh") for width in hidden),
                                     keras.layers.Dense(64)])
         return network.count_params(), compile_model(network, 8, HIG(0.01, TRUNCATION))
     table("p, n = 1024", ((p, measure(model, 16)) for p, model in map(wider, WIDER.values())))

@@ -26,8 +26,8 @@ KAPPA = -0.5
 def oscillator_spectrum(n):
     """Eigenvalues as of trained oscillators: 16 decades without a gap, a third of them below τ² = 1e-12."""
     truncated = n // 3
-    return np.concatenate([np.geomspace(1e-16, 0.97e-12, truncated), np.geomspace(1.03e-12, 1.0,
-                                                                                  n - truncated)]), 1e-6
+    return np.concatenate([np.geomspace(1e-16, 0.97e-12, truncated),
+                           np.geomspace(1.03e-12, 1.0, n - truncated)]), 1e-6
 
 
 def poisson_spectrum(n):
@@ -75,8 +75,8 @@ def measure(n, eigenvalues, truncation, repeats):
                     tracemalloc.stop()
                     errors[i] = np.nan if v is None else np.linalg.norm(v - exact) / np.linalg.norm(exact)
     powers.SMALLEST_THREADED = threaded_from
-    return [(name, np.median(times[i][1:] or times[i]), memory[i], errors[i]) for i, (name, _,
-                                                                                      _) in enumerate(runs)]
+    return [(name, np.median(times[i][1:] or times[i]), memory[i], errors[i])
+            for i, (name, _, _) in enumerate(runs)]
 
 
 def main():

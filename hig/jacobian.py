@@ -75,8 +75,8 @@ class FactoredJacobian:
         for first in range(0, batch, samples):
             last = min(first + samples, batch)
             top, bottom = first * d, last * d
-            products = [product[first:last] for product in whole[0]] if whole else self._input_products(first,
-                                                                                                        last)
+            products = ([product[first:last] for product in whole[0]] if whole
+                        else self._input_products(first, last))
             stripe = 0.0
             for product, delta in zip(products, self.cotangents):
                 share = delta[top:bottom] @ delta[:bottom].T                                 # (rows, columns)
@@ -91,8 +91,8 @@ class FactoredJacobian:
 
     def _input_products(self, first, last):
         """A Aᵀ + 1 of each layer, (last − first, last): the samples first … last − 1 with 0 … last − 1."""
-        return [(a[first:last] @ a[:last].T if kernel is not None else 0.0) + np.full((last - first, last),
-                                                                                      bias is not None)
+        return [(a[first:last] @ a[:last].T if kernel is not None else 0.0)
+                + np.full((last - first, last), bias is not None)
                 for a, _, kernel, bias in self._layers()]
 
     def pullback(self, v):
@@ -140,11 +140,11 @@ class FactoredJacobian:
         parts = dict(zip(sorted(shapes), unflatten(direction, [shapes[index] for index in sorted(shapes)])))
         change = 0.0
         for a, delta, kernel, bias in self._layers():
-            sums = (a @ parts[kernel] if kernel is not None else 0.0) + (parts[bias] if bias is not None
-                                                                         else 0.0)
+            sums = ((a @ parts[kernel] if kernel is not None else 0.0)
+                    + (parts[bias] if bias is not None else 0.0))
             by_sample = delta.reshape(len(a), -1, delta.shape[1])                           # (B, d, out)
-            change = change + np.einsum("bko,bo->bk", by_sample, np.broadcast_to(sums, (len(a),
-                                                                                        delta.shape[1])))
+            change = change + np.einsum("bko,bo->bk", by_sample,
+                                        np.broadcast_to(sums, (len(a), delta.shape[1])))
         return change.ravel()
 
     def chunks_of_rows(self):
@@ -337,8 +337,8 @@ def small_side(jacobian, gradient):
     Source: f(JᵀJ) Jᵀg = Jᵀ f(J Jᵀ) g.
     """
     n, p = jacobian.shape
-    return (jacobian.gram(), np.asarray(gradient)) if n <= p else jacobian.normal(np.asarray(gradient,
-                                                                                             np.float64))
+    gradient = np.asarray(gradient)
+    return (jacobian.gram(), gradient) if n <= p else jacobian.normal(gradient.astype(np.float64))
 
 
 def unflatten(vector, shapes):

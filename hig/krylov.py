@@ -344,8 +344,8 @@ class KrylovSpace:
         self.filter = spectral_filter
         gradient = tf.cast(gradient, jacobian.dtype)
         self.sides = int(across(tf.constant(len(gradient), tf.float64))), jacobian.shape[1]
-        penalties = [] if columns is None else [tf.constant(columns, tf.int32), tf.constant(scales,
-                                                                                            jacobian.dtype)]
+        penalties = [] if columns is None else [tf.constant(columns, tf.int32),
+                                                tf.constant(scales, jacobian.dtype)]
         self.operator = (*jacobian.operator[:2], penalties)
         norm, self.state = self.products.begin(gradient, min(steps, *self.sides), self.sides[0])
         self.norm, steps = float(norm), len(self.state[7])
@@ -388,8 +388,8 @@ class KrylovSpace:
         by_u, by_v, spectrum = self._small_part(damping * self._trace() / min(self.sides) if damping else 0.0)
         missing = (0, len(self.state[7]) - len(self.alphas))
         numbers = np.pad(by_u[:-1], missing), by_u[-1] * self.betas[-1], np.pad(by_v, missing)
-        return self.products.finish(self.operator, self.state, *(tf.constant(number, dtype)
-                                                                 for number in numbers)), spectrum
+        return self.products.finish(self.operator, self.state,
+                                    *(tf.constant(number, dtype) for number in numbers)), spectrum
 
     def _trace(self):
         """tr K: the part that the recurrence has seen is exact, the rest is estimated by random vectors."""

@@ -332,8 +332,8 @@ class PhysicsModel(keras.Model):
             self(x, training=False)
         weights = self.trainable_variables
         key = (place(), self.optimizer.krylov, tuple(map(id, weights)), tuple(
-            None if t is None else (tuple(t.shape), t.dtype) for t in tf.nest.flatten((x, y_true,
-                                                                                       sample_weight))))
+            None if t is None else (tuple(t.shape), t.dtype)
+            for t in tf.nest.flatten((x, y_true, sample_weight))))
         if key not in self._derivatives:
             while len(self._derivatives) >= KEPT_SHAPES:
                 del self._derivatives[next(iter(self._derivatives))]

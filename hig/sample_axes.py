@@ -109,8 +109,8 @@ class SampleAxes:
     def call(self, name, arguments):
         """[(state, shape)] of the outputs of a function of the graph, from those of its arguments."""
         body = self.functions[name]
-        nodes = _Nodes(self, body.node_def, {arg.name: given for arg, given in zip(body.signature.input_arg,
-                                                                                   arguments)})
+        nodes = _Nodes(self, body.node_def,
+                       {arg.name: given for arg, given in zip(body.signature.input_arg, arguments)})
         return [nodes.known(body.ret[output.name]) for output in body.signature.output_arg]
 
 
@@ -402,8 +402,8 @@ class _Nodes:
 
     def _strided_slice(self, node, state, shape, out, references):
         begin, end, strides = (self._constant(reference) for reference in references[1:4])
-        masks = {name: node.attr[f"{name}_mask"].i for name in ("begin", "end", "ellipsis", "new_axis",
-                                                                "shrink_axis")}
+        masks = {name: node.attr[f"{name}_mask"].i
+                 for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
         length = self.known(references[1])[1][0]
         inside = outside = 0
         fixed = sum(not masks["new_axis"] >> i & 1 and not masks["ellipsis"] >> i & 1 for i in range(length))

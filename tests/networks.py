@@ -237,8 +237,8 @@ def hold_to_the_svd(case, jit_compile="auto", tolerance=TOLERANCE):
         warnings.simplefilter("ignore")  # of a slower route: tested by themselves
         model.compile(optimizer, case.loss, **{"jit_compile": jit_compile, **case.compile})
         half_inverse = one_step(case, model, y)
-        assert_same_step(half_inverse, moved(model, power_by_svd(jacobian, -0.5,
-                                                                 truncation) @ gradient + penalty),
+        assert_same_step(half_inverse,
+                         moved(model, power_by_svd(jacobian, -0.5, truncation) @ gradient + penalty),
                          before, tolerance)
         optimizer.kappa, optimizer.truncation = 1.0, 0.0
         assert_same_step(one_step(case, model, y), moved(model, jacobian.T @ gradient + penalty), before,

@@ -191,8 +191,8 @@ def test_a_study_of_two_settings_is_a_heat_map(tmp_path):
     panel = next(ax for ax in draw([tmp_path])
                  if ax.get_title(loc="left") == "HIG: median of the final test loss")
     (image,) = panel.collections
-    assert_allclose(np.reshape(image.get_array(), (3, 2)), [[table[eta, tau] for eta in (1, 2)]
-                                                            for tau in (1e-6, 1e-5, 1e-4)])
+    assert_allclose(np.reshape(image.get_array(), (3, 2)),
+                    [[table[eta, tau] for eta in (1, 2)] for tau in (1e-6, 1e-5, 1e-4)])
     assert panel.get_ylabel() == "truncation τ" and panel.get_xlabel() == "learning rate η"
     assert image.colorbar.ax.get_ylabel() == "lower is better"
     assert sum("1/3 died" in text.get_text() for text in panel.texts) == 3

@@ -83,8 +83,8 @@ def test_the_checks_above_notice_a_slightly_wrong_damping():
 def test_no_damping_is_the_undamped_power_to_the_last_bit(method):
     J, g = jacobian(60, 80)
     for kappa in (0.3, -0.5, -1.0):
-        np.testing.assert_array_equal(jacobian_power(J, kappa, 1e-3)[0], jacobian_power(J, kappa, 1e-3,
-                                                                                        0.0)[0])
+        np.testing.assert_array_equal(jacobian_power(J, kappa, 1e-3)[0],
+                                      jacobian_power(J, kappa, 1e-3, 0.0)[0])
         np.testing.assert_array_equal(gram_coefficients(J @ J.T, g, kappa, 1e-3, method)[0],
                                       gram_coefficients(J @ J.T, g, kappa, 1e-3, method, damping=0.0)[0])
 

@@ -39,8 +39,8 @@ def test_a_wrong_power_fails(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "power_error", lambda method: 1e-3)
     monkeypatch.setattr(doctor, "machine", lambda: [])
     monkeypatch.setattr(doctor, "krylov_update", lambda: (10.0, "CPU:0"))
-    monkeypatch.setattr(doctor, "thread_fight", lambda K: {(t, b): 20.0 for t in (1, None) for b in (False,
-                                                                                                     True)})
+    monkeypatch.setattr(doctor, "thread_fight",
+                        lambda K: {(t, b): 20.0 for t in (1, None) for b in (False, True)})
     assert doctor.main() == 1
     report = capsys.readouterr().out
     assert report.count("WRONG") == 2 and "please report it" in report and "all is well" not in report

@@ -27,8 +27,8 @@ def test_the_same_run_with_fewer_measurements(tmp_path):
     The training loss is that of the batch before its update: with one batch of all samples, that after the
         epoch before.
     """
-    full, some = curve(tmp_path / "full", "--epochs", 7), curve(tmp_path / "some", "--epochs", 7,
-                                                                "--evaluate-every", EVERY)
+    full = curve(tmp_path / "full", "--epochs", 7)
+    some = curve(tmp_path / "some", "--epochs", 7, "--evaluate-every", EVERY)
     assert some["sim_par"]["evaluate_every"] == EVERY and "evaluate_every" not in full["sim_par"]
     measured = np.arange(8) % EVERY == 0
     for key in ("test_loss", "activation_mean", "activation_std", "path_y1", "path_y2"):

@@ -32,8 +32,8 @@ def arrows(root):
     """[(module, what it imports)] where a lower floor would lean on a higher one: systems → wings → method.
     """
     wrong = []
-    for path in [*root.glob("*.py"), *root.glob("hig/**/*.py"), *(p for s in SYSTEMS.values()
-                                                                  for p in root.glob(f"{s}/**/*.py"))]:
+    for path in [*root.glob("*.py"), *root.glob("hig/**/*.py"),
+                 *(p for s in SYSTEMS.values() for p in root.glob(f"{s}/**/*.py"))]:
         module = ".".join(path.relative_to(root).with_suffix("").parts)
         upper = PROGRAMS if module not in PROGRAMS else ()
         if module.startswith("hig."):

@@ -117,8 +117,8 @@ def both(build, dtype):
     np.testing.assert_allclose(outcome, simulator(x, network(x)), rtol=1e3 * TOLERANCE[dtype])
     np.testing.assert_allclose(gradient, np.ravel(2 * outcome / B), rtol=1e-5)
     np.testing.assert_allclose(loss, tf.reduce_sum(outcome**2) / B, rtol=1e-5)
-    reference = jacobian_by_rows(lambda: simulator(x, network(x)), [v.value
-                                                                    for v in network.trainable_variables])
+    reference = jacobian_by_rows(lambda: simulator(x, network(x)),
+                                 [v.value for v in network.trainable_variables])
     return jacobian, reference
 
 

@@ -31,8 +31,8 @@ TABLE = {**{build.__name__: build for build in ELSEWHERE}, **LAYERS, **FROZEN, *
 for name in ("recompute_grad", "remat_scope"):
     del TABLE[name]
 COMPILED = {"dense": lambda: Case(stack(7, 5, 2)),
-            "more rows than weights": lambda: Case(stack(2), lambda x, u: tf.concat([u, u**2, tf.sin(u),
-                                                                                     x * u[:, :1]], axis=1)),
+            "more rows than weights": lambda: Case(stack(2), lambda x, u: tf.concat(
+                [u, u**2, tf.sin(u), x * u[:, :1]], axis=1)),
             "a weight in the simulator": lambda: Case(stack(4, 2), Physics(lambda self, x,
                 u: u * self.mass + x[:, :2], mass=1.5)),
             "coupled samples": lambda: Case(stack(4, 2), lambda x, u: u - tf.reduce_mean(u, axis=0)),
@@ -86,8 +86,8 @@ def products_of(case, way, chunk=None):
     model.compile(hig.HIG(ETA, 1e-6, krylov=3), case.loss, run_eagerly=True)
     x, y_tensor = tf.nest.map_structure(tf.constant, (case.x, y))
     jacobian, gradient, _ = derivatives(case, model, case.x, y)
-    return krylov.Products(model.derivatives_for(x, y_tensor, None), way, chunk), (x, y_tensor,
-                                                                                   None), jacobian, gradient
+    products = krylov.Products(model.derivatives_for(x, y_tensor, None), way, chunk)
+    return products, (x, y_tensor, None), jacobian, gradient
 
 
 @pytest.mark.parametrize("way", ["through the network", "forward mode", "double backward"])
@@ -273,8 +273,8 @@ def test_steps_out_of_range_are_named(value):
 def test_the_settings_survive_saving():
     optimizer = hig.LevenbergMarquardt(krylov=7, krylov_tolerance=0.0)
     again = hig.LevenbergMarquardt.from_config(optimizer.get_config())
-    assert (again.krylov, again.krylov_tolerance, again.logged) == (7, 0.0, ("krylov_steps", "krylov_change",
-                                                                             "damping", "trust"))
+    assert (again.krylov, again.krylov_tolerance,
+            again.logged) == (7, 0.0, ("krylov_steps", "krylov_change", "damping", "trust"))
     assert hig.HIG.from_config(hig.HIG(1.0, 1e-6).get_config()).krylov is None
 
 
@@ -311,8 +311,8 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert tiny.run(tmp_path / "stopped", optimizer="HIG_Krylov") == "interrupted"
     monkeypatch.undo()
     assert tiny.run(tmp_path / "stopped", optimizer="HIG_Krylov", resume=True) == "finished"
-    curves = [tiny.losses(tmp_path / folder / "TINY_HIG_Krylov_RESULTS.pickle") for folder in ("stopped",
-                                                                                               "straight")]
+    curves = [tiny.losses(tmp_path / folder / "TINY_HIG_Krylov_RESULTS.pickle")
+              for folder in ("stopped", "straight")]
     np.testing.assert_array_equal(*curves)
     assert len(curves[0]) == tiny.EPOCHS + 1
 

@@ -172,12 +172,12 @@ def test_jax():
 
     y, pullback = jax.vjp(outcome, theta)
     J = scipy.sparse.linalg.LinearOperator(
-        (y.size, theta.size), matvec=lambda v: jax.jvp(outcome, (theta,), (jax.numpy.asarray(v, theta.dtype),
-                                                                           ))[1],
+        (y.size, theta.size),
+        matvec=lambda v: jax.jvp(outcome, (theta,), (jax.numpy.asarray(v, theta.dtype),))[1],
         rmatvec=lambda u: pullback(jax.numpy.asarray(u, y.dtype))[0])
     direction, _ = operator_power(J, np.asarray(y), -0.5, 1e-3)
-    expected = jacobian_power(np.asarray(jax.jacfwd(outcome)(theta)), -0.5, 1e-3)[0] @ np.asarray(y,
-                                                                                                  np.float64)
+    J = np.asarray(jax.jacfwd(outcome)(theta))
+    expected = jacobian_power(J, -0.5, 1e-3)[0] @ np.asarray(y, np.float64)
     assert relative_error(direction, expected) < 1e-4                   # float32 unless JAX is told otherwise
 
 
@@ -192,8 +192,8 @@ def test_pytorch():
 
     y, pullback = torch.func.vjp(outcome, theta)
     J = scipy.sparse.linalg.LinearOperator(
-        (y.numel(), theta.numel()), matvec=lambda v: torch.func.jvp(outcome, (theta,),
-                                                                    (torch.as_tensor(v).ravel(),))[1].numpy(),
+        (y.numel(), theta.numel()),
+        matvec=lambda v: torch.func.jvp(outcome, (theta,), (torch.as_tensor(v).ravel(),))[1].numpy(),
         rmatvec=lambda u: pullback(torch.as_tensor(u).ravel())[0].numpy(), dtype=np.float64)
     direction, _ = operator_power(J, y.numpy(), -0.5, 1e-7)
     expected = jacobian_power(torch.func.jacfwd(outcome)(theta).numpy(), -0.5, 1e-7)[0] @ y.numpy()

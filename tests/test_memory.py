@@ -48,8 +48,8 @@ UNLIMITED = 9223372036854771712                                         # what v
 def test_a_group_of_version_1(linux):
     """The machine has 23 GiB, the group leaves 0.84."""
     assert linux("5:cpu,cpuacct:/batch\n4:memory:/batch\n1:name=systemd:/init.scope\n", {
-        "memory": (UNLIMITED, 9 * GiB, 0, 0), "memory/batch": (GiB, 200 * MiB, 30 * MiB,
-                                                               10 * MiB)}) == 864 * MiB
+        "memory": (UNLIMITED, 9 * GiB, 0, 0),
+        "memory/batch": (GiB, 200 * MiB, 30 * MiB, 10 * MiB)}) == 864 * MiB
 
 
 @pytest.mark.parametrize("files, expected", [

@@ -95,8 +95,8 @@ def test_weights_only_checkpoint(tmp_path):
     other = model_of()
     fit(other)
     other.load_weights(path)
-    np.testing.assert_array_equal(other.predict(X, verbose=0)["outcome"], model.predict(X,
-                                                                                        verbose=0)["outcome"])
+    np.testing.assert_array_equal(other.predict(X, verbose=0)["outcome"],
+                                  model.predict(X, verbose=0)["outcome"])
 
 
 class Interrupted(Exception):
@@ -205,8 +205,8 @@ def test_several_batches_in_one_execution():
 
 @pytest.mark.parametrize("hand_over", [
     lambda optimizer, v: optimizer.apply([tf.ones_like(v.value)], [v]),
-    lambda optimizer, v: optimizer.apply_gradients([(tf.ones_like(v.value), v)])], ids=["apply",
-                                                                                        "apply_gradients"])
+    lambda optimizer, v: optimizer.apply_gradients([(tf.ones_like(v.value), v)])],
+    ids=["apply", "apply_gradients"])
 def test_plain_gradients_are_refused(hand_over):
     variable = keras.Variable(np.zeros(2))
     with pytest.raises(TypeError, match="hig.PhysicsModel"):

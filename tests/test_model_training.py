@@ -166,8 +166,8 @@ def test_a_long_python_loop_runs_without_xla_and_says_so(monkeypatch):
 def test_a_batch_that_memory_does_not_hold_is_refused_in_a_sentence(monkeypatch):
     """n = B = 20,000 and p = 49,281, for which K and its copy take 6.4 GB."""
     monkeypatch.setattr("hig.memory.available_memory", lambda: 4 * 2**30)
-    model = hig.PhysicsModel(keras.Sequential([keras.Input((1,)), *(keras.layers.Dense(220, "tanh")
-                                                                    for _ in range(2)),
+    model = hig.PhysicsModel(keras.Sequential([keras.Input((1,)),
+                                               *(keras.layers.Dense(220, "tanh") for _ in range(2)),
                                                keras.layers.Dense(1)]), lambda x, u: u)
     model.compile(power(), squares)
     x = np.linspace(0, 1, 20_000, dtype=np.float32)[:, None]

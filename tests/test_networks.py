@@ -85,8 +85,8 @@ def tied_weights():
 
 def tied_weights_in_front():
     """The kernel acts before the layer's own call."""
-    return Case(Net(lambda self, x: self.layer(tf.tanh(x @ self.layer.kernel)), layer=dense(FEATURES,
-                                                                                            FEATURES)))
+    return Case(Net(lambda self, x: self.layer(tf.tanh(x @ self.layer.kernel)),
+                    layer=dense(FEATURES, FEATURES)))
 
 
 def shared_bias():
@@ -211,8 +211,8 @@ def call_under_tf_function():
 
 
 def layer_under_tf_function():
-    network = Net(lambda self, x: self.last(self.inner(x)), first=dense(4, FEATURES, "tanh"), last=dense(2,
-                                                                                                         4))
+    network = Net(lambda self, x: self.last(self.inner(x)), first=dense(4, FEATURES, "tanh"),
+                  last=dense(2, 4))
     network.inner = tf.function(lambda x: network.first(x))
     return Case(network)
 

@@ -47,8 +47,8 @@ def numpy_sine(u):
 def steps_in_time(x, u):
     """Explicit Euler steps of an oscillator whose stiffness and damping are the controls."""
     def step(i, position, speed):
-        return i + 1, position + 0.1 * speed, speed - 0.1 * (u[:, 0] ** 2 * position + tf.tanh(u[:,
-                                                                                                 1]) * speed)
+        force = u[:, 0] ** 2 * position + tf.tanh(u[:, 1]) * speed
+        return i + 1, position + 0.1 * speed, speed - 0.1 * force
     return tf.stack(tf.while_loop(lambda i, *_: i < 5, step, (0, x[:, 0], x[:, 1]), maximum_iterations=5)[1:],
                     axis=1)
 
@@ -83,8 +83,8 @@ SIMULATORS = {
     "linearized": Linearized(),
     "one_outcome": lambda x, u: tf.reduce_sum(u**2 * x[:, :2], axis=1, keepdims=True),
     "scalar_outcome": lambda x, u: tf.reduce_sum(u**2 * x[:, :2], axis=1),
-    "image": lambda x, u: tf.reshape(u[:, :, None, None] * tf.reshape(x[:, :2], [-1, 1, 2, 1]), [-1, 2, 2,
-                                                                                                 1]),
+    "image": lambda x, u: tf.reshape(
+        u[:, :, None, None] * tf.reshape(x[:, :2], [-1, 1, 2, 1]), [-1, 2, 2, 1]),
     "ignores_the_state": lambda x, u: tf.exp(u),
     "outcome_that_is_never_moved": lambda x, u: tf.concat([simulator(x, u), x], axis=1),
     # samples that know of each other
@@ -151,8 +151,8 @@ STRUCTURES = {
     "controls_in_a_dict_behind_a_convolution": lambda: Case(two_heads(as_dict, True), from_dict),
     "controls_in_a_dict_layer_called_twice": lambda: Case(two_controls(as_dict), from_dict),
     "controls_in_a_list": lambda: Case(two_heads(lambda *u: list(u)), lambda x, u: simulator(x, u[0] * u[1])),
-    "controls_in_a_tuple": lambda: Case(two_heads(lambda *u: u, True), lambda x, u: simulator(x,
-                                                                                              u[0] * u[1])),
+    "controls_in_a_tuple": lambda: Case(two_heads(lambda *u: u, True),
+                                        lambda x, u: simulator(x, u[0] * u[1])),
     "control_that_is_not_used": lambda: Case(two_heads(as_dict), lambda x, u: u["force"] * x[:, :2]),
     "outcomes_in_a_dict": lambda: Case(stack(4, 2), into(lambda y, z: {"image": y, "energy": z}),
                                        route="factored"),
@@ -198,8 +198,8 @@ LOSSES = {
     "dict": dict(simulator=both, loss={"force": "mse", "energy": "mae"}, plain=lambda t, y: tf.reduce_mean(
         (y["force"] - t["force"]) ** 2) + tf.reduce_mean(tf.abs(y["energy"] - t["energy"]))),
     "dict_with_weights": dict(
-        simulator=both, loss={"force": "mse", "energy": "mae"}, compile={"loss_weights": {"force": 0.3,
-                                                                                          "energy": 2.0}},
+        simulator=both, loss={"force": "mse", "energy": "mae"},
+        compile={"loss_weights": {"force": 0.3, "energy": 2.0}},
         plain=lambda t, y: 0.3 * tf.reduce_mean((y["force"] - t["force"]) ** 2)
         + 2 * tf.reduce_mean(tf.abs(y["energy"] - t["energy"]))),
     "list": dict(simulator=lambda x, u: list(both(x, u).values()), loss=["mse", "mae"], plain=lambda t, y:
@@ -247,8 +247,8 @@ def test_penalties(float64, jit_compile, build):
 # --- sizes and batches --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("convolution", [False, True], ids=["dense", "convolution"])
-@pytest.mark.parametrize("samples, hidden", [(1, 4), (1, 1), (12, 1)], ids=["one sample", "one of all",
-                                                                            "n > p"])
+@pytest.mark.parametrize("samples, hidden", [(1, 4), (1, 1), (12, 1)],
+                         ids=["one sample", "one of all", "n > p"])
 def test_sizes(float64, jit_compile, samples, hidden, convolution):
     x = np.random.default_rng(0).normal(size=(samples, FEATURES))
     layers = ([keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(hidden, 2, activation="tanh"),
@@ -259,12 +259,12 @@ def test_sizes(float64, jit_compile, samples, hidden, convolution):
 
 BATCHED = {
     "dense": lambda: stack(4, 2),
-    "reshaped_dense": lambda: Net(lambda self, x: self.last(tf.reshape(self.first(tf.reshape(x, [-1, 1])),
-                                                                       [-1, 6])),
+    "reshaped_dense": lambda: Net(lambda self, x: self.last(
+        tf.reshape(self.first(tf.reshape(x, [-1, 1])), [-1, 6])),
                                   first=dense(2, 1, "tanh"), last=dense(2, 6)),
     "convolution": lambda: keras.Sequential([
-        keras.Input((FEATURES,)), keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(2, 2,
-                                                                                           activation="tanh"),
+        keras.Input((FEATURES,)), keras.layers.Reshape((FEATURES, 1)),
+        keras.layers.Conv1D(2, 2, activation="tanh"),
         keras.layers.Flatten(), keras.layers.Dense(2)]),
 }
 

@@ -230,8 +230,8 @@ def test_trainable_changed_between_steps_counts_at_once(float64, first, then):
     compiled.
     """
     after = []
-    for optimizer in (lambda: keras.optimizers.SGD(ETA), lambda: hig.JacobianPower(ETA, kappa=1.0,
-                                                                                   truncation=0.0)):
+    for optimizer in (lambda: keras.optimizers.SGD(ETA),
+                      lambda: hig.JacobianPower(ETA, kappa=1.0, truncation=0.0)):
         keras.utils.set_random_seed(1)
         case = Case(stack(4, 2))
         case.network.layers[0].trainable = first

@@ -15,8 +15,8 @@ def test_config_survives_both_ways_of_serialising(optimizer):
     for again in (type(optimizer).from_config(optimizer.get_config()),
                   keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))):
         assert type(again) is type(optimizer)
-        assert (again.kappa, again.truncation, again.name) == (optimizer.kappa, optimizer.truncation,
-                                                               optimizer.name)
+        assert (again.kappa, again.truncation,
+                again.name) == (optimizer.kappa, optimizer.truncation, optimizer.name)
         assert float(again.learning_rate) == pytest.approx(float(optimizer.learning_rate))
 
 

@@ -129,8 +129,8 @@ def test_the_curvature_of_a_linear_model_is_the_second_difference(float64):
     model.compile(hig.HIG(1.0, 1e-8, adaptive=True), squares)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hig.model, "step", lambda o, value, power, quadratic_model, after: found.append(
-            (power(float(value))[0], quadratic_model(power(float(value))[0])[1])) or (None,
-                                                                                      [0.0] * len(o.logged)))
+            (power(float(value))[0], quadratic_model(power(float(value))[0])[1]))
+            or (None, [0.0] * len(o.logged)))
         model.train_on_batch(x, y)
     (direction, curvature), = found
     second = loss(start + direction)[0] + loss(start - direction)[0] - 2 * loss(start)[0]
@@ -271,8 +271,8 @@ def test_krylov_steps_with_a_penalty_in_single_precision():
 def some_jacobian(kind):
     """A Jacobian of 4 samples × 2 outputs with p = 13 in two layers, and the same as a matrix."""
     rng = np.random.default_rng(2)
-    inputs, cotangents = [rng.normal(size=(4, 2)), rng.normal(size=(4, 2))], [rng.normal(size=(8, 3)),
-                                                                              rng.normal(size=(8, 2))]
+    inputs = [rng.normal(size=(4, 2)), rng.normal(size=(4, 2))]
+    cotangents = [rng.normal(size=(8, 3)), rng.normal(size=(8, 2))]
     factored = FactoredJacobian(inputs, cotangents, [1, 2], [0, None])
     matrix = factored.rows(0, 4)
     if kind == "factored":

@@ -62,8 +62,8 @@ def test_oscillators(weights):
             np.testing.assert_array_equal(drawn[name].get_ydata(), solution["positions"][:49, sample, i])
         dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
         np.testing.assert_array_equal(dotted[1].get_ydata(), solution["uncontrolled"][:, sample, 1])
-        np.testing.assert_array_equal(controls[sample].lines[0].get_ydata(), solution["controls"][:49,
-                                                                                                  sample])
+        np.testing.assert_array_equal(controls[sample].lines[0].get_ydata(),
+                                      solution["controls"][:49, sample])
 
 
 def test_files_side_by_side_have_the_same_scales(weights):
@@ -179,8 +179,8 @@ def test_weights_that_cannot_be_drawn(weights, tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments, words", [
     ([], "--weights"), (["--weights", "a.h5", "--output", "a.png"], ".weights.h5"),
-    (["--weights", "a.weights.h5", "--output", "a.gif"], ".png"), (["--weights", "a.weights.h5", "--animate",
-                                                                    "a.png"], ".gif"),
+    (["--weights", "a.weights.h5", "--output", "a.gif"], ".png"),
+    (["--weights", "a.weights.h5", "--animate", "a.png"], ".gif"),
     (["--weights", "a.weights.h5", "--output", "a.png", "--seed", "-1"], "--seed")])
 def test_bad_options(arguments, words, capsys):
     with pytest.raises(SystemExit) as status:

@@ -77,8 +77,8 @@ def test_resolution_is_checked():
 
 # ---------------------------------------------------------------------------------------------------- data
 
-@pytest.mark.parametrize("seed,batch_size,resolution,first", [(0, 64, 8, 0), (2**32 - 1, 3, 5, 0), (7, 2, 4,
-                                                                                                    14)])
+@pytest.mark.parametrize("seed,batch_size,resolution,first",
+                         [(0, 64, 8, 0), (2**32 - 1, 3, 5, 0), (7, 2, 4, 14)])
 def test_fields_are_those_of_phiflow(seed, batch_size, resolution, first):
     """The same as drawing eagerly after `math.seed`, update by update, across a border of the pipeline's
     blocks.
@@ -213,8 +213,7 @@ def settings(optimizer, folder, *flags, add=Poisson.flags):
 
 
 def test_steps_are_epochs(tmp_path):
-    assert settings("HIG", tmp_path, "--steps", "7").epochs == settings("HIG", tmp_path, "--epochs",
-                                                                        "7").epochs == 7
+    assert [settings("HIG", tmp_path, flag, "7").epochs for flag in ("--steps", "--epochs")] == [7, 7]
     parser = argparse.ArgumentParser(exit_on_error=False)
     Poisson.flags(parser)
     with pytest.raises(argparse.ArgumentError, match="is not a whole number from 2 on"):

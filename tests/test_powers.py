@@ -259,8 +259,8 @@ def test_degenerate_matrices(K, kappa):
 @pytest.mark.parametrize("truncated", [1, 12, 13, 40, 60, 87, 88, 99])
 def test_any_number_of_truncated_eigenvalues(truncated):
     rng = np.random.default_rng(9)
-    lam = np.concatenate([np.geomspace(1e-9, 1e-7, truncated), np.geomspace(1.0, 1e-5,
-                                                                            100 - truncated)[::-1]])
+    lam = np.concatenate([np.geomspace(1e-9, 1e-7, truncated),
+                          np.geomspace(1.0, 1e-5, 100 - truncated)[::-1]])
     K, Q = gram_of_spectrum(rng, lam)
     g = rng.standard_normal(100)
     expected = exact_coefficients(Q, lam, slice(truncated, 100), g, -0.5)
@@ -286,8 +286,8 @@ def tikhonov(s):
 def test_a_filter_weighs_each_singular_value(n, p, kappa, damping, spectral_filter):
     """Against V f(Σ/σ_max) Σ (Σ² + μ)^((κ−1)/2) Uᵀ of a spectrum from 4 to 4e-4 that J is made of."""
     rng = np.random.default_rng(16)
-    U, V, sigma = random_orthogonal(rng, n)[:, :20], random_orthogonal(rng, p)[:, :20], np.geomspace(4e-4,
-                                                                                                     4.0, 20)
+    U, V = random_orthogonal(rng, n)[:, :20], random_orthogonal(rng, p)[:, :20]
+    sigma = np.geomspace(4e-4, 4.0, 20)
     J, g = (U * sigma) @ V.T, rng.standard_normal(n)
     values = np.array([spectral_filter(s / 4.0) * s * (s**2 + damping) ** ((kappa - 1) / 2) for s in sigma])
     expected = (V * values) @ U.T
@@ -309,8 +309,8 @@ def test_a_tikhonov_filter_of_the_inverse_is_damping():
     np.testing.assert_allclose(jacobian_power(J, -1.0, 0.0, 0.0, tikhonov)[0],
                                jacobian_power(J, -1.0, 0.0, 1e-4 * sigma_max**2)[0], rtol=1e-10)
     for kappa in KAPPAS:
-        by_filter, by_cut = jacobian_power(J, kappa, 0.0, 0.0, lambda s: s > 0.5), jacobian_power(J, kappa,
-                                                                                                  0.5)
+        by_filter = jacobian_power(J, kappa, 0.0, 0.0, lambda s: s > 0.5)
+        by_cut = jacobian_power(J, kappa, 0.5)
         np.testing.assert_allclose(by_filter[0], by_cut[0], atol=ROUNDING)
         assert by_filter[1] == by_cut[1] and by_cut[1].rank < 12
 
@@ -376,8 +376,8 @@ def test_any_real_dtype_and_layout_gives_float64_and_leaves_the_input_alone(meth
     expected = jacobian_power(J, -0.5, 1e-6)[0] @ g
     spaced = np.zeros((16, 16))
     spaced[::2, ::2] = K
-    for matrix in (K, K.astype(np.float32), np.asfortranarray(K, dtype=float), K.astype(float), spaced[::2,
-                                                                                                       ::2],
+    for matrix in (K, K.astype(np.float32), np.asfortranarray(K, dtype=float), K.astype(float),
+                   spaced[::2, ::2],
                    K.tolist()):
         before = np.array(matrix)
         v, spectrum = gram_coefficients(matrix, g, -0.5, 1e-6, method)

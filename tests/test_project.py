@@ -72,8 +72,8 @@ def test_the_lock_has_every_pin_and_all_that_these_packages_need():
 def test_every_folder_with_code_is_installed(tmp_path):
     """As a wheel: all packages and the pages' style sheet, and no test."""
     for path in (ROOT / "hig", *(ROOT / folder for folder in SYSTEMS.values())):
-        shutil.copytree(path, tmp_path / path.name, ignore=shutil.ignore_patterns("*.pickle", "__pycache__",
-                                                                                  "studies"))
+        shutil.copytree(path, tmp_path / path.name,
+                        ignore=shutil.ignore_patterns("*.pickle", "__pycache__", "studies"))
     shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)

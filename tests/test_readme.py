@@ -32,10 +32,9 @@ NOT_RUN = {
 def copy(tmp_path_factory):
     """The project as a clone has it, with a virtual environment that finds what is installed here."""
     copy = tmp_path_factory.mktemp("clone") / "hig"
-    shutil.copytree(ROOT, copy, ignore=lambda folder, names: [name for name in names
-                                                              if name in ("__pycache__", "studies")
-                                                              or name[0] == "." or name.endswith((".egg-info",
-                                                                                                  ".npz"))])
+    shutil.copytree(ROOT, copy, ignore=lambda folder, names: [
+        name for name in names
+        if name in ("__pycache__", "studies") or name[0] == "." or name.endswith((".egg-info", ".npz"))])
     for system in copy.glob("[A-Z]*/"):
         for left in (*system.glob("*.pickle"), *system.glob("*_PARAMETERS.txt"), *system.glob("plot.png")):
             left.unlink()                                                  # of runs in this checkout
@@ -50,8 +49,8 @@ def copy(tmp_path_factory):
 def shell(command, folder, activated):
     """A process of bash in a folder, for a command as it is typed there."""
     command = f"source .venv/bin/activate; exec {command}" if activated else f"exec {command}"
-    environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH",
-                                                                                  "MAKEFLAGS")}
+    environment = {key: value for key, value in os.environ.items()
+                   if key not in ("VIRTUAL_ENV", "PYTHONPATH", "MAKEFLAGS")}
     return subprocess.Popen(["bash", "-c", command], cwd=folder, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True,
                             env={**environment, "MPLBACKEND": "agg"}, start_new_session=True)

@@ -15,8 +15,8 @@ from Schroedinger.simulator import Dipole, to_complex, to_pairs
 from tests.reference import jacobian_by_differences
 
 GRIDS = [{}, {"n_points": 3, "n_steps": 5}, {"n_points": 4, "n_steps": 7, "box": (-1.0, 1.0)},
-         {"n_points": 41, "n_steps": 30, "dt": 0.3, "box": (-3.0, 2.0)}, {"n_points": 9, "n_steps": 1,
-                                                                          "dt": 1e-3}]
+         {"n_points": 41, "n_steps": 30, "dt": 0.3, "box": (-3.0, 2.0)},
+         {"n_points": 9, "n_steps": 1, "dt": 1e-3}]
 
 
 def hamiltonian(dipole, u):
@@ -159,8 +159,8 @@ def test_solve_against_dense_solves(grid):
     np.testing.assert_allclose(tf.transpose(found, (1, 2, 0)), expected, atol=1e-13)
 
 
-@pytest.mark.parametrize("grid", [{"n_steps": 12}, {"n_points": 5, "n_steps": 20, "dt": 0.4, "box": (-2.0,
-                                                                                                     1.0)}])
+@pytest.mark.parametrize("grid",
+                         [{"n_steps": 12}, {"n_points": 5, "n_steps": 20, "dt": 0.4, "box": (-2.0, 1.0)}])
 def test_derivatives_against_central_differences(grid):
     """The adjoint (compiled) and the Jacobian, with respect to controls and initial state: error step² ≈
     1e-10.
@@ -197,8 +197,8 @@ def test_full_jacobian_against_central_differences():
     dipole, step = Dipole(), 1e-4
     psi, controls = random_states(dipole, 1)[0], random_controls(dipole, 1)[0]
     cayley = [[np.linalg.solve(np.eye(14) + half, np.eye(14) - half)
-               for half in (0.5j * dipole.dt * hamiltonian(dipole, u + shift) for shift in (-step, 0.0,
-                                                                                            step))]
+               for half in (0.5j * dipole.dt * hamiltonian(dipole, u + shift)
+                            for shift in (-step, 0.0, step))]
               for u in controls]
     before = [psi]
     for _, middle, _ in cayley:
@@ -240,8 +240,8 @@ def test_jacobian_of_the_weights_by_either_route():
     def gram(simulator):
         other = hig.PhysicsModel(model.network, simulator)
         other.compile(hig.HIG(0.5, truncation=1e-5), experiment.loss)
-        _, outcome, _, jacobian = other.derivatives_for(targets, targets, None).linearise(targets, targets,
-                                                                                          None)
+        batch = targets, targets, None
+        _, outcome, _, jacobian = other.derivatives_for(*batch).linearise(*batch)
         return outcome.numpy(), jacobian.gram()
 
     outcome, K = gram(model.simulator)

@@ -19,8 +19,8 @@ def two_outcomes(x, u):
 
 @pytest.mark.parametrize("optimizer", [lambda: hig.HIG(ETA, truncation=1e-3), lambda: hig.HIG(ETA,
     truncation=1e-3, adaptive=True),
-                                       hig.LevenbergMarquardt], ids=["HIG", "adaptive",
-                                                                     "Levenberg-Marquardt"])
+                                       hig.LevenbergMarquardt],
+                         ids=["HIG", "adaptive", "Levenberg-Marquardt"])
 def test_losses_of_single_outcomes_are_those_before_the_update(float64, optimizer):
     """Their weighted sum is the loss, in the first epoch as in later ones, with ragged batches."""
     model = hig.PhysicsModel(stack(5, 2), two_outcomes)

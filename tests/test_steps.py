@@ -77,8 +77,8 @@ def test_the_damping_of_an_adaptive_power_falls_with_the_loss(float64):
     optimizer.first_loss.assign(10 * now)
     fit(model, x, y, optimizer)
     step = (before - weights_of(model)) / 1e-6
-    expected, undiminished = (hig.powers.jacobian_power(J, -0.75, 1e-4, mu * mean)[0] @ g for mu in (0.01,
-                                                                                                     0.1))
+    expected, undiminished = (hig.powers.jacobian_power(J, -0.75, 1e-4, mu * mean)[0] @ g
+                              for mu in (0.01, 0.1))
     np.testing.assert_allclose(step, expected, atol=1e-6 * np.abs(expected).max())
     assert np.abs(step - undiminished).max() > 0.01 * np.abs(expected).max()
 
@@ -120,8 +120,8 @@ def test_kappa_one_with_control_is_gradient_descent_with_backtracking(float64):
     weights = [v.value for v in model.trainable_variables]
 
     def loss_at(values):
-        for w, part in zip(weights, np.split(values, np.cumsum([w.shape.num_elements()
-                                                                for w in weights])[:-1])):
+        for w, part in zip(weights,
+                           np.split(values, np.cumsum([w.shape.num_elements() for w in weights])[:-1])):
             w.assign(part.reshape(w.shape))
         return float(tf.reduce_mean(squares(y, model(x))))
 
@@ -158,15 +158,15 @@ def test_the_curvature_of_several_losses_is_that_of_each(float64):
     model = hig.PhysicsModel(linear, lambda x, u: {"a": u[:, :1], "b": 5 * u[:, 1:]})
     targets = {"a": y[:, :1], "b": y[:, 1:]}
     before = weights_of(model)
-    model.compile(hig.HIG(1e6, 1e-6, adaptive=True), {"a": "mse", "b": "mse"}, loss_weights={"a": 1e3,
-                                                                                             "b": 1.0},
+    model.compile(hig.HIG(1e6, 1e-6, adaptive=True), {"a": "mse", "b": "mse"},
+                  loss_weights={"a": 1e3, "b": 1.0},
                   jit_compile=False)
     model.train_on_batch(x, targets)
     weights = [v.value for v in model.trainable_variables]
     with tf.GradientTape() as tape:
         outcome = model(x)
-        loss = sum(weight * tf.reduce_mean((outcome[key] - targets[key])**2) for key, weight in (("a", 1e3),
-                                                                                                 ("b", 1.0)))
+        loss = sum(weight * tf.reduce_mean((outcome[key] - targets[key])**2)
+                   for key, weight in (("a", 1e3), ("b", 1.0)))
     gradient, step = flat(tape.gradient(loss, weights)), weights_of(model) - before
     assert abs(gradient @ step) < 1e-9 * np.linalg.norm(gradient) * np.linalg.norm(step)
 
@@ -250,15 +250,15 @@ def rosenbrock(u, m=tf):
 
 def powell(u, m=tf):
     """Powell's singular function: J has rank 2 of 4 at the minimum, 0."""
-    return m.stack([u[..., 0] + 10 * u[..., 1], 5**0.5 * (u[..., 2] - u[..., 3]), (u[..., 1] - 2 * u[...,
-                                                                                                     2])**2,
+    return m.stack([u[..., 0] + 10 * u[..., 1], 5**0.5 * (u[..., 2] - u[..., 3]),
+                    (u[..., 1] - 2 * u[..., 2])**2,
                     10**0.5 * (u[..., 0] - u[..., 3])**2], axis=-1)
 
 
 @pytest.mark.filterwarnings("ignore:The Jacobian takes the route")  # said on purpose: no network has weights
 @pytest.mark.parametrize("residuals, start, updates, close", [
-    (rosenbrock, [-1.2, 1.0], 60, 1e-6), (powell, [3.0, -1.0, 0.0, 1.0], 60, 1e-2)], ids=["Rosenbrock",
-                                                                                          "Powell"])
+    (rosenbrock, [-1.2, 1.0], 60, 1e-6), (powell, [3.0, -1.0, 0.0, 1.0], 60, 1e-2)],
+    ids=["Rosenbrock", "Powell"])
 @pytest.mark.parametrize("optimizer", [lambda: hig.LevenbergMarquardt(damping=0.1),
                                        lambda: hig.GaussNewton(0.1, 1e-8, adaptive=True)], ids=["LM",
                                            "adaptive GN"])
@@ -395,8 +395,8 @@ def test_trust_is_the_next_batch_s_decrease_over_the_own_one(float64, make, monk
 
 
 @pytest.mark.filterwarnings("ignore:Steps fit single batches")
-@pytest.mark.parametrize("batch_size, low, high", [(64, 1.0, 1.0), (2, 0.0, 0.5)], ids=["all data",
-                                                                                        "batches of two"])
+@pytest.mark.parametrize("batch_size, low, high", [(64, 1.0, 1.0), (2, 0.0, 0.5)],
+                         ids=["all data", "batches of two"])
 def test_trust_tells_whether_a_batch_determines_the_weights(float64, batch_size, low, high):
     x, y = noisy_regression(64)
     model, optimizer = linear_model(), hig.HIG(0.5, 1e-6, adaptive=True)
@@ -441,8 +441,8 @@ def test_a_warning_when_steps_fit_single_batches(float64):
 
 def test_what_fit_logs():
     x, y = data()
-    for optimizer, names in ((hig.HIG(0.1, 1e-4, adaptive=True), {"rank", "sigma_max", "sigma_min",
-                                                                  "learning_rate", "trust"}),
+    for optimizer, names in ((hig.HIG(0.1, 1e-4, adaptive=True),
+                              {"rank", "sigma_max", "sigma_min", "learning_rate", "trust"}),
                              (hig.LevenbergMarquardt(), {"damping", "trust"})):
         history = fit(hig.PhysicsModel(network(), simulator), x, y, optimizer, epochs=2)
         assert set(history) == names | {"loss"} and np.isfinite(list(history.values())).all()
@@ -470,8 +470,8 @@ def test_settings_out_of_range(make, words):
 
 
 def test_a_schedule_is_refused_when_it_is_assigned_to_what_sets_its_own_learning_rate():
-    schedule, optimizer = keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9), hig.HIG(0.3, 1e-6,
-                                                                                             adaptive=True)
+    schedule = keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9)
+    optimizer = hig.HIG(0.3, 1e-6, adaptive=True)
     with pytest.raises(ValueError, match="learning_rate is a schedule"):
         optimizer.learning_rate = schedule
     assert float(optimizer.learning_rate) == pytest.approx(0.3)
@@ -496,5 +496,5 @@ def test_a_constraint_on_a_weight_is_refused_with_adaptive_steps():
 def test_config_survives_serialising(optimizer):
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(again) is type(optimizer) and again.get_config() == optimizer.get_config()
-    assert (again.damping, again.adaptive, again.logged) == (optimizer.damping, optimizer.adaptive,
-                                                             optimizer.logged)
+    assert (again.damping, again.adaptive,
+            again.logged) == (optimizer.damping, optimizer.adaptive, optimizer.logged)

@@ -178,8 +178,8 @@ def test_small_rows_beside_large_ones(dtype, scale):
         warnings.simplefilter("ignore")
         derivatives = model.derivatives_for(tf.constant(t), tf.constant(y), None)
     *_, jacobian = derivatives.linearise(tf.constant(t), tf.constant(y), None)
-    reference = jacobian_by_rows(lambda: model(tf.constant(t)), [weight.value
-                                                                 for weight in model.trainable_variables])
+    reference = jacobian_by_rows(lambda: model(tf.constant(t)),
+                                 [weight.value for weight in model.trainable_variables])
     found = np.concatenate([np.reshape(block, (9, 2, -1)) for _, blocks in jacobian.chunks(tuple(range(4)))
                             for block in blocks], 2)
     residual = reference.reshape(9, 2, -1)[:, 1]
@@ -335,8 +335,8 @@ def test_whole_trajectories_are_linearised_by_their_few_controls(float64):
     x = rows(FEATURES)
     found, route = rows_of(model, x, np.zeros((B, 20, 2)), B)
     assert route == "factored" and 2 * B in backward and 40 * B not in backward
-    reference = jacobian_by_rows(lambda: model(tf.constant(x)), [weight.value
-                                                                 for weight in model.trainable_variables])
+    reference = jacobian_by_rows(lambda: model(tf.constant(x)),
+                                 [weight.value for weight in model.trainable_variables])
     # loops of 20 steps
     np.testing.assert_allclose(found, reference, rtol=0, atol=1e-13 * np.abs(reference).max() * 100)
 
@@ -357,8 +357,8 @@ def test_a_closed_loop_takes_weights_of_its_own_for_each_row(float64, outputs):
     x, y = rows(FEATURES), rows(outputs)
     found, route = rows_of(model, x, y, B)
     assert route == "per sample"
-    reference = jacobian_by_rows(lambda: model(tf.constant(x)), [weight.value
-                                                                 for weight in model.trainable_variables])
+    reference = jacobian_by_rows(lambda: model(tf.constant(x)),
+                                 [weight.value for weight in model.trainable_variables])
     np.testing.assert_allclose(found, reference, rtol=0, atol=1e-11 * np.abs(reference).max())
     derivatives = next(iter(model._derivatives.values()))
     assert derivatives._has_own_weights

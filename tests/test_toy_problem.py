@@ -37,8 +37,8 @@ def test_the_loss_is_that_of_the_book():
     """½ (y₁ − sin 6x)² + ½ (λ y₂ − cos 9x)², sample by sample."""
     x, y = np.array([[-0.7], [0.0], [0.4]]), np.array([[0.3, -20.0], [1.0, 5.0], [-0.2, 80.0]])
     found = experiment.loss(experiment.truth(x), Scaling(0.01)(x, tf.constant(y)))
-    expected = [((u - np.sin(6 * t)) ** 2 + (0.01 * v - np.cos(9 * t)) ** 2) / 2 for (t,), (u, v) in zip(x,
-                                                                                                         y)]
+    expected = [((u - np.sin(6 * t)) ** 2 + (0.01 * v - np.cos(9 * t)) ** 2) / 2
+                for (t,), (u, v) in zip(x, y)]
     np.testing.assert_allclose(found, expected, rtol=1e-14)                 # the same float64 operations
 
 
@@ -127,10 +127,10 @@ def test_one_curve_for_each_value_of_lambda_and_resuming(tmp_path):
 
 
 @pytest.mark.parametrize("states, expected", [
-    (["finished", "finished"], "finished"), (["diverged", "finished"], "diverged"), (["finished", "diverged"],
-                                                                                     "diverged"),
-    (["interrupted"], "interrupted"), (["diverged", "terminated"], "terminated"), (["failed", "diverged"],
-                                                                                   "failed")])
+    (["finished", "finished"], "finished"), (["diverged", "finished"], "diverged"),
+    (["finished", "diverged"], "diverged"),
+    (["interrupted"], "interrupted"), (["diverged", "terminated"], "terminated"),
+    (["failed", "diverged"], "failed")])
 def test_how_a_run_of_two_curves_ended(tmp_path, monkeypatch, states, expected):
     left = list(states)
     monkeypatch.setattr(experiment, "run_one", lambda settings, factor: left.pop(0))

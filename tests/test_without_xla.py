@@ -165,8 +165,8 @@ def test_the_proof_notices_products_of_ten_bits(monkeypatch):
     right = hig.jacobian.FactoredJacobian.__init__
 
     def coarse(self, inputs, cotangents, *places):
-        right(self, [with_ten_bits(tf.constant(a)) for a in inputs], [with_ten_bits(tf.constant(c))
-                                                                      for c in cotangents], *places)
+        right(self, [with_ten_bits(tf.constant(a)) for a in inputs],
+              [with_ten_bits(tf.constant(c)) for c in cotangents], *places)
     keras.utils.set_random_seed(2)
     model = hig.PhysicsModel(stack(20, 20, 2), lambda x, u: u)
     model.compile(hig.HIG(1.0, truncation=1e-6), squares)

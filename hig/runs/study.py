@@ -170,8 +170,8 @@ class Run(NamedTuple):
     def seconds_left(self):
         """About how long it still takes."""
         _, results = self.results()
-        return places.START_UP + max(0.0, self.max_time - (results["simulation_time"][-1] if results
-                                                           else 0.0))
+        return places.START_UP + max(0.0,
+                                     self.max_time - (results["simulation_time"][-1] if results else 0.0))
 
     def command(self):
         """The command that begins or continues it."""

@@ -91,8 +91,8 @@ class _Unpickler(pickle.Unpickler):
         return Made(None, lambda version, order, *_: np.dtype(code).newbyteorder(order))
 
     def array(self, version, shape, dtype, fortran, content):
-        expect(type(shape) is tuple and len(shape) <= 2 and all(type(n) is int and 0 <= n <= self.longest
-                                                                for n in shape),
+        expect(type(shape) is tuple and len(shape) <= 2
+               and all(type(n) is int and 0 <= n <= self.longest for n in shape),
                "it contains an array of an unusual shape")
         expect(math.prod(shape) * dtype.value.itemsize == len(content),
                "it contains an array whose shape and size disagree")
