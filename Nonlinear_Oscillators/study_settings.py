@@ -8,7 +8,8 @@ from hig.runs.study import study
 
 RATES = {"Adam": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "Muon": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
          "GN": (0.1, 0.3, 0.5, 0.7, 1.0), "HIG": (0.1, 0.3, 1.0, 2.0, 3.0),
-         "HIG_adaptive": (0.1, 0.3, 1.0, 2.0, 3.0), "SGD": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+         "HIG_adaptive": (0.1, 0.3, 1.0, 2.0, 3.0), "HIG_Krylov": (0.3, 1.0, 2.0, 3.0, 5.0),
+         "SGD": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
          "Adagrad": (1e-2, 3e-2, 1e-1, 3e-1, 1.0), "Adadelta": (1e-2, 1e-1, 1.0, 3.0, 10.0),
          "RMSprop": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)}
 TRIALS = [("LBFGS", {"memory": memory}) for memory in (5, 10, 20, 50, 100)]

@@ -25,7 +25,10 @@ LEVELS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 METHODS = {"HIG as published": ("HIG", {}), "HIG adaptive": ("HIG_adaptive", {}),
            "κ = −3/4 adaptive": ("HIG_adaptive", {"optimizer": "Power_adaptive", "kappa": -0.75,
                                                   "damping": 0.1}),
-           "LM": ("LM", {}), "GN": ("GN", {}), "Adam": ("Adam", {})}
+           "LM": ("LM", {}), "GN": ("GN", {}), "Adam": ("Adam", {}),
+           **{f"HIG adaptive, batch {size}": ("HIG_adaptive", {"batch_size": size}) for size in (64, 256)},
+           **{f"Krylov {size} adaptive": ("HIG_Krylov", {"optimizer": "HIG_Krylov_adaptive",
+                                                         "batch_size": size}) for size in (256, 512, 4096)}}
 # seeds, seconds
 SYSTEMS = {"Nonlinear_Oscillators": ([1, 2, 3, 4, 5, 22], 30.0), "Schroedinger": ([1, 2, 3, 4, 5], 120.0)}
 SLICE = 1.0                # seconds of one turn
@@ -68,10 +71,10 @@ class Method:
             self.experiment = importlib.import_module(f"{system}.experiment")
         script, changed = METHODS[name]
         constants = runpy.run_path(str(ROOT / system / f"submit_{script}.py"))
-        settings = Namespace(**{"optimizer": script, "truncation": constants.get("TRUNCATION"),
-                                "damping": constants.get("DAMPING"),
-                                "learning_rate": constants["LEARNING_RATE"], **changed})
-        self.batched = lambda train: fixed_batches(train, constants["BATCH_SIZE"])
+        names = "batch_size", "learning_rate", "truncation", "damping", "krylov"
+        settings = Namespace(**{"optimizer": script, **{name: constants.get(name.upper()) for name in names},
+                                **changed})
+        self.batched = lambda train: fixed_batches(train, settings.batch_size)
         self.losses, self.model = mean_losses, self.experiment.build_model(1)
         states = self.experiment.draw_data(1)[0]
         batches, self.updates = self.batched((states, states))
