@@ -12,8 +12,14 @@ RATES = {"Adam": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "Muon": (3e-4, 1e-3, 3e-3, 1e-2
 TRIALS = [("LBFGS", {"memory": memory}) for memory in (5, 10, 20, 50, 100)]
 TRIALS += [("LM", {"damping": damping}) for damping in (0.01, 0.1, 1.0, 10.0, 100.0)]
 TRIALS += [(name, {"learning_rate": rate}) for name, rates in RATES.items() for rate in rates]
+EPOCHS = {name: 100 for name in ("Adam", "Muon", "LBFGS")}              # in some twenty seconds
+FEWER_EPOCHS = 12                                                       # of the others
 SEEDS = (0,)
-MAX_TIME = 20.0          # seconds of training of each run
+MAX_TIME = 3600.0        # seconds of training of each run; its epochs end before
 
 if __name__ == "__main__":
-    study("Schroedinger", "settings", __doc__, TRIALS, seeds=SEEDS, max_time=MAX_TIME)
+    epochs = [EPOCHS.get(name, FEWER_EPOCHS) for name, _ in TRIALS]
+    study("Schroedinger", "settings", __doc__,
+          [(name, {**settings, "epochs": n, "evaluate_every": n})
+           for (name, settings), n in zip(TRIALS, epochs)],
+          seeds=SEEDS, max_time=MAX_TIME)
