@@ -6,17 +6,14 @@ import os
 import re
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
-# before a test runs, as its set-up of logging closes what a running test is captured with
-import submitit
 
 from hig.runs import study
-from hig.runs.results import load_results
 from tests import slurm, tiny
+from tests.test_study import options
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 25
@@ -32,11 +29,12 @@ parser.add_argument("--output", type=Path)
 parser.add_argument("--resume", action="store_true")
 options, _ = parser.parse_known_args()
 
-def simulator(x, u):                                   # slow while the test has something in mind with the run
+def simulator(x, u):            # slow while the test has something in mind with the run
     time.sleep(0.5 * (options.output / "hold").exists())
     return x + u * [1.0, 0.1]
 
-sys.exit(EXIT_CODES[tiny.run(options.output, options.seed, {EPOCHS}, simulator=simulator, resume=options.resume)])
+state = tiny.run(options.output, options.seed, {EPOCHS}, simulator=simulator, resume=options.resume)
+sys.exit(EXIT_CODES[state])
 """
 STUDY = """
 import sys
@@ -50,20 +48,14 @@ sys.exit(len(study.carry_out(runs, options)))
 
 def make(folder):
     """Options and runs of the study."""
-    options = Namespace(output=folder / "study", jobs=None, max_time=60.0, cluster="slurm", partition="test",
-                        account=None, time=5, cpus_per_task=1, gpus_per_task=None, mem=None)
-    return options, [study.make_run(options, folder, "HIG", {}, seed) for seed in (1, 2, 3, 4)]
+    chosen = options(folder, jobs=None, cluster="slurm", slurm={"partition": "test", "time": 5})
+    return chosen, [study.make_run(chosen, folder, "HIG", {}, seed) for seed in (1, 2, 3, 4)]
 
 
 def epochs(run):
     """Number of epochs in the pickle of a run."""
     _, results = run.results()
     return 0 if results is None else len(results["epochs"]) - 1
-
-
-def job(run):
-    """The number of its Slurm job, as in 2_1 for the second of an array."""
-    return (run.folder / "slurm_job.txt").read_text()
 
 
 @pytest.mark.skipif(slurm.missing() != "", reason=slurm.missing())
@@ -87,10 +79,11 @@ def test_four_runs_of_which_one_is_preempted_and_one_cancelled(tmp_path_factory)
         process = go()
         preempted, cancelled = runs[:2]
         slurm.wait_for(lambda: 2 <= min(epochs(preempted), epochs(cancelled)))
-        ask("scancel", job(cancelled))
-        slurm.wait_for(lambda: "JobState=CANCELLED" in ask("scontrol", "show", "job", job(cancelled)))
-        number = re.match(r"JobId=(\d+)", ask("scontrol", "show", "job", job(preempted)))[1]
-        ask("scancel", "--signal=TERM", number)  # by the job's own number: scancel repeats signals to an array
+        jobs = [(run.folder / "slurm_job.txt").read_text() for run in runs[:2]]
+        ask("scancel", jobs[1])
+        slurm.wait_for(lambda: "JobState=CANCELLED" in ask("scontrol", "show", "job", jobs[1]))
+        number = re.match(r"JobId=(\d+)", ask("scontrol", "show", "job", jobs[0]))[1]
+        ask("scancel", "--signal=TERM", number)      # its own number: scancel repeats signals to an array
         slurm.wait_for(lambda: "Restarts=1" in ask("scontrol", "show", "job", number))
         for run in (preempted, cancelled):
             (run.folder / "hold").unlink()
@@ -99,11 +92,10 @@ def test_four_runs_of_which_one_is_preempted_and_one_cancelled(tmp_path_factory)
         assert [run.state() for run in runs] == ["finished", "interrupted", "finished", "finished"]
         process = go()                                                   # the same command goes on
         assert process.communicate(timeout=240) and process.returncode == 0
-    for run in runs:
-        assert run.state() == "finished" and epochs(run) == EPOCHS
-        found = load_results(run.folder / "TINY_HIG_RESULTS.pickle")
-        seed = int(run.folder.name.removeprefix("seed_"))
+    for seed, run in enumerate(runs, 1):
         whole = folder / f"whole_{seed}"                                 # without a break, in this process
         whole.mkdir()
         tiny.run(whole, seed, EPOCHS)
-        np.testing.assert_array_equal(found["train_loss"], tiny.losses(whole / "TINY_HIG_RESULTS.pickle"))
+        assert run.state() == "finished" and epochs(run) == EPOCHS
+        np.testing.assert_array_equal(run.results()[1]["train_loss"],
+                                      tiny.losses(whole / "TINY_HIG_RESULTS.pickle"))

@@ -1,235 +1,184 @@
 """Where the runs of a study take place: in processes on this machine, or in jobs of Slurm, by submitit.
 
-Both places say how many runs may start (`free`), start them, and tell which have ended and why. The job of a
-run is None if an earlier call of the same study still works on that run.
+Both places start runs, {run: job}, and tell which jobs have ended and how. A job has the methods `result` and
+`exception` of Python's futures.
 """
 
 import io
 import os
+import shutil
 import signal
 import subprocess
-import sys
-from contextlib import nullcontext, redirect_stderr, suppress
-
-from tqdm import tqdm
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, redirect_stderr
 
 from hig.runs import cli
 
 START_UP = 15.0             # seconds that a run takes besides its training, for estimates
-ARRAY = 1000                # jobs that are submitted at once, as one array: Slurm's own limit is 1001
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS",
            "TF_NUM_INTEROP_THREADS")
-ALIVE = ("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD",
-         "PREEMPTED")
 
 
-class Process:
-    """The submit script of a run, started; what it prints goes to stderr.txt in the run's folder.
+class Training:
+    """The submit script of one run as a process; what it prints goes to stderr.txt in the run's folder.
 
-    Args:
-        run: Run.
-        **options: of subprocess.Popen.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-
-    def __init__(self, run, **options):
-        with cli.writing_to(run.folder):
-            run.folder.mkdir(parents=True, exist_ok=True)
-            self.log = run.folder / "stderr.txt"
-            environment = {**os.environ, **dict.fromkeys(THREADS if run.threads else (), str(run.threads))}
-            with open(self.log, "ab") as log:
-                self.begin = log.tell()
-                self.process = subprocess.Popen(run.command(), stdout=log, stderr=log, env=environment,
-                                                stdin=subprocess.DEVNULL, **options)
-
-    def ended(self):
-        """Whether it has."""
-        return self.process.poll() is not None
-
-    def outcome(self):
-        """Its exit code and the last line on its stderr, as a sentence; waits for its end."""
-        code = self.process.wait()
-        said = self.log.read_bytes()[self.begin:].decode(errors="replace").strip().splitlines()
-        return f"exit code {code}: {said[-1] if said else ''}"
-
-
-class Here:
-    """The processes of a study on this machine, `options.jobs` at a time."""
-
-    poll = 1.0              # seconds between two looks at the runs
-
-    def __init__(self, options):
-        self.jobs = options.jobs or 1
-
-    def free(self, active):
-        """How many more may start."""
-        return max(0, self.jobs - len(active))
-
-    def start(self, runs):
-        """{Run: Process, or None if another process works on it}."""
-        # in sessions of their own, which Ctrl-C does not reach
-        return {run: None if run.state() == "running" else Process(run, start_new_session=True)
-                for run in runs}
-
-    def ended(self, active):
-        """Those of {Run: Process} that will do no more."""
-        return [run for run, job in active.items()
-                if (run.state() != "running" if job is None else job.ended())]
-
-    def why(self, job, state):
-        """Why a run has failed."""
-        return job.outcome()
-
-    def stop(self, active):
-        """Lets the runs end with the epochs under way; says so."""
-        own = [job for job in active.values() if job is not None]
-        for job in own:
-            job.process.terminate()
-        tqdm.write("stopping after the epochs under way", file=sys.stderr)
-        with suppress(KeyboardInterrupt):  # the user need not wait for that
-            for job in own:
-                job.process.wait()
-        return "stopped; the same command goes on"
-
-
-class Job:
-    """What submitit calls in a job of Slurm: trains one run, and stops it in order when the job has to go.
+    On Slurm it is what submitit calls in a job. A signal of Slurm reaches all processes of the job: after
+    SIGTERM the script itself writes its checkpoint and ends, and the job is requeued. At the USR2 by which
+    submitit has the end of the time announced, the job is requeued at once, and goes on from the last epoch
+    that was saved.
 
     Args:
-        run: Run.
+        run: hig.runs.study.Run.
     """
 
     def __init__(self, run):
-        self.run, self.training = run, None
+        self.run, self.process = run, None
 
     def __call__(self):
-        """How the run ended, as `Process.outcome`."""
-        from submitit import JobEnvironment
-        # submitit answers this signal by `checkpoint`
-        preemption = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
-        signal.signal(signal.SIGTERM,
-                      lambda *_: os.kill(os.getpid(), preemption) if wanted() else self.stop())
-        # Slurm sends it to the whole job; the run is to ignore it
-        self.training = Process(self.run, preexec_fn=lambda: signal.signal(preemption, signal.SIG_IGN))
-        return self.training.outcome()
-
-    def stop(self):
-        """Lets the run write its checkpoint after the epoch under way, and waits for that."""
-        for number in (signal.SIGTERM, signal.SIGUSR2):                # once is enough
-            signal.signal(number, signal.SIG_IGN)
-        if self.training is not None:                                  # it has begun
-            with suppress(ChildProcessError):                          # and not ended
-                self.training.process.send_signal(signal.SIGTERM)
-                # not `wait`, which holds its lock
-                os.waitid(os.P_PID, self.training.process.pid, os.WEXITED | os.WNOWAIT)
+        """Trains; returns the exit code and the last line that was printed, as a sentence."""
+        by_submitit, environment = "SUBMITIT_EXECUTOR" in os.environ, dict(os.environ)
+        if self.run.threads:
+            environment.update(dict.fromkeys(THREADS, str(self.run.threads)))
+        self.run.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.run.folder / "stderr.txt", "wb+") as log:
+            self.process = subprocess.Popen(  # on this machine in a session that Ctrl-C does not reach
+                self.run.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                start_new_session=not by_submitit)
+            code = self.process.wait()
+            log.seek(0)
+            said = log.read().decode(errors="replace").strip().split("\n")
+        if by_submitit and code == 0 and self.run.state() == "interrupted" and not cancelled():
+            from submitit import JobEnvironment
+            signal.raise_signal(getattr(signal, f"SIG{JobEnvironment.USR_SIG}"))
+        return f"exit code {code}: {said[-1]}"
 
     def checkpoint(self):
-        """What submitit is to do when the job runs again: the same, from the checkpoint."""
+        """What submitit is to do when a job runs again: the same, from the run's checkpoint."""
         from submitit.helpers import DelayedSubmission
-        self.stop()
-        return DelayedSubmission(Job(self.run))
+        return DelayedSubmission(Training(self.run))
 
 
-def wanted():
-    """Whether a job that got SIGTERM goes on later: not if its user cancelled it."""
+def cancelled():
+    """Whether this job of Slurm has got SIGTERM because its user cancelled it."""
     if "SLURM_JOB_ID" not in os.environ:
-        return True
+        return False
     from submitit import JobEnvironment
     number = JobEnvironment().job_id
     states = slurm_states([number])
-    return states is None or states.get(number) in ("RUNNING", "PREEMPTED")
+    return states is not None and states.get(number) not in ("RUNNING", "PREEMPTED")
+
+
+def outcome(job):
+    """How a job has ended, in a sentence."""
+    error = job.exception()
+    return job.result() if error is None else str(error).strip().split("\n")[-1]
+
+
+class Here:
+    """This machine, with `options.jobs` runs at a time."""
+
+    poll = 1.0              # seconds between two looks at the jobs
+
+    def __init__(self, options):
+        self.pool, self.trainings, self.stopped = ThreadPoolExecutor(options.jobs or 1), [], False
+
+    def start(self, runs):
+        """{Run: its job}."""
+        self.trainings = list(map(Training, runs))
+        return {training.run: self.pool.submit(self._train, training) for training in self.trainings}
+
+    def _train(self, training):
+        while training.run.state() == "running" and not self.stopped:   # by a process of an earlier call
+            time.sleep(self.poll)
+        return "" if training.run.done() or self.stopped else training()
+
+    def ended(self, jobs):
+        """[(Run, how it ended)] of those of {Run: job} that have."""
+        return [(run, outcome(job)) for run, job in jobs.items() if job.done()]
+
+    def stop(self, say):
+        """Lets the runs end with the epochs under way; `say` is a function of a text."""
+        say("stopping after the epochs under way")
+        self.stopped = True
+        for training in self.trainings:
+            if training.process is not None:
+                training.process.terminate()
+        self.pool.shutdown(cancel_futures=True)
+        say("stopped; the same command goes on")
 
 
 class Slurm:
     """The jobs of a study on Slurm, submitted at once as an array, of which `options.jobs` run at a time.
 
     Raises:
-        SettingsError: submitit is not installed.
+        SettingsError: there is no Slurm or no such setting, or submitit is not installed.
     """
 
     poll = 10.0             # seconds between two questions to Slurm
 
     def __init__(self, options):
+        missing = [command for command in ("sbatch", "srun", "squeue") if not shutil.which(command)]
+        if missing:
+            raise cli.SettingsError(f"there is no Slurm on this machine: the command {missing[0]} is missing")
         try:
             import submitit
         except ModuleNotFoundError:
             raise cli.SettingsError("the package submitit is not installed: pip install "
                                     "'hig[cluster]'") from None
-        self.folder, self.jobs = options.output / ".jobs", options.jobs or sys.maxsize
-        self.numbers = {}                                               # Run → its job's
+        self.folder, self.earlier = options.output / ".jobs", submitit.SlurmJob
         self.executor = submitit.SlurmExecutor(self.folder, max_num_timeout=100)
-        given = {"partition": options.partition, "account": options.account,
-                 "gpus_per_task": options.gpus_per_task, "mem": options.mem
-                 and f"{round(1024 * options.mem)}M"}
-        self.executor.update_parameters(
-            job_name=options.output.name[:40],
-            time=options.time or int((options.max_time + START_UP) // 60) + 10,
-            cpus_per_task=options.cpus_per_task or 1, ntasks_per_node=1,
-            array_parallelism=min(self.jobs, ARRAY), additional_parameters={"requeue": True},
-            **{key: value for key, value in given.items() if value is not None})
-
-    def free(self, active):
-        """How many more may be submitted."""
-        return ARRAY
+        defaults = {"time": int((options.max_time + START_UP) // 60) + 10, "cpus_per_task": 1,
+                    "job_name": options.output.name[:40]}
+        try:
+            self.executor.update_parameters(ntasks_per_node=1, array_parallelism=options.jobs or 1000,
+                                            additional_parameters={"requeue": True},
+                                            **defaults | options.slurm)
+        except (TypeError, ValueError) as error:
+            raise cli.SettingsError(f"--slurm: {' '.join(str(error).split())}") from None
 
     def start(self, runs):
-        """{Run: submitit's job, or None if a job of an earlier call still works on it}."""
-        for run in runs:
-            if (path := run.folder / "slurm_job.txt").exists():
-                self.numbers[run] = path.read_text().strip()
-        earlier = self.living(run for run in runs if run in self.numbers)
-        new = [run for run in runs if run not in earlier]
-        try:                                                            # a job must not be without its number
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        """{Run: its job}, the one that an earlier call of the study has submitted if Slurm still has it."""
+        numbers = {run: run.folder / "slurm_job.txt" for run in runs}
+        jobs = {run: self.earlier(self.folder, path.read_text())
+                for run, path in numbers.items() if path.exists()}
+        for run, _ in self.ended(jobs):
+            del jobs[run]
+        new = [run for run in runs if run not in jobs]
+        try:
             with (cli.writing_to(self.folder), redirect_stderr(io.StringIO()),
                   self.executor.batch() if new else nullcontext()):
-                jobs = [self.executor.submit(Job(run)) for run in new]
-            for run, job in zip(new, jobs):
-                with cli.writing_to(run.folder):
-                    run.folder.mkdir(parents=True, exist_ok=True)
-                    (run.folder / "slurm_job.txt").write_text(job.job_id)
-                self.numbers[run] = job.job_id
+                jobs |= {run: self.executor.submit(Training(run)) for run in new}
         except RuntimeError as error:
             raise cli.SettingsError(f"Slurm does not take the jobs: {' '.join(str(error).split())}") from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-        return {**dict.fromkeys(earlier), **dict(zip(new, jobs))}
+        for run in new:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            numbers[run].write_text(jobs[run].job_id)
+        return jobs
 
-    def living(self, runs):
-        """Those runs whose jobs Slurm still has; all of them while Slurm does not answer."""
-        runs = list(runs)
-        states = slurm_states(self.numbers[run] for run in runs) if runs else {}
-        return [run for run in runs if states is None or states.get(self.numbers[run]) in ALIVE]
+    def ended(self, jobs):
+        """[(Run, how it ended)] of those of {Run: job} that have; while Slurm does not answer, those with a
+        result.
+        """
+        states = slurm_states(job.job_id for job in jobs.values()) if jobs else {}
+        told = [run for run, job in jobs.items() if job.paths.result_pickle.exists()]
+        lost = [run for run, job in jobs.items() if states is not None and job.job_id not in states]
+        return [(run, outcome(jobs[run]) if run in told else "its job ended without a result")
+                for run in dict.fromkeys(told + lost)]
 
-    def ended(self, active):
-        """Those of {Run: job} that will do no more."""
-        living = self.living(active)
-        return [run for run, job in active.items()
-                if run not in living or (job is not None and job.paths.result_pickle.exists())]
-
-    def why(self, job, state):
-        """Why a run has failed."""
-        if not job.paths.result_pickle.exists():
-            return f"the job ended while the run was {state}"
-        error = job.exception()
-        return job.result() if error is None else str(error).strip().splitlines()[-1]
-
-    def stop(self, active):
-        """Leaves the jobs to Slurm; says so."""
-        return "stopped; the same command goes on, and the Slurm jobs do, too: scancel ends them"
+    def stop(self, say):
+        """Leaves the jobs to Slurm; `say` is a function of a text."""
+        say("stopped; the same command goes on, and the Slurm jobs do, too: scancel ends them")
 
 
 def slurm_states(numbers):
-    """{number: state} of those of these jobs that Slurm still knows, "17_3": "RUNNING", by one question.
+    """{number: state} of those of these jobs that have not ended, {"17_3": "RUNNING"}, by one question.
 
     Returns:
         None if Slurm does not answer.
     """
     arrays = sorted({number.split("_")[0] for number in numbers})
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T",
-               f"--jobs={','.join(arrays)}"]
+    command = ["squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={','.join(arrays)}"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode and "Invalid job id" not in answer.stderr:
         return None

@@ -8,16 +8,16 @@ Each run is a submit script, in a process of its own on this machine, or in a jo
 
 The files tell how far a study is. If its command is given again, a run that has finished or diverged is left
 alone, an interrupted one is resumed, and one that another process works on is waited for. So a study that was
-killed goes on. A job of Slurm that gets SIGTERM, or the USR2 by which Slurm announces the end of its time,
-lets the run write its checkpoint and is requeued.
+killed goes on.
 """
 
 import argparse
-import shutil
+import math
+import os
 import signal
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +27,6 @@ from tqdm import tqdm
 from hig.runs import cli, locks, places
 from hig.runs.files import write_atomically
 from hig.runs.results import load_results
-
-DONE = ("finished", "diverged")
 
 
 def study(system, name, description, runs, *, seeds, max_time):
@@ -47,15 +45,21 @@ def study(system, name, description, runs, *, seeds, max_time):
     options = parse(system, name, description, seeds, max_time)
     folder = Path(__file__).resolve().parents[2] / system
     todo = [make_run(options, folder, *run, seed) for run in runs for seed in options.seeds]
+    owner = options.output / "study.txt"
     try:
         for run in todo:
             if not run.script.is_file():
                 raise cli.SettingsError(f"there is no submit script {run.script}")
-        check_owner(options.output, f"{system}/{name}")
+        found = owner.read_text(errors="replace").strip() if owner.exists() else f"{system}/{name}"
+        if found != f"{system}/{name}":
+            raise cli.SettingsError(f"the folder {options.output} is that of the study {found}: choose "
+                                    "another one with --output")
         if options.list:
             list_runs(todo, options)
             sys.exit(0)
-        with owned(options.output, f"{system}/{name}"):
+        cli.check_writable(options.output)
+        with locks.locked(options.output / "study"):
+            write_atomically(owner, f"{system}/{name}\n".encode())
             failures = carry_out(todo, options)
     except (cli.SettingsError, OSError) as error:
         cli.fail(str(error))
@@ -77,22 +81,14 @@ def parse(system, name, description, seeds, max_time, arguments=None):
     add("--list", action="store_true", help="only say what would run and how long it takes")
     add("--cluster", choices=("local", "slurm"), default="local",
         help="where the runs take place (default: local)")
-    slurm = [add("--partition", metavar="NAME", help="of Slurm"),
-             add("--account", metavar="NAME", help="of Slurm"),
-             add("--time", type=cli.positive_integer, metavar="MINUTES",
-                 help="limit of a Slurm job, which is requeued when it needs more (default: what --max-time "
-                      "takes, and ten minutes)"),
-             add("--cpus-per-task", type=cli.positive_integer, metavar="N",
-                 help="cores, and threads, of a Slurm job (default: 1)"),
-             add("--gpus-per-task", type=cli.positive_integer, metavar="N", help="of Slurm"),
-             add("--mem", type=cli.positive, metavar="GB", help="memory of a Slurm job")]
+    add("--slurm", type=slurm_setting, metavar="KEY=VALUE", nargs="+", default=[],
+        help="settings of a Slurm job by the names of sbatch, as in partition=gpu time=60 mem=4GB "
+             "cpus_per_task=2 gpus_per_task=1 (default: one core, and the minutes that --max-time takes and "
+             "ten more; a job that needs more is requeued)")
     options = parser.parse_args(arguments)
-    for flag in slurm:
-        if options.cluster == "local" and getattr(options, flag.dest) is not None:
-            cli.fail(f"{flag.option_strings[0]} is for --cluster slurm")
-    missing = [command for command in ("sbatch", "srun", "squeue") if not shutil.which(command)]
-    if options.cluster == "slurm" and missing:
-        cli.fail(f"there is no Slurm on this machine: the command {missing[0]} is missing")
+    if options.slurm and options.cluster == "local":
+        cli.fail("--slurm is for --cluster slurm")
+    options.slurm = dict(options.slurm)
     options.output = (options.output or cli.default_output(system) / "studies" / name).absolute()
     return options
 
@@ -109,31 +105,13 @@ def seed_range(text):
     return list(dict.fromkeys(seeds))
 
 
-def check_owner(folder, name):
-    """Raises SettingsError if the folder (Path) is not that of the study `name` ("Poisson/network")."""
-    path = folder / "study.txt"
-    found = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else name
-    if found != name:
-        raise cli.SettingsError(f"the folder {folder} is that of the study {found}: choose another one with "
-                                "--output")
+def slurm_setting(text):
+    """The name and value in "partition=gpu"; whole numbers become int."""
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+    return key.replace("-", "_"), int(value) if value.isdecimal() else value
 
-
-@contextmanager
-def owned(folder, name):
-    """Marks the folder (Path) with the name of its study, and holds it while the block runs.
-
-    Raises:
-        SettingsError: it is that of another study, or cannot be written.
-        BlockingIOError: another process holds it.
-    """
-    cli.check_writable(folder)
-    with locks.locked(folder / "study"):
-        check_owner(folder, name)
-        write_atomically(folder / "study.txt", f"{name}\n".encode())
-        yield
-
-
-# ---------------------------------------------------------------------------------------------------- one run
 
 class Run(NamedTuple):
     """One run: submit script, flags without --output and --resume, folder, seconds, threads (None: any)."""
@@ -150,7 +128,7 @@ class Run(NamedTuple):
 
     def results(self):
         """(path, content) of its pickle; (None, None) if there is none, or a damaged one."""
-        for path in self.folder.glob(f"*_{self.script.stem.removeprefix('submit_')}_RESULTS.pickle"):
+        for path in self.folder.glob("*_RESULTS.pickle"):
             with suppress(ValueError):
                 return path, load_results(path)
         return None, None
@@ -167,6 +145,10 @@ class Run(NamedTuple):
         shorter = state == "finished" and results["sim_par"].get("max_time", self.max_time) < self.max_time
         return "interrupted" if shorter else state
 
+    def done(self):
+        """Whether nothing is left of it."""
+        return self.state() in ("finished", "diverged")
+
     def seconds_left(self):
         """About how long it still takes."""
         _, results = self.results()
@@ -175,10 +157,9 @@ class Run(NamedTuple):
 
     def command(self):
         """The command that begins or continues it."""
-        path, results = self.results()
-        checkpoint = path and path.with_name(path.name.replace("_RESULTS.pickle", "_CHECKPOINT.npz"))
-        resume = ["--resume"] if results is not None and checkpoint.exists() else []
-        return [sys.executable, str(self.script), *self.flags, "--output", str(self.folder), *resume]
+        resume = self.results()[0] and any(self.folder.glob("*_CHECKPOINT.npz"))
+        return [sys.executable, str(self.script), *self.flags, "--output", str(self.folder),
+                *(["--resume"] if resume else [])]
 
 
 def make_run(options, system, optimizer, settings, seed):
@@ -189,12 +170,10 @@ def make_run(options, system, optimizer, settings, seed):
     words = [f"--{key.replace('_', '-')}={value}" for key, value in flags.items()]
     threads = 1 if (options.jobs or 1) > 1 else None
     if options.cluster == "slurm":
-        threads = options.cpus_per_task or 1
+        threads = options.slurm.get("cpus_per_task", 1)
     return Run(system / f"submit_{optimizer}.py", (*words, "--quiet"),
                options.output / setting / f"seed_{seed}", options.max_time, threads)
 
-
-# ------------------------------------------------------------------------------------------------ all of them
 
 def carry_out(runs, options):
     """Runs what is left of a study.
@@ -210,75 +189,64 @@ def carry_out(runs, options):
         OSError: its folder cannot be written.
         SettingsError: Slurm does not take the jobs.
     """
+    def say(text):
+        tqdm.write(text, file=sys.stderr)
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    place = places.Slurm(options) if options.cluster == "slurm" else places.Here(options)
-    waiting = [run for run in runs if run.state() not in DONE]
-    left = {run: run.seconds_left() for run in waiting}
-    active, failures = {}, {}               # active: Run → its job, None for another process'
-    with tqdm(total=len(waiting), desc="runs", disable=None, leave=False,
-              bar_format="{desc} {n_fmt}/{total_fmt} {bar} {postfix}") as bar:
+    place, failures = places.Slurm(options) if options.cluster == "slurm" else places.Here(options), {}
+    jobs = place.start([run for run in runs if not run.done()])
+    with tqdm(total=len(jobs), desc="runs", disable=None, leave=False) as bar:
         try:
-            while waiting or active:
-                now, waiting = waiting[:place.free(active)], waiting[place.free(active):]
-                active |= place.start(now)
-                seconds = sum(left.values()) / max(1, min(place.jobs, len(left)))
-                bar.set_postfix_str(f"{in_words(seconds)} left")
+            while jobs:
                 time.sleep(place.poll)
-                for run in place.ended(active):
-                    job, state = active.pop(run), run.state()
-                    if state == "running" or (job is None and state not in DONE):
-                        waiting.append(run)  # another process was at it, or still is
-                        continue
-                    if state not in DONE:
-                        failures[run] = place.why(job, state)
-                    left.pop(run)
+                for run, how in place.ended(jobs):
+                    del jobs[run]
+                    if not run.done():
+                        failures[run] = how
                     bar.update(1)
-                    tqdm.write(f"{run.setting} {run.folder.name}: {failures.get(run, state)} ({len(left)} "
-                               "runs left)", file=sys.stderr)
+                    say(f"{run.setting} {run.folder.name}: {failures.get(run) or run.state()} ({len(jobs)} "
+                        "runs left)")
         except KeyboardInterrupt:
-            tqdm.write(place.stop(active), file=sys.stderr)
+            try:
+                place.stop(say)
+            except KeyboardInterrupt:
+                os._exit(130)               # does not wait for the runs, as the end of the threads would
             sys.exit(130)
     return failures
 
-
-# ---------------------------------------------------------------------------------------------- what is shown
 
 def list_runs(runs, options):
     """Prints what would run, and how long it takes."""
     for run in runs:
         print(f"{run.state():11} {run.folder}  {' '.join(run.flags)}")
-    left = [run.seconds_left() for run in runs if run.state() not in DONE]
-    at_once = max(1, min(options.jobs or (1 if options.cluster == "local" else sys.maxsize), len(left)))
-    print(f"{len(left)} of {len(runs)} runs are left; they take about {in_words(sum(left) / at_once)}")
-
-
-def in_words(seconds):
-    """A time as text, "2 h 05 min" for instance."""
-    minutes = int(seconds // 60) + (seconds % 60 > 0)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+    left = [run.seconds_left() for run in runs if not run.done()]
+    at_once = max(1, min(options.jobs or (1 if options.cluster == "local" else len(left)), len(left)))
+    hours, minutes = divmod(math.ceil(sum(left) / at_once / 60), 60)
+    print(f"{len(left)} of {len(runs)} runs are left; they take about {hours} h {minutes:02d} min")
 
 
 def print_table(runs, failures):
     """For each setting: how many runs there are, died and failed, median and range of the final test losses,
     the median of the final validation losses, by which settings are chosen, and the largest peak memory.
+    The loss of a run that died is infinite.
     """
-    width = max(20, *(len(run.setting) for run in runs))
-    columns = "median", "lowest", "highest", "validation", "memory"
-    print(f"{'test loss at the end':{width}} runs died failed" + "".join(map("{:>11}".format, columns)))
-    for setting in dict.fromkeys(run.setting for run in runs):
-        own = [run for run in runs if run.setting == setting]
-        states = [run.state() for run in own]
-        results = [run.results()[1] for run, state in zip(own, states) if state == "finished"]
-        finals = [loss[np.isfinite(loss)][-1] for loss in (each["test_loss"] for each in results)
-                  if np.isfinite(loss).any()]
-        chosen_by = [each["validation_loss"][-1] for each in results if "validation_loss" in each]
-        died, failed = states.count("diverged"), sum(run in failures for run in own)
-        lost = [np.inf] * died
-        losses = [(finals + lost, np.median), (finals, min), (finals, max),
-                  (chosen_by and chosen_by + lost, np.median)]
-        cells = [f"{function(values):.1e}" if values else "–" for values, function in losses]
-        peak = max((each["provenance"].get("peak_memory", 0) for each in results), default=0)
-        cells.append(f"{peak / 1e6:.0f} MB" if peak else "–")
-        print(f"{setting:{width}} {len(own):4} {died:4} {failed:6}" + "".join(map("{:>11}".format, cells)))
+    import pandas                   # half a second, which --help need not take
+
+    def row(run):
+        state, (_, results) = run.state(), run.results()
+        row = {"setting": run.setting, "died": state == "diverged", "failed": run in failures}
+        for key in ("test_loss", "validation_loss"):
+            curve = results[key] if state == "finished" and key in results else np.zeros(0)
+            ends = curve[np.isfinite(curve)][-1:] if state != "diverged" else [np.inf]
+            row[key] = ends[0] if len(ends) else np.nan
+        peak = results["provenance"].get("peak_memory") if state == "finished" else None
+        return {**row, "megabytes": peak / 1e6 if peak else np.nan}
+
+    table = pandas.DataFrame(map(row, runs)).groupby("setting", sort=False).agg(
+        runs=("died", "size"), died=("died", "sum"), failed=("failed", "sum"), median=("test_loss", "median"),
+        lowest=("test_loss", "min"), highest=("test_loss", "max"), validation=("validation_loss", "median"),
+        MB=("megabytes", "max"))
+    print("test losses at the end")
+    print(table.to_string(float_format="{:.1e}".format, formatters={"MB": "{:.0f}".format}))
     for run, reason in failures.items():
         print(f"failed: {run.folder}: {reason}", file=sys.stderr)
