@@ -366,8 +366,8 @@ class KrylovSpace:
         self.finite = bool(np.isfinite([self.norm, *self.alphas, *self.betas]).all())
 
     def _small_part(self, mu):
-        return bidiagonal_power(self.alphas, self.betas, self.norm, self.exhausted, *self.settings, mu,
-                                self.filter)
+        return bidiagonal_power(self.alphas, self.betas, self.norm, self.exhausted, self.sides,
+                                *self.settings, mu, self.filter)
 
     def power(self, damping=0.0):
         """J^κ g.

@@ -39,9 +39,15 @@ power of B takes the place of that of J: with B = Q S Pᵀ, and e₁ because g =
 
     J^κ g ≈ V_k B^κ U_{k+1}ᵀ g = V_k P S^κ Qᵀ e₁ ‖g‖
 
-which is exact when k has reached the rank of J, for κ = 1 after one step, and for κ = −1 the iterate of LSQR
-(with damping too). Large singular values are found first, so that stopping after few steps leaves out the
-small ones. `operator_power` does this for any linear operator, and `hig.krylov` in TensorFlow for a model.
+For n ≤ p and κ > −1 the upper k rows of B, L, take its place. The two are Lanczos' approximations of f(JᵀJ)
+Jᵀg (by B) and of Jᵀ f(K) g (by L, since U_kᵀ K U_k = L Lᵀ), each on the smaller side. L finds more of the small
+singular values in as many steps: on the Poisson problem 80 updates with 16 steps come within 6 % of the loss
+of 80 exact ones, and with B within 22 %. For κ = −1 B gives the iterate of LSQR, with damping too, which also
+converges if g is not in the range of J.
+
+The result is exact when k has reached the rank of J, and for κ = 1 after one step. Large singular values are
+found first, so that stopping after few steps leaves out the small ones. `operator_power` does this for any
+linear operator, and `hig.krylov` in TensorFlow for a model.
 
 Precision: everything here is float64, whatever comes in. An eigenvalue of K carries an absolute error of
 about ε λ_max (ε = 2e-16). Singular values below 1e-8 σ_max are therefore lost in rounding, and τ < 1e-8 keeps
@@ -324,15 +330,16 @@ def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_fi
         exhausted = alpha <= negligible
         if exhausted:
             break
-    by_u, by_v, spectrum = bidiagonal_power(alphas, betas, norm, exhausted, kappa, truncation, damping,
-                                            spectral_filter)
+    by_u, by_v, spectrum = bidiagonal_power(alphas, betas, norm, exhausted, (n, p), kappa, truncation,
+                                            damping, spectral_filter)
     kept = kept[:spectrum.steps]
     if n > p:
         return by_v @ kept, spectrum
     return np.asarray(J.rmatvec(by_u[:-1] @ kept), np.float64) + by_u[-1] * betas[-1] * v, spectrum
 
 
-def bidiagonal_power(alphas, betas, norm, exhausted, kappa, truncation, damping=0.0, spectral_filter=None):
+def bidiagonal_power(alphas, betas, norm, exhausted, sides, kappa, truncation, damping=0.0,
+                     spectral_filter=None):
     """The coefficients of J^κ g in the Krylov space, from the numbers of the recurrence.
 
     With B = Q S Pᵀ and f(S) the filtered S^(κ−1), damped if μ > 0, they are by_v = P S f(S) Qᵀ e₁ ‖g‖ for the
@@ -340,32 +347,38 @@ def bidiagonal_power(alphas, betas, norm, exhausted, kappa, truncation, damping=
 
         J^κ g ≈ V_k by_v = Jᵀ (U_k by_u[:k]) + by_u[k] β_{k+1} v_k
 
+    With L in the place of B, by_u[k] is 0.
+
     Args:
         alphas, betas: α_1 … α_k and β_2 … β_{k+1}, k ≥ 1 each.
         norm: ‖g‖.
         exhausted: whether β_{k+1} or α_{k+1} is 0, so that there is no further step.
+        sides: (n, p).
         kappa, truncation, damping, spectral_filter: as in `operator_power`.
 
     Returns:
         (by_u, by_v, spectrum): float64 (k + 1,) and (k,), and the `KrylovSpectrum`.
     """
-    k = len(alphas)
+    k, (n, p) = len(alphas), sides
+    more = exhausted or n > p or kappa == -1                            # whether B has a row more than L
     B = np.zeros((k + 1, k))
     np.fill_diagonal(B, alphas)
     np.fill_diagonal(B[1:], betas)
 
-    def power(B):
-        Q, sigma, _ = scipy.linalg.svd(B, full_matrices=False, check_finite=False)
+    def power(k):
+        B_k = B[:k + more, :k]
+        Q, sigma, _ = scipy.linalg.svd(B_k, full_matrices=False, check_finite=False)
         weights = spectral_weights(sigma, truncation, spectral_filter)
         kept = _kept(weights)
         values = weights[kept] * (sigma[kept]**2 + damping)**((kappa - 1) / 2)
         by_u = norm * (Q[:, kept] @ (values * Q[0, kept]))
-        return by_u, B.T @ by_u, (np.count_nonzero(weights), sigma[0], sigma[kept].min(initial=sigma[0]))
+        return by_u, B_k.T @ by_u, (np.count_nonzero(weights), sigma[0], sigma[kept].min(initial=sigma[0]))
 
-    by_u, by_v, (rank, sigma_max, sigma_min) = power(B)
-    before = np.append(power(B[:k, :k - 1])[1], 0.0) if k > 1 else np.zeros(1)
+    by_u, by_v, (rank, sigma_max, sigma_min) = power(k)
+    before = np.append(power(k - 1)[1], 0.0) if k > 1 else np.zeros(1)
     size = np.linalg.norm(by_v)
     change = 0.0 if exhausted or size == 0 else float(np.linalg.norm(by_v - before) / size)
+    by_u = by_u if more else np.append(by_u, 0.0)
     return by_u, by_v, KrylovSpectrum(rank, float(sigma_max), float(sigma_min) if rank else 0.0, k, change)
 
 
