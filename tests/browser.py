@@ -1,12 +1,11 @@
-"""For tests of the pages: a headless Chromium, a page in its own process, what must hold for every page."""
+"""For tests of the pages: a headless Chromium, a page served by this process, and what must hold for it."""
 
 import json
-import select
+import logging
 import shutil
-import signal
-import subprocess
-import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
+from werkzeug.serving import make_server
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 120              # seconds to wait for what must happen; a busy machine takes long
@@ -40,58 +39,40 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def visit(browser):
-    """Function of an address: opens that page in the browser.
+    """Function of a Dash app: serves it and opens it in the browser.
 
     In the end the page has made no request to another machine and written no error to the console.
     """
-    def open_page(url):
+    servers = []
+
+    def open_page(app):
+        servers.append(make_server("127.0.0.1", 0, app.server, threaded=True))
+        threading.Thread(target=servers[0].serve_forever, daemon=True).start()
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)           # not a line for each request
         for kind in ("browser", "performance"):
             browser.get_log(kind)                                       # forgets what was before
-        browser.get(url)
+        browser.get(f"http://127.0.0.1:{servers[0].port}/")
     yield open_page
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
     requests = [message["params"]["request"]["url"] for message in messages
                 if message["method"] == "Network.requestWillBeSent"]
     browser.get("about:blank")
+    servers[0].shutdown()
     assert not errors, errors
     own = "http://127.0.0.1:", "data:", "blob:", "chrome"               # the last are Chromium's own pages
     assert requests and all(url.startswith(own) for url in requests), requests
 
 
-def serve(*arguments, port=0):
-    """A process of dashboard.py on a port, of its own choice if that is 0; its `url` has the address."""
-    command = [sys.executable, str(ROOT / "dashboard.py"), *map(str, arguments), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if not select.select([process.stdout], [], [], PATIENCE)[0]:
-        stop(process)
-        pytest.fail("dashboard.py has printed no address")
-    process.url = process.stdout.readline().split()[0]
-    return process
-
-
-def stop(process):
-    """Ends a process of `serve` by Ctrl-C; returns its exit status."""
-    process.send_signal(signal.SIGINT)
-    try:
-        process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    return process.returncode
-
-
-def until(browser, condition, what):
+def until(condition, what):
     """The first true value of `condition()`; an exception, as while the page is redrawn, counts as false."""
-    return WebDriverWait(browser, PATIENCE, 0.1, (Exception,)).until(lambda _: condition(), f"never: {what}")
-
-
-def wait_for(condition, what):
-    """The same without a browser."""
     end = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.1)
-    return value
+    while time.monotonic() < end:
+        with suppress(Exception):
+            if value := condition():
+                return value
+        time.sleep(0.05)
+    pytest.fail(f"never: {what}")
 
 
 def text(browser, selector):
@@ -108,7 +89,7 @@ def click(browser, selector, words=None):
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         element.click()
         return True
-    until(browser, clicked, f"{selector} {words or ''} can be clicked")
+    until(clicked, f"{selector} {words or ''} can be clicked")
 
 
 def set_text(browser, name, value):
@@ -124,19 +105,16 @@ def graph(browser, name, expression):
 
 
 def fits(browser, width):
-    """Waits until a window has that width and the page fits into it; no control lies over another one."""
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                            {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 600})
-    try:
-        until(browser, lambda: browser.execute_script(
-            f"return innerWidth == {width} && document.documentElement.scrollWidth <= innerWidth"),
-            f"the page fits into {width} pixels")
-        boxes = browser.execute_script("""
-            const parts = ".control, .controls > button, h1, h2, p, .js-plotly-plot, .scroll";
-            return [...document.querySelectorAll(parts)].map(part => part.getBoundingClientRect())
-                .map(box => [box.left, box.top, box.right, box.bottom])""")
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    """Waits until the page fits into a window of that width; no control lies over another one."""
+    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    until(lambda: browser.execute_script(
+        f"return innerWidth == {width} && document.documentElement.scrollWidth <= innerWidth"), "it fits")
+    boxes = browser.execute_script("""
+        const parts = ".control, .controls > button, h1, h2, p, .js-plotly-plot, .scroll";
+        return [...document.querySelectorAll(parts)].map(part => part.getBoundingClientRect())
+            .map(box => [box.left, box.top, box.right, box.bottom])""")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     apart = [a[2] <= b[0] + 1 or b[2] <= a[0] + 1 or a[3] <= b[1] + 1 or b[3] <= a[1] + 1
              for i, a in enumerate(boxes) for b in boxes[:i]]
     assert len(boxes) > 3 and all(apart)

@@ -1,6 +1,6 @@
-"""The page without a browser: what is read again, what is shown, who is answered, the command line."""
+"""The page of dashboard.py: what it reads and shows, in a browser what survives a refresh, the command line."""
 
-import multiprocessing
+import io
 import os
 import signal
 import socket
@@ -9,17 +9,19 @@ import sys
 
 import numpy as np
 import pytest
-from dash import Patch
 from dash.exceptions import PreventUpdate
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
 
 import dashboard
-from hig.figures.curves import Curve, median_band, state_of
+from hig.figures.curves import state_of
 from hig.figures.reading import read_runs
 from hig.live import page, watching
 from hig.runs.locks import held, locked
 from hig.runs.results import load_results, save_results
-from tests.browser import ROOT
+from tests.browser import ROOT, browser, click, fits, graph, text, until, visit  # noqa: F401
 from tests.test_plot import falling, save
 
 
@@ -27,9 +29,9 @@ def refresh(folder, known=None, case=None, x="time", y="test_loss", switches=("l
     return page.refresh([folder], {} if known is None else known, case, x, y, list(switches), shown or {})
 
 
-def named(figure):
+def named(sent):
     """{name of the optimizer: trace} of the lines in the legend."""
-    return {trace.name.split(":")[0]: trace for trace in figure.data if trace.showlegend}
+    return {trace.name.split(":")[0]: trace for trace in sent["figure"].data if trace.showlegend}
 
 
 def rows(sent):
@@ -39,6 +41,12 @@ def rows(sent):
         return "".join(map(text, part)) if isinstance(part, list) else part if isinstance(part, str) else ""
     return [[text(cell) for cell in (row.children if isinstance(row.children, list) else [row.children])]
             for row in sent["table"].children[1].children]
+
+
+def marks(sent):
+    """[(symbol, x, y, text)] of the crosses and diamonds."""
+    return [mark for trace in sent["figure"].data if trace.mode == "markers+text"
+            for mark in zip(trace.marker.symbol, trace.x, trace.y, trace.text)]
 
 
 # ------------------------------------------------------------------------------------------------- the files
@@ -53,7 +61,8 @@ def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
     (scene / "log_loss_HIG_0.txt").write_text("0 3.0\n")
 
     def look():
-        return {found.path: found.runs[0] for found in watching.look([tmp_path, tmp_path, paths[1]], known)}
+        found = watching.look([tmp_path, tmp_path, paths[1]], known)
+        return {path: file.runs[0] for path, file in found.items()}
     assert len(look()) == len(look()) == len(read) == 4
     before = paths[1].stat()
     save(paths[1], falling(rate=0.4))
@@ -67,28 +76,21 @@ def test_only_changed_files_are_read_again(tmp_path, monkeypatch):
     assert len(look()) == 3 and len(read) == 6
 
 
-def _hold(folder, ready):
-    with locked(folder / "NLO_HIG"):
-        ready.set()
-        signal.pause()
-
-
 def test_the_state_of_a_run(tmp_path):
     """A run is running only as long as a process holds its lock; a killed one leaves the lock's file."""
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(), state="running")
     assert state_of(read_runs(path)[0]) == "interrupted"
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    process = context.Process(target=_hold, args=(tmp_path, ready))
-    process.start()
+    code = ("import pathlib, sys; from hig.runs.locks import locked\n"
+            "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()")
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "NLO_HIG"], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, cwd=ROOT)
     try:
-        assert ready.wait(60)
-        assert held(tmp_path / "NLO_HIG") and state_of(read_runs(path)[0]) == "running"
+        assert process.stdout.readline() == b"held\n" and state_of(read_runs(path)[0]) == "running"
         with pytest.raises(BlockingIOError):                            # asking has not taken it
             locked(tmp_path / "NLO_HIG").__enter__()
     finally:
-        process.kill()
-        process.join()
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
     assert (tmp_path / ".NLO_HIG.lock").exists() and state_of(read_runs(path)[0]) == "interrupted"
     (tmp_path / ".NLO_HIG.lock").write_text(f"process {os.getpid()} on {os.uname().nodename}")
     os.utime(tmp_path / ".NLO_HIG.lock", (0, 0))
@@ -96,19 +98,6 @@ def test_the_state_of_a_run(tmp_path):
     for state in ("finished", "interrupted", "diverged"):
         assert state_of(read_runs(save(path, falling(), state=state))[0]) == state
     assert state_of(read_runs(save(path, [1, 0.5, np.nan]))[0]) == "diverged"
-
-
-def test_quantities_are_the_arrays_with_a_value_for_each_entry_or_update(tmp_path):
-    save(tmp_path / "QMC_HIG_RESULTS.pickle", falling(4), population_error_2=np.array([3.0, 2, 0, -1]),
-         picture=np.eye(4), other=np.zeros(7))
-    sent = refresh(tmp_path, y="population_error_2", switches=[])
-    assert {option["value"]: option["label"] for option in sent["quantities"]} == {
-        "test_loss": "test loss", "train_loss": "training loss", "epoch_time": "seconds of an epoch",
-        "population_error_2": "error of the population of |2⟩"}
-    assert_array_equal(named(sent["figure"])["HIG"].y, [3, 2, 0, -1])
-    assert sent["figure"].layout.yaxis.title.text == "error of the population of |2⟩"
-    for key, expected in (("population_error_2", [3, 2]), ("epoch_time", [2, 2, 2])):
-        assert_array_equal(named(refresh(tmp_path, y=key)["figure"])["HIG"].y, expected)    # y > 0
 
 
 # ----------------------------------------------------------------------------------------- what is shown
@@ -119,53 +108,60 @@ def test_what_is_shown_and_when_it_is_sent_again(tmp_path):
         save(tmp_path / f"NLO_{name}_RESULTS.pickle", falling(), settings={"seed": 1, "batch_size": 128})
     first = refresh(tmp_path, known)
     assert first["case"] == "Nonlinear oscillators"
-    assert first["cases"] == [{"label": "Nonlinear oscillators (2)", "value": "Nonlinear oscillators"}]
-    trace = named(first["figure"])["HIG"]
-    assert list(named(first["figure"])) == ["Adam", "HIG"] == [row[0] for row in rows(first)]
+    assert first["cases"] == {"Nonlinear oscillators": "Nonlinear oscillators (2)"}
+    trace = named(first)["HIG"]
+    assert list(named(first)) == ["Adam", "HIG"] == [row[0] for row in rows(first)]
     assert_array_equal(trace.x, np.arange(20) * 2.0)
     assert_allclose(trace.y, 1.1 * falling(), rtol=1e-12)               # one multiplication: rounding
     assert trace.line.color == "darkorchid" and first["figure"].layout.yaxis.type == "log"
     assert first["table"].children[1].children[0].title == "seed 1, batch_size 128"
     with pytest.raises(PreventUpdate):
         refresh(tmp_path, known, first["case"], shown=first["shown"])
-    save(tmp_path / "NLO_SGD_RESULTS.pickle", falling())
-    second = refresh(tmp_path, known, first["case"], shown=first["shown"])
-    sent = {tuple(step["location"]): step["params"]["value"]
-            for step in second["figure"].to_plotly_json()["operations"]}
-    assert isinstance(second["figure"], Patch) and len(sent[("data",)]) > len(first["figure"].data)
-    assert not any("xaxis" in where for where in sent)                  # zoom stays
-    other = refresh(tmp_path, known, first["case"], x="epochs", shown=second["shown"])
-    assert other["figure"].layout.xaxis.title.text == "epochs"
+    save(tmp_path / "NLO_SGD_RESULTS.pickle", falling(), updates=3)
+    second = refresh(tmp_path, known, first["case"], x="updates", shown=first["shown"])
+    assert_array_equal(named(second)["SGD"].x, 3 * np.arange(20))
+
+
+def test_quantities_are_the_arrays_with_a_value_for_each_entry_or_update(tmp_path):
+    path = save(tmp_path / "QMC_HIG_RESULTS.pickle", falling(4), population_error_2=np.array([3.0, 2, 0, -1]),
+                picture=np.eye(4), other=np.zeros(7))
+    sent = refresh(tmp_path, y="population_error_2", switches=[])
+    assert sent["quantities"] == {
+        "test_loss": "test loss", "train_loss": "training loss", "epoch_time": "seconds of an epoch",
+        "population_error_2": "error of the population of |2⟩"}
+    assert_array_equal(named(sent)["HIG"].y, [3, 2, 0, -1])
+    assert sent["figure"].layout.yaxis.title.text == "error of the population of |2⟩"
+    for key, expected in (("population_error_2", [3, 2]), ("epoch_time", [2, 2, 2])):
+        assert_array_equal(named(refresh(tmp_path, y=key))["HIG"].y, expected)      # on a logarithmic axis
+    results = load_results(path)
+    del results["provenance"]                                           # as in the published files
+    save_results(path, results)
+    assert "QMC_HIG_RESULTS.pickle" in refresh(tmp_path, x="updates")["note"]
 
 
 def test_seeds_become_a_band_or_lines(tmp_path):
+    """A band of the losses, and of values below zero where the axis has no logarithm."""
     for seed in range(3):
         path = tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle"
-        save(path, falling(start=2.0**seed), settings={"seed": seed})
+        save(path, falling(start=2.0**seed), settings={"seed": seed}, depth=seed - falling())
     low, high, middle, *_ = refresh(tmp_path)["figure"].data
     for trace, start in ((low, 1), (high, 4), (middle, 2)):
         assert_allclose(trace.y, 1.1 * falling(start=start), rtol=1e-9)     # through logarithms
     assert high.fill == "tonexty" and "3 runs" in middle.name
+    for trace, seed in zip(refresh(tmp_path, y="depth", switches=["bands"])["figure"].data, (0, 2, 1)):
+        assert_array_equal(trace.y, seed - falling())
     apart = [trace for trace in refresh(tmp_path, switches=["log_y"])["figure"].data if trace.mode == "lines"]
     assert len(apart) == 3 and [trace.showlegend for trace in apart] == [True, False, False]
-
-
-def test_a_band_of_values_without_logarithm():
-    x = np.arange(3.0)
-    curves = [Curve(x, y, None, True) for y in (x - 1, -x, 0 * x)]
-    _, middle, low, high, _ = median_band(curves, logarithmic=False)
-    assert_array_equal([middle, low, high], [[0, 0, 0], [-1, -1, -2], [0, 0, 1]])
 
 
 def test_a_dead_run_ends_in_a_cross(tmp_path):
     path = save(tmp_path / "NLO_GN_RESULTS.pickle", [1, 2, 1e5, np.nan], test=[1, 2, 1e5, np.nan])
     sent = refresh(tmp_path)
-    (cross,) = [trace for trace in sent["figure"].data if trace.mode == "markers" and trace.x]
     assert sent["figure"].layout.yaxis.autorangeoptions.clipmax == 1e3  # the others stay legible
-    assert_array_equal([cross.x, cross.y], [[6], [1e3]])
-    assert rows(sent)[0][:4] == ["GN", "diverged: died at NaN, t = 6 s", "inf", "inf"]
+    assert marks(sent) == [("x-thin", 6, 1e3, "")]
+    assert rows(sent)[0][:5] == ["GN", "died at NaN, t = 6 s", "3", "inf", "inf"]
     save(path, [1, 0.1, 0.005], test=[1, 0.009, np.nan])                # its seconds to 1e-2, 1e-3, 1e-4
-    row = ["GN", "finished", "9.00e-03", "5.00e-03", "2", "–", "–", "2", "4", str(path)]
+    row = ["GN", "finished", "2", "5.000e-03", "9.000e-03", "4", "2", "–", "–", os.path.relpath(path)]
     assert rows(refresh(tmp_path))[0] == row
 
 
@@ -173,39 +169,20 @@ def test_poisson_begins_with_a_logarithmic_time_axis(tmp_path):
     save(tmp_path / "POISSON_HIG_RESULTS.pickle", falling())
     first = refresh(tmp_path)
     assert "log_x" in first["switches"] and first["figure"].layout.xaxis.type == "log"
-    assert named(first["figure"])["HIG"].x[0] == 2                      # not 0
+    assert named(first)["HIG"].x[0] == 2                                # not 0
     again = refresh(tmp_path, case=first["case"], shown=first["shown"])
     assert "log_x" not in again["switches"]                             # the user's choice stays
 
 
-def test_updates_and_the_files_that_do_not_tell_them(tmp_path):
-    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(), updates=32)
-    results = load_results(path := save(tmp_path / "NLO_GN_RESULTS.pickle", falling()))
-    del results["provenance"]
-    save_results(path, results)
-    sent = refresh(tmp_path, x="updates")
-    assert_array_equal(named(sent["figure"])["HIG"].x, 32 * np.arange(20))
-    assert len(named(sent["figure"])["GN"].x) == 0 and "NLO_GN_RESULTS.pickle" in sent["note"]
-
-
 def test_many_long_curves_are_thinned_and_keep_their_extremes(tmp_path):
     rng = np.random.default_rng(0)
-    for i in range(40):
-        losses = np.exp(rng.normal(size=5000))
+    for i in range(20):
+        losses = np.exp(rng.normal(size=4000))
         losses[[1000, 3000]] = 1e4, 1e-4
         save(tmp_path / f"NLO_O{i}_RESULTS.pickle", losses, test=losses)
     curves = [trace.y for trace in refresh(tmp_path)["figure"].data if trace.mode == "lines"]
-    assert sum(map(len, curves)) < page.POINTS + 40 * 2
+    assert sum(map(len, curves)) < page.POINTS + 20 * 2
     assert all(curve.max() == 1e4 and curve.min() == 1e-4 for curve in curves)
-
-
-def test_an_unreadable_file_is_a_row_and_names_are_no_markup(tmp_path):
-    save(tmp_path / "NLO_<b>x_RESULTS.pickle", falling())
-    (tmp_path / "NLO_GN_RESULTS.pickle").write_bytes(b"\x80\x04garbage")
-    sent = refresh(tmp_path)
-    (first, *_), (second,) = rows(sent)
-    assert first == "<b>x" and sent["figure"].data[0].name.startswith("&lt;b&gt;x")
-    assert second.startswith("unreadable: ") and "NLO_GN_RESULTS.pickle cannot be used as a curve" in second
 
 
 def test_where_another_optimizer_takes_over_it_is_named(tmp_path):
@@ -214,10 +191,86 @@ def test_where_another_optimizer_takes_over_it_is_named(tmp_path):
     save_results(path, {**results, "provenance": {**results["provenance"], "switch_epoch": 7}})
     save(tmp_path / "POISSON_interactive_RESULTS.pickle", falling(4), test=falling(4),
          method=np.array([2.0, 2, 2, 0]), settings={"methods": "0 Adam, 1 GN, 2 HIG"})
-    figure = refresh(tmp_path, switches=[])["figure"]
-    switch, method = [trace for trace in figure.data if trace.mode == "markers+text"]
-    assert (switch.x, switch.y, switch.text) == ((14,), (falling()[7],), ("switch",))
-    assert method.x == (0, 4) and method.text == ("HIG", "Adam")
+    assert marks(refresh(tmp_path, switches=[])) == [
+        ("diamond", 14, falling()[7], "switch"), ("diamond", 4, falling()[2], "HIG → Adam")]
+
+
+# -------------------------------------------------------------------------------------------- in a browser
+
+def points(browser, number=0):
+    """How many points a curve on the page has."""
+    return graph(browser, "curves",
+                 f"g._fullData.filter(t => t.mode == 'lines' && t.showlegend)[{number}].x.length")
+
+
+def table(browser):
+    return [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#table tbody tr")]
+
+
+def test_zoom_and_hidden_curves_survive_what_happens_to_the_files(browser, visit, tmp_path):
+    visit(page.watching_app([tmp_path]))
+    until(lambda: "No curves" in text(browser, "#note"), "the page says that there is nothing yet")
+    with locked(tmp_path / "NLO_HIG"):
+        for name in ("Adam", "HIG"):
+            save(tmp_path / f"NLO_{name}_RESULTS.pickle", falling(), state="running")
+        until(lambda: points(browser) == 20, "the curves are drawn")
+        assert "(2, 1 running)" in text(browser, "#case")
+        assert ["interrupted" in row for row in table(browser)] == [True, False]
+    until(lambda: "interrupted" in table(browser)[1], "the other run, too, has ended")
+
+    shown = "g._fullLayout.xaxis.range"
+    whole = graph(browser, "curves", shown)
+    area = browser.find_element(By.CSS_SELECTOR, "#curves .nsewdrag")
+    actions = ActionChains(browser).move_to_element_with_offset(area, -200, -80).click_and_hold()
+    actions.move_by_offset(260, 140).release().perform()
+    zoomed = until(lambda: (now := graph(browser, "curves", shown)) != whole and now, "zoom")
+    ActionChains(browser).click(browser.find_element(By.CSS_SELECTOR, "#curves .legendtoggle")).perform()
+    hidden = "g._fullData.filter(t => t.visible == 'legendonly').map(t => t.legendgroup)[0]"
+    until(lambda: graph(browser, "curves", hidden) == "Adam", "Adam hides")
+    (tmp_path / "NLO_SGD_RESULTS.pickle").write_bytes(b"\x80\x04cos\nsystem\n(X\x04\x00\x00\x00exittR.")
+    until(lambda: "cannot be used as a curve" in table(browser)[2], "its sentence")
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(25))
+    for name in ("GN", "<b>x"):                                         # between the others, and after them
+        save(tmp_path / f"NLO_{name}_RESULTS.pickle", falling(22))
+    until(lambda: [points(browser, i) for i in range(4)] == [20, 22, 25, 22], "new points and new curves")
+    assert graph(browser, "curves", shown) == zoomed and graph(browser, "curves", hidden) == "Adam"
+    assert table(browser)[3].startswith("<b>x ") and "<b>x" in text(browser, "#curves .legend")  # no markup
+
+
+def test_controls_and_a_server_that_does_not_answer(browser, visit, tmp_path):
+    save(tmp_path / "QMC_HIG_RESULTS.pickle", falling(), population_error_2=np.linspace(0.5, 0.1, 20))
+    visit(page.watching_app([tmp_path]))
+    until(lambda: points(browser) == 20, "the curve is drawn")
+    click(browser, "#x label", "epochs")
+    until(lambda: graph(browser, "curves", "g._fullLayout.xaxis.title.text") == "epochs", "another axis")
+    click(browser, "#switches label", "log x")
+    until(lambda: graph(browser, "curves", "g._fullLayout.xaxis.type") == "log", "x is logarithmic")
+    assert points(browser) == 19                                        # without epoch 0
+    click(browser, "#y")
+    click(browser, ".dash-dropdown-option", "error of the population of |2⟩")
+    until(lambda: graph(browser, "curves", "g._fullData[0].y[18]") == 0.1, "another quantity")
+
+    notice = "return getComputedStyle(document.body, '::after').content"
+    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **network})
+    until(lambda: "does not answer" in browser.execute_script(notice), "the page says it")
+    browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **network})
+    until(lambda: "does not" not in browser.execute_script(notice) and points(browser) == 20, "it goes on")
+    browser.get_log("browser")                                          # of these errors it may write
+
+
+def test_the_page_fits_its_window_and_is_dark_for_who_wants_it_dark(browser, visit, tmp_path):
+    """Mean brightness of what is seen, of 255: most of it is background."""
+    for prefix in ("NLO", "QMC", "POISSON"):
+        save(tmp_path / f"{prefix}_HIG_RESULTS.pickle", falling())
+    visit(page.watching_app([tmp_path]))
+    until(lambda: points(browser) >= 19, "the curves are drawn")
+    for width in (1400, 420):
+        fits(browser, width)
+    for scheme, low, high in (("light", 200, 255), ("dark", 0, 60), ("", 200, 255)):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        assert low < np.mean(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("L")) < high
 
 
 # ----------------------------------------------------------------------------- server and command line
@@ -250,7 +303,7 @@ def test_bad_input(tmp_path, monkeypatch, capsys, flags, words):
 
 def test_watching_does_not_load_tensorflow(tmp_path):
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    code = ("import sys; from pathlib import Path; from tests.test_dashboard import refresh; "
-            "refresh(Path(sys.argv[1])); from Poisson.interactive import page; assert 'tensorflow' not in "
-            "sys.modules")
+    code = ("import pathlib, sys; from Poisson.interactive import page; from hig.live.page import refresh\n"
+            "refresh([pathlib.Path(sys.argv[1])], {}, None, 'time', 'test_loss', [], {})\n"
+            "assert 'tensorflow' not in sys.modules")
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT)

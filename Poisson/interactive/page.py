@@ -4,6 +4,8 @@ Weights are saved under a name that the trainer chooses, and loaded from a list 
 so that no path is typed. Only `serve_interactive` loads TensorFlow.
 """
 
+from functools import partial
+
 import numpy as np
 import plotly.graph_objects as go
 from dash import Input, Output, State, ctx, dcc, html
@@ -20,80 +22,82 @@ SETTINGS = {"method": "HIG", "adam_rate": submit_Adam.LEARNING_RATE, "power_rate
             "source": "held out", "entry": 0}
 PICTURES = {"x_gt": "x ground truth", "y_target": "y*", "x": "x predicted", "y": "y predicted",
             "residual": "residual y − y*"}
-COMMANDS = {"play": "Play", "pause": "Pause", "step": "Single step", "reset": "Reset to initial weights",
+COMMANDS = {"play": "Play", "pause": "Pause", "step": "Single step", "restart": "Reset to initial weights",
             "save_weights": "Save weights"}
 
 
 def by_hand_app(training):
     """The Dash app that shows and commands a `Poisson.interactive.trainer.Training`."""
-    app, paths = make_app("Poisson by hand"), [training.output]
-    app.layout = lambda: layout(training.settings, training.output)  # made anew when the page is loaded again
+    app, paths = make_app("Poisson by hand", lambda: layout(training)), [training.output]
     watch(app, paths)
 
     @app.callback(
         {"status": Output("status", "children"), "error": Output("error", "children"),
          "disabled": [Output(name, "disabled") for name in COMMANDS],
+         "weights": Output("weights", "options"), "chosen": Output("weights", "value"),
          "entries": Output("entries", "children"),
-         "weights": Output("load_weights", "options"), "chosen": Output("load_weights", "value"),
          "pictures": [Output(f"picture_{name}", "figure") for name in PICTURES],
-         "version": Output("version", "data")},
+         "seen": Output("seen", "data")},
         {"_": [Input("hand", "n_intervals"), *(Input(name, "n_clicks") for name in COMMANDS)],
-         "weights": Input("load_weights", "value"), "settings": [Input(name, "value") for name in SETTINGS],
-         "version": State("version", "data")},
+         "chosen": Input("weights", "value"), "settings": [Input(name, "value") for name in SETTINGS],
+         "seen": State("seen", "data")},
         running=[(Output("hand", "disabled"), True, False)])
-    def follow(_, weights, settings, version):
-        triggered = {name.split(".")[0] for name in ctx.triggered_prop_ids}
-        clicked = [command for command in COMMANDS if command in triggered]
+    def follow(_, chosen, settings, seen):
+        triggered = {name.split(".")[0] for name in ctx.triggered_prop_ids} - {"hand"}
         # what was typed just before a click counts, although the browser may send both at once
-        if (clicked or triggered & set(SETTINGS)) and training.set(dict(zip(SETTINGS, settings))):
-            for command in clicked:
-                training.commands.put([command])
-        if weights:
-            training.commands.put(["load_weights", weights])
-        shown = training.shown
-        paths[1:] = [training.kept] if training.kept else []  # the curve before a reset, to be compared
-        if version == shown["version"] and not weights:
+        if triggered and training.set(dict(zip(SETTINGS, settings))):
+            for command in COMMANDS.keys() & triggered:
+                training.commands.put(getattr(training, command))
+            if chosen:
+                training.commands.put(partial(training.restart, chosen))
+        paths[1:] = sorted(training.output.glob("*_interactive_RESULTS_*.pickle"))[-1:]     # the curve before
+        weights = sorted(path.name for path in training.output.glob("[!.]*.weights.h5"))
+        shown = {"status": training.status(), "error": training.error, "weights": weights}
+        now = str([shown, training.settings])
+        if now == seen and not triggered:
             raise PreventUpdate
-        stuck, playing = shown["diverged"] or shown["playing"], shown["playing"]
-        return {"status": shown["status"], "error": shown["error"], "version": shown["version"],
-                "disabled": [stuck, not playing, stuck, False, False],
-                "entries": f"of {shown['entries']}, from 0; shown is {shown['entry']}",
-                "weights": shown["weights"], "chosen": None,            # so that the same can be chosen again
-                "pictures": [picture(shown["fields"], name) for name in PICTURES]}
+        fields, entry, entries = training.fields()
+        playing = training.playing
+        return {**shown, "disabled": [playing, not playing, playing, False, False],
+                "chosen": None, "seen": now,                            # so that the same can be chosen again
+                "entries": f"of {entries}, from 0; shown is {entry}",
+                "pictures": [picture(fields, name) for name in PICTURES]}
     return app
 
 
-def layout(settings, output):
-    """The components of the page, with the controls at these settings (dict as SETTINGS)."""
+def layout(training):
+    """The components of the page, made anew when it is loaded again, with the present settings."""
     def field(words, key):
-        return control(words, dcc.Input(str(settings[key]), id=key, type="text", debounce=True,
-                                        style={"width": "80px"}))
-    method = dcc.RadioItems(list(METHODS), settings["method"], id="method", inline=True)
-    weights = dcc.Dropdown([], id="load_weights", searchable=False, clearable=False, placeholder="choose",
+        return control(words, dcc.Input(str(training.settings[key]), id=key, debounce=True, className="field"))
+
+    def choice(words, key, options):
+        return control(words, dcc.RadioItems(options, training.settings[key], id=key, inline=True))
+    weights = dcc.Dropdown([], id="weights", searchable=False, clearable=False, placeholder="choose",
                            className="choice")
-    sources = {"held out": "held out", "batch": "of the last batch"}
     return html.Main([
         html.Header([html.H1("Poisson problem, trained by hand"), html.Span(id="status", className="quiet")]),
         html.P("A network learns to solve Δx = y on a grid of 8 × 8 cells: from a field y* it predicts x, "
                "the simulator computes y = Δx, and the loss is half the squared error of y, summed over the "
-               "cells. Each update sees B new random fields; the test loss is that of 256 fields held out.",
+               "cells. Each update sees B new random fields; the test loss is that of 256 fields held out. "
+               "The first update of each method and batch size takes longer, because it is compiled.",
                className="quiet"),
         html.Div(id="error", className="problem", role="alert"),
         html.Div([*(html.Button(text, id=name) for name, text in COMMANDS.items()),
                   control("load weights", weights)], className="controls"),
-        html.Div([control("method", method), field("η of Adam", "adam_rate"),
+        html.Div([choice("method", "method", list(METHODS)), field("η of Adam", "adam_rate"),
                   field("η of HIG and GN", "power_rate"), field("truncation τ", "truncation"),
                   field("batch size B", "batch_size")], className="controls"),
-        html.Div([control("fields", dcc.RadioItems(sources, settings["source"], id="source", inline=True)),
+        html.Div([choice("fields", "source", {"held out": "held out", "batch": "of the last batch"}),
                   field("entry", "entry"), html.Span(id="entries", className="quiet")], className="controls"),
         html.Div([html.Div([html.H2(words),
                             dcc.Graph(id=f"picture_{name}", config={"displayModeBar": False},
                                       style={"height": "min(240px, 42vw)"})])
                   for name, words in PICTURES.items()], className="pictures"),
         *watching_layout("epochs", "train_loss"),
-        html.P(f"The curve and the weights are written into {output.resolve()}. Pausing leaves a finished "
-               "curve. Resetting and loading weights begin a new curve; the one before is kept under its "
-               "date.", className="quiet"), dcc.Store(id="version"), dcc.Interval(id="hand", interval=300)])
+        html.P(f"The curve and the weights are written into {training.output.resolve()}. Pausing leaves a "
+               "finished curve. Resetting and loading weights begin a new curve; the one before is kept under "
+               "its date.", className="quiet"),
+        dcc.Store(id="seen"), dcc.Interval(id="hand", interval=300)])
 
 
 def picture(fields, name):
@@ -101,14 +105,14 @@ def picture(fields, name):
     scale = next((pair for pair in (("x_gt", "x"), ("y_target", "y")) if name in pair), (name,))
     shown = np.concatenate([fields[other].ravel() for other in scale])
     limit = float(np.abs(shown[np.isfinite(shown)]).max(initial=0))     # of a network that has not diverged
+    hidden = {"visible": False, "fixedrange": True}
     return go.Figure(
         go.Heatmap(z=fields[name], zmin=-limit or -1, zmax=limit or 1, showscale=False, colorscale="RdBu_r",
                    hovertemplate="%{z:.3g}<extra></extra>"),
         {"font": FONT, "margin": {"l": 2, "r": 2, "t": 24, "b": 2}, "plot_bgcolor": "white",
          "title": {"text": f"colours from −{limit:.3g} to {limit:.3g}", "font_size": 13, "x": 0, "y": 0.98,
                    "yanchor": "top"},
-         "xaxis": {"visible": False, "fixedrange": True},
-         "yaxis": {"visible": False, "fixedrange": True, "scaleanchor": "x", "constrain": "domain"}})
+         "xaxis": hidden, "yaxis": {**hidden, "scaleanchor": "x", "constrain": "domain"}})
 
 
 def serve_interactive(output, port):

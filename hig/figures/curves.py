@@ -5,6 +5,7 @@ a system is in the `panels.py` of its folder, as one `System` named SYSTEM.
 """
 
 import importlib
+import re
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -134,14 +135,19 @@ def find_death(run):
     return None
 
 
-def find_switch(run, axis):
-    """Position on an axis (as in `x_values`) at which a pretrained run's second optimizer took over, or None.
+def take_overs(run, axis):
+    """Where another optimizer takes over in a run: list of (position on an axis as in `x_values`, words).
 
-    That is the last entry of the first optimizer, in a thinned curve not necessarily its last epoch.
+    The position is that of the last entry before, in a thinned curve not necessarily the optimizer's last
+    epoch. A pretrained run tells its switch, a curve of training by hand the `method` of each entry.
     """
-    epoch = run.results.get("provenance", {}).get("switch_epoch")
-    index = [] if epoch is None else np.flatnonzero(run.results["epochs"] <= epoch)
-    return float(x_values(run, axis)[index[-1]]) if len(index) else None
+    epoch, method = run.results.get("provenance", {}).get("switch_epoch"), run.results.get("method", ())
+    names = dict(re.findall(r"(\d+) (\w+)", run.results["sim_par"].get("methods", "")))
+    before = [] if epoch is None else np.flatnonzero(run.results["epochs"] <= epoch)[-1:]
+    found = [(i, "switch") for i in before]
+    found += [(i - 1, " → ".join(names.get(f"{method[j]:.0f}", "?") for j in (i - 1, i)))
+              for i in range(2, len(method)) if method[i] != method[i - 1]]
+    return [(float(x_values(run, axis)[i]), words) for i, words in found]
 
 
 def final_loss(run, kind):

@@ -5,8 +5,8 @@ from argparse import Namespace
 
 import numpy as np
 
-from hig.figures.curves import (AXES, LOSSES, drawn_points, final_loss, find_death, find_switch, loss_curves,
-                                loss_kind, median_band, system)
+from hig.figures.curves import (AXES, LOSSES, drawn_points, final_loss, find_death, loss_curves, loss_kind,
+                                median_band, system, take_overs)
 from hig.figures.reading import collect, group_runs, sort_into_cases
 from hig.figures.studies import best_partners, study_panels
 from hig.figures.style import GREY, choose_colors, choose_dashes, legible, style
@@ -140,9 +140,9 @@ def draw_losses(ax, groups, colors, options):
     for label, curves in drawn.items():
         text = legend_text(label, groups[label], options.y, curves)
         draw_curves(ax, curves, colors[label], legible(text), dashes[label])
-        for moment in {find_switch(run, options.x) for run in groups[label]} - {None}:
+        for moment, words in sorted({at for run in groups[label] for at in take_overs(run, options.x)}):
             ax.axvline(moment, color=colors[label], linestyle=":", linewidth=1.2)
-            ax.annotate("switch", (moment, 1), xycoords=("data", "axes fraction"), rotation=90, ha="right",
+            ax.annotate(words, (moment, 1), xycoords=("data", "axes fraction"), rotation=90, ha="right",
                         va="top", color=colors[label], fontsize=8)
     top = 1e3 * max(starts, default=np.inf)
     if ax.get_ylim()[1] > top:  # a run that explodes would make the others a flat line at the bottom

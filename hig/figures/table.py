@@ -21,6 +21,11 @@ def numbers(run, thresholds):
             *(np.inf if seconds is None else seconds for seconds in reached)]
 
 
+def names(thresholds):
+    """What the `numbers` are, for the head of a table."""
+    return ["epochs", "train loss", "test loss", "time [s]", *(f"to {level:g} [s]" for level in thresholds)]
+
+
 def summary(runs):
     """DataFrame of the runs of one system: a row for each, and one for the median of several seeds.
 
@@ -30,8 +35,7 @@ def summary(runs):
     import pandas
 
     thresholds, parts = system(runs[0].system).thresholds, []
-    reached = [f"to {threshold:g} [s]" for threshold in thresholds]
-    columns = ["epochs", "train loss", "test loss", "time [s]", *reached]
+    columns = names(thresholds)
     for title, case in sort_into_cases(runs).items():
         for label, members in group_runs(case).items():
             rows = pandas.DataFrame([numbers(run, thresholds) for run in members], None, columns, float)
@@ -66,19 +70,22 @@ def by_system(runs):
     return [own for prefix in (*SYSTEMS, "") if (own := [run for run in runs if run.system == prefix])]
 
 
+def cell(name, value):
+    """Text of a value in the column of that name."""
+    if isinstance(value, str):
+        return value
+    if name == "peak memory [MB]":
+        return UNKNOWN if np.isnan(value) else f"{value:.0f}"
+    if name.endswith("loss"):
+        return "–" if np.isnan(value) else f"{value:.3e}"
+    return f"{value:.0f}" if name == "epochs" else "–" if np.isinf(value) else short(value)
+
+
 def aligned(rows):
     """Text of a `summary`."""
-    def text(name, value):
-        if isinstance(value, str):
-            return value
-        if name == "peak memory [MB]":
-            return UNKNOWN if np.isnan(value) else f"{value:.0f}"
-        if name.endswith("loss"):
-            return "–" if np.isnan(value) else f"{value:.3e}"
-        return f"{value:.0f}" if name == "epochs" else "–" if np.isinf(value) else short(value)
     columns = []
     for name in rows:
-        cells = [name.replace("remark", ""), *(text(name, value) for value in rows[name])]
+        cells = [name.replace("remark", ""), *(cell(name, value) for value in rows[name])]
         pad = str.ljust if name in ("system", "optimizer", "remark") else str.rjust
         columns.append([pad(cell, max(map(len, cells))) for cell in cells])
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns))

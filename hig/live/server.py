@@ -21,10 +21,12 @@ POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'sel
           "'self' data: blob:; frame-ancestors 'none'")
 
 
-def make_app(title):
-    """A Dash app without layout, with the style and the scripts of assets/; it refuses foreign hosts."""
+def make_app(title, layout):
+    """A Dash app with the style and the scripts of assets/; `layout()` is called whenever the page is loaded.
+    """
     app = dash.Dash("hig.live.server", title=title, update_title=None,
                     assets_folder=str(Path(__file__).parent / "assets"))
+    app.layout = layout
     app.server.config["TRUSTED_HOSTS"] = [HOST, "localhost"]
 
     @app.server.after_request
@@ -48,11 +50,8 @@ def serve(app, port):
                             "one, like --port 0") from None
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets its background jobs ignore Ctrl-C's signal
         signal.signal(number, signal.default_int_handler)
-    with listening, make_server(HOST, port, app.server, threaded=True, fd=listening.fileno()) as server:
-        server.daemon_threads = True
+    with listening:
+        server = make_server(HOST, port, app.server, threaded=True, fd=listening.fileno())
         print(f"http://{HOST}:{server.port}/ (Ctrl-C ends it; from another machine, first: ssh -L "
               f"{server.port}:{HOST}:{server.port} {socket.gethostname()})", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            pass
+        server.serve_forever()                                          # returns after a KeyboardInterrupt

@@ -1,48 +1,50 @@
-"""What the folders hold now, for a page that looks repeatedly, and what the page says about a run."""
+"""What the folders hold now, for a page that looks repeatedly, and what can be drawn of a run."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from hig.figures.curves import loss_kind, short, system
+from hig.figures.curves import LOSSES, loss_kind, system
 from hig.figures.reading import find_files, read_runs
-from hig.figures.table import numbers
+
+WORDS = {"test_loss": LOSSES["test"], "train_loss": LOSSES["train"], "epoch_time": "seconds of an epoch",
+         "rank": "singular values kept", "sigma_max": "largest singular value",
+         "sigma_min": "smallest singular value kept", "learning_rate": "learning rate η",
+         "truncation": "truncation τ"}
 
 
 class Found(NamedTuple):
-    """A file or PhiFlow scene: path, a stamp that changes with its content, runs, or why it has none."""
-    path: Path
+    """What a file or PhiFlow scene held when it had this stamp: runs, or a sentence why it has none."""
     stamp: tuple
     runs: list
     error: str
 
 
 def look(paths, known):
-    """All curves at some paths now, each file once.
+    """Reads what is at some paths (folders and files) now.
 
     Args:
-        paths: folders and files (list of Path).
-        known: {} at first; it keeps what was read, so that the next call reads only files that have changed.
+        paths: list of Path.
+        known: {} at first; it keeps what was read, so that only files that have changed are read again.
 
     Returns:
-        list of Found.
+        {path: Found}, each file once.
     """
+    found = {}
     files = [file.resolve() for path in paths for file in (find_files(path) if path.is_dir() else [path])]
-    found = []
-    for path in dict.fromkeys(files):
-        parts = sorted(path.glob("log_*.txt")) if path.is_dir() else [path]
+    for path in files:
         try:
-            stamp = tuple((status.st_mtime_ns, status.st_size, status.st_ino)
-                          for status in map(Path.stat, parts))
+            states = map(Path.stat, sorted(path.glob("log_*.txt")) if path.is_dir() else [path])
+            stamp = tuple((state.st_mtime_ns, state.st_size, state.st_ino) for state in states)
         except OSError:                                                 # it is gone since it was listed
             continue
         if path not in known or known[path].stamp != stamp:
             try:
-                known[path] = Found(path, stamp, read_runs(path), "")
+                known[path] = Found(stamp, read_runs(path), "")
             except ValueError as error:
-                known[path] = Found(path, stamp, [], str(error))
-        found.append(known[path])
+                known[path] = Found(stamp, [], str(error))
+        found[path] = known[path]
     return found
 
 
@@ -53,36 +55,13 @@ def quantities(run):
     the training loss.
     """
     results, length = run.results, len(run.results["epochs"])
-    found = {f"{kind}_loss": results[f"{loss_kind(run, kind)}_loss"].astype(float)
-             for kind in ("test", "train")}
-    for key, values in {**results.get("provenance", {}), **results}.items():
-        if isinstance(values, np.ndarray) and values.ndim == 1 and length - len(values) in (0, 1):
-            found.setdefault(key, np.concatenate([np.full(length - len(values), np.nan), values]))
-    del found["epochs"], found["simulation_time"]
-    return found
-
-
-WORDS = {"test_loss": "test loss", "train_loss": "training loss", "epoch_time": "seconds of an epoch",
-         "rank": "singular values kept", "sigma_max": "largest singular value",
-         "sigma_min": "smallest singular value kept", "learning_rate": "learning rate η",
-         "truncation": "truncation τ"}
+    losses = {"test_loss": results[f"{loss_kind(run, 'test')}_loss"], "train_loss": results["train_loss"]}
+    arrays = {**losses, **results.get("provenance", {}), **results, **losses}
+    return {key: np.concatenate([np.full(length - len(values), np.nan), values])
+            for key, values in arrays.items() if key not in ("epochs", "simulation_time")
+            and isinstance(values, np.ndarray) and values.ndim == 1 and length - len(values) in (0, 1)}
 
 
 def in_words(key, prefix):
     """What a quantity is, in words of the system with that prefix, or else its name."""
     return {**WORDS, **system(prefix).words}.get(key, key.replace("_", " "))
-
-
-def table_row(run, thresholds):
-    """The `hig.figures.table.numbers` of a run as texts: test loss, training loss, seconds to each of the
-    test losses `thresholds`, epochs, seconds."""
-    epochs, train, test, seconds, *reached = numbers(run, thresholds)
-    losses = [f"{loss:.2e}".replace("nan", "–") for loss in (test, train)]
-    return [*losses, *("–" if np.isinf(time) else short(time) for time in reached), f"{epochs:.0f}",
-            short(seconds)]
-
-
-def shown_path(path):
-    """A path as the user would type it: relative to the current folder if it is below."""
-    path = Path(path).resolve()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
