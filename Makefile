@@ -8,7 +8,7 @@ MARKERS ?= not slow
 
 help:
 	@echo "make reproduce   trains Adam, Gauss-Newton and HIG on the oscillators, $(SECONDS_EACH) s each, and draws the figure"
-	@echo "make test        runs the tests, but for long campaigns of fuzzing and kills; MARKERS= runs these, too"
+	@echo "make test        runs the tests, but for the slow ones; make test MARKERS= runs all of them"
 	@echo "make .venv       only sets up .venv, which the others do first; PYTHON=python3.12 names the Python to take"
 
 .venv/installed: requirements.lock pyproject.toml

@@ -15,8 +15,8 @@ RATES = {"Adam": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "Muon": (3e-4, 1e-3, 3e-3, 1e-2
 TRIALS = [("LBFGS", {"memory": memory}) for memory in (5, 10, 20, 50, 100)]
 TRIALS += [("LM", {"damping": damping}) for damping in (0.01, 0.03, 0.1, 1.0, 10.0)]
 TRIALS += [(name, {"learning_rate": rate}) for name, rates in RATES.items() for rate in rates]
-EPOCHS = {name: 12 for name in ("GN", "HIG", "HIG_adaptive", "LM")}      # in some ten seconds
-FIRST_ORDER_EPOCHS = 300                                                # of the others
+EPOCHS = {**{name: 12 for name in ("GN", "HIG", "HIG_adaptive", "LM")}, "HIG_Krylov": 50}
+FIRST_ORDER_EPOCHS = 300 # of the others; all take some ten seconds
 SEEDS = (0,)
 MAX_TIME = 3600.0        # seconds of training of each run; its epochs end before
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections import Counter
 
 import pytest
@@ -30,6 +31,16 @@ def float64():
     yield
     keras.config.set_floatx(before[0])
     keras.config.set_dtype_policy(before[1])
+
+
+@pytest.fixture(autouse=True)
+def as_graphs(request, monkeypatch):
+    """XLA compiles models in `make test` where a test asks for it by jit_compile="auto". With the slow tests,
+    as continuous integration runs them, it compiles all of them: that takes a quarter of the time.
+    """
+    model = sys.modules.get("hig.model")
+    if model and request.config.getoption("markexpr") == "not slow":
+        monkeypatch.setitem(model.PhysicsModel.compile.__kwdefaults__, "jit_compile", False)
 
 
 @pytest.fixture(params=[False, pytest.param("auto", marks=pytest.mark.slow)], ids=["graph", "xla"])

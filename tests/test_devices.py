@@ -56,6 +56,7 @@ def test_two_devices_of_one_process(one_device, tmp_path):
     assert_same(results("mirrored", tmp_path)[0], one_device, CASES)
 
 
+@pytest.mark.slow
 def test_two_processes(one_device, tmp_path):
     """The same as workers on 127.0.0.1, which TF_CONFIG names: each ends with the same weights."""
     workers = [f"127.0.0.1:{slurm.free_port()}" for _ in range(2)]

@@ -59,7 +59,6 @@ def hold_krylov_to_the_svd(case, **compile_options):
     return model
 
 
-
 @pytest.mark.slow
 @pytest.mark.parametrize("build", TABLE.values(), ids=TABLE)
 def test_all_steps_are_the_exact_update(build, float64):
@@ -67,7 +66,8 @@ def test_all_steps_are_the_exact_update(build, float64):
     hold_krylov_to_the_svd(build(), jit_compile=False)
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if "loop" in name else name
+                                  for name in COMPILED])
 def test_compiled_updates(name, float64):
     """The ways of taking products, of both sides, as they run in practice."""
     model = hold_krylov_to_the_svd(COMPILED[name]())
@@ -278,6 +278,7 @@ def test_the_settings_survive_saving():
     assert hig.HIG.from_config(hig.HIG(1.0, 1e-6).get_config()).krylov is None
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_memory_says_what_would():
     """n = 160,000 rows take 400 GB for K."""
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(400, "tanh"),

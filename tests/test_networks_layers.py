@@ -126,7 +126,10 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("build", [
+    pytest.param(build, id=name, marks=[pytest.mark.slow] * (name in ("conv_lstm_1d", "conv_lstm_2d",
+                                                                      "bidirectional")))
+    for name, build in LAYERS.items()])
 def test_layers(float64, jit_compile, build):
     hold_to_the_svd(build(), jit_compile)
 

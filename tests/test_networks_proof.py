@@ -118,7 +118,7 @@ def test_without_xla_as_the_user_wishes_or_with_one_warning(float64, name):
     y = rows(3 if name == "sparse_product" else 2)
     _, texts = told(lambda: first_update(stack(4, 2), SIMULATORS[name], y=y, jit_compile=False))
     assert texts == []
-    _, texts = told(lambda: first_update(stack(4, 2), SIMULATORS[name], y=y))
+    _, texts = told(lambda: first_update(stack(4, 2), SIMULATORS[name], y=y, jit_compile="auto"))
     assert len(texts) == 1 and "XLA" in texts[0]
 
 

@@ -19,6 +19,7 @@ NOTEBOOK = ROOT / "notebooks" / "half_inverse_gradients.ipynb"
 BUDGETS = "TOY, OSCILLATORS, EPOCHS = "
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
     """With half seconds of training, in a folder of its own."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))           # no history in the home of the user

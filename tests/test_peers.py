@@ -72,7 +72,8 @@ def test_muon_leaves_the_output_layer_to_adam():
 
 
 @pytest.mark.parametrize("system, optimizer", [
-    ("Nonlinear_Oscillators", "Muon"), ("Toy_Problem", "LM"), ("Toy_Problem", "HIG_adaptive")])
+    ("Toy_Problem", "LM"), ("Toy_Problem", "HIG_adaptive"),
+    pytest.param("Nonlinear_Oscillators", "Muon", marks=pytest.mark.slow)])
 def test_two_epochs_and_one_and_one_resumed_are_the_same_bit_for_bit(tmp_path, monkeypatch, system,
                                                                      optimizer):
     """Losses, and what step control has come to, which is a variable of the optimizer."""

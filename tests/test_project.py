@@ -112,6 +112,7 @@ def test_what_a_run_lacks_is_one_sentence(tmp_path, script, environment, missing
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_oscillators_train_and_are_drawn_without_the_extras(tmp_path):
     """Neither phiflow nor dash; TensorFlow under another distribution name."""
     for script, *arguments in [("Nonlinear_Oscillators/submit_Adam.py", "--epochs", "1", "--quiet",
@@ -151,6 +152,7 @@ def test_a_checkout_of_somebody_else_is_not_ours(tmp_path):
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
+@pytest.mark.slow
 def test_readme_snippets_run(tmp_path):
     """One after the other in one process, as they are read; without warnings but for the routes."""
     assert len(SNIPPETS) == 4

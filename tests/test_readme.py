@@ -66,6 +66,7 @@ def serves(process):
     return time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_the_commands_run_as_printed(copy):
     """Nothing else is typed. A server is a command that prints an address and runs until Ctrl-C, which it
     answers soon: 2 s on an idle machine; 10 are left to a busy one.

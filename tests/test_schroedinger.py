@@ -301,6 +301,7 @@ def test_losses_are_measured_on_normalised_states():
     assert measured["population_error_2"] < 1e-7 and measured["population_error_3"] < 1e-7
 
 
+@pytest.mark.slow
 def test_published_curve_of_adam():
     """Seed 1, from the untrained network on: the published code's losses, float32 in another order of
     operations.
