@@ -9,7 +9,6 @@ import math
 import os
 import resource
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ import tensorflow as tf
 from hig import memory, optimizers as hig_optimizers
 from hig.runs import files, training
 from hig.runs.locks import locked
-from hig.runs.results import load_results, unpickled
+from hig.runs.results import load_results
 from hig.runs.training import SettingsError
 from plot import main as plot_main
 from tests.tiny import EPOCHS, contents, losses, run
@@ -41,11 +40,6 @@ def whole(tmp_path_factory):
         found[optimizer] = losses(folder / f"TINY_{optimizer}_RESULTS.pickle")
         assert len(found[optimizer]) == EPOCHS + 1 and found[optimizer][-1] < found[optimizer][0]
     return found
-
-
-def is_file(handle):
-    """Not so for the folder of a file, which is synchronised after it."""
-    return stat.S_ISREG(os.fstat(handle).st_mode)
 
 
 # ---------------------------------------------------------------------------------------- killed in between
@@ -70,7 +64,7 @@ class Disk:
         def counted(*arguments, **options):
             self.count += 1
             if self.count > self.last:
-                if name == "fsync" and is_file(arguments[0]):
+                if name == "fsync":
                     os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
                 raise Killed
             return operation(*arguments, **options)
@@ -98,9 +92,8 @@ def test_killed_before_any_file_operation(tmp_path, monkeypatch, whole, optimize
     run(trial, seed=2, epochs=1, optimizer=optimizer)
     before = contents(trial)
     count = operations(trial, optimizer=optimizer)
-    # Open, fsync, replace, fsync: of the parameters, and of two files for each entry; then what makes room
-    # for them.
-    assert count > 4 * (1 + 2 * (EPOCHS + 1))
+    # open, fsync, replace: of the parameters, and of two files for each entry; then what makes room for them
+    assert count > 3 * (1 + 2 * (EPOCHS + 1))
     outcomes = []
     for last in range(0, count, every):
         folder = tmp_path / str(last)
@@ -145,7 +138,7 @@ def test_a_disk_that_fills_up_in_mid_run(tmp_path, monkeypatch, whole):
         count = iter(range(1, 1000))
 
         def fsync(handle):
-            if is_file(handle) and next(count) >= failing:
+            if next(count) >= failing:
                 raise OSError(errno.ENOSPC, "No space left on device")
             sync(handle)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError) as error:
@@ -154,11 +147,11 @@ def test_a_disk_that_fills_up_in_mid_run(tmp_path, monkeypatch, whole):
         assert str(error.value) == (f"cannot write to the folder {tmp_path}: No space left on device; what "
                                     "was saved before is intact")
         assert not list(tmp_path.glob(".*"))
-        if results.exists():
+        if results.with_name("TINY_Adam_CHECKPOINT.npz").exists():
             assert run(tmp_path, optimizer="Adam", resume=True) == "finished"
             np.testing.assert_array_equal(losses(results), whole["Adam"])
             resumed += 1
-    assert resumed == 2 * (EPOCHS + 1) - 3  # all but parameters, checkpoint, curve of epoch 0
+    assert resumed == 2 * (EPOCHS + 1) - 2  # all but parameters and checkpoint of epoch 0
 
 
 def submit(folder, *flags):
@@ -186,9 +179,7 @@ def test_a_process_whose_files_may_not_grow_any_more(tmp_path):
     assert len(errors.splitlines()) == 1 and "File too large" in errors and str(tmp_path) in errors
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "NLO_Adam_CHECKPOINT.npz", "NLO_Adam_PARAMETERS.txt", "NLO_Adam_RESULTS.pickle"]
-    epochs = len(load_results(results)["epochs"])
-    with np.load(tmp_path / "NLO_Adam_CHECKPOINT.npz") as checkpoint:
-        assert len(unpickled(checkpoint["results"].tobytes())["epochs"]) >= epochs
+    assert len(load_results(results)["epochs"]) > 0
 
 
 def test_a_read_only_folder(tmp_path):
@@ -279,9 +270,8 @@ def test_a_file_system_that_does_not_lock_is_named_or_used_without(tmp_path, mon
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tmp_path):
-    leftovers = [".TINY_HIG_RESULTS.pickle.123.tmp", ".TINY_HIG_CHECKPOINT.npz.4.tmp",
-                 ".TINY_HIG_PARAMETERS.txt.5.tmp"]
-    others = [".TINY_HIG_2_RESULTS.pickle.123.tmp", ".TINY_Adam_RESULTS.pickle.123.tmp", "notes.tmp"]
+    leftovers = [f".TINY_HIG_{name}.tmp" for name in ("RESULTS.pickle", "CHECKPOINT.npz", "PARAMETERS.txt")]
+    others = [".TINY_HIG_2_RESULTS.pickle.tmp", ".TINY_Adam_RESULTS.pickle.tmp", "notes.tmp"]
     for name in leftovers + others:
         (tmp_path / name).write_bytes(b"half")
     run(tmp_path)
@@ -301,37 +291,40 @@ def damaged(content, cut, alter):
 
 
 @pytest.mark.parametrize("cut, alter", [(1500, 600), pytest.param(150, 60, marks=pytest.mark.slow)])
-def test_damaged_files_are_refused_or_harmless(tmp_path, whole, cut, alter):
+def test_a_damaged_checkpoint_is_refused_or_harmless(tmp_path, whole, cut, alter):
     run(tmp_path, optimizer="Adam", epochs=2)
-    before = contents(tmp_path)
-    refused = 0
-    for name in ("TINY_Adam_CHECKPOINT.npz", "TINY_Adam_RESULTS.pickle"):
-        for content in damaged(before[name], cut, alter):
-            (tmp_path / name).write_bytes(content)
-            try:
-                run(tmp_path, optimizer="Adam", resume=True, epochs=2)  # of which nothing is left to train
-            except SettingsError as error:
-                assert "\n" not in str(error) and str(tmp_path) in str(error)
-                assert contents(tmp_path) == {**before, name: content}
-                refused += 1
-            else:
-                assert len(content) == len(before[name])                # altered, not cut off
-                np.testing.assert_array_equal(losses(tmp_path / "TINY_Adam_RESULTS.pickle"),
-                                              whole["Adam"][:3])
-            for path, whole_content in before.items():
-                (tmp_path / path).write_bytes(whole_content)
+    name, before, refused = "TINY_Adam_CHECKPOINT.npz", contents(tmp_path), 0
+    for content in damaged(before[name], cut, alter):
+        (tmp_path / name).write_bytes(content)
+        try:
+            run(tmp_path, optimizer="Adam", resume=True, epochs=2)      # of which nothing is left to train
+        except SettingsError as error:
+            assert "\n" not in str(error) and str(tmp_path) in str(error)
+            assert contents(tmp_path) == {**before, name: content}
+            refused += 1
+        else:
+            assert len(content) == len(before[name])                    # altered, not cut off
+            np.testing.assert_array_equal(losses(tmp_path / "TINY_Adam_RESULTS.pickle"), whole["Adam"][:3])
+        for path, whole_content in before.items():
+            (tmp_path / path).write_bytes(whole_content)
     assert refused > 5
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    """As if somebody had copied it: the same shapes, the same settings, another curve."""
-    for folder, strength in (("a", 1.0), ("b", 2.0)):
-        (tmp_path / folder).mkdir()
-        run(tmp_path / folder, simulator=lambda x, u: x + strength * u)
-    name = "TINY_HIG_CHECKPOINT.npz"
-    (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
-    with pytest.raises(SettingsError, match="curves in .* differ"):
-        run(tmp_path / "a", resume=True)
+@pytest.mark.parametrize("found", [None, b"", b"damaged", "of another run"])
+def test_a_resumed_run_has_its_curve_from_the_checkpoint(tmp_path, whole, found):
+    """Another pickle beside it is kept under a dated name, readable or not."""
+    (tmp_path / "other").mkdir()
+    run(tmp_path / "other", simulator=lambda x, u: x + 2.0 * u)
+    run(tmp_path, epochs=2)
+    results = tmp_path / "TINY_HIG_RESULTS.pickle"
+    if found == "of another run":
+        found = (tmp_path / "other" / results.name).read_bytes()
+    results.unlink()
+    if found is not None:
+        results.write_bytes(found)
+    assert run(tmp_path, resume=True) == "finished"
+    np.testing.assert_array_equal(losses(results), whole["HIG"])
+    assert [path.read_bytes() for path in tmp_path.glob("*_RESULTS_*")] == [found] * (found is not None)
 
 
 # ---------------------------------------------------------------------------------------- in the update

@@ -67,10 +67,11 @@ def held(name):
 
 
 def state_of(path, results):
-    """The state of the run of the pickle at `path` (Path): one of `hig.runs.results.STATES`.
+    """The state of the run of the pickle at `path` (Path).
 
-    If the pickle says "running" but no process holds the lock, the run was killed: "interrupted". Curves
-    without a state, those of the published code, are "finished".
+    It is "running", "finished", "interrupted", "diverged" or "failed". If the pickle says "running" but no
+    process holds the lock, the run was killed: "interrupted". Curves without a state, those of the published
+    code, are "finished".
 
     Args:
         results: the pickle's content, of `hig.runs.results.load_results`.
@@ -83,7 +84,6 @@ def state_of(path, results):
 
 def _owner(path):
     """What the lock file says: "process 123 on host"; empty if nothing can be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")[:200].strip("\0")
-    except OSError:
-        return ""
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""

@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 from bisect import bisect_left
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import keras
 import numpy as np
@@ -42,7 +42,7 @@ from hig.runs.locks import locked
 from hig.runs.progress import Progress, last_known
 from hig.runs.provenance import peak_memory, provenance
 from hig.runs.files import keep_earlier, write_atomically
-from hig.runs.results import CURVES, STATES, load_results, unpickled, write_parameters
+from hig.runs.results import load_results, unpickled, write_parameters
 from hig.runs.weights import load_weights, name_and_hash, save_weights
 
 SAVING_SHARE = 0.02        # of the training time may go into writing; very short epochs are not all written
@@ -88,7 +88,6 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
     for stage_model, _ in stages:
         stage_model.optimizer.build(stage_model.trainable_variables)
     with locked(name), closing(run.progress), _stop_on_signals(run):
-        run.clean()
         if settings.resume:
             run.resume()
         elif settings.load_weights:
@@ -116,22 +115,22 @@ class TrainingRun(keras.callbacks.Callback):
 
     def __init__(self, name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages, label=None):
         super().__init__()
-        ends = "RESULTS.pickle", "PARAMETERS.txt", "CHECKPOINT.npz"
-        self.files = [name.with_name(f"{name.name}_{end}") for end in ends]
-        self.results, self.parameters, self.checkpoint = self.files
+        self.results, self.parameters, self.checkpoint = (
+            name.with_name(f"{name.name}_{end}") for end in ("RESULTS.pickle", "PARAMETERS.txt",
+                                                             "CHECKPOINT.npz"))
         self.evaluate, self.snapshot, self.settings = evaluate, snapshot, settings
         self.sim_par = dict(sim_par)
         self.stages = stages                                # [(model, seconds at which the next takes over)]
         self.curve = {"epochs": [], "simulation_time": []}  # one entry per epoch, the untrained one first
-        own = isinstance(stages[-1][0].optimizer, JacobianPower)
-        self.spectrum = {key: [] for key in stages[-1][0].optimizer.logged} if own else {}   # one per epoch
+        optimizer = stages[-1][0].optimizer                 # what it logs goes into the curve, too
+        self.logged = optimizer.logged if isinstance(optimizer, JacobianPower) else ()
         self.provenance = {**provenance(),
                            "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads()
                            or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0),
                            "dtype": keras.config.floatx(), "updates_per_epoch": updates_per_epoch}
         self.state, self.reason = "running", None
         self.stop_signal = None                             # set by a signal handler
-        self.updates, self.between_epochs = 0, True         # before this epoch; whether no epoch is half done
+        self.midway = False                                 # whether it ended within an epoch
         self.saved_at, self.saving_took = -math.inf, 0.0
         self.label = label or settings.optimizer
         self.progress = Progress(self.label, settings.max_time, settings.epochs, settings.quiet)
@@ -147,14 +146,9 @@ class TrainingRun(keras.callbacks.Callback):
         return self.curve["simulation_time"][-1] if self.curve["epochs"] else 0.0
 
     @property
-    def stage(self):
-        """Number of the stage whose turn it is."""
-        return next(i for i, (_, until) in enumerate(self.stages) if self.time < until)
-
-    @property
     def stage_model(self):
         """The model whose turn it is."""
-        return self.stages[self.stage][0]
+        return next(model for model, until in self.stages if self.time < until)
 
     def over(self):
         """Whether the run has reached its end, one way or another."""
@@ -174,7 +168,6 @@ class TrainingRun(keras.callbacks.Callback):
             self._save()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.updates = int(self.model.optimizer.iterations)
         self.epoch_began = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -190,11 +183,10 @@ class TrainingRun(keras.callbacks.Callback):
 
     def _append(self, seconds, logs):
         epoch = 0 if logs is None else self.epoch + 1
-        quantities = {"epochs": epoch, "simulation_time": seconds, **self.evaluate(epoch, logs)}
+        quantities = {"epochs": epoch, "simulation_time": seconds, **self.evaluate(epoch, logs),
+                      **{key: float((logs or {}).get(key, math.nan)) for key in self.logged}}
         for key in {**self.curve, **quantities}:
             self.curve.setdefault(key, []).append(quantities.get(key, math.nan))
-        for key, values in self.spectrum.items() if logs else ():
-            values.append(float(logs.get(key, math.nan)))               # NaN while pretraining by gradients
         if not math.isfinite(quantities["train_loss"]):
             self.state = "diverged"
 
@@ -210,18 +202,19 @@ class TrainingRun(keras.callbacks.Callback):
         kept = entries_to_keep(np.array(self.curve["simulation_time"]), np.isfinite(self.curve["test_loss"]),
                                entries // 2)
         self.curve = {key: [values[i] for i in kept] for key, values in self.curve.items()}
-        self.spectrum = {key: [values[i - 1] for i in kept[1:]] for key, values in self.spectrum.items()}
 
     # ---------------------------------------------------------------------------------------- files
 
     def _move_earlier(self):
-        """Gives earlier results a dated name; removes the checkpoint of a run that had finished."""
-        try:
+        """Removes the checkpoint of an earlier run that had finished; gives other results a dated name."""
+        with suppress(ValueError, KeyError):                # none, damaged, or the published code's
             if load_results(self.results)["provenance"]["state"] == "finished":
                 self.checkpoint.unlink(missing_ok=True)
-        except (ValueError, KeyError):                      # none, damaged, or the published code's
-            pass
-        moved = [path.name for path in map(keep_earlier, (self.results, self.checkpoint)) if path]
+        self._keep(self.results, self.checkpoint)
+
+    def _keep(self, *paths):
+        """Gives files a dated name, and says so."""
+        moved = [path.name for path in map(keep_earlier, paths) if path]
         if moved:
             self.progress.message(f"earlier results moved to {' and '.join(moved)}")
 
@@ -231,7 +224,7 @@ class TrainingRun(keras.callbacks.Callback):
         with writing_to(self.results.parent):
             while len(data := curves.pickled(self._content())) > curves.MAX_BYTES:
                 self._thin()
-            if self.state not in ("diverged", "failed") and self.between_epochs:    # else of no use
+            if self.state != "diverged" and not self.midway:            # else of no use
                 content = io.BytesIO()
                 np.savez(content, results=np.frombuffer(data, np.uint8),
                          **{f"state_{i}": v.numpy() for i, v in enumerate(_variables(self.stage_model))})
@@ -241,39 +234,37 @@ class TrainingRun(keras.callbacks.Callback):
 
     def _content(self):
         """What goes into the pickle."""
+        last = bisect_left(self.curve["simulation_time"], self.stages[0][1])        # of the first stage
+        switched = {"switch_epoch": epoch for epoch in self.curve["epochs"][last:last + 1]}
+        curve = {key: np.array(values) for key, values in self.curve.items()}
+        spectrum = {key: curve.pop(key)[1:] for key in self.logged}
         return {
-            **{key: np.array(values) for key, values in self.curve.items()},
+            **curve,
             "epoch_time": np.diff(self.curve["simulation_time"]),
             **(self.snapshot() if self.snapshot else {}),
             "sim_par": self.sim_par,
             "provenance": {**self.provenance, "peak_memory": peak_memory(),
-                           "state": self.state if self.state in STATES else "interrupted",
-                           **({"reason": self.reason} if self.state == "failed" else {}), **self._switch(),
-                           **{key: np.array(values) for key, values in self.spectrum.items()}}}
-
-    def _switch(self):
-        """Provenance of a pretrained run: after which epoch the second optimizer took over, once it has."""
-        last = bisect_left(self.curve["simulation_time"], self.stages[0][1])        # of the first stage
-        return {"switch_epoch": self.curve["epochs"][last]} if self.stage else {}
+                           "state": self.state.replace("terminated", "interrupted"),
+                           **({"reason": self.reason} if self.state == "failed" else {}), **switched,
+                           **spectrum}}
 
     def resume(self):
-        """Takes curve, weights and optimizer state from the files of an interrupted run.
+        """Takes curve, weights and optimizer state from the checkpoint of an interrupted run.
+
+        The pickle beside it gets a dated name if it holds another curve, as after a loss that was not finite.
 
         Raises:
-            SettingsError: if a file is missing or damaged, or belongs to a run with other settings.
+            SettingsError: if the checkpoint is missing or damaged, or belongs to a run with other settings.
         """
-        if not (self.results.exists() and self.checkpoint.exists()):
+        if not self.checkpoint.exists():
             raise SettingsError(f"there is no interrupted run to resume in {self.results.parent}: it takes "
-                                f"{self.results.name} and {self.checkpoint.name}")
-        try:
-            seen = load_results(self.results)
-        except ValueError as error:
-            raise SettingsError(f"cannot resume: {error}") from None
+                                f"{self.checkpoint.name}")
         try:
             with open(self.checkpoint, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                results = unpickled(file["results"].tobytes())
+                data = file["results"].tobytes()
                 values = [file[key] for key in file.files if key.startswith("state_")]
-            spectrum = {key: results["provenance"][key].tolist() for key in self.spectrum}
+            results = unpickled(data)
+            spectrum = {key: [math.nan, *results["provenance"][key].tolist()] for key in self.logged}
         except Exception as error:                          # zipfile and numpy raise a dozen kinds
             raise SettingsError(f"cannot resume: {self.checkpoint} is damaged "
                                 f"({' '.join(str(error).split())[:200] or type(error).__name__})") from None
@@ -284,18 +275,15 @@ class TrainingRun(keras.callbacks.Callback):
                    if key not in ("max_time", "epochs") and now.get(key) != before.get(key)]
         if unequal:
             raise SettingsError(f"cannot resume with other settings: {', '.join(unequal)}")
-        _, ours, theirs = np.intersect1d(results["epochs"], seen["epochs"], return_indices=True)
-        if not all(np.array_equal(results[key][ours], seen[key][theirs], equal_nan=True) for key in CURVES):
-            raise SettingsError(f"cannot resume: the curves in {self.checkpoint} and in {self.results.name} "
-                                "differ")
         self.curve = {key: entries.tolist() for key, entries in results.items()
-                      if np.ndim(entries) == 1 and key != "epoch_time"}
-        self.spectrum = spectrum
+                      if np.ndim(entries) == 1 and key != "epoch_time"} | spectrum
         variables = _variables(self.stage_model)            # of the stage at the end of that curve
         if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
             raise SettingsError(f"cannot resume: {self.checkpoint} holds weights of other shapes")
         for variable, value in zip(variables, values):
             variable.assign(value)
+        if self.results.exists() and self.results.read_bytes() != data:
+            self._keep(self.results)
         self.saved_at = self.time
 
     def close(self):
@@ -332,7 +320,8 @@ class TrainingRun(keras.callbacks.Callback):
         told = re.search(r"\n(?:LinAlgError|MemoryError): (.+)", text)
         if not (told or isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))):
             raise error
-        self.state, self.reason = "failed", told[1] if told else "the memory does not suffice for an update"
+        self.state, self.midway = "failed", True
+        self.reason = told[1] if told else "the memory does not suffice for an update"
 
     def abandon(self):
         """Ends the run within an epoch, which is given up, after a second Ctrl-C.
@@ -343,13 +332,7 @@ class TrainingRun(keras.callbacks.Callback):
         if not self.curve["epochs"]:
             raise KeyboardInterrupt from None
         self.state = "terminated" if self.stop_signal == signal.SIGTERM else "interrupted"
-        self.between_epochs = self.updates == int(self.stage_model.optimizer.iterations)
-
-    def clean(self):
-        """Removes what a killed process left half-written; the lock excludes that a living one is at it."""
-        for path in self.files:
-            for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-                leftover.unlink()
+        self.midway = True
 
 
 def entries_to_keep(times, measured, intervals):
