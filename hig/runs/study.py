@@ -127,23 +127,23 @@ class Run(NamedTuple):
         return self.folder.parent.name
 
     def results(self):
-        """(path, content) of its pickle; (None, None) if there is none, or a damaged one."""
+        """The content of its pickle; None if there is none, or a damaged one."""
         for path in self.folder.glob("*_RESULTS.pickle"):
             with suppress(ValueError):
-                return path, load_results(path)
-        return None, None
+                return load_results(path)
+        return None
 
     def state(self):
         """"new", "running", "interrupted", "failed", "finished" (with this budget) or "diverged"."""
         if any(locks.held(path.with_name(path.name[1:-len(".lock")]))
                for path in self.folder.glob(".*.lock")):
             return "running"
-        path, results = self.results()
+        results = self.results()
         if results is None:
             return "new"
-        state = locks.state_of(path, results)
-        shorter = state == "finished" and results["sim_par"].get("max_time", self.max_time) < self.max_time
-        return "interrupted" if shorter else state
+        state, budget = results["provenance"]["state"], results["sim_par"].get("max_time", self.max_time)
+        killed, shorter = state == "running", state == "finished" and budget < self.max_time
+        return "interrupted" if killed or shorter else state
 
     def done(self):
         """Whether nothing is left of it."""
@@ -151,13 +151,13 @@ class Run(NamedTuple):
 
     def seconds_left(self):
         """About how long it still takes."""
-        _, results = self.results()
-        return places.START_UP + max(0.0,
-                                     self.max_time - (results["simulation_time"][-1] if results else 0.0))
+        results = self.results()
+        trained = results["simulation_time"][-1] if results else 0.0
+        return places.START_UP + max(0.0, self.max_time - trained)
 
     def command(self):
         """The command that begins or continues it."""
-        resume = self.results()[0] and any(self.folder.glob("*_CHECKPOINT.npz"))
+        resume = self.results() and any(self.folder.glob("*_CHECKPOINT.npz"))
         return [sys.executable, str(self.script), *self.flags, "--output", str(self.folder),
                 *(["--resume"] if resume else [])]
 
@@ -193,10 +193,11 @@ def carry_out(runs, options):
         tqdm.write(text, file=sys.stderr)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    place, failures = places.Slurm(options) if options.cluster == "slurm" else places.Here(options), {}
-    jobs = place.start([run for run in runs if not run.done()])
-    with tqdm(total=len(jobs), desc="runs", disable=None, leave=False) as bar:
+    place = places.Slurm(options) if options.cluster == "slurm" else places.Here(options)
+    left, failures = [run for run in runs if not run.done()], {}
+    with tqdm(total=len(left), desc="runs", disable=None, leave=False) as bar:
         try:
+            jobs = place.start(left)
             while jobs:
                 time.sleep(place.poll)
                 for run, how in place.ended(jobs):
@@ -233,7 +234,7 @@ def print_table(runs, failures):
     import pandas                   # half a second, which --help need not take
 
     def row(run):
-        state, (_, results) = run.state(), run.results()
+        state, results = run.state(), run.results()
         row = {"setting": run.setting, "died": state == "diverged", "failed": run in failures}
         for key in ("test_loss", "validation_loss"):
             curve = results[key] if state == "finished" and key in results else np.zeros(0)
