@@ -1,12 +1,15 @@
-"""Curves on disk: the published layout, and atomic writes."""
+"""Curves on disk: the published layout, atomic writes, and a reader that nothing in a file leads astray."""
 
 import base64
+import contextlib
 import errno
 import functools
-import math
 import os
 import pickle
 import pickletools
+import random
+import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -15,7 +18,24 @@ import pytest
 from hig.runs import results as reader
 from hig.runs.files import keep_earlier
 from hig.runs.results import load_results, save_results, write_parameters
-from tests.pickles import curve, file, read  # noqa: F401
+
+
+def curve(length=5, **more):
+    """A small valid curve."""
+    seconds = 0.5 * np.arange(length)
+    return {"epochs": np.arange(length), "train_loss": np.exp(-seconds), "test_loss": 1.1 * np.exp(-seconds),
+            "simulation_time": seconds, "epoch_time": np.diff(seconds),
+            "sim_par": {"optimizer": "HIG", "learning_rate": 1.0, "batch_size": 128, "epochs": None}, **more}
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "NLO_HIG_RESULTS.pickle"
+
+
+def read(file, data):
+    file.write_bytes(data)
+    return load_results(file)
 
 
 def assert_equal(read, written):
@@ -29,14 +49,21 @@ def assert_equal(read, written):
             assert read[key] == value and type(read[key]) is type(value)
 
 
-def test_what_is_written_is_read_back(file):
+def test_what_is_written_is_read_back_here_and_by_numpy_1(file):
+    """Arrays as float64 or int64, in a pickle of protocol 3 with names that numpy 1 knows."""
     written = curve(x_distance_l1=np.linspace(0, 1, 5), paths=np.arange(6.0).reshape(2, 3), provenance={
         "state": "running", "updates_per_epoch": 32, "versions": {"numpy": "2.2.6"}, "threads": [1, 2],
         "shape": (2, 3), "rank": np.array([510, 511]), "commit": None, "yes": True, "seconds": -1.5})
     written["train_loss"][-2:] = np.inf, np.nan
     written["test_loss"][1:] = np.nan
-    save_results(file, written)
-    assert_equal(load_results(file), written)
+    save_results(file, written | {"single": np.float32([0.1, 0.2]), "flags": np.array([True, False])})
+    data, found = file.read_bytes(), load_results(file)
+    assert_equal(found, written | {"single": np.float32([0.1, 0.2]).astype(float), "flags": np.array([1, 0])})
+    assert {value.dtype.name for value in found.values() if type(value) is np.ndarray} == {"float64", "int64"}
+    names = {argument for opcode, argument, _ in pickletools.genops(data) if opcode.name == "GLOBAL"}
+    assert names == {"numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype"}
+    assert data[:2] == b"\x80\x03" and not any(opcode.proto > 3 for opcode, _, _ in pickletools.genops(data))
+    assert_equal(pickle.loads(data), found)
 
 
 def test_a_pickle_of_the_published_stack_is_read(file):
@@ -55,7 +82,7 @@ def test_a_pickle_of_the_published_stack_is_read(file):
         "sim_par": {"lr": 1.0, "batchsize": 128, "name": "HIG", "none": None}})
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_pickles_of_plain_pickle_are_read_in_every_protocol(file, protocol):
     written = curve(
         fortran=np.asfortranarray(np.arange(6.0).reshape(2, 3)), big=np.array([1.5, 2.5], ">f4"),
@@ -68,42 +95,21 @@ def test_pickles_of_plain_pickle_are_read_in_every_protocol(file, protocol):
     assert all(value.dtype.isnative for value in found.values() if isinstance(value, np.ndarray))
 
 
-def test_the_file_holds_names_that_numpy_1_knows(file):
-    save_results(file, curve(provenance={"rank": np.arange(3)}))
-    data = file.read_bytes()
-    names = {argument for opcode, argument, _ in pickletools.genops(data) if opcode.name == "GLOBAL"}
-    assert names == {"numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype"}
-    assert data[:2] == b"\x80\x03"
-    assert not any(opcode.proto > 3 for opcode, _, _ in pickletools.genops(data))
-    assert_equal(pickle.loads(data), load_results(file))
-
-
-def test_arrays_are_written_as_float64_or_int64(file):
-    save_results(file, curve(single=np.float32([0.1, 0.2]), flags=np.array([True, False]),
-                             bytes_=np.uint8([200])))
-    found = load_results(file)
-    assert {found[key].dtype.name for key in ("single", "epochs", "flags", "bytes_")} == {"float64", "int64"}
-    np.testing.assert_array_equal(found["single"], np.float32([0.1, 0.2]).astype(float))
-
-
 def without(key):
     return {name: value for name, value in curve().items() if name != key}
 
 
 WRONG_LAYOUTS = [
     ("it is not a dict", [1, 2]),
-    ("no entry 'sim_par'", without("sim_par")),
-    ("no entry 'test_loss'", without("test_loss")),
-    ("'epoch_time' 5 where 4 are expected", curve(epoch_time=np.zeros(5))),
-    ("'train_loss' 4 where 5 are expected", curve(train_loss=np.zeros(4))),
+    ("'sim_par' is not a dict", without("sim_par")),
+    ("'test_loss' does not hold 5 numbers", without("test_loss")),
+    ("'epoch_time' does not hold 4 numbers", curve(epoch_time=np.zeros(5))),
+    ("'train_loss' does not hold 5 numbers", curve(train_loss=np.zeros(4))),
+    ("'test_loss' does not hold 5 numbers in a row", curve(test_loss=np.zeros((5, 1)))),
     ("'epochs' is not a numeric array", curve(epochs=[0, 1, 2, 3, 4])),
-    ("'test_loss' is not a numeric array of 1 axes", curve(test_loss=np.zeros((5, 1)))),
-    ("'x' is not a numeric array of 1 or 2 axes", curve(x=np.array(3.0))),
-    ("'sim_par' is not a dict", curve(sim_par=3)),
+    ("'x' is not a numeric array of one or two axes", curve(x=np.array(3.0))),
     ("'provenance' is not a dict", curve(provenance=None)),
     ("its curve is empty", curve(1) | dict.fromkeys(reader.CURVES, np.zeros(0))),
-    ("state of the run is 'dead'", curve(provenance={"state": "dead"})),
-    ("'updates_per_epoch' is nan", curve(provenance={"updates_per_epoch": math.nan})),
     ("nested deeper", curve(provenance={"a": functools.reduce(lambda inner, _: [inner], range(20))})),
     ("key that is not a string", curve(sim_par={1: 2})),
 ]
@@ -122,10 +128,13 @@ def test_another_layout_is_refused_in_writing_and_in_reading(file, reason, resul
 
 @pytest.mark.parametrize("value", [np.array([None]), np.array(["a"]), np.array([1j]), np.zeros((1, 1, 1)),
                                    {1}, b"", 1j, np.longdouble([1]), np.array([2**63], np.uint64), print])
-def test_what_the_reader_would_refuse_is_not_written(file, value):
+def test_what_the_reader_would_refuse_is_not_written(file, monkeypatch, value):
     for results in (curve(extra=value), curve(provenance={"deep": [value]})):
         with pytest.raises(ValueError, match="extra|provenance"):
             save_results(file, results)
+    monkeypatch.setattr(reader, "MAX_BYTES", 2000)
+    with pytest.raises(ValueError, match="cannot be saved: it takes .* bytes, more than the 2000 allowed"):
+        save_results(file, curve(200))
     assert not list(file.parent.iterdir())
 
 
@@ -146,16 +155,7 @@ def test_a_failing_disk_leaves_the_earlier_file(file, monkeypatch, failing, chan
     assert [path.name for path in file.parent.iterdir()] == [file.name] and file.read_bytes() == earlier
 
 
-def test_what_is_larger_than_the_reader_takes_is_not_written(file, monkeypatch):
-    monkeypatch.setattr(reader, "MAX_BYTES", 2000)
-    with pytest.raises(ValueError, match="cannot be saved: it takes .* bytes, more than the 2000 allowed"):
-        save_results(file, curve(200))
-    assert not file.exists()
-
-
 def test_earlier_curves_are_kept_under_their_date(file):
-    assert keep_earlier(file) is None
-    file.write_bytes(b"")
     assert keep_earlier(file) is None
     kept = []
     for i in range(3):  # with one date for all
@@ -164,12 +164,213 @@ def test_earlier_curves_are_kept_under_their_date(file):
         kept.append(keep_earlier(file))
         assert not file.exists()
     assert [path.read_bytes() for path in kept] == [b"\0", b"\1", b"\2"]
-    assert all(path.parent == file.parent for path in kept)
     assert all(path.match("NLO_HIG_RESULTS_2023-11-1[45]_????20*.pickle") for path in kept)
-    assert not any(path.name.endswith("_RESULTS.pickle") for path in kept)
+    assert all(path.parent == file.parent and not path.name.endswith("_RESULTS.pickle") for path in kept)
 
 
 def test_parameters_are_lines(tmp_path):
     file = tmp_path / "NLO_HIG_PARAMETERS.txt"
     write_parameters(file, {"optimizer": "HIG", "learning_rate": 1.0, "note": "two\nlines", "η": None})
     assert file.read_bytes().decode() == "optimizer: HIG\nlearning_rate: 1.0\nnote: two lines\nη: None\n"
+
+
+# ----------------------------------------------------------------------------------- files that are no curves
+# Pickles by hand: every function gives the bytes of instructions that leave one value on the stack.
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def number(value):
+    return b"J" + struct.pack("<i", value)
+
+
+def content(data):
+    return b"B" + struct.pack("<I", len(data)) + data
+
+
+def entries(pairs):
+    return b"}(" + b"".join(text(key) + value for key, value in pairs) + b"u"
+
+
+def call(name, *arguments):
+    """A call of "module\\nname\\n" with arguments given as instructions."""
+    return b"c" + name + b"(" + b"".join(arguments) + b"tR"
+
+
+def dtype(code="f8", order="<", rest=b"NNN" + 2 * number(-1) + b"K\x00"):
+    return call(b"numpy\ndtype\n", text(code), b"K\x00K\x01") + b"(K\x03" + text(order) + rest + b"tb"
+
+
+def array(data, shape=None, kind=None):
+    """A float64 array as numpy 1.19 writes it in protocol 3, or one with something wrong in it."""
+    shape = b"".join(map(number, shape if shape is not None else [len(data) // 8]))
+    return EMPTY + b"(K\x01(" + shape + b"t" + (kind or dtype()) + b"\x89" + content(data) + b"tb"
+
+
+def program(protocol=3, **replaced):
+    """A published curve by hand, in which entries may be replaced by other instructions."""
+    parts = {key: array(value.astype("<f8").tobytes()) for key, value in curve().items() if key != "sim_par"}
+    parts["sim_par"] = entries([("batchsize", number(128)), ("lr", b"G" + struct.pack(">d", 1.0))])
+    return bytes([0x80, protocol]) + entries((parts | replaced).items()) + b"."
+
+
+FROMBUFFER, SCALAR = b"numpy.core.numeric\n_frombuffer\n", b"numpy.core.multiarray\nscalar\n"
+RECONSTRUCT = b"numpy.core.multiarray\n_reconstruct\n"
+EMPTY = call(RECONSTRUCT, b"cnumpy\nndarray\nK\x00\x85C\x01b")
+
+
+@pytest.mark.parametrize("name, reason", [("none", "there is no such file"), (".", "it cannot be read"),
+                                          ("large", "it is larger than"), ("empty", "it is truncated")])
+def test_missing_large_and_empty_files_are_refused(tmp_path, name, reason):
+    (tmp_path / "empty").touch()
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(reader.MAX_BYTES + 1)                            # sparse
+    with pytest.raises(ValueError) as error:
+        load_results(tmp_path / name)
+    assert str(error.value).startswith(f"{tmp_path / name} cannot be used as a curve: {reason}")
+
+
+def dangerous(marker):
+    """Programs that plain pickle.load executes: each creates the file `marker`."""
+    command = text(f"open({str(marker)!r}, 'w').close()")
+    evaluate, touch = call(b"builtins\neval\n", command), text(f"touch '{marker}'") + b"tR"
+    return {
+        "REDUCE": program(extra=evaluate),
+        "STACK_GLOBAL": program(4, extra=text("builtins") + text("eval") + b"\x93(" + command + b"tR"),
+        "dotted name": program(4, extra=text("numpy.ctypeslib") + text("os.system") + b"\x93(" + touch),
+        "within an array": program(extra=array(b"", [], kind=evaluate + b"0" + dtype())),
+    }
+
+
+@pytest.mark.parametrize("name", dangerous("marker"))
+def test_no_program_is_executed(tmp_path, file, name):
+    marker = tmp_path / "marker"
+    data = dangerous(marker)[name]
+    with pytest.raises(ValueError, match="cannot be used as a curve: it "):
+        read(file, data)
+    assert not marker.exists()
+    with contextlib.suppress(Exception):        # negative control: plain pickle executes it, whatever follows
+        pickle.loads(data)
+    assert marker.exists()
+
+
+UNUSUAL = {
+    "object array": array(b"\0" * 8, [1], dtype("O8", "|", b"NNN" + 2 * number(-1) + b"K\x3f")),
+    "structured dtype": array(b"\0" * 8, [1], dtype("V8", "|", b"N" + text("a") + b"\x85}K\0K\0K\0")),
+    "shape too large": array(b"\0" * 8, [2]),
+    "negative shape": array(b"\0" * 8, [-1]),
+    "many axes": array(b"\0" * 8, [1] * 100),
+    "array without content": EMPTY,
+    "array that holds itself": b"(" + EMPTY + b"q\x01(K\x01K\x01\x85" + dtype() + b"\x89h\x01tbe",
+    "ndarray itself": b"cnumpy\nndarray\n",
+    "frombuffer of too much": call(FROMBUFFER, content(b""), dtype(), b"J\xff\xff\xff\x7f\x85", text("C")),
+    "import alone": b"cantigravity\nwebbrowser\n",
+    "wildcard": call(b"numpy\nfromfile\n", text("/etc/passwd")),
+    "state of a global": b"cnumpy\nndarray\n}" + text("__doc__") + b"K\x01sb",
+    "new object": b"cnumpy\nndarray\nK\x01\x85\x81",
+    "persistent number": b"K\x01Q",
+    "extension 1": b"\x82\x01",
+    "long number in digits": b"L" + b"9" * 100_000 + b"L\n",
+    "giant bytes": b"\x8e" + b"\xff" * 7 + b"\x7f",
+    "not UTF-8": b"X\x01\0\0\0\xff",
+    "bytes": content(b"abc"),
+    "another protocol within": b"\x80\x03N",
+    "giant memo": b"Nr\xff\xff\xff\x7f",
+    "list of itself": b"]q\x01h\x01a",
+    "nested lists": b"]" * 100_000 + b"a" * 99_999,
+    "billion laughs": b"](]q\x01" + b"".join(
+        b"](" + (b"h" + bytes([i])) * 10 + b"eq" + bytes([i + 1]) for i in range(1, 12)) + b"e",
+    "too many instructions": b"(" + b"N" * 300_000 + b"t",
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_pickles_are_refused(file, name):
+    for parts in ({"extra": UNUSUAL[name]}, {"sim_par": entries([("lr", UNUSUAL[name])])}):
+        with pytest.raises(ValueError) as error:
+            read(file, program(**parts))
+        message = str(error.value)
+        assert message.startswith(f"{file} cannot be used as a curve: ")
+        assert "\n" not in message and len(message) < 500
+
+
+@pytest.mark.parametrize("part,expected", [
+    (array(b"\0" * 16), [0.0, 0.0]),
+    (array(b"\0\1", [2], dtype("b1", "|")), [False, True]),
+    (call(FROMBUFFER, content(b"\0" * 8), dtype(), b"K\x01\x85", text("C")), [0.0]),
+    (call(SCALAR, dtype("i4"), content(b"\2\0\0\0")), 2),
+])
+def test_the_parts_by_hand_are_valid_without_what_is_unusual(file, part, expected):
+    np.testing.assert_array_equal(read(file, program(sim_par=entries([("lr", part)])))["sim_par"]["lr"],
+                                  expected)
+
+
+@pytest.mark.parametrize("data, allowed", [
+    (b"\x80\x03](" + content(bytes(2**20)) + b"q\x01" + (
+        EMPTY + b"(K\x01" + number(2**17) + b"\x85" + dtype() + b"\x89h\x01tb") * 1000 + b"e.", False),
+    (program(extra=array(bytes(reader.MAX_BYTES - 10_000))), True)], ids=["one content in many", "as large"])
+def test_arrays_take_no_more_memory_than_a_few_times_the_file(file, data, allowed):
+    file.write_bytes(data)
+    tracemalloc.start()
+    with contextlib.nullcontext() if allowed else pytest.raises(ValueError):
+        load_results(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * reader.MAX_BYTES
+
+
+# ---------------------------------------------------------------------------------------- damaged files
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """Valid files: ours, the published one by hand, and plain pickles."""
+    file = tmp_path_factory.mktemp("samples") / "curve.pickle"
+    whole = curve(3, provenance={"state": "finished", "rank": np.arange(2), "threads": [1, 2]})
+    save_results(file, whole)
+    return [file.read_bytes(), program(), *(pickle.dumps(whole, protocol) for protocol in (3, 4, 5))]
+
+
+def check_damaged(file, data):
+    """Only ValueError may come out, or a curve; True if it was one."""
+    try:
+        found = read(file, data)
+    except ValueError as error:
+        assert str(error).startswith(f"{file} cannot be used as a curve: ")
+        return False
+    assert type(found) is dict and type(found["sim_par"]) is dict
+    for key in ("train_loss", "test_loss", "epochs", "simulation_time"):
+        assert type(found[key]) is np.ndarray and found[key].dtype.kind in "biuf"
+        assert found[key].shape == found["epochs"].shape
+    return True
+
+
+def test_truncation_anywhere_is_noticed_and_what_follows_the_end(file, samples):
+    for data in samples:
+        assert check_damaged(file, data) and not check_damaged(file, data + b"N")
+        for length in {*range(0, len(data), 7), len(data) - 1}:
+            assert not check_damaged(file, data[:length])
+
+
+PIECES = [part for part in UNUSUAL.values() if len(part) < 1000] + [
+    opcode.code.encode("latin-1") for opcode in pickletools.opcodes] + [
+    b"q\x00", b"h\x00", b"q\x01", b"h\x01", text("f8"), dtype(), EMPTY, array(b"\0" * 40), text("epochs"),
+    b"c" + RECONSTRUCT, b"c" + SCALAR, b"c" + FROMBUFFER]
+
+
+def mutate(data, source):
+    """A few random changes: other bytes, gaps, repetitions, pieces from elsewhere, instructions put in."""
+    for _ in range(source.choice((1, 1, 2, 5))):
+        i, k = source.randrange(len(data) + 1), source.randrange(len(data) + 1)
+        j = i + source.choice((0, 1, 4, 40))
+        new = source.choice((b"", bytes([source.randrange(256)]), data[i:j] * 2, data[k:k + 40],
+                             source.choice(PIECES)))
+        data = data[:i] + new + data[j:]
+    return data
+
+
+@pytest.mark.slow
+def test_ten_thousand_mutations(file, samples):
+    source = random.Random(0)
+    kept = sum(check_damaged(file, mutate(source.choice(samples), source)) for _ in range(10_000))
+    assert 100 < kept < 5000    # some changes only touch numbers or names: they reach deep into the reader

@@ -34,7 +34,7 @@ def expect(condition, otherwise="it is truncated or damaged"):
 
 
 def unpickle(data):
-    """The value of a pickle (bytes) of protocol 2 to 5: builtins, and arrays as `Made`.
+    """The value of a pickle (bytes) of protocol 3 to 5: builtins, and arrays as `Made`.
 
     Raises:
         Refused: it is damaged, or contains anything else. Nothing else is raised, whatever the bytes are.
@@ -44,8 +44,7 @@ def unpickle(data):
             expect(opcode.name in _ALLOWED and (opcode.name != "PROTO" or position == 0),
                    f"it contains the pickle instruction {opcode.name}, which no curve needs")
             expect(count < MAX_INSTRUCTIONS, f"it has more than {MAX_INSTRUCTIONS} pickle instructions")
-            if opcode.name == "LONG_BINPUT":                            # the memo gets as long as that
-                expect(argument <= MAX_INSTRUCTIONS)
+            expect(opcode.name != "LONG_BINPUT" or argument <= MAX_INSTRUCTIONS)    # the memo gets that long
         expect(position == len(data) - 1)
         return _Unpickler(data).load()
     except Refused:
@@ -70,14 +69,12 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, data):
         super().__init__(io.BytesIO(data))
-        self.longest = self.unspent = len(data)
+        self.unspent = len(data)
 
     def find_class(self, module, name):
         made = {    # new functions every time, since the program can set attributes of those that it gets
             "numpy ndarray": ...,                                       # is only passed on
             "numpy dtype": lambda code, *_: self.dtype(code),
-            "_codecs encode": lambda text, _: text.encode("latin-1"),   # bytes in protocol 2
-            "__builtin__ bytes": lambda: b"",
             "numpy.core.multiarray _reconstruct": lambda *_: Made(None, self.array),
             "numpy.core.multiarray scalar": lambda dtype, data: self.array(1, (), dtype, 0, data).item(),
             "numpy.core.numeric _frombuffer": lambda content, dtype, shape, order: Made(
@@ -91,10 +88,8 @@ class _Unpickler(pickle.Unpickler):
         return Made(None, lambda version, order, *_: np.dtype(code).newbyteorder(order))
 
     def array(self, version, shape, dtype, fortran, content):
-        expect(type(shape) is tuple and len(shape) <= 2
-               and all(type(n) is int and 0 <= n <= self.longest for n in shape),
-               "it contains an array of an unusual shape")
-        expect(math.prod(shape) * dtype.value.itemsize == len(content),
+        expect(type(shape) is tuple and len(shape) <= 2 and all(type(n) is int and n >= 0 for n in shape)
+               and math.prod(shape) * dtype.value.itemsize == len(content),
                "it contains an array whose shape and size disagree")
         self.unspent -= len(content)            # the program may use a few bytes of the file again and again
         expect(self.unspent >= 0, "its arrays are larger than the file")
