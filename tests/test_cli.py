@@ -98,15 +98,6 @@ def test_another_default_dtype_of_keras_is_refused(monkeypatch, capsys, floatx):
     assert f"float32, but Keras' default is {floatx}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"])
-@pytest.mark.parametrize("value", ["2.0", "-1", "all"])
-def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, capsys, name, value):
-    monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit, match="2"):
-        load("Poisson.experiment")
-    assert f"variable {name} is {value!r}, not a whole number of threads\n" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("variable, value, words", [
     ("KERAS_HOME", ".", "Keras rejects its settings in ./keras.json"),
     ("PYTHONOPTIMIZE", "2", "leave out -OO and PYTHONOPTIMIZE=2")])

@@ -40,7 +40,8 @@ def number(text, kind, allowed, wanted):
     return value
 
 
-def _weights_file(text):
+def weights_file(text):
+    """The Path in `text`, for argparse."""
     if not text.endswith(".weights.h5"):
         raise argparse.ArgumentTypeError(f"{text} does not end in .weights.h5, which Keras asks for")
     return Path(text)
@@ -48,20 +49,20 @@ def _weights_file(text):
 
 positive = partial(number, kind=float, allowed=lambda x: 0 < x < math.inf, wanted="a positive finite number")
 positive_integer = partial(number, kind=int, allowed=lambda n: n >= 1, wanted="a positive whole number")
-_truncation = partial(number, kind=float, allowed=lambda x: 0 <= x < 1, wanted="a number in [0, 1)")
-_seed = partial(number, kind=int, allowed=lambda n: 0 <= n < 2**32, wanted="a whole number in [0, 2^32)")
+truncation = partial(number, kind=float, allowed=lambda x: 0 <= x < 1, wanted="a number in [0, 1)")
+seed = partial(number, kind=int, allowed=lambda n: 0 <= n < 2**32, wanted="a whole number in [0, 2^32)")
 FLAGS = {   # type, symbol and meaning; an optimizer has those of the second half that its script states
     "max_time": (positive, "SECONDS", "seconds of training, compiling included and evaluation excluded"),
     "epochs": (positive_integer, "N", "stop after N epochs if that is sooner"),
     "evaluate_every": (positive_integer, "N", "measure the test loss only every N epochs if it takes long; "
                        "the training loss is then the mean over the epoch's batches, each before its update"),
-    "seed": (_seed, "SEED", "of data and initial weights"),
+    "seed": (seed, "SEED", "of data and initial weights"),
     "output": (Path, "DIR", "folder of the results"),
-    "load_weights": (_weights_file, "FILE", "start from these weights (*.weights.h5)"),
-    "save_weights": (_weights_file, "FILE", "write the network's weights there (*.weights.h5)"),
+    "load_weights": (weights_file, "FILE", "start from these weights (*.weights.h5)"),
+    "save_weights": (weights_file, "FILE", "write the network's weights there (*.weights.h5)"),
     "batch_size": (positive_integer, "B", "samples of each update"),
     "learning_rate": (positive, "η", "size of the steps"),
-    "truncation": (_truncation, "τ", "singular values up to τ times the largest are dropped"),
+    "truncation": (truncation, "τ", "singular values up to τ times the largest are dropped"),
     "damping": (positive, "μ", "damping to start from, in units of the mean eigenvalue of J Jᵀ"),
     "krylov": (positive_integer, "K", "products with J and with Jᵀ of each update"),
     "memory": (positive_integer, "M", "pairs of steps and gradients that it remembers"),
@@ -118,10 +119,10 @@ def parse(system, optimizer, description, *, flags=None, arguments=None, **setti
     if options.load_weights and not options.load_weights.is_file():
         fail(f"there is no file {options.load_weights} to load the weights from")
     try:
-        check_writable(options.output)
-        if options.save_weights:
-            check_writable(options.save_weights.parent)
-    except SettingsError as error:
+        for folder in (options.output, options.save_weights and options.save_weights.parent):
+            if folder:
+                check_writable(folder)
+    except OSError as error:
         fail(str(error))
     return options
 
@@ -131,9 +132,6 @@ EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live", "submitit": "clu
 
 def load_keras():
     """Keras on TensorFlow; without it the process ends with a sentence."""
-    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        if not (os.environ.get(name) or "0").isdecimal():
-            fail(f"the environment variable {name} is {os.environ[name]!r}, not a whole number of threads")
     try:
         with silent_start():
             from hig.backend import keras, share_gpus
@@ -161,27 +159,22 @@ def load(module):
 
 @contextmanager
 def silent_start():
-    """Holds back what TensorFlow's C++ logs while it is imported (a dozen lines that cannot be switched off).
+    """Drops what TensorFlow's C++ logs while it is imported, of which a dozen lines cannot be switched off.
 
-    If the import fails, they are shown. A log level set by the user is respected. The level 3, errors only,
-    is set here and inherited by processes that are started from here.
+    A log level set by the user is respected: TF_CPP_MIN_LOG_LEVEL=0 shows everything. The level 3, errors
+    only, is set here and inherited by processes that are started from here.
     """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"                          # for what comes after the import
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held_back:
-        os.dup2(held_back.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held_back.seek(0)
-            os.write(stderr, held_back.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
+    stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nothing)
 
 
 def standard_streams():
@@ -212,16 +205,10 @@ def default_output(system):
 
 
 def check_writable(folder):
-    """Makes the folder (Path) if it is missing, and tries to write there.
-
-    Raises:
-        SettingsError: if that fails.
-    """
-    try:
+    """Makes the folder (Path) if it is missing, and tries to write there; raises as `writing_to`."""
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise SettingsError(f"cannot write to the folder {folder}: {error.strerror}") from None
 
 
 @contextmanager
