@@ -74,7 +74,7 @@ class Training(threading.Thread):
                    "methods": ", ".join(f"{i} {method}" for i, method in enumerate(METHODS))}
         self.curve = TrainingRun(self.output / NAME, self.measure, self.evaluation.snapshot, settings, sim_par,
                                  1, [(self.models["HIG"], math.inf)])
-        self.curve.between_epochs = False                               # no checkpoint: nothing resumes it
+        self.curve.midway = True                                        # no checkpoint: nothing resumes it
         self.batch_size = None
 
     def measure(self, update, logs):
