@@ -35,11 +35,12 @@ def float64():
 
 @pytest.fixture(autouse=True)
 def as_graphs(request, monkeypatch):
-    """XLA compiles models in `make test` where a test asks for it by jit_compile="auto". With the slow tests,
-    as continuous integration runs them, it compiles all of them: that takes a quarter of the time.
+    """XLA, which takes a quarter of the time, compiles models in `make test` only for tests marked `xla`.
+    With the slow tests, as continuous integration runs them, it compiles all models.
     """
     model = sys.modules.get("hig.model")
-    if model and request.config.getoption("markexpr") == "not slow":
+    graphs = request.config.getoption("markexpr") == "not slow" and not request.node.get_closest_marker("xla")
+    if model and graphs:
         monkeypatch.setitem(model.PhysicsModel.compile.__kwdefaults__, "jit_compile", False)
 
 

@@ -113,12 +113,13 @@ def test_a_slower_route_warns_once(float64):
     assert texts == []
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize("name", ["numpy_function", "sparse_product"])
 def test_without_xla_as_the_user_wishes_or_with_one_warning(float64, name):
     y = rows(3 if name == "sparse_product" else 2)
     _, texts = told(lambda: first_update(stack(4, 2), SIMULATORS[name], y=y, jit_compile=False))
     assert texts == []
-    _, texts = told(lambda: first_update(stack(4, 2), SIMULATORS[name], y=y, jit_compile="auto"))
+    _, texts = told(lambda: first_update(stack(4, 2), SIMULATORS[name], y=y))
     assert len(texts) == 1 and "XLA" in texts[0]
 
 

@@ -23,6 +23,8 @@ from tests.test_networks_layers import LAYERS, of_series
 
 # --- float32 without XLA: TensorFlow's own kernels ----------------------------------------------------------
 
+pytestmark = pytest.mark.xla
+
 SERIES = {"lstm_then_dense": lambda: of_series(keras.layers.LSTM(8, return_sequences=True),
                                                keras.layers.Flatten(), steps=6),
           "gru_then_dense": lambda: of_series(keras.layers.GRU(8, return_sequences=True),
