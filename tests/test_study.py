@@ -2,11 +2,13 @@
 TensorFlow."""
 
 import os
+import re
 import runpy
 import signal
 import subprocess
 import sys
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import submitit  # its set-up of logging closes what a running test is captured 
 from hig.runs import cli, places, study
 from hig.runs.locks import locked
 from hig.runs.results import save_results
-from tests.slurm import wait_for
+from tests import slurm
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(ROOT.glob("*/study_*.py"))
@@ -49,7 +51,7 @@ def save(state):
 with locked(folder / "NLO_Fake"):
     save("running")
     (folder / "NLO_Fake_CHECKPOINT.npz").touch()
-    for _ in range(120 if outcome == "slow" and not options.resume else 0):
+    for _ in range({"slow": 120, "endless": 6000}.get(outcome, 0) if not options.resume else 0):
         time.sleep(0.1 * (not stopped))
     save("interrupted" if stopped else outcome if outcome in ("failed", "diverged") else "finished")
 if outcome == "failed":
@@ -117,7 +119,7 @@ def test_a_study_that_is_killed_goes_on_where_it_was(system, tmp_path, number):
         study.carry_out(make(Path({str(system)!r}), chosen, ["slow"], (1, 2)), chosen)"""
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)
-    wait_for(lambda: all((run.folder / "NLO_Fake_CHECKPOINT.npz").exists() for run in runs))
+    slurm.wait_for(lambda: all((run.folder / "NLO_Fake_CHECKPOINT.npz").exists() for run in runs))
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 130) and "Traceback" not in said
@@ -133,7 +135,7 @@ def test_a_preempted_job_is_requeued_and_goes_on(system, tmp_path, number):
     run, = make(system, options(tmp_path, cluster="slurm", slurm={"cpus_per_task": 3}), ["slow"])
     jobs = tmp_path / "jobs"
     job = submitit.LocalExecutor(jobs).submit(places.Training(run))
-    wait_for((run.folder / "NLO_Fake_CHECKPOINT.npz").exists)
+    slurm.wait_for((run.folder / "NLO_Fake_CHECKPOINT.npz").exists)
     child, = (process for process in psutil.process_iter(["cmdline"])
               if {"submitit.core._submit", str(jobs)} <= set(process.info["cmdline"] or ()))
     for process in (child, *child.children()):
@@ -256,6 +258,36 @@ def test_without_submitit_or_slurm_a_sentence_says_what_is_missing(tmp_path, com
     monkeypatch.setenv("PATH", str(tmp_path / "commands"))
     with pytest.raises(cli.SettingsError, match="the command srun is missing"):
         places.Slurm(options(tmp_path))
+
+
+@pytest.mark.skipif(slurm.missing() != "", reason=slurm.missing())
+def test_a_real_slurm_preempts_one_run_of_four_and_cancels_another(system, tmp_path_factory, monkeypatch):
+    """The one goes on by itself, and the other when the command is given again."""
+    folder = tmp_path_factory.mktemp("s")  # short: sockets have names of 108 bytes at most
+    chosen = options(folder, jobs=None, cluster="slurm", slurm={"partition": "test", "time": 5})
+    runs = make(system, chosen, ["endless", "finished"], (1, 2))
+    preempted, cancelled = runs[:2]
+    monkeypatch.setattr(places.Slurm, "poll", 1.0)
+
+    def ask(*command):      # scancel tries again, and fails if the job has ended by then
+        return subprocess.run(command, check=False, capture_output=True, text=True).stdout
+
+    def interfere():
+        slurm.wait_for(lambda: all((run.folder / "NLO_Fake_CHECKPOINT.npz").exists() for run in runs[:2]))
+        jobs = [(run.folder / "slurm_job.txt").read_text() for run in runs[:2]]
+        ask("scancel", jobs[1])
+        # by its own number: scancel repeats signals to an array
+        number = re.match(r"JobId=(\d+)", ask("scontrol", "show", "job", jobs[0]))[1]
+        ask("scancel", "--signal=TERM", number)
+
+    with slurm.running(folder) as configuration, ThreadPoolExecutor() as pool:
+        monkeypatch.setenv("SLURM_CONF", str(configuration))
+        interference = pool.submit(interfere)
+        assert study.carry_out(runs, chosen) == {cancelled: "exit code 0: "}
+        assert interference.result() is None and cancelled.state() == "interrupted"
+        assert study.carry_out(runs, chosen) == {}
+    assert [run.state() for run in runs] == ["finished"] * 4
+    assert [starts(run) for run in runs] == [["new 1", "resumed 1"]] * 2 + [["new 1"]] * 2
 
 
 # --------------------------------------------------------------------------------- the studies of the systems
