@@ -9,13 +9,13 @@
 Prints the address of the page, which answers this machine alone, and ends with Ctrl-C. A running training may
 be watched: its new points appear within two seconds. TensorFlow is loaded for training only.
 
-Exit status: 0, or 2 with a sentence on stderr: for a folder that is not there, cannot be written or has
-another process training into it, for a port that is taken, or without dash; 130 for a second Ctrl-C during a
-long update.
+Exit status: 0, or 2 with a sentence on stderr if a folder, the port or the package dash cannot be used; 130
+for a second Ctrl-C during a long update.
 """
 
 import importlib
 import sys
+from functools import partial
 from pathlib import Path
 
 from hig.figures.curves import SYSTEMS
@@ -25,17 +25,14 @@ ROOT = Path(__file__).resolve().parent
 BY_HAND = [folder for folder in SYSTEMS.values() if (ROOT / folder / "interactive").is_dir()]
 
 
-def port(text):
-    """A TCP port from the command line; 0 is any that is free."""
-    return number(text, int, lambda value: 0 <= value < 2**16, "a whole number from 0 to 65535")
-
-
 def main(arguments=None):
     """Serves the page that the command line asks for until Ctrl-C; returns the exit status."""
     parser = make_parser(__doc__)
     parser.add_argument("folders", nargs="*", metavar="FOLDER", type=Path,
                         help="where the pickles are (default: folders of all systems)")
-    parser.add_argument("--port", type=port, default=8050, help="of the page (default: %(default)s)")
+    port = partial(number, kind=int, allowed=lambda n: 0 <= n < 2**16, wanted="a number from 0 to 65535")
+    parser.add_argument("--port", type=port, default=8050,
+                        help="of the page, 0 for any that is free (default: %(default)s)")
     parser.add_argument("--interactive", choices=BY_HAND, metavar="SYSTEM",
                         help=f"train by hand; SYSTEM is {' or '.join(BY_HAND)}")
     options = parser.parse_args(arguments)

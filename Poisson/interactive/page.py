@@ -4,6 +4,7 @@ Weights are saved under a name that the trainer chooses, and loaded from a list 
 so that no path is typed. Only `serve_interactive` loads TensorFlow.
 """
 
+import math
 from functools import partial
 
 import numpy as np
@@ -22,23 +23,24 @@ SETTINGS = {"method": "HIG", "adam_rate": submit_Adam.LEARNING_RATE, "power_rate
             "source": "held out", "entry": 0}
 PICTURES = {"x_gt": "x ground truth", "y_target": "y*", "x": "x predicted", "y": "y predicted",
             "residual": "residual y − y*"}
-COMMANDS = {"play": "Play", "pause": "Pause", "step": "Single step", "restart": "Reset to initial weights",
-            "save_weights": "Save weights"}
+BUTTONS = {"play": "Play", "pause": "Pause", "step": "Single step", "reset": "Reset to initial weights",
+           "save": "Save weights"}
 
 
 def by_hand_app(training):
     """The Dash app that shows and commands a `Poisson.interactive.trainer.Training`."""
     app, paths = make_app("Poisson by hand", lambda: layout(training)), [training.output]
     watch(app, paths)
+    commands = {"play": partial(training.go, math.inf), "pause": partial(training.go, 0),
+                "step": partial(training.go, 1), "reset": training.restart, "save": training.save_weights}
 
     @app.callback(
         {"status": Output("status", "children"), "error": Output("error", "children"),
-         "disabled": [Output(name, "disabled") for name in COMMANDS],
+         "disabled": [Output(name, "disabled") for name in ("play", "step", "pause")],
          "weights": Output("weights", "options"), "chosen": Output("weights", "value"),
-         "entries": Output("entries", "children"),
          "pictures": [Output(f"picture_{name}", "figure") for name in PICTURES],
          "seen": Output("seen", "data")},
-        {"_": [Input("hand", "n_intervals"), *(Input(name, "n_clicks") for name in COMMANDS)],
+        {"_": [Input("hand", "n_intervals"), *(Input(name, "n_clicks") for name in BUTTONS)],
          "chosen": Input("weights", "value"), "settings": [Input(name, "value") for name in SETTINGS],
          "seen": State("seen", "data")},
         running=[(Output("hand", "disabled"), True, False)])
@@ -46,8 +48,8 @@ def by_hand_app(training):
         triggered = {name.split(".")[0] for name in ctx.triggered_prop_ids} - {"hand"}
         # what was typed just before a click counts, although the browser may send both at once
         if triggered and training.set(dict(zip(SETTINGS, settings))):
-            for command in COMMANDS.keys() & triggered:
-                training.commands.put(getattr(training, command))
+            for name in commands.keys() & triggered:
+                training.commands.put(commands[name])
             if chosen:
                 training.commands.put(partial(training.restart, chosen))
         paths[1:] = sorted(training.output.glob("*_interactive_RESULTS_*.pickle"))[-1:]     # the curve before
@@ -56,11 +58,9 @@ def by_hand_app(training):
         now = str([shown, training.settings])
         if now == seen and not triggered:
             raise PreventUpdate
-        fields, entry, entries = training.fields()
-        playing = training.playing
-        return {**shown, "disabled": [playing, not playing, playing, False, False],
-                "chosen": None, "seen": now,                            # so that the same can be chosen again
-                "entries": f"of {entries}, from 0; shown is {entry}",
+        fields, playing = training.fields(), bool(training.left)
+        return {**shown, "seen": now, "disabled": [playing, playing, not playing],
+                "chosen": None,                                         # so that the same can be chosen again
                 "pictures": [picture(fields, name) for name in PICTURES]}
     return app
 
@@ -68,7 +68,8 @@ def by_hand_app(training):
 def layout(training):
     """The components of the page, made anew when it is loaded again, with the present settings."""
     def field(words, key):
-        return control(words, dcc.Input(str(training.settings[key]), id=key, debounce=True, className="field"))
+        value = str(training.settings[key])
+        return control(words, dcc.Input(value, id=key, debounce=True, className="field"))
 
     def choice(words, key, options):
         return control(words, dcc.RadioItems(options, training.settings[key], id=key, inline=True))
@@ -79,24 +80,21 @@ def layout(training):
         html.P("A network learns to solve Δx = y on a grid of 8 × 8 cells: from a field y* it predicts x, "
                "the simulator computes y = Δx, and the loss is half the squared error of y, summed over the "
                "cells. Each update sees B new random fields; the test loss is that of 256 fields held out. "
-               "The first update of each method and batch size takes longer, because it is compiled.",
-               className="quiet"),
+               "The first update of each method and batch size takes longer, because it is compiled. Pausing "
+               "leaves a finished curve. Resetting and loading weights begin a new curve; the one before is "
+               f"kept under its date. All files are in {training.output.resolve()}.", className="quiet"),
         html.Div(id="error", className="problem", role="alert"),
-        html.Div([*(html.Button(text, id=name) for name, text in COMMANDS.items()),
+        html.Div([*(html.Button(text, id=name) for name, text in BUTTONS.items()),
                   control("load weights", weights)], className="controls"),
         html.Div([choice("method", "method", list(METHODS)), field("η of Adam", "adam_rate"),
                   field("η of HIG and GN", "power_rate"), field("truncation τ", "truncation"),
                   field("batch size B", "batch_size")], className="controls"),
         html.Div([choice("fields", "source", {"held out": "held out", "batch": "of the last batch"}),
-                  field("entry", "entry"), html.Span(id="entries", className="quiet")], className="controls"),
-        html.Div([html.Div([html.H2(words),
-                            dcc.Graph(id=f"picture_{name}", config={"displayModeBar": False},
-                                      style={"height": "min(240px, 42vw)"})])
+                  field("entry, from 0, or else the last", "entry")], className="controls"),
+        html.Div([html.Div([html.H2(words), dcc.Graph(id=f"picture_{name}", config={"displayModeBar": False},
+                                                      style={"height": "min(240px, 42vw)"})])
                   for name, words in PICTURES.items()], className="pictures"),
         *watching_layout("epochs", "train_loss"),
-        html.P(f"The curve and the weights are written into {training.output.resolve()}. Pausing leaves a "
-               "finished curve. Resetting and loading weights begin a new curve; the one before is kept under "
-               "its date.", className="quiet"),
         dcc.Store(id="seen"), dcc.Interval(id="hand", interval=300)])
 
 
@@ -105,14 +103,13 @@ def picture(fields, name):
     scale = next((pair for pair in (("x_gt", "x"), ("y_target", "y")) if name in pair), (name,))
     shown = np.concatenate([fields[other].ravel() for other in scale])
     limit = float(np.abs(shown[np.isfinite(shown)]).max(initial=0))     # of a network that has not diverged
+    heatmap = go.Heatmap(z=fields[name], zmin=-limit or -1, zmax=limit or 1, showscale=False,
+                         colorscale="RdBu_r", hovertemplate="%{z:.3g}<extra></extra>")
     hidden = {"visible": False, "fixedrange": True}
-    return go.Figure(
-        go.Heatmap(z=fields[name], zmin=-limit or -1, zmax=limit or 1, showscale=False, colorscale="RdBu_r",
-                   hovertemplate="%{z:.3g}<extra></extra>"),
-        {"font": FONT, "margin": {"l": 2, "r": 2, "t": 24, "b": 2}, "plot_bgcolor": "white",
-         "title": {"text": f"colours from −{limit:.3g} to {limit:.3g}", "font_size": 13, "x": 0, "y": 0.98,
-                   "yanchor": "top"},
-         "xaxis": hidden, "yaxis": {**hidden, "scaleanchor": "x", "constrain": "domain"}})
+    return go.Figure(heatmap, {
+        "font": FONT, "margin": {"l": 2, "r": 2, "t": 24, "b": 2}, "plot_bgcolor": "white",
+        "title": {"text": f"colours from −{limit:.3g} to {limit:.3g}", "font_size": 13, "x": 0, "y": 0.98},
+        "xaxis": hidden, "yaxis": {**hidden, "scaleanchor": "x", "constrain": "domain"}})
 
 
 def serve_interactive(output, port):

@@ -1,9 +1,7 @@
 """Training the Poisson problem by hand, behind the page of `dashboard.py --interactive Poisson`.
 
-A thread trains one network by an optimizer for each method, with the settings that the page has at that
-moment. Its pickle `POISSON_interactive_RESULTS.pickle` is that of a run (hig.runs.training). It also has the
-settings of each update: `method` (its number in METHODS), `learning_rate`, `batch_size`, `truncation` (NaN
-for Adam).
+Its pickle is that of a run (hig.runs.training) and also has the settings of each update: `method` (its
+number in METHODS), `learning_rate`, `batch_size`, `truncation` (NaN for Adam).
 """
 
 import math
@@ -36,11 +34,11 @@ FLAGS = {"adam_rate": "learning_rate", "power_rate": "learning_rate", "truncatio
 
 
 class Training(threading.Thread):
-    """A network in training, its settings and its curve; as a thread it follows commands.
+    """A thread that trains one network by an optimizer for each method, as commands and settings say.
 
-    A command is a function without arguments in the queue `commands`, like `play`, `pause`, `step`, `restart`
-    and `save_weights` of this object. Whatever goes wrong in it becomes the sentence `error` for the page.
-    While it does not play, the pickle holds the whole curve, as that of a finished run.
+    A command is a function without arguments in the queue `commands`. What goes wrong in it becomes the
+    sentence `error` for the page, and the updates end. The number of updates that are `left` is infinite
+    while it plays. When none are left, the pickle has the whole curve, as that of a finished run.
 
     Args:
         output: folder (Path) of the pickle and the weights.
@@ -54,13 +52,11 @@ class Training(threading.Thread):
         tf.get_logger().setLevel("ERROR")           # nothing about functions traced again for other batches
         self.output, self.settings = output, dict(settings)
         self.network = initial_network(RESOLUTION, SEED)                # the start of the submit scripts
-        self.initial_weights = self.network.get_weights()
         self.models = {method: compile_model(self.network, RESOLUTION, make_optimizer(
             Namespace(optimizer=method, learning_rate=1.0, truncation=0.0))) for method in METHODS}
         self.evaluation = Evaluation(self.models["HIG"], None, None, EVALUATE_EVERY)
         self.batch = self.evaluation.held_out
-        self.commands, self.error = queue.SimpleQueue(), ""
-        self.playing = self.computing = self.ended = False
+        self.commands, self.left, self.error = queue.SimpleQueue(), 0, ""
         self.begin()
 
     def begin(self):
@@ -68,11 +64,11 @@ class Training(threading.Thread):
         for model in self.models.values():
             for variable in model.optimizer.variables:                  # moments and counts of updates
                 variable.assign(tf.zeros_like(variable))
-        settings = Namespace(optimizer="interactive", max_time=math.inf, epochs=None, quiet=True)
+        limits = Namespace(optimizer="interactive", max_time=math.inf, epochs=None, quiet=True)
         sim_par = {"optimizer": "interactive", "seed": SEED, "resolution": RESOLUTION, "held_out": HELD_OUT,
                    "evaluate_every": EVALUATE_EVERY,
                    "methods": ", ".join(f"{i} {method}" for i, method in enumerate(METHODS))}
-        self.curve = TrainingRun(self.output / NAME, self.measure, self.evaluation.snapshot, settings, sim_par,
+        self.curve = TrainingRun(self.output / NAME, self.measure, self.evaluation.snapshot, limits, sim_par,
                                  1, [(self.models["HIG"], math.inf)])
         self.curve.midway = True                                        # no checkpoint: nothing resumes it
         self.batch_size = None
@@ -97,39 +93,28 @@ class Training(threading.Thread):
         return not self.error
 
     def run(self):
-        """Follows the commands, and makes updates in between while it plays, until `end`."""
-        while not self.ended:
+        """Follows the commands until None; while there are none, it makes the updates that are left."""
+        while True:
             try:
-                command = self.commands.get(block=not self.playing)
+                command = self.commands.get(block=not self.left)
             except queue.Empty:
-                command = self.step
-            self.computing = True
-            self.follow(command)
-            if not self.playing:
-                self.follow(self.finish)
-            self.computing = False
+                command = self.update
+            if command is None:
+                return
+            try:
+                command()
+            except Exception as error:                                  # whatever it is: the page shows it
+                self.left, self.error = 0, sentence(error)
+                if command != self.finish:
+                    self.commands.put(self.finish)
 
-    def follow(self, command):
-        """Calls a function; what goes wrong in it ends the playing and becomes a sentence."""
-        try:
-            command()
-        except (cli.SettingsError, OSError) as error:
-            self.playing, self.error = False, str(error)
-        except Exception as error:                                      # whatever it is: the page shows it
-            traceback.print_exception(error)
-            text = f"{type(error).__name__}: {error}"                   # TensorFlow's names what numpy said
-            self.error = (re.findall("(?:LinAlgError|MemoryError): .+", text) or text.splitlines())[0]
-            self.playing = False
+    def go(self, updates):
+        """Makes so many updates from now on, none or infinitely many included."""
+        self.left = updates
+        if not updates:
+            self.finish()
 
-    def play(self):
-        """Makes one update after the other from now on."""
-        self.playing = True
-
-    def pause(self):
-        """Makes no more updates."""
-        self.playing = False
-
-    def step(self):
+    def update(self):
         """One update with the present settings, on fresh fields, and its entry in the curve.
 
         Raises:
@@ -157,6 +142,7 @@ class Training(threading.Thread):
         run.on_epoch_end(run.epoch, model.train_on_batch(self.batch[1], self.batch[1], return_dict=True))
         if run.state == "diverged":
             raise cli.SettingsError(DIVERGED)
+        self.go(max(self.left - 1, 0))
 
     def finish(self):
         """Writes the curve, if there is an update in it, as a finished one; further updates continue it."""
@@ -164,20 +150,16 @@ class Training(threading.Thread):
             self.curve.close()
 
     def restart(self, weights=None):
-        """Finishes the curve and begins a new one from the initial weights or those in a file.
-
-        Args:
-            weights: name of a file in the output folder, or None.
+        """Finishes the curve and begins a new one from the initial weights, or those in the file `weights`.
 
         Raises:
-            SettingsError: the file cannot be used; then nothing changes.
+            SettingsError: there are none of this network in that file; then nothing changes.
         """
-        self.pause()
-        self.finish()
+        self.go(0)
         if weights:
             load_weights(self.network, self.output / weights)
         else:
-            self.network.set_weights(self.initial_weights)
+            self.network.set_weights(initial_network(RESOLUTION, SEED).get_weights())
         self.begin()
 
     def save_weights(self):
@@ -188,8 +170,8 @@ class Training(threading.Thread):
     def end(self):
         """Ends the thread after the update that is under way; a second Ctrl-C ends the process at once."""
         print("ending after the update that is being computed; Ctrl-C again ends at once", flush=True)
-        self.ended, self.playing = True, False
-        self.commands.put(self.pause)
+        self.commands.put(self.finish)
+        self.commands.put(None)
         try:
             self.join()
         except KeyboardInterrupt:                                       # what was saved last is whole
@@ -197,20 +179,27 @@ class Training(threading.Thread):
 
     def status(self):
         """What is going on and the last numbers of the curve, as a text."""
-        doing = "training" if self.playing else "computing" if self.computing else "paused"
         losses = [f"{kind} loss {last_known(self.curve.curve.get(key, [])):.3e}"
                   for kind, key in (("training", "train_loss"), ("test", "test_loss"))]
-        return " · ".join([doing, f"{self.curve.epoch} updates", f"{self.curve.time:.1f} s", *losses])
+        return " · ".join(["training" if self.left else "paused", f"{self.curve.epoch} updates",
+                           f"{self.curve.time:.1f} s", *losses])
 
     def fields(self):
-        """What the page shows of the network: {"x_gt", "y_target", "x", "y", "residual": field, float32
-        (resolution, resolution)}, which entry of the fields held out or in the batch it is, and of how many.
-        """
-        x_gt, target = self.evaluation.held_out if self.settings["source"] == "held out" else self.batch
-        entry = min(self.settings["entry"], len(x_gt) - 1)
-        one, target = x_gt[entry:entry + 1], target[entry:entry + 1]
+        """What the page shows of the network: {"x_gt", "y_target", "x", "y", "residual": a field, float32
+        (resolution, resolution)}, of an entry of those held out or of the last batch."""
+        batch = self.evaluation.held_out if self.settings["source"] == "held out" else self.batch
+        entry = min(self.settings["entry"], len(batch[0]) - 1)
+        x_gt, target = (fields[entry:entry + 1] for fields in batch)
         x = self.network(target, training=False)
         y = self.models["HIG"].simulator(target, x)
-        fields = {"x_gt": one, "y_target": target, "x": x, "y": y, "residual": y - target}
-        return ({name: np.reshape(field, (RESOLUTION, RESOLUTION)) for name, field in fields.items()}, entry,
-                len(x_gt))
+        fields = {"x_gt": x_gt, "y_target": target, "x": x, "y": y, "residual": y - target}
+        return {name: np.reshape(field, (RESOLUTION, RESOLUTION)) for name, field in fields.items()}
+
+
+def sentence(error):
+    """An exception in one line; what is not foreseen goes to stderr as a whole."""
+    if isinstance(error, (cli.SettingsError, OSError)):
+        return str(error)
+    traceback.print_exception(error)
+    text = f"{type(error).__name__}: {error}"                           # TensorFlow's names what numpy said
+    return (re.findall("(?:LinAlgError|MemoryError): .+", text) or text.splitlines())[0]

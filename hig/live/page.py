@@ -2,6 +2,7 @@
 
 import os
 from argparse import Namespace
+from functools import partial
 from html import escape
 
 import numpy as np
@@ -10,7 +11,7 @@ from dash import Input, Output, Patch, State, dcc, html
 from dash.exceptions import PreventUpdate
 from matplotlib.colors import to_rgb
 
-from hig.figures.curves import AXES, BINS, drawable, drawn_points, state_of, system, take_overs
+from hig.figures.curves import AXES, Curve, drawable, drawn_points, state_of, system, take_overs
 from hig.figures.losses import legend_text
 from hig.figures.reading import group_runs, sort_into_cases
 from hig.figures.style import choose_colors, choose_dashes
@@ -19,7 +20,7 @@ from hig.live.server import make_app
 from hig.live.watching import in_words, look, quantities
 
 EVERY = 500                 # milliseconds between the end of a refresh and the next one
-POINTS = 30_000             # about as many, of all curves together, as a browser redraws at once
+BINS = 300                  # a curve has two points in each at most, so that a browser can draw hundreds
 NAMED = 12                  # groups in the legend; if there are more, only the table has the colours
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot"}      # matplotlib's line styles in plotly's words
 FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#2b2f36"}
@@ -29,62 +30,61 @@ GRAPH = {"displaylogo": False, "responsive": True,  # the logo would be a link t
          "showSendToCloud": False,  # and this button would upload the figure there
          "toImageButtonOptions": {"filename": "curves", "scale": 2},
          "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+SHOWN = {"figure": "curves.figure", "table": "table.children", "note": "note.children", "shown": "shown.data",
+         "cases": "case.options", "case": "case.value", "quantities": "y.options", "y": "y.value"}
 
 
 # ------------------------------------------------------------------------------------- the figure, the table
 
-def drawn_curve(run, options):
-    """The `Curve` of a run, or None if these axes can show nothing of it."""
+def curve_of(run, options):
+    """The `Curve` of a run; it is empty if these axes can show nothing of it."""
     try:
-        curve = drawable(run, quantities(run)[options.y], options.x, options.log_x, positive=options.log_y)
+        return drawable(run, quantities(run)[options.y], options.x, options.log_x, positive=options.log_y)
     except (KeyError, ValueError):                  # the file does not tell the quantity, or the updates
-        return None
-    return curve if len(curve.x) else None
+        return Curve(np.zeros(0), np.zeros(0), None, True)
 
 
-def make_figure(groups, colors, options):
+def make_figure(groups, curves, colors, options):
     """The plotly figure of the curves: of each group a line for each run, or median and band of all.
 
     Args:
-        groups: {label: list of (Run, Curve), see `drawn_curve`}.
+        groups: {label: runs}, see `hig.figures.reading.group_runs`.
+        curves: {label: list of their `Curve`}.
         colors: {label: colour}.
-        options: x ("time", "epochs", "updates"), y (name of a quantity) and its `words`, log_x, log_y, bands,
-            and the case of the system that is shown.
+        options: case (title), x ("time", "epochs", "updates"), y (name of a quantity), words for it, log_x,
+            log_y, bands.
     """
-    curves = [curve for pairs in groups.values() for _, curve in pairs if curve]
-    options.bins = int(np.clip(POINTS // (2 * max(len(curves), 1)), 50, BINS))
+    lines = [curve for own in curves.values() for curve in own if len(curve.x)]
     options.top = np.inf                    # of the axis: an exploding loss would make the others a flat line
-    if curves and options.y.endswith("_loss"):
-        options.top = 1e3 * max(curve.y[0] for curve in curves)
+    if lines and options.y.endswith("_loss"):
+        options.top = 1e3 * max(curve.y[0] for curve in lines)
     dashes = choose_dashes(groups)
-    return go.Figure(
-        [trace for label, pairs in groups.items()
-         for trace in group_traces(label, pairs, colors[label], DASHES[dashes[label]], options)],
-        {"font": FONT, "paper_bgcolor": "white", "plot_bgcolor": "white", "hovermode": "closest",
-         "margin": {"l": 70, "r": 16, "t": 34, "b": 48},                 # at the top the buttons of plotly
-         "uirevision": "kept", "meta": options.case,                     # what the user has hidden stays
-         "showlegend": len(groups) <= NAMED,
-         "legend": {"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom"},
-         "xaxis": {**AXIS, "type": "log" if options.log_x else "linear", "title_text": AXES[options.x]},
-         "yaxis": {**AXIS, "type": "log" if options.log_y else "linear", "title_text": options.words,
-                   "autorangeoptions": {"clipmax": options.top} if np.isfinite(options.top) else {}}})
+    traces = [trace for label in groups for trace in group_traces(
+        label, groups[label], curves[label], colors[label], DASHES[dashes[label]], options)]
+    return go.Figure(traces, {
+        "font": FONT, "paper_bgcolor": "white", "plot_bgcolor": "white", "hovermode": "closest",
+        "margin": {"l": 70, "r": 16, "t": 34, "b": 48},                 # at the top the buttons of plotly
+        "uirevision": "kept", "meta": options.case,                     # what the user has hidden stays
+        "showlegend": len(groups) <= NAMED,
+        "legend": {"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom"},
+        "xaxis": {**AXIS, "type": "log" if options.log_x else "linear", "title_text": AXES[options.x]},
+        "yaxis": {**AXIS, "type": "log" if options.log_y else "linear", "title_text": options.words,
+                  "autorangeoptions": {"clipmax": options.top} if np.isfinite(options.top) else {}}})
 
 
-def group_traces(label, pairs, color, dash, options):
+def group_traces(label, runs, curves, color, dash, options):
     """Plotly traces of the runs behind one name in the legend.
 
     A run that died ends in a cross, at most at `options.top`. An optimizer that takes over is named.
     """
-    drawn = [(run, curve) for run, curve in pairs if curve]
     name = label.replace("_", " ")
     if options.y.endswith("_loss"):
-        name = legend_text(label, [run for run, _ in pairs], options.y.removesuffix("_loss"),
-                           [curve for _, curve in drawn])
+        name = legend_text(label, runs, options.y.removesuffix("_loss"), curves)
     style = {"name": escape(name, quote=False), "legendgroup": label, "line_color": color}
     shade = "rgba({:.0f},{:.0f},{:.0f},0.22)".format(*(255 * share for share in to_rgb(color)))
-    traces, marks = [], {}
-    for i, part in enumerate([drawn] if options.bands or not drawn else [[pair] for pair in drawn]):
-        x, y, band = drawn_points([curve for _, curve in part], options.log_x, options.log_y, options.bins)
+    traces, marks, pairs = [], set(), list(zip(runs, curves))
+    for i, part in enumerate([pairs] if options.bands else [[pair] for pair in pairs]):
+        x, y, band = drawn_points([curve for _, curve in part], options.log_x, options.log_y, BINS)
         inside = np.isfinite(band[1]) if band else []
         traces += [go.Scatter(x=x[inside], y=edge[inside], mode="lines", line_width=0, fill=fill,
                               fillcolor=shade, hoverinfo="skip", showlegend=False, **style)
@@ -94,13 +94,13 @@ def group_traces(label, pairs, color, dash, options):
         traces.append(go.Scatter(x=x, y=y, mode=mode, line_width=1.8, line_dash=dash, showlegend=not i,
                                  **style))
         for run, curve in part:
-            marks |= {(at, np.interp(at, x, y), "diamond", text): None
-                      for at, text in take_overs(run, options.x) if len(x)}
             if curve.death:
-                marks[curve.death[0], min(curve.death[1], options.top), "x-thin", ""] = None
-    x, y, symbols, texts = zip(*marks) if marks else [()] * 4
+                marks.add((curve.death[0], min(curve.death[1], options.top), "x-thin", ""))
+            marks |= {(at, np.interp(at, x, y), "diamond", words)
+                      for at, words in take_overs(run, options.x) if len(x)}
+    x, y, symbols, words = zip(*sorted(marks)) if marks else [()] * 4
     marker = {"symbol": symbols, "size": 9, "color": color, "line": {"width": 2, "color": color}}
-    traces.append(go.Scatter(x=x, y=y, text=texts, mode="markers+text", textposition="top left",
+    traces.append(go.Scatter(x=x, y=y, text=words, mode="markers+text", textposition="top left",
                              marker=marker, cliponaxis=False, hoverinfo="skip", showlegend=False, **style))
     for i, trace in enumerate(traces):              # by its uid a hidden curve is found again
         trace.uid = f"{label.encode().hex()}-{i}"                       # plotly has it in CSS selectors
@@ -111,21 +111,19 @@ def make_table(groups, colors, errors):
     """A row for each run, as in the table of plot.py; its settings show as one points at it.
 
     Args:
-        groups: {label: runs}.
-        colors: {label: colour}.
+        groups, colors: as in `make_figure`.
         errors: sentences about files that are no curves; each has a row of its own.
     """
     rows, heads = [], []
-    for label, run in ((label, run) for label, members in groups.items() for run in members):
+    for label, run in ((label, run) for label, runs in groups.items() for run in runs):
         levels = system(run.system).thresholds
         heads = names(levels)
-        rows.append(html.Tr([
-            html.Td([html.Span(className="swatch", style={"background": colors[label]}),
-                     label.replace("_", " ")]),
-            html.Td(remark(run, True) or state_of(run), className=state_of(run)),
-            *map(html.Td, map(cell, heads, numbers(run, levels))),
-            html.Td(os.path.relpath(run.path), className="text")],
-            title=", ".join(f"{key} {value}" for key, value in run.results["sim_par"].items())))
+        swatch = html.Span(className="swatch", style={"background": colors[label]})
+        rows.append(html.Tr([html.Td([swatch, label.replace("_", " ")]),
+                             html.Td(remark(run, True) or state_of(run), className=state_of(run)),
+                             *map(html.Td, map(cell, heads, numbers(run, levels))),
+                             html.Td(os.path.relpath(run.path), className="text")],
+                            title=", ".join(map("{0[0]} {0[1]}".format, run.results["sim_par"].items()))))
     rows += [html.Tr(html.Td(f"unreadable: {error}", className="problem", colSpan=99)) for error in errors]
     return html.Table([html.Thead(html.Tr([*map(html.Th, ["optimizer", "state", *heads, "file"])])),
                        html.Tbody(rows)])
@@ -144,13 +142,11 @@ def watching_layout(x="time", y="test_loss"):
         html.Div(dcc.RadioItems([], id="case", inline=True), className="controls"),
         html.Div([
             control("x", dcc.RadioItems(list(AXES), x, id="x", inline=True)),
-            control("y", dcc.Dropdown({y: in_words(y, "")}, y, id="y", clearable=False, searchable=False,
-                                      className="choice")),
+            control("y", dcc.Dropdown([y], y, id="y", clearable=False, searchable=False, className="choice")),
             dcc.Checklist({"log_x": "log x", "log_y": "log y", "bands": "seeds as bands"}, ["log_y", "bands"],
                           id="switches", inline=True)], className="controls"),
         html.Div(id="note", className="quiet"),
-        dcc.Graph(id="curves", figure=go.Figure(), config=GRAPH,
-                  style={"height": "min(60vh, 560px)", "minHeight": "340px"}),
+        dcc.Graph(id="curves", figure=go.Figure(), config=GRAPH, style={"height": "clamp(340px, 60vh, 560px)"}),
         html.Div(id="table", className="scroll"),
         dcc.Store(id="shown", data={}), dcc.Interval(id="tick", interval=EVERY)]
 
@@ -165,23 +161,16 @@ def watching_app(paths):
 
 def watch(app, paths):
     """Adds the callback of `watching_layout` to a Dash app."""
-    known = {}
-
-    @app.callback(
-        {"figure": Output("curves", "figure"), "table": Output("table", "children"),
-         "cases": Output("case", "options"), "case": Output("case", "value"),
-         "quantities": Output("y", "options"), "y": Output("y", "value"),
-         "switches": Output("switches", "value"), "note": Output("note", "children"),
-         "shown": Output("shown", "data")},
-        {"_": Input("tick", "n_intervals"), "case": Input("case", "value"), "x": Input("x", "value"),
-         "y": Input("y", "value"), "switches": Input("switches", "value"), "shown": State("shown", "data")},
-        running=[(Output("tick", "disabled"), True, False)])  # or a slow refresh would be overtaken for ever
-    def show(_, **choices):
-        return refresh(paths, known, **choices)
+    app.callback(
+        {name: Output(*place.split(".")) for name, place in SHOWN.items()},
+        {**{name: Input(name, "value") for name in ("case", "x", "y", "switches")},
+         "shown": State("shown", "data"), "tick": Input("tick", "n_intervals")},
+        running=[(Output("tick", "disabled"), True, False)]  # or a slow refresh would be overtaken for ever
+    )(partial(refresh, paths, {}))
 
 
-def refresh(paths, known, case, x, y, switches, shown):
-    """What the page shows: the outputs of its callback by name.
+def refresh(paths, known, case, x, y, switches, shown, tick=None):
+    """What the page shows: a dict with the keys of SHOWN.
 
     Args:
         paths: list of Path.
@@ -196,41 +185,31 @@ def refresh(paths, known, case, x, y, switches, shown):
     cases = sort_into_cases([run for file in found.values() for run in file.runs])
     if case not in cases and cases:                                     # at first: what has been written last
         case = max(cases, key=lambda title: max(found[run.path].stamp for run in cases[title]))
-    runs = cases.get(case, [])
-    prefix = runs[0].system if runs else ""
-    if runs and shown.get("case") != case:
-        logarithmic = x == "time" and system(prefix).log_x
-        switches = [*(switch for switch in switches if switch != "log_x"), *["log_x"] * logarithmic]
-    known_names = list(dict.fromkeys(name for run in runs for name in quantities(run))) or [y]
-    y = y if y in known_names else known_names[0]
-    states = {title: [state_of(run) for run in members] for title, members in cases.items()}
+    states = {title: [state_of(run) for run in runs] for title, runs in cases.items()}
     stamps = {path: file.stamp for path, file in found.items()}
     stamp = str(hash(repr((stamps, states, case, x, y, switches))))
     if shown.get("stamp") == stamp:
         raise PreventUpdate
-    options = Namespace(case=case, x=x, y=y, words=in_words(y, prefix),
+    runs = cases.get(case, [])
+    prefix = runs[0].system if runs else ""
+    words = {name: in_words(name, prefix) for run in runs for name in quantities(run)} or {y: in_words(y, "")}
+    y = y if y in words else next(iter(words))
+    options = Namespace(case=case, x=x, y=y, words=words[y],
                         **{name: name in switches for name in ("log_x", "log_y", "bands")})
     groups = group_runs(runs)
-    colors = choose_colors(groups, "paper")
-    curves = {label: [(run, drawn_curve(run, options)) for run in members]
-              for label, members in groups.items()}
-    empty = [os.path.relpath(run.path) for pairs in curves.values() for run, curve in pairs if not curve]
+    curves = {label: [curve_of(run, options) for run in members] for label, members in groups.items()}
+    empty = [os.path.relpath(run.path) for label in groups for run, curve in zip(groups[label], curves[label])
+             if not len(curve.x)]
     note = f"Without values for these axes, and not drawn: {', '.join(empty)}." if empty else ""
-    figure = make_figure(curves, colors, options)
+    colors = choose_colors(groups, "paper")
+    figure = make_figure(groups, curves, colors, options)
     view, data = str(hash(str(figure.layout))), figure.to_plotly_json()["data"]
     if shown.get("view") == view:                                       # the zoom, too, stays the user's
         figure = Patch()
         figure["data"] = data
     return {"figure": figure,
             "table": make_table(groups, colors, [file.error for file in found.values() if file.error]),
-            "cases": {title: case_label(title, states[title]) for title in cases}, "case": case,
-            "quantities": {name: in_words(name, prefix) for name in known_names}, "y": y,
-            "switches": switches,
             "note": note if runs else f"No curves in {', '.join(map(os.path.relpath, paths))} yet.",
-            "shown": {"stamp": stamp, "case": case, "view": view}}
-
-
-def case_label(title, states):
-    """Text of a choice: what was trained, how many runs there are and how many of them are running."""
-    running = states.count("running")
-    return f"{title} ({len(states)}{f', {running} running' if running else ''})"
+            "cases": {title: f"{title} ({len(own)}{', running' * ('running' in own)})"
+                      for title, own in states.items()}, "case": case,
+            "quantities": words, "y": y, "shown": {"stamp": stamp, "view": view}}

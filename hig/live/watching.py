@@ -1,5 +1,6 @@
 """What the folders hold now, for a page that looks repeatedly, and what can be drawn of a run."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,33 +19,26 @@ class Found(NamedTuple):
     """What a file or PhiFlow scene held when it had this stamp: runs, or a sentence why it has none."""
     stamp: tuple
     runs: list
-    error: str
+    error: str = ""
 
 
 def look(paths, known):
-    """Reads what is at some paths (folders and files) now.
+    """Reads what is at some paths (folders and files) now: {path: Found}, each file once.
 
-    Args:
-        paths: list of Path.
-        known: {} at first; it keeps what was read, so that only files that have changed are read again.
-
-    Returns:
-        {path: Found}, each file once.
+    `known` is {} at first; it keeps what was read, so that only files that have changed are read again.
     """
     found = {}
-    files = [file.resolve() for path in paths for file in (find_files(path) if path.is_dir() else [path])]
-    for path in files:
-        try:
+    for path in [file.resolve() for path in paths
+                 for file in (find_files(path) if path.is_dir() else [path])]:
+        with suppress(OSError):                                         # it is gone since it was listed
             states = map(Path.stat, sorted(path.glob("log_*.txt")) if path.is_dir() else [path])
             stamp = tuple((state.st_mtime_ns, state.st_size, state.st_ino) for state in states)
-        except OSError:                                                 # it is gone since it was listed
-            continue
-        if path not in known or known[path].stamp != stamp:
-            try:
-                known[path] = Found(stamp, read_runs(path), "")
-            except ValueError as error:
-                known[path] = Found(stamp, [], str(error))
-        found[path] = known[path]
+            if path not in known or known[path].stamp != stamp:
+                try:
+                    known[path] = Found(stamp, read_runs(path))
+                except ValueError as error:
+                    known[path] = Found(stamp, [], str(error))
+            found[path] = known[path]
     return found
 
 
