@@ -1,21 +1,21 @@
 """J^κ g of a model from products with J and Jᵀ, in TensorFlow, for n so large that K = J Jᵀ does not fit.
 
-The recurrence and the use of its numbers are those of `hig.powers.operator_power`. Here its k steps are one
-compiled function, and only the 2k numbers of B come to the host, where `hig.powers.bidiagonal_power` takes
-their power. An update takes k products with J, k + 1 with Jᵀ (two more with damping), and keeps k vectors of
-min(n, p) numbers. With the notation of `hig.jacobian`, products are taken in one of three ways:
+The method is that of `hig.powers.operator_power`. Here the k steps of the recurrence are one compiled
+function, and only the 2k entries of B come to the host, where `hig.powers.bidiagonal_power` takes the power
+of B. An update takes k products with J, k + 1 with Jᵀ (two more with damping), and keeps k vectors of
+min(n, p) numbers. Products are taken in one of three ways (notation as in `hig.jacobian`):
 
 through the network    The simulator is linearised once: M = ∂y/∂(controls) of each sample, (d, c), by one
                        backward pass for d repetitions of each sample. Then J v = M (∂controls/∂θ v), and Jᵀu
                        = (∂controls/∂θ)ᵀ Mᵀu. This is right if all weights act in the network, and the
-                       simulator acts on each sample by itself.
+                       simulator does not mix samples.
 forward mode           The products go through the whole model. Jᵀu is one backward pass, and J v one forward
                        pass that carries tangents along.
-double backward        As before, but J v is the gradient of ⟨Jᵀw, v⟩ with respect to w. This is right for
-                       every differentiable model, also if a part of it has no forward mode (functions with a
-                       gradient of their own, and graphs in which a tf.while_loop reads the weights).
+double backward        As in forward mode, but J v is the gradient of ⟨Jᵀw, v⟩ with respect to w. It is right
+                       for every differentiable model, even if a part of it has no forward mode (custom
+                       gradients, and a tf.while_loop that reads the weights).
 
-`hig.routes` proves with the first batch of each shape that the way taken is right: Jᵀu for a random u must
+`hig.routes` checks with the first batch of each shape that the way taken is right: Jᵀu for a random u must
 equal the vector-Jacobian product of the whole model, and ⟨J v, u⟩ = ⟨v, Jᵀu⟩ for a random v.
 """
 
@@ -31,21 +31,21 @@ from hig.powers import EXHAUSTED, KrylovSpectrum, bidiagonal_power
 from hig.replicas import Together, across, anywhere, devices
 from hig.rows import repeated_pass
 
-_COPIES = 4                 # of a pass: its tensors, cotangents, tangents, and what XLA holds meanwhile
-_PIECE = 8                  # steps between two looks at whether more are worth while
+_COPIES = 4                 # of a pass's tensors in memory: values, cotangents, tangents, and XLA's own
+_PIECE = 8                  # steps after which the tolerance is checked
 _PROBES_OF_ROWS = 8         # random vectors for the norms of rows; the proof needs only their magnitude
-_PROBES = 2                 # random vectors for what the recurrence has not seen of the trace of K
+_PROBES = 2                 # random vectors for the trace of K outside the Krylov space
 
 
 def ways(derivatives, in_network):
     """The ways to take products that may be right for a model, the fastest first.
 
-    The way through the network comes first if its d backward passes are fewer than the steps, or if the
-    simulator knows its own derivatives and spares them. Otherwise it comes last.
+    The way through the network comes first if its d backward passes are no more than the steps, or if the
+    simulator's own `linearize` replaces them. Otherwise it comes last.
 
     Args:
         derivatives: hig.routes.Derivatives.
-        in_network: whether weights act in the network alone, and samples may stay apart.
+        in_network: whether all weights act in the network, and samples are not known to mix.
     """
     names = ["double backward"] if derivatives.loop_reads_weights else ["forward mode", "double backward"]
     if in_network:
@@ -55,24 +55,24 @@ def ways(derivatives, in_network):
 
 
 class Products:
-    """Products with J and Jᵀ of a model for batches of one shape, and the recurrence that takes them.
+    """Products with J and Jᵀ of a model for batches of one shape, and the recurrence that uses them.
 
-    An `operator` stands for J of one batch. It is a tuple of x; [M], or [] if products go through the whole
-    model; and [columns, scales], or [] if there are no quadratic penalties. Each of these penalties is one
-    more row of J, with the entry `scale` in its column.
+    An `operator` represents J of one batch: the tuple (x, [M], [columns, scales]). Its second entry is [] if
+    products go through the whole model, its third [] without quadratic penalties. Each penalised number
+    adds a row to J, with one entry, its scale, in its column.
 
     Args:
         derivatives: hig.routes.Derivatives.
         way: "through the network", "forward mode" or "double backward".
-        chunk: samples that go through the model at a time. None: all of the batch, or as many as fit into
-            half of the memory that is free on the device beside the vectors kept.
-        xla: whether XLA may compile them.
+        chunk: samples that go through the model at a time. None: the whole batch, or as many as fit into half
+            of the device's free memory beside the vectors kept.
+        xla: whether XLA may compile the functions.
     """
 
     def __init__(self, derivatives, way, chunk=None, xla=True):
         self.derivatives, self.model, self.way = derivatives, derivatives.model, way
         self.batch, self.shape, self.shapes = derivatives.batch, derivatives.shape, derivatives.shapes
-        self.samples = min(chunk or self._fitting(), self.batch)        # of a pass
+        self.samples = min(chunk or self._fitting(), self.batch)        # in a pass
         function = partial(derivatives.compiler.function, xla=xla)
         self._loss = function(derivatives._trace_loss, "The loss")
         self._linearise = function(self._trace_linearise, "The linearised simulator")
@@ -81,9 +81,9 @@ class Products:
         self._steps, self._step = function(self._trace_steps, "The Krylov steps"), Together(self._trace_step)
 
     def _fitting(self):
-        """The samples of which a pass fits into the memory, a power of two if these are not all of the batch.
+        """The number of samples whose pass fits into memory: the whole batch, or a power of two.
 
-        Memory that is a little more or less free gives the same number, and the same rounding errors.
+        With powers of two, a little more or less free memory changes neither the number nor the rounding.
         """
         repeated = self.derivatives.d if self.way == "through the network" else 1
         each = _COPIES * repeated * self.derivatives.pass_memory / self.batch
@@ -136,7 +136,7 @@ class Products:
     # ------------------------------------------------------------------------------------------- the products
 
     def _function(self, x):
-        """What the weights act on: the outcomes (samples, d), or the network's controls (samples, c)."""
+        """What is differentiated: the outcomes (samples, d), or the network's controls (samples, c)."""
         if self.way != "through the network":
             return self._flat(self.derivatives.outcome_of(x))
         return self._flat(self.model.network(self.model.network_input(x), training=False))
@@ -145,7 +145,7 @@ class Products:
         return self.derivatives.flat(structure, self.samples)
 
     def _trace_pull(self, operator, u):
-        """Jᵀu, (p,), for u of as many numbers as J has rows."""
+        """Jᵀu, (p,), for u with one entry for each row of J."""
         x, matrices, penalties = operator
         n = self.shape[0]
 
@@ -202,7 +202,7 @@ class Products:
     # ----------------------------------------------------------------------------------------- the recurrence
 
     def begin(self, gradient, steps, rows):
-        """‖g‖ and the state (see `go_on`) before the first of k steps, for J of so many rows."""
+        """‖g‖ and the state (see `go_on`) before the first of `steps` steps; `rows` as J has."""
         p, dtype = self.shape[1], gradient.dtype
         norm, zero = _norm(gradient, across), tf.zeros((), dtype)
         return norm, (tf.constant(0), tf.constant(False), tf.math.divide_no_nan(gradient, norm), zero,
@@ -210,12 +210,12 @@ class Products:
                       tf.zeros([steps], dtype), tf.zeros([steps], dtype))
 
     def go_on(self, operator, state, more):
-        """The state after so many more steps, fewer where the Krylov space is exhausted.
+        """The state after `more` further steps, or fewer if the Krylov space is exhausted.
 
-        It consists of the number of steps taken, whether the space is exhausted, the last u, β and v, the
-        largest α or β, the vectors kept (k, min(n, p)) with zeros where steps are still to come, and all α
-        and β (k,). Of several devices each has its own rows of u and of the vectors kept if these have n
-        numbers; all else is the same on each, and so is the number of steps, some of which may do nothing.
+        The state is the number of steps taken, whether the space is exhausted, the last u, β and v, the
+        largest α or β, the vectors kept (k, min(n, p)) with zeros for steps still to come, and all α and β
+        (k,). With several devices, each has its own rows of u, and of the vectors kept if these are the u_i;
+        all else is the same on each. There, steps go on after exhaustion without an effect.
         """
         if devices() == 1:
             return self._steps(operator, state, state[0] + more)
@@ -239,12 +239,12 @@ class Products:
             last: by_u[k] β_{k+1}.
         """
         v, kept = state[4], state[6]
-        if not _of_rows(v, kept):
+        if not _keeps_u(v, kept):
             return tf.linalg.matvec(kept, by_v, transpose_a=True)
         return across(self._pull_all(operator, tf.linalg.matvec(kept, by_u, transpose_a=True))) + last * v
 
     def _pull_all(self, operator, u):
-        """Jᵀu with the rows of penalties, by the compiled function that knows none."""
+        """Jᵀu, rows of penalties included, by the compiled function for J without them."""
         x, matrices, penalties = operator
         n = self.shape[0]
         return self._with_penalties(penalties, self.pull((x, matrices, []), u[:n]), u[n:])
@@ -255,7 +255,7 @@ class Products:
                                         penalties[1] * u) if penalties else product
 
     def _push_all(self, operator, v):
-        """J v with the rows of penalties, likewise."""
+        """J v, likewise."""
         x, matrices, penalties = operator
         return self._with_rows(penalties, self.push((x, matrices, []), v), v)
 
@@ -264,19 +264,19 @@ class Products:
         return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])], axis=0) if penalties else product
 
     def remainder(self, operator, state, rows):
-        """An estimate of the part of tr K that the recurrence has not seen: the mean of ‖J z‖² or ‖Jᵀz‖².
+        """An estimate of tr K outside the Krylov space: the mean of ‖J z‖² or ‖Jᵀz‖².
 
-        z are random signs, without what the recurrence has seen.
+        z are vectors of random signs minus their components along the vectors kept.
         Source: Meyer, Musco, Musco and Woodruff, Hutch++, SIAM Symposium on Simplicity in Algorithms 2021.
         """
         _, exhausted, u, _, v, _, kept, _, _ = state
-        of_rows, total = _of_rows(v, kept), 0.0
-        if exhausted and of_rows:  # by α: then u belongs to what has been seen
+        keeps_u, total = _keeps_u(v, kept), 0.0
+        if exhausted and keeps_u:  # α ended it: u belongs to the space, too
             kept = tf.concat([kept, u[None]], axis=0)
         for probe in range(_PROBES):
-            signs = tf.cast(2 * tf.random.stateless_uniform([rows if of_rows else len(v)], (22, probe), 0, 2,
+            signs = tf.cast(2 * tf.random.stateless_uniform([rows if keeps_u else len(v)], (22, probe), 0, 2,
                                                             tf.int32) - 1, kept.dtype)
-            if of_rows:                                                 # those of this device, penalties last
+            if keeps_u:                                                 # this device's, then the penalties'
                 first, n = self.derivatives.split.before * self.derivatives.d, self.shape[0]
                 signs = tf.concat([signs[first:first + n], signs[rows - (len(u) - n):]], axis=0)
                 size = _norm(across(self._pull_all(operator, _orthogonal(signs, kept, across))))
@@ -287,7 +287,7 @@ class Products:
 
 
 class KrylovJacobian:
-    """J of a batch, known by its products alone.
+    """J of a batch, given only by products with J and Jᵀ.
 
     Args:
         products: Products.
@@ -329,11 +329,10 @@ class KrylovSpace:
 
     Args:
         jacobian: KrylovJacobian.
-        gradient: g, (n,) or with the entries of further rows behind them.
-        steps: k ≥ 1. At most as many steps are taken as J has rows or columns; with that many the result is
-            exact.
-        tolerance: ≥ 0. After every eighth step the recurrence ends if that step has changed J^κ g by less
-            than this part of its norm (without damping).
+        gradient: g, (n,), followed by the entries of the penalties' rows.
+        steps: k ≥ 1. At most min(n, p) steps are taken; the result is then exact.
+        tolerance: ≥ 0. After every eighth step the recurrence ends if the relative change of J^κ g in this
+            step is at most the tolerance (without damping).
         kappa, truncation, spectral_filter: κ, τ and f as in `hig.powers.operator_power`.
         columns, scales: arrays (q,), those of a `hig.jacobian.PenalizedJacobian`, or None.
     """
@@ -377,7 +376,7 @@ class KrylovSpace:
 
         Returns:
             (direction, spectrum): a tensor (p,) of J's dtype, and the `hig.powers.KrylovSpectrum`. Both are
-            not-a-number if g or J is.
+            NaN if g or J is not finite.
         """
         dtype, p = self.state[6].dtype, self.sides[1]
         if not self.finite:
@@ -392,29 +391,29 @@ class KrylovSpace:
                                     *(tf.constant(number, dtype) for number in numbers)), spectrum
 
     def _trace(self):
-        """tr K: the part that the recurrence has seen is exact, the rest is estimated by random vectors."""
+        """tr K: exact in the Krylov space, the rest estimated by random vectors."""
         betas = self.betas if self.sides[0] >= self.sides[1] or self.exhausted else self.betas[:-1]
         return np.sum(self.alphas**2) + np.sum(betas**2) + self.products.remainder(
             self.operator, self.state, self.sides[0])
 
 
 def step(pull, push, i, exhausted, u, beta, v, largest, kept, alphas, betas):
-    """One step of the recurrence, or none if the space is exhausted: the next state, see `Products.go_on`.
+    """The state (see `Products.go_on`) after one more step of the recurrence, unchanged if exhausted.
 
     Args:
-        pull, push: functions u → Jᵀu, of this device's rows, and v → J v.
-        ...: the state.
+        pull, push: functions u → Jᵀu, by this device's rows, and v → J v.
+        i, exhausted, …: the state.
     """
-    of_rows, tiny = _of_rows(v, kept), EXHAUSTED * np.finfo(u.dtype.as_numpy_dtype).eps
+    keeps_u, tiny = _keeps_u(v, kept), EXHAUSTED * np.finfo(u.dtype.as_numpy_dtype).eps
     w = across(pull(u)) - beta * v
-    w = w if of_rows else _orthogonal(w, kept)
+    w = w if keeps_u else _orthogonal(w, kept)
     alpha = _norm(w)
-    ended = exhausted | (alpha <= tiny * largest)                       # by the step before: nothing changes
+    ended = exhausted | (alpha <= tiny * largest)                       # after the step before
     next_v = tf.math.divide_no_nan(w, alpha)
     kept = tf.tensor_scatter_nd_update(kept, [[i]], tf.where(
-        ended, tf.zeros_like(kept[0]), u if of_rows else next_v)[None])
+        ended, tf.zeros_like(kept[0]), u if keeps_u else next_v)[None])
     next_u = push(next_v) - alpha * u
-    next_u = _orthogonal(next_u, kept, across) if of_rows else next_u
+    next_u = _orthogonal(next_u, kept, across) if keeps_u else next_u
     next_beta = _norm(next_u, across)
     largest = tf.maximum(largest, tf.maximum(alpha, next_beta))
     exhausted = next_beta <= tiny * largest
@@ -426,21 +425,21 @@ def step(pull, push, i, exhausted, u, beta, v, largest, kept, alphas, betas):
             tf.where(ended, beta, next_beta), tf.where(ended, v, next_v), largest, kept, alphas, betas)
 
 
-def _of_rows(v, kept):
-    """Whether the vectors kept are the u, because J has fewer rows than columns, on all devices together."""
+def _keeps_u(v, kept):
+    """Whether the vectors kept are the u_i: J has fewer rows, on all devices together, than columns."""
     return kept.shape[1] != v.shape[0]
 
 
 def _norm(vector, total=tf.identity):
     """‖v‖ in the dtype of v, summed in float64: float32 loses three digits over a million numbers.
 
-    `total` sums over the devices if each of them has a part of v.
+    `total` sums over the devices if each has a part of v.
     """
     return tf.cast(tf.sqrt(total(tf.reduce_sum(tf.cast(vector, tf.float64)**2))), vector.dtype)
 
 
 def _orthogonal(vector, others, total=tf.identity):
-    """A vector minus its components along orthonormal or zero others (k, …); twice, because of rounding.
+    """A vector minus its components along others (k, …), orthonormal or zero; twice, because of rounding.
 
     `total` is that of `_norm`.
     """

@@ -9,49 +9,49 @@ Notation (Schnell, Holl, Thuerey: Half-Inverse Gradients for Physical Deep Learn
     μ           damping: every eigenvalue σ² that takes part is raised by μ; 0 in the paper
     K  (n, n)   Gram matrix J Jᵀ
 
-With the singular value decomposition J = U Σ Vᵀ the power is J^κ = V Σ^κ Uᵀ, the update −η J^κ g.
-`jacobian_power` computes exactly that and is the reference for everything else.
+With the singular value decomposition J = U Σ Vᵀ the power is J^κ = V Σ^κ Uᵀ, and the update is −η J^κ g.
+`jacobian_power` computes J^κ by this definition and is the reference for the other functions.
 
-A network has far more parameters than a mini-batch has outputs, so J is better never formed. From
-K = U Σ² Uᵀ and V = Jᵀ U Σ⁻¹,
+A network usually has far more parameters than a mini-batch has outputs. The smaller K = U Σ² Uᵀ is then
+enough, because V = Jᵀ U Σ⁻¹:
 
     J^κ g = V Σ^κ Uᵀ g = Jᵀ U Σ^(κ−1) Uᵀ g = Jᵀ v ,   v = f(K) g ,   f(λ) = λ^(−a) ,   a = (1 − κ)/2 ∈ [0, 1]
 
-with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v: for small n by
-an eigendecomposition of K, and from n = 180 on by the faster `hig.tridiagonal`, which computes the one vector
-f(K) g without eigenvectors, by a Householder reduction and a rational approximation of f. If no gap above
-rounding separates the kept eigenvalues from the truncated ones, the eigendecomposition is used for any n.
+with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v by an
+eigendecomposition of K if n is small, and from n = 180 on by the faster `hig.tridiagonal`, which needs no
+eigenvectors. If no gap above rounding separates the kept eigenvalues from the truncated ones, the
+eigendecomposition is used for any n.
 
-With damping f(λ) = (λ + μ)^(−a), which bounds the step where σ is small: J^κ becomes Jᵀ (K + μ)^(−a). For
-κ = −1 and without truncation that is the step of Levenberg and Marquardt, and a Cholesky decomposition is
+With damping, f(λ) = (λ + μ)^(−a), and J^κ becomes Jᵀ (K + μ)^(−a), which bounds the step where σ is small.
+For κ = −1 and without truncation this is the step of Levenberg and Marquardt, and a Cholesky decomposition is
 enough: `levenberg_marquardt_coefficients`.
 
-Truncation is a filter on the spectrum: the weight of σ is 1 above τ σ_max and 0 below. `spectral_filter` puts
-another one in its place, see `spectral_weights`.
+Truncation gives σ the weight 1 above τ σ_max and 0 below. A `spectral_filter` gives other weights, see
+`spectral_weights`.
 
-Where even K is too large, J^κ g is approximated from k products with J and k + 1 with Jᵀ. From u₁ = g/‖g‖
-Golub and Kahan's recurrence makes orthonormal u_i and v_i,
+If even K is too large, J^κ g is approximated from k products with J and k + 1 with Jᵀ. Golub and Kahan's
+recurrence starts from u₁ = g/‖g‖ and makes orthonormal u_i and v_i,
 
     α_i v_i = Jᵀ u_i − β_i v_{i−1} ,     β_{i+1} u_{i+1} = J v_i − α_i u_i          (β₁ v₀ = 0)
 
-so that J V_k = U_{k+1} B with B (k + 1, k) lower bidiagonal, the α on its diagonal and the β_{i+1} below. The
-power of B takes the place of that of J: with B = Q S Pᵀ, and e₁ because g = ‖g‖ u₁,
+so that J V_k = U_{k+1} B, where B (k + 1, k) is lower bidiagonal, with the α_i on its diagonal and the
+β_{i+1} below. The power of B replaces that of J. With B = Q S Pᵀ and g = ‖g‖ u₁ = ‖g‖ U_{k+1} e₁,
 
     J^κ g ≈ V_k B^κ U_{k+1}ᵀ g = V_k P S^κ Qᵀ e₁ ‖g‖
 
-For n ≤ p and κ > −1 the upper k rows of B, L, take its place. The two are Lanczos' approximations of f(JᵀJ)
-Jᵀg (by B) and of Jᵀ f(K) g (by L, since U_kᵀ K U_k = L Lᵀ), each on the smaller side. L finds more of the small
-singular values in as many steps: on the Poisson problem 80 updates with 16 steps come within 6 % of the loss
-of 80 exact ones, and with B within 22 %. For κ = −1 B gives the iterate of LSQR, with damping too, which also
-converges if g is not in the range of J.
+For n ≤ p and κ > −1, L is used instead of B: its upper k rows. B gives Lanczos' approximation of f(JᵀJ) Jᵀg,
+and L that of Jᵀ f(K) g, since U_kᵀ K U_k = L Lᵀ. L finds more of the small singular values in the same number
+of steps: on the Poisson problem 80 updates with 16 steps come within 6 % of the loss of 80 exact updates,
+instead of 22 % with B. For κ = −1, B gives the iterate of LSQR (with damping, too), which converges even if g
+is not in the range of J.
 
-The result is exact when k has reached the rank of J, and for κ = 1 after one step. Large singular values are
-found first, so that stopping after few steps leaves out the small ones. `operator_power` does this for any
-linear operator, and `hig.krylov` in TensorFlow for a model.
+The result is exact when k reaches the rank of J, and for κ = 1 after one step. Large singular values are
+found first; stopping after few steps leaves out the small ones. `operator_power` does this for any linear
+operator, and `hig.krylov` in TensorFlow for a model.
 
-Precision: everything here is float64, whatever comes in. An eigenvalue of K carries an absolute error of
-about ε λ_max (ε = 2e-16). Singular values below 1e-8 σ_max are therefore lost in rounding, and τ < 1e-8 keeps
-nothing more of them than noise.
+Precision: all computations are in float64, whatever the dtype of the arguments. Eigenvalues of K have
+absolute errors of about ε λ_max (ε = 2e-16). Singular values below 1e-8 σ_max are therefore lost in rounding;
+a truncation τ < 1e-8 would keep only noise of them.
 """
 from contextlib import nullcontext
 from functools import cache
@@ -65,26 +65,26 @@ import threadpoolctl
 from hig.tridiagonal import power_by_tridiagonal
 
 METHODS = ("auto", "eigh", "tridiagonal")
-# n from which it beats `eigh`: between 120, measured without truncation, and 240, with (benchmarks/powers.py)
+# n from which "tridiagonal" is faster: measured 120 without truncation, 240 with it (benchmarks/powers.py)
 SMALLEST_TRIDIAGONAL = 180
 EPSILON = np.finfo(np.float64).eps
-EXHAUSTED = 100                 # times ε σ_max: a step that finds less than this finds rounding errors
+EXHAUSTED = 100                 # times ε σ_max: an α or β up to this is a rounding error
 SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (benchmarks/powers.py)
 
 
 def spectral_weights(values, cut, spectral_filter=None):
-    """The weight of each singular value in a power: truncation, or a filter that users put in its place.
+    """The weight of each singular value in the power J^κ: by truncation, or by a user's filter.
 
-    The paper's rule is a hard cut, the weight 1 where σ > τ σ_max and 0 elsewhere. It makes J^κ g jump when a
-    singular value passes the cut. A spectral filter f can do without the jump. It gives the weight
-    f(σ/σ_max) to the singular values that the cut has kept, which are all of them for τ = 0. Two examples:
+    The paper's rule is a hard cut: the weight is 1 where σ > τ σ_max and 0 elsewhere. It makes J^κ g jump
+    when a singular value crosses the cut. A spectral filter f can avoid this: singular values that the cut
+    keeps (all for τ = 0) get the weight f(σ/σ_max). Two examples:
 
         smooth      lambda s: 1 / (1 + (tau / s) ** 6)
         Tikhonov    lambda s: s ** 2 / (s ** 2 + tau ** 2)
 
     Args:
         values: float64 (k,), singular values σ, in any order.
-        cut: τ in [0, 1). Values that are zero or negative have weight 0 whatever τ is.
+        cut: τ in [0, 1). Values that are zero or negative have weight 0 for any τ.
         spectral_filter: function of an array of s = σ/σ_max in (0, 1] → the weights, an array of the same
             shape.
 
@@ -111,7 +111,7 @@ class Spectrum(NamedTuple):
 
     Attributes:
         rank: int, number of singular values kept.
-        size: int, number of singular values there were: n for K (n, n), min(n, p) for J.
+        size: int, number of all singular values: n for K (n, n), min(n, p) for J.
         sigma_max: float, the largest singular value of J.
         sigma_min: float, the smallest one kept; 0.0 if none is.
     """
@@ -123,14 +123,14 @@ class Spectrum(NamedTuple):
 
 
 def jacobian_power(J, kappa, truncation, damping=0.0, spectral_filter=None):
-    """J^κ = V Σ^κ Uᵀ as the paper defines it, by a singular value decomposition of J: the reference.
+    """J^κ = V Σ^κ Uᵀ as the paper defines it, by a singular value decomposition of J.
 
     With damping μ it is V Σ (Σ² + μ)^((κ−1)/2) Uᵀ; for κ = −1 that is Jᵀ (J Jᵀ + μ)⁻¹.
 
     Args:
         J: array (n, p) of any real dtype, any n and p.
         kappa: exponent κ in [−1, 1].
-        truncation: τ in [0, 1); singular values σ ≤ τ σ_max are dropped. Zeros are dropped whatever τ is.
+        truncation: τ in [0, 1); singular values σ ≤ τ σ_max are dropped. Zeros are dropped for any τ.
         damping: μ ≥ 0, in units of σ²; truncation looks at the undamped σ.
         spectral_filter: see `spectral_weights`.
 
@@ -162,7 +162,7 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
                       spectral_filter=None):
     """The coefficients v with J^κ g = Jᵀ v, from the Gram matrix K = J Jᵀ alone: v = f(K) g.
 
-    If p < n, JᵀJ (p, p) and Jᵀg (p,) are smaller. With them in the place of K and g the function returns
+    If p < n, JᵀJ (p, p) and Jᵀg (p,) are smaller. Given these instead of K and g, the function returns
     J^κ g itself, because V Σ^(κ−1) Vᵀ Jᵀ g = V Σ^(κ−1) Σ Uᵀ g = J^κ g.
 
     Args:
@@ -171,9 +171,9 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
         g: array (n,) of any real dtype.
         kappa: exponent κ in [−1, 1].
         truncation: τ in [0, 1), relative to singular values of J: eigenvalues λ ≤ τ² λ_max of K are dropped.
-            Zero and negative ones (rounding) are dropped whatever τ is.
+            Zero and negative ones (rounding) are dropped for any τ.
         method: "eigh", a full eigendecomposition; "tridiagonal", that of `hig.tridiagonal`; or "auto", the
-            faster of them for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is
+            faster one for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is
             larger. A spectral filter needs "eigh".
         damping: μ ≥ 0, in units of the eigenvalues of K; f(λ) = (λ + μ)^((κ−1)/2), truncation looks at λ.
         overwrite: True if K may be overwritten, which saves a copy of it.
@@ -183,13 +183,13 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
         (v, spectrum): v float64 (n,) and the `Spectrum` of J, of size n.
 
     Raises:
-        ValueError: arrays not finite or of the wrong shape; κ, τ or μ out of range; unknown method, or one
-            that the spectral filter cannot take.
+        ValueError: arrays not finite or of the wrong shape; κ, τ or μ out of range; unknown method, or
+            "tridiagonal" with a spectral filter.
         TypeError: K or g not real.
         numpy.linalg.LinAlgError: none of three LAPACK drivers converged.
 
-    For n < 1200 BLAS runs on one thread meanwhile (see `blas_threads`). This setting holds for the whole
-    process, so do not call this function from two Python threads at once.
+    During the call BLAS runs on one thread if n < 1200 (see `blas_threads`). This affects the whole process,
+    so do not call this function from two Python threads at once.
     """
     (kappa, truncation), damping = check_settings(kappa, truncation), check_damping(damping)
     if method not in METHODS:
@@ -198,7 +198,7 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
     n = len(g)
     exponent = (1 - kappa) / 2   # a
     if method == "tridiagonal" and spectral_filter is not None:
-        raise ValueError('method "tridiagonal" knows the hard cut alone: a spectral_filter takes "eigh"')
+        raise ValueError('method "tridiagonal" has only the hard cut: use "eigh" with a spectral_filter')
     if method == "auto":
         method = "tridiagonal" if n >= SMALLEST_TRIDIAGONAL and spectral_filter is None else "eigh"
     with blas_threads(n):
@@ -218,7 +218,7 @@ def levenberg_marquardt_coefficients(K, g, damping):
 
     Then s = −Jᵀ v minimises ‖J s + g‖² + μ ‖s‖², the linear least-squares problem of Levenberg (1944) and
     Marquardt (1963), because Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ. If p < n, JᵀJ (p, p) and Jᵀg (p,) are smaller;
-    with them in the place of K and g, v is −s itself.
+    given these instead of K and g, the function returns −s itself.
 
     Args:
         K: symmetric array (n, n) of any real dtype; only one of its triangles is used. Left unchanged.
@@ -232,9 +232,9 @@ def levenberg_marquardt_coefficients(K, g, damping):
     Raises:
         ValueError: arrays not finite or of the wrong shape; μ out of range.
         TypeError: K or g not real.
-        numpy.linalg.LinAlgError: both Cholesky and the eigendecomposition that then takes its place failed.
+        numpy.linalg.LinAlgError: both Cholesky and the eigendecomposition that replaces it failed.
 
-    BLAS' threads are set as in `gram_coefficients`.
+    It limits BLAS' threads as `gram_coefficients` does.
     """
     damping = check_damping(damping)
     K, g = _check_system(K, g)
@@ -258,10 +258,9 @@ class KrylovSpectrum(NamedTuple):
         rank: int, number of singular values of B (Ritz values) kept.
         sigma_max: float, the largest Ritz value, which is at most the largest singular value of J.
         sigma_min: float, the smallest one kept; 0.0 if none is.
-        steps: int, k. It is less than what was asked for if the Krylov space was exhausted before.
-        change: float, by how much the last step changed J^κ g, relative to its norm: an estimate of what
-            further steps would change. 1.0 after the first step; 0.0 where the Krylov space is exhausted, so
-            that the result is exact.
+        steps: int, number of steps taken; fewer than asked for if the Krylov space was exhausted.
+        change: float, relative change of J^κ g by the last step, an estimate of what further steps would
+            change. 1.0 after the first step; 0.0 if the Krylov space is exhausted: the result is exact.
     """
 
     rank: int
@@ -274,8 +273,8 @@ class KrylovSpectrum(NamedTuple):
 def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_filter=None):
     """J^κ g from products with J and Jᵀ alone, by the recurrence of the module's docstring.
 
-    The vectors of the smaller side are kept and made orthogonal to each other twice in each step: U where n ≤
-    p, V otherwise. Memory: steps · min(n, p) float64.
+    The u_i (or the v_i if p < n) are kept, and each new one is orthogonalised against them twice. Memory:
+    steps · min(n, p) float64.
 
     Args:
         J: scipy.sparse.linalg.LinearOperator (n, p) of any real dtype, or a dense or sparse matrix. With
@@ -284,7 +283,7 @@ def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_fi
         g: array (n,) of any real dtype.
         kappa, truncation, damping, spectral_filter: κ, τ, μ (in units of σ²) and f as in `jacobian_power`; τ
             and f look at the Ritz values.
-        steps: k ≥ 1, the number of steps. None, or a number above min(n, p), means min(n, p), with which the
+        steps: k ≥ 1, the number of steps. None, or a number above min(n, p), means min(n, p), for which the
             result is exact.
 
     Returns:
@@ -310,7 +309,7 @@ def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_fi
     alpha = np.linalg.norm(w)
     if alpha == 0:
         return np.zeros(p), KrylovSpectrum(0, 0.0, 0.0, 0, 0.0)
-    # kept: the u_i or v_i as rows
+    # kept: rows u_i or v_i
     kept, alphas, betas, exhausted = np.empty((steps, min(n, p))), [], [], False
     for i in range(steps):
         v = w / alpha
@@ -340,19 +339,19 @@ def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_fi
 
 def bidiagonal_power(alphas, betas, norm, exhausted, sides, kappa, truncation, damping=0.0,
                      spectral_filter=None):
-    """The coefficients of J^κ g in the Krylov space, from the numbers of the recurrence.
+    """The coefficients of J^κ g in the Krylov space, from the recurrence's α and β.
 
     With B = Q S Pᵀ and f(S) the filtered S^(κ−1), damped if μ > 0, they are by_v = P S f(S) Qᵀ e₁ ‖g‖ for the
     v_i, and by_u = Q f(S) Qᵀ e₁ ‖g‖ for the u_i: Bᵀ by_u = by_v. Since Jᵀ u_i = α_i v_i + β_i v_{i−1},
 
         J^κ g ≈ V_k by_v = Jᵀ (U_k by_u[:k]) + by_u[k] β_{k+1} v_k
 
-    With L in the place of B, by_u[k] is 0.
+    If L is used instead of B, by_u[k] is 0.
 
     Args:
         alphas, betas: α_1 … α_k and β_2 … β_{k+1}, k ≥ 1 each.
         norm: ‖g‖.
-        exhausted: whether β_{k+1} or α_{k+1} is 0, so that there is no further step.
+        exhausted: whether β_{k+1} or α_{k+1} is 0, so that no further step is possible.
         sides: (n, p).
         kappa, truncation, damping, spectral_filter: as in `operator_power`.
 
@@ -360,13 +359,13 @@ def bidiagonal_power(alphas, betas, norm, exhausted, sides, kappa, truncation, d
         (by_u, by_v, spectrum): float64 (k + 1,) and (k,), and the `KrylovSpectrum`.
     """
     k, (n, p) = len(alphas), sides
-    more = exhausted or n > p or kappa == -1                            # whether B has a row more than L
+    whole = exhausted or n > p or kappa == -1                           # B is used, else its upper rows L
     B = np.zeros((k + 1, k))
     np.fill_diagonal(B, alphas)
     np.fill_diagonal(B[1:], betas)
 
     def power(k):
-        B_k = B[:k + more, :k]
+        B_k = B[:k + whole, :k]
         Q, sigma, _ = scipy.linalg.svd(B_k, full_matrices=False, check_finite=False)
         weights = spectral_weights(sigma, truncation, spectral_filter)
         kept = _kept(weights)
@@ -375,10 +374,10 @@ def bidiagonal_power(alphas, betas, norm, exhausted, sides, kappa, truncation, d
         return by_u, B_k.T @ by_u, (np.count_nonzero(weights), sigma[0], sigma[kept].min(initial=sigma[0]))
 
     by_u, by_v, (rank, sigma_max, sigma_min) = power(k)
-    before = np.append(power(k - 1)[1], 0.0) if k > 1 else np.zeros(1)
+    previous = np.append(power(k - 1)[1], 0.0) if k > 1 else np.zeros(1)
     size = np.linalg.norm(by_v)
-    change = 0.0 if exhausted or size == 0 else float(np.linalg.norm(by_v - before) / size)
-    by_u = by_u if more else np.append(by_u, 0.0)
+    change = 0.0 if exhausted or size == 0 else float(np.linalg.norm(by_v - previous) / size)
+    by_u = by_u if whole else np.append(by_u, 0.0)
     return by_u, by_v, KrylovSpectrum(rank, float(sigma_max), float(sigma_min) if rank else 0.0, k, change)
 
 
@@ -390,11 +389,11 @@ def _orthogonal(vector, others):
 
 
 def blas_threads(n):
-    """A context in which BLAS has as many threads as suit n × n matrices: one below SMALLEST_THREADED.
+    """A context in which BLAS has one thread for n × n matrices with n < SMALLEST_THREADED, else all.
 
-    Below that a second thread gains at most a quarter on an idle machine. On a busy one the threads wait for
-    each other, and next to TensorFlow's threads a product of milliseconds has been seen to take seconds. The
-    setting holds for the whole process.
+    For small matrices a second thread saves at most a quarter of the time on an idle machine. On a busy
+    machine the threads wait for each other: next to TensorFlow's threads a product of milliseconds took
+    seconds. The setting affects the whole process.
     """
     return _blas_controller().limit(limits=1, user_api="blas") if n < SMALLEST_THREADED else nullcontext()
 
@@ -423,8 +422,8 @@ def _power_by_eigh(K, g, exponent, cut, damping, spectral_filter=None):
 
 def _kept(weights):
     """The slice of a sorted spectrum from the first to the last value whose weight is not 0."""
-    places = np.flatnonzero(weights)
-    return slice(places[0], places[-1] + 1) if len(places) else slice(0, 0)
+    indices = np.flatnonzero(weights)
+    return slice(indices[0], indices[-1] + 1) if len(indices) else slice(0, 0)
 
 
 @cache

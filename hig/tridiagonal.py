@@ -1,16 +1,15 @@
 """(K + μ)^(−a) g for a symmetric matrix K by its tridiagonal form: the fast path of `hig.powers`.
 
 The result is one vector f(K) g, with f(λ) = (λ + μ)^(−a) on the kept eigenvalues λ > cut·λ_max and f(λ) = 0
-on the others. An eigendecomposition would give much more than this vector, and these four steps cost less:
+on the others. These four steps cost less than an eigendecomposition:
 
 1. Householder reduction K = Q T Qᵀ to a tridiagonal T: f(K) g = Q f(T) Qᵀ g. This is nearly all of the work.
-2. Bisection on T gives λ_max, the number of truncated eigenvalues, the largest of them and the smallest kept
-   one in O(n) each.
-3. Truncation multiplies with a rational step function of T that falls from 1 to 0 within the gap between
-   these two (`_step_function`). It takes some tens of tridiagonal solves with complex shifts, O(n) each.
-4. On what is left, f(T) z = Σ_j w_j (T + μ + s_j)⁻¹ z with positive shifts and weights
-   (`_partial_fractions`): some tens of tridiagonal solves more. Damping adds to these shifts and shortens the
-   interval of the eigenvalues.
+2. Bisection on T gives λ_max, the number of truncated eigenvalues, the largest truncated one and the smallest
+   kept one in O(n) each.
+3. Truncation is a product with a rational function of T that steps from 0 to 1 in the gap between these two
+   (`_step_function`). It takes some tens of tridiagonal solves with complex shifts, O(n) each.
+4. For the kept part z of Qᵀ g, f(T) z = Σ_j w_j (T + μ + s_j)⁻¹ z with positive shifts and weights
+   (`_partial_fractions`), which takes some tens of tridiagonal solves more.
 """
 from functools import lru_cache
 
@@ -19,8 +18,8 @@ import scipy.special
 from scipy.linalg import lapack
 
 SMALLEST_WIDE_PANEL = 1200      # n from which 32 columns are reduced at a time; below, 16 are faster
-QUADRATURE_ERROR = 1e-10        # aimed at for the partial fractions, relative, at every kept eigenvalue
-SMALLEST_GAP = 8 * np.finfo(np.float64).eps   # of T, of norm about 1: narrower ones are rounding
+QUADRATURE_ERROR = 1e-10        # relative, of the partial fractions at every kept eigenvalue
+SMALLEST_GAP = 8 * np.finfo(np.float64).eps   # of T, whose norm is about 1: a narrower gap is rounding
 
 
 def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
@@ -32,21 +31,21 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
         exponent: a in [0, 1].
         cut: in [0, 1), relative to λ_max.
         damping: μ ≥ 0.
-        overwrite: K, in C order, is reduced in place: its diagonal and what is above it are lost.
+        overwrite: True to reduce K, in C order, in place: its diagonal and the entries above it are lost.
 
     Returns:
         (v, rank, λ_max, λ_min): v float64 (n,), the number of kept eigenvalues, the largest and the smallest
         of them.
 
     Raises:
-        numpy.linalg.LinAlgError: this path has no answer, because there is no gap at the cut, a LAPACK
-            routine failed, or numbers overflowed.
+        numpy.linalg.LinAlgError: there is no gap at the cut, a LAPACK routine failed, or numbers
+            overflowed.
     """
     n = len(g)
     A = K.T if K.flags.c_contiguous else K   # symmetric: no transposition
     if not (overwrite and K.flags.c_contiguous):
         A = np.array(A, order="F")
-    # columns reduced at a time; with LAPACK's default, 1, it is four times slower
+    # columns reduced at a time; LAPACK's default, 1, is four times slower
     panel = 16 if n < SMALLEST_WIDE_PANEL else 32
     A, d, e, tau, info = lapack.dsytrd(A, lower=1, lwork=panel * n, overwrite_a=1)
     _check_info("dsytrd", info)
@@ -57,8 +56,8 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
         return np.zeros(n), 0, 0.0, 0.0
     d, e = d / scale, e / scale   # T of norm at most 3, so that nothing below over- or underflows
 
-    # LAPACK leaves column j of the reflectors of Q in A[j+1:, j]. Seen from A[1, 0], with A's own column
-    # stride, they are those of a QR decomposition: a view without a copy, which `dormqr` takes.
+    # LAPACK leaves column j of the reflectors of Q in A[j+1:, j]. A view from A[1, 0] on, with A's column
+    # stride, has the layout of a QR decomposition, which `dormqr` takes.
     reflectors = A.ravel(order="K")[1:1 + n * (n - 1)].reshape((n, n - 1), order="F")
 
     def rotate(x, trans):   # Q x or Qᵀ x; workspace 1 means unblocked, four times faster for a single vector
@@ -71,7 +70,7 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
     if truncated == n:
         return np.zeros(n), 0, scale * lam_max, 0.0
     lam_min = _eigenvalue(d, e, truncated)
-    if lam_min <= 0:   # it was counted as positive, but found at zero; this needs τ = 0
+    if lam_min <= 0:   # counted as positive, but found at zero; possible for τ = 0 only
         raise np.linalg.LinAlgError("the smallest kept eigenvalue is lost in rounding")
     z = rotate(g, "T")
     if truncated:
@@ -91,8 +90,8 @@ def _inverse_power(d, e, z, exponent, lam_min, lam_max):
     """T^(−a) z for 0 ≤ a ≤ 1 and z in the span of T's eigenvectors with eigenvalues in [λ_min, λ_max].
 
     Source: x^(−a) = sin(πa)/π ∫₀^∞ s^(−a)/(s + x) ds; for a = 1 the geometric series
-    1/x = Σ_k s^k/(x + s)^(k+1), whose remainder after k terms is below (s/x)^k: with s = λ_min/100 five terms
-    reach 1e-10. The shift keeps the solve regular when T has truncated eigenvalues at zero.
+    1/x = Σ_k s^k/(x + s)^(k+1), whose remainder after k terms is below (s/x)^k: 1e-10 after five terms with
+    s = λ_min/100. The shift keeps T + s regular if T has truncated eigenvalues at zero.
     """
     if exponent < 1e-12:   # λ^(−a) = 1 to more digits than asked for
         return z.copy()
@@ -108,9 +107,9 @@ def _inverse_power(d, e, z, exponent, lam_min, lam_max):
 
 
 def _step_function(lowest, below, above):
-    """Complex shifts s_j and weights w_j of a step: 1 + Re Σ_j w_j/(x + s_j) ≈ 0 below, and ≈ 1 above.
+    """Complex shifts s_j and weights w_j of a step function 1 + Re Σ_j w_j/(x + s_j).
 
-    "Below" are the x in [lowest, below], and "above" those from `above` on.
+    It is ≈ 0 for x in [lowest, below], and ≈ 1 for x ≥ above.
 
     Source: w = (y − c)/(y + c), y = x − lowest, takes these intervals to [−1, −k] and [k, 1]. There the step
     function is (1 + sign w)/2, and sign w = w (w²)^(−1/2) = Σ_j ω_j w/(w² + t_j²) = Re Σ_j ω_j/(w + i t_j)
@@ -125,7 +124,7 @@ def _step_function(lowest, below, above):
     if above - below <= SMALLEST_GAP:
         raise np.linalg.LinAlgError("no gap separates the kept eigenvalues from the truncated ones")
     high = above - lowest
-    low = max(below - lowest, 0.01 * high)   # a wider gap would save nothing; keeps c and k away from 0
+    low = max(below - lowest, 0.01 * high)   # a wider gap saves nothing; keeps c and k above 0
     centre = np.sqrt(low * high)
     k = (high - low) / (np.sqrt(high) + np.sqrt(low))**2
     squares, weights = _partial_fractions(0.5, k**2, 1.0)
@@ -193,7 +192,7 @@ def _solve_shifted(d, e, shift, z):
 
 
 def _count_eigenvalues(d, e, bound):
-    """Number of eigenvalues of T up to and including the bound, by a bisection that stops at once."""
+    """Number of eigenvalues λ ≤ bound of T, by a bisection that stops at once."""
     gershgorin = -4.0   # T is scaled: no eigenvalue is below −3
     count, *_, info = lapack.dstebz(d, e, 1, gershgorin, bound, 1, 1, 8.0, "B")
     _check_info("dstebz", info)

@@ -322,7 +322,7 @@ def test_a_large_matrix_with_a_filter_takes_the_eigendecomposition():
     g, lam = rng.standard_normal(len(K)), np.geomspace(1e-4, 1.0, len(K))
     v, _ = gram_coefficients(K, g, -0.5, 0.0, spectral_filter=smooth)
     assert relative_error(v, Q @ (smooth(np.sqrt(lam)) * lam**-0.75 * (Q.T @ g))) < 1e-10
-    with pytest.raises(ValueError, match='"tridiagonal" knows the hard cut alone'):
+    with pytest.raises(ValueError, match='"tridiagonal" has only the hard cut'):
         gram_coefficients(K, g, -0.5, 0.0, "tridiagonal", spectral_filter=smooth)
 
 
