@@ -121,7 +121,7 @@ def test_a_study_that_is_killed_goes_on_where_it_was(system, tmp_path, number):
                                start_new_session=True)
     slurm.wait_for(lambda: all((run.folder / "NLO_Fake_CHECKPOINT.npz").exists() for run in runs))
     os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == (-9 if number == signal.SIGKILL else 130) and "Traceback" not in said
     assert number == signal.SIGKILL or said.splitlines()[-1] == "stopped; the same command goes on"
     assert study.carry_out(runs, chosen) == {}

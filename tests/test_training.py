@@ -31,13 +31,13 @@ def submit(script, folder, *flags):
 
 def outcome(process):
     """(exit code, standard error) of a process that should end by itself."""
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     return process.returncode, errors
 
 
 def wait_for_epoch(path, epoch):
     """Until the curve at `path` has that epoch."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         if path.exists() and len(load_results(path)["epochs"]) > epoch:
             return

@@ -82,9 +82,9 @@ def parse(system, name, description, seeds, max_time, arguments=None):
     add("--cluster", choices=("local", "slurm"), default="local",
         help="where the runs take place (default: local)")
     add("--slurm", type=slurm_setting, metavar="KEY=VALUE", nargs="+", default=[],
-        help="settings of a Slurm job by the names of sbatch, as in partition=gpu time=60 mem=4GB "
-             "cpus_per_task=2 gpus_per_task=1 (default: one core, and the minutes that --max-time takes and "
-             "ten more; a job that needs more is requeued)")
+        help="settings of a Slurm job by the names of sbatch, as in partition=gpu mem=4GB cpus_per_task=2 "
+             "gpus_per_task=1 time=60, in minutes (default: one core, and ten minutes more than --max-time; a "
+             "job that needs more time is requeued)")
     options = parser.parse_args(arguments)
     if options.slurm and options.cluster == "local":
         cli.fail("--slurm is for --cluster slurm")
