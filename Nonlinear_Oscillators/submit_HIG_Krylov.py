@@ -1,6 +1,7 @@
 """Half-inverse gradients from a few products with the Jacobian, on the oscillators in larger batches.
 
-η and τ are those of HIG; batch size and k are not scanned yet: study_krylov.py does that.
+η is that of the lowest validation loss among five (study_settings.py), the largest one tried. study_krylov.py
+compares batch sizes and k. τ is that of HIG.
 """
 
 from hig.runs.cli import submit
@@ -8,7 +9,7 @@ from Nonlinear_Oscillators import flags
 
 SEED = 22
 BATCH_SIZE = 512
-LEARNING_RATE = 1.0      # η
+LEARNING_RATE = 5.0      # η
 TRUNCATION = 1e-6        # τ, relative to the largest singular value found
 KRYLOV = 64              # k, products with J and with Jᵀ of each update
 MAX_TIME = 3600.0        # seconds of training

@@ -27,8 +27,8 @@ METHODS = {"HIG as published": ("HIG", {}), "HIG adaptive": ("HIG_adaptive", {})
                                                   "damping": 0.1}),
            "LM": ("LM", {}), "GN": ("GN", {}), "Adam": ("Adam", {}),
            **{f"HIG adaptive, batch {size}": ("HIG_adaptive", {"batch_size": size}) for size in (64, 256)},
-           **{f"Krylov {size} adaptive": ("HIG_Krylov", {"optimizer": "HIG_Krylov_adaptive",
-                                                         "batch_size": size}) for size in (256, 512, 4096)}}
+           **{f"Krylov {size} adaptive": ("HIG_adaptive", {"optimizer": "HIG_Krylov_adaptive", "krylov": 64,
+                                                           "batch_size": size}) for size in (256, 512, 4096)}}
 # seeds, seconds
 SYSTEMS = {"Nonlinear_Oscillators": ([1, 2, 3, 4, 5, 22], 30.0), "Schroedinger": ([1, 2, 3, 4, 5], 120.0)}
 SLICE = 1.0                # seconds of one turn
