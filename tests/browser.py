@@ -99,12 +99,3 @@ def graph(browser, name, expression):
     """Value of a JavaScript expression about the plotly graph `g` with its id in the page."""
     return browser.execute_script(
         f"const g = document.querySelector('#{name} .js-plotly-plot'); return {expression}")
-
-
-def fits(browser, width):
-    """Waits until the page fits into a window of that width."""
-    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    until(lambda: browser.execute_script(
-        f"return innerWidth == {width} && document.documentElement.scrollWidth <= innerWidth"), "it fits")
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -17,7 +17,7 @@ from Poisson import experiment
 from Poisson.interactive import page
 from Poisson.interactive.page import SETTINGS
 from Poisson.interactive.trainer import NAME, Training
-from tests.browser import browser, click, fits, graph, set_text, text, until, visit  # noqa: F401
+from tests.browser import browser, click, graph, set_text, text, until, visit  # noqa: F401
 from tests.test_poisson import stencil
 
 PICKLE = f"{NAME}_RESULTS.pickle"
@@ -155,8 +155,6 @@ def test_the_page(browser, visit, tmp_path, monkeypatch):
         """In the place of the server, until Ctrl-C."""
         visit(app)
         until(lambda: updates() == 0, "the training is ready")
-        for width in (1400, 420):
-            fits(browser, width)
         for key, value in (("batch_size", "9"), ("power_rate", "0.3")):
             set_text(browser, key, value)
         click(browser, "#step")

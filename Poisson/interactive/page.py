@@ -1,7 +1,6 @@
 """The page for training the Poisson problem by hand: `hig.live.page` with controls and pictures above it.
 
-Weights are saved under a name that the trainer chooses, and loaded from a list of those in the output folder,
-so that no path is typed. Only `serve_interactive` loads TensorFlow.
+Only `serve_interactive` loads TensorFlow.
 """
 
 import math

@@ -110,9 +110,9 @@ class Training(threading.Thread):
 
     def go(self, updates):
         """Makes so many updates from now on, none or infinitely many included."""
-        self.left = updates
         if not updates:
             self.finish()
+        self.left = updates
 
     def update(self):
         """One update with the present settings, on fresh fields, and its entry in the curve.

@@ -17,7 +17,7 @@ from hig.figures.reading import group_runs, sort_into_cases
 from hig.figures.style import choose_colors, choose_dashes
 from hig.figures.table import cell, names, numbers, remark
 from hig.live.server import make_app
-from hig.live.watching import in_words, look, quantities
+from hig.live.watching import look, quantities
 
 EVERY = 500                 # milliseconds between the end of a refresh and the next one
 BINS = 300                  # a curve has two points in each at most, so that a browser can draw hundreds
@@ -119,12 +119,12 @@ def make_table(groups, colors, errors):
         levels = system(run.system).thresholds
         heads = names(levels)
         swatch = html.Span(className="swatch", style={"background": colors[label]})
+        settings = ", ".join(f"{key} {value}" for key, value in run.results["sim_par"].items())
         rows.append(html.Tr([html.Td([swatch, label.replace("_", " ")]),
                              html.Td(remark(run, True) or state_of(run), className=state_of(run)),
                              *map(html.Td, map(cell, heads, numbers(run, levels))),
-                             html.Td(os.path.relpath(run.path), className="text")],
-                            title=", ".join(map("{0[0]} {0[1]}".format, run.results["sim_par"].items()))))
-    rows += [html.Tr(html.Td(f"unreadable: {error}", className="problem", colSpan=99)) for error in errors]
+                             html.Td(os.path.relpath(run.path), className="text")], title=settings))
+    rows += [html.Tr([html.Td(f"unreadable: {error}", className="problem", colSpan=99)]) for error in errors]
     return html.Table([html.Thead(html.Tr([*map(html.Th, ["optimizer", "state", *heads, "file"])])),
                        html.Tbody(rows)])
 
@@ -192,7 +192,8 @@ def refresh(paths, known, case, x, y, switches, shown, tick=None):
         raise PreventUpdate
     runs = cases.get(case, [])
     prefix = runs[0].system if runs else ""
-    words = {name: in_words(name, prefix) for run in runs for name in quantities(run)} or {y: in_words(y, "")}
+    words = {name: name.replace("_", " ") for run in runs for name in quantities(run)} or {y: y}
+    words |= {name: text for name, text in system(prefix).words.items() if name in words}
     y = y if y in words else next(iter(words))
     options = Namespace(case=case, x=x, y=y, words=words[y],
                         **{name: name in switches for name in ("log_x", "log_y", "bands")})

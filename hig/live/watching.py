@@ -6,13 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hig.figures.curves import LOSSES, loss_kind, system
+from hig.figures.curves import loss_kind
 from hig.figures.reading import find_files, read_runs
-
-WORDS = {"test_loss": LOSSES["test"], "train_loss": LOSSES["train"], "epoch_time": "seconds of an epoch",
-         "rank": "singular values kept", "sigma_max": "largest singular value",
-         "sigma_min": "smallest singular value kept", "learning_rate": "learning rate η",
-         "truncation": "truncation τ"}
 
 
 class Found(NamedTuple):
@@ -54,8 +49,3 @@ def quantities(run):
     return {key: np.concatenate([np.full(length - len(values), np.nan), values])
             for key, values in arrays.items() if key not in ("epochs", "simulation_time")
             and isinstance(values, np.ndarray) and values.ndim == 1 and length - len(values) in (0, 1)}
-
-
-def in_words(key, prefix):
-    """What a quantity is, in words of the system with that prefix, or else its name."""
-    return {**WORDS, **system(prefix).words}.get(key, key.replace("_", " "))
