@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 from dash import Input, Output, State, ctx, dcc, html
 from dash.exceptions import PreventUpdate
 
-from hig.live.page import FONT, control, watch, watching_layout
-from hig.live.server import make_app, serve
+from hig.live.page import FONT, control, watching_app
+from hig.live.server import serve
 from hig.runs.cli import check_writable, load
 from hig.runs.locks import locked
 from Poisson import METHODS, submit_Adam, submit_HIG
@@ -28,8 +28,9 @@ BUTTONS = {"play": "Play", "pause": "Pause", "step": "Single step", "reset": "Re
 
 def by_hand_app(training):
     """The Dash app that shows and commands a `Poisson.interactive.trainer.Training`."""
-    app, paths = make_app("Poisson by hand", lambda: layout(training)), [training.output]
-    watch(app, paths)
+    paths = [training.output]
+    app = watching_app(paths, "Poisson problem, trained by hand", partial(controls, training), "epochs",
+                       "train_loss")
     commands = {"play": partial(training.go, math.inf), "pause": partial(training.go, 0),
                 "step": partial(training.go, 1), "reset": training.restart, "save": training.save_weights}
 
@@ -64,8 +65,8 @@ def by_hand_app(training):
     return app
 
 
-def layout(training):
-    """The components of the page, made anew when it is loaded again, with the present settings."""
+def controls(training):
+    """The components above the curves, with the present settings."""
     def field(words, key):
         value = str(training.settings[key])
         return control(words, dcc.Input(value, id=key, debounce=True, className="field"))
@@ -74,8 +75,7 @@ def layout(training):
         return control(words, dcc.RadioItems(options, training.settings[key], id=key, inline=True))
     weights = dcc.Dropdown([], id="weights", searchable=False, clearable=False, placeholder="choose",
                            className="choice")
-    return html.Main([
-        html.Header([html.H1("Poisson problem, trained by hand"), html.Span(id="status", className="quiet")]),
+    return [
         html.P("A network learns to solve Δx = y on a grid of 8 × 8 cells: from a field y* it predicts x, "
                "the simulator computes y = Δx, and the loss is half the squared error of y, summed over the "
                "cells. Each update sees B new random fields; the test loss is that of 256 fields held out. "
@@ -93,8 +93,7 @@ def layout(training):
         html.Div([html.Div([html.H2(words), dcc.Graph(id=f"picture_{name}", config={"displayModeBar": False},
                                                       style={"height": "min(240px, 42vw)"})])
                   for name, words in PICTURES.items()], className="pictures"),
-        *watching_layout("epochs", "train_loss"),
-        dcc.Store(id="seen"), dcc.Interval(id="hand", interval=300)])
+        dcc.Store(id="seen"), dcc.Interval(id="hand", interval=300)]
 
 
 def picture(fields, name):

@@ -136,9 +136,13 @@ def control(name, component):
     return html.Div([html.Label(name, htmlFor=component.id), component], className="control")
 
 
-def watching_layout(x="time", y="test_loss"):
-    """Components of the page below its header, with these axes at first; the first refresh fills them."""
-    return [
+def watching_app(paths, title="Training runs", controls=lambda: [], x="time", y="test_loss"):
+    """The Dash app that shows what is at the paths, see `hig.live.watching.look`, with these axes at first.
+
+    `controls()`, the components above the curves, is called whenever the page is loaded.
+    """
+    app = make_app(title, lambda: html.Main([
+        html.Header([html.H1(title), html.Span(id="status", className="quiet")]), *controls(),
         html.Div(dcc.RadioItems([], id="case", inline=True), className="controls"),
         html.Div([
             control("x", dcc.RadioItems(list(AXES), x, id="x", inline=True)),
@@ -148,25 +152,14 @@ def watching_layout(x="time", y="test_loss"):
         html.Div(id="note", className="quiet"),
         dcc.Graph(id="curves", figure=go.Figure(), config=GRAPH, style={"height": "clamp(340px, 60vh, 560px)"}),
         html.Div(id="table", className="scroll"),
-        dcc.Store(id="shown", data={}), dcc.Interval(id="tick", interval=EVERY)]
-
-
-def watching_app(paths):
-    """The Dash app that shows what is at the paths (list of Path), see `hig.live.watching.look`."""
-    title = html.Header(html.H1("Training runs"))
-    app = make_app("Training runs", lambda: html.Main([title, *watching_layout()]))
-    watch(app, paths)
-    return app
-
-
-def watch(app, paths):
-    """Adds the callback of `watching_layout` to a Dash app."""
+        dcc.Store(id="shown", data={}), dcc.Interval(id="tick", interval=EVERY)]))
     app.callback(
         {name: Output(*place.split(".")) for name, place in SHOWN.items()},
         {**{name: Input(name, "value") for name in ("case", "x", "y", "switches")},
          "shown": State("shown", "data"), "tick": Input("tick", "n_intervals")},
         running=[(Output("tick", "disabled"), True, False)]  # or a slow refresh would be overtaken for ever
     )(partial(refresh, paths, {}))
+    return app
 
 
 def refresh(paths, known, case, x, y, switches, shown, tick=None):
