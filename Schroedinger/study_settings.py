@@ -6,12 +6,12 @@ of its submit script. `study_peers.py` compares the methods on other seeds.
 
 from hig.runs.study import study
 
-RATES = {"Adam": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "Muon": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-         "GN": (0.05, 0.1, 0.25, 0.5, 1.0), "HIG": (0.1, 0.25, 0.5, 1.0, 2.0),
-         "HIG_adaptive": (0.1, 0.25, 0.5, 1.0, 2.0), "HIG_Krylov": (0.1, 0.25, 0.5, 1.0, 2.0)}
-TRIALS = [("LBFGS", {"memory": memory}) for memory in (5, 10, 20, 50, 100)]
+RATES = {"HIG": (0.1, 0.25, 0.5, 1.0, 2.0), "HIG_Krylov": (0.1, 0.25, 0.5, 1.0, 2.0),
+         "Adam": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "GN": (0.05, 0.1, 0.25, 0.5, 1.0),
+         "HIG_adaptive": (0.1, 0.25, 0.5, 1.0, 2.0), "Muon": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)}
+TRIALS = [(name, {"learning_rate": rate}) for name, rates in RATES.items() for rate in rates]
 TRIALS += [("LM", {"damping": damping}) for damping in (0.01, 0.1, 1.0, 10.0, 100.0)]
-TRIALS += [(name, {"learning_rate": rate}) for name, rates in RATES.items() for rate in rates]
+TRIALS += [("LBFGS", {"memory": memory}) for memory in (5, 10, 20, 50, 100)]
 EPOCHS = {name: 100 for name in ("Adam", "Muon", "LBFGS")}              # in some twenty seconds
 FEWER_EPOCHS = 12                                                       # of the others
 SEEDS = (0,)
