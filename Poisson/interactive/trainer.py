@@ -19,7 +19,7 @@ import tensorflow as tf
 from hig.runs import cli
 from hig.runs.experiments import make_optimizer
 from hig.runs.progress import last_known
-from hig.runs.training import TrainingRun
+from hig.runs.training import SAVING_SHARE, TrainingRun
 from hig.runs.weights import load_weights, save_weights
 from Poisson import EVALUATE_EVERY, METHODS, RESOLUTION
 from Poisson.experiment import HELD_OUT, Evaluation, compile_model, initial_network
@@ -136,7 +136,7 @@ class Training(threading.Thread):
         if not run.curve["epochs"]:
             self.evaluation.first_batch = self.batch
             run.on_train_begin()
-        run.state = "running"
+        run.state, run.saving_took = "running", SAVING_SHARE            # saved every second: somebody watches
         run.on_epoch_begin(run.epoch)
         model.reset_metrics()
         run.on_epoch_end(run.epoch, model.train_on_batch(self.batch[1], self.batch[1], return_dict=True))
