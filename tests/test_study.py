@@ -177,8 +177,8 @@ def test_seeds():
 
 @pytest.mark.parametrize("flags, words", [
     (["--seeds", "3-1"], "names no seeds"), (["--seeds", "a"], "names no seeds"), (["--jobs", "0"], "--jobs"),
-    (["--slurm", "time=5"], "--slurm is for --cluster slurm"), (["--cluster", "moon"], "--cluster"),
-    (["--cluster", "slurm", "--slurm", "gpu"], "'gpu' is not of the form KEY=VALUE"),
+    (["--cpus-per-task", "5"], "--cpus-per-task is for --cluster slurm"),
+    (["--cluster", "moon"], "--cluster"), (["--cluster", "slurm", "--mem", "much"], "'much' is not a positive"),
     (["--output", "file/x"], "cannot write to the folder"), ([], "there is no submit script")])
 def test_bad_input(tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
@@ -207,7 +207,7 @@ def commands(tmp_path, monkeypatch):
 
 
 def slurm_study(system, tmp_path, seeds, *slurm):
-    words = ["--cluster", "slurm", "--output", str(tmp_path / "studies"), "--slurm", *slurm]
+    words = ["--cluster", "slurm", "--output", str(tmp_path / "studies"), *slurm]
     chosen = study.parse("System", "fakes", "", [1], 5.0, words)
     return make(system, chosen, ["finished"], seeds), chosen
 
@@ -220,8 +220,8 @@ def test_a_study_on_slurm_is_one_array_and_one_question_at_a_time(system, tmp_pa
     commands(sbatch=f'cat "$1" >{tmp_path}/job; echo Submitted batch job 17', squeue=(
         f"case $(wc -l <{tmp_path}/squeue.log) in 2) echo refused >&2; exit 1;; "
         "[134]) for i in $(seq 0 419); do echo 17_$i RUNNING; done;; esac"))
-    runs, chosen = slurm_study(system, tmp_path, range(420), "partition=gpu", "account=me", "time=7",
-                               "gpus_per_task=2", "mem=1500MB", "cpus-per-task=4")
+    runs, chosen = slurm_study(system, tmp_path, range(420), "--partition=gpu", "--account=me", "--time=7",
+                               "--gpus-per-task=2", "--mem=1.5", "--cpus-per-task=4")
     failures = study.carry_out(runs, chosen)
     assert set(failures.values()) == {"its job ended without a result"} and len(failures) == 420
     assert len((tmp_path / "sbatch.log").read_text().splitlines()) == 1
@@ -230,7 +230,7 @@ def test_a_study_on_slurm_is_one_array_and_one_question_at_a_time(system, tmp_pa
     asked = {line.removeprefix("#SBATCH --") for line in (tmp_path / "job").read_text().splitlines()
              if line.startswith("#SBATCH")}
     assert {"partition=gpu", "account=me", "time=7", "gpus-per-task=2", "ntasks-per-node=1",
-            "cpus-per-task=4", "mem=1500MB", "requeue", "array=0-419%420"} <= asked
+            "cpus-per-task=4", "mem=1536M", "requeue", "array=0-419%420"} <= asked
     assert {run.threads for run in runs} == {4} and (runs[7].folder / "slurm_job.txt").read_text() == "17_7"
     commands(sbatch="echo Submitted batch job 18", squeue="echo 17_0 PENDING; echo 17_2 RUNNING")
     jobs = places.Slurm(chosen).start(runs[:4])
@@ -238,14 +238,13 @@ def test_a_study_on_slurm_is_one_array_and_one_question_at_a_time(system, tmp_pa
     assert (runs[1].folder / "slurm_job.txt").read_text() == "18_0"
 
 
-@pytest.mark.parametrize("sbatch, setting, words", [
-    ("echo invalid partition >&2; exit 1", "time=5", "Slurm does not take the jobs: invalid partition"),
-    ("echo what", "time=5", "Slurm does not take the jobs: Could not make sense of sbatch output"),
-    ("", "taem=5", r"--slurm: Unavailable parameter\(s\): \['taem'\]")])
-def test_what_slurm_does_not_take_is_a_sentence(system, tmp_path, commands, capfd, sbatch, setting, words):
+@pytest.mark.parametrize("sbatch, words", [
+    ("echo invalid partition >&2; exit 1", "Slurm does not take the jobs: invalid partition"),
+    ("echo what", "Slurm does not take the jobs: Could not make sense of sbatch output")])
+def test_what_slurm_does_not_take_is_a_sentence(system, tmp_path, commands, capfd, sbatch, words):
     commands(sbatch=sbatch, squeue="exit 0")
     with pytest.raises(cli.SettingsError, match=words):
-        study.carry_out(*slurm_study(system, tmp_path, [1, 2], setting))
+        study.carry_out(*slurm_study(system, tmp_path, [1, 2]))
     assert capfd.readouterr() == ("", "")
 
 

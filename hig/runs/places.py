@@ -112,7 +112,7 @@ class Slurm:
     """The jobs of a study on Slurm, submitted at once as an array, of which `options.jobs` run at a time.
 
     Raises:
-        SettingsError: there is no Slurm or no such setting, or submitit is not installed.
+        SettingsError: there is no Slurm, or submitit is not installed.
     """
 
     poll = 10.0             # seconds between two questions to Slurm
@@ -130,12 +130,8 @@ class Slurm:
         self.executor = submitit.SlurmExecutor(self.folder, max_num_timeout=100)
         defaults = {"time": int((options.max_time + START_UP) // 60) + 10, "cpus_per_task": 1,
                     "job_name": options.output.name[:40]}
-        try:
-            self.executor.update_parameters(ntasks_per_node=1, array_parallelism=options.jobs or 1000,
-                                            additional_parameters={"requeue": True},
-                                            **defaults | options.slurm)
-        except (TypeError, ValueError) as error:
-            raise cli.SettingsError(f"--slurm: {' '.join(str(error).split())}") from None
+        self.executor.update_parameters(ntasks_per_node=1, array_parallelism=options.jobs or 1000,
+                                        additional_parameters={"requeue": True}, **defaults | options.slurm)
 
     def start(self, runs):
         """{Run: its job}, the one that an earlier call of the study has submitted if Slurm still has it."""

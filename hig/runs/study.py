@@ -29,6 +29,17 @@ from hig.runs.files import write_atomically
 from hig.runs.results import load_results
 
 
+SLURM = {   # type, symbol and meaning of sbatch's settings
+    "partition": (str, "NAME", "of the jobs"),
+    "account": (str, "NAME", "that pays"),
+    "time": (cli.positive_integer, "MINUTES", "limit of a job, which is requeued when it needs more (default: "
+             "what --max-time takes, and ten minutes)"),
+    "cpus_per_task": (cli.positive_integer, "N", "cores, and threads, of a job (default: 1)"),
+    "gpus_per_task": (cli.positive_integer, "N", "of a job"),
+    "mem": (lambda text: f"{round(1024 * cli.positive(text))}M", "GB", "memory of a job"),
+}
+
+
 def study(system, name, description, runs, *, seeds, max_time):
     """Parses the command line, runs what is left of the study, prints its table, and exits the process.
 
@@ -81,14 +92,12 @@ def parse(system, name, description, seeds, max_time, arguments=None):
     add("--list", action="store_true", help="only say what would run and how long it takes")
     add("--cluster", choices=("local", "slurm"), default="local",
         help="where the runs take place (default: local)")
-    add("--slurm", type=slurm_setting, metavar="KEY=VALUE", nargs="+", default=[],
-        help="settings of a Slurm job by the names of sbatch, as in partition=gpu mem=4GB cpus_per_task=2 "
-             "gpus_per_task=1 time=60, in minutes (default: one core, and ten minutes more than --max-time; a "
-             "job that needs more time is requeued)")
+    for name, (kind, symbol, text) in SLURM.items():
+        add(f"--{name.replace('_', '-')}", type=kind, metavar=symbol, help=f"with --cluster slurm: {text}")
     options = parser.parse_args(arguments)
+    options.slurm = {name: value for name in SLURM if (value := getattr(options, name)) is not None}
     if options.slurm and options.cluster == "local":
-        cli.fail("--slurm is for --cluster slurm")
-    options.slurm = dict(options.slurm)
+        cli.fail(f"--{next(iter(options.slurm)).replace('_', '-')} is for --cluster slurm")
     options.output = (options.output or cli.default_output(system) / "studies" / name).absolute()
     return options
 
@@ -103,14 +112,6 @@ def seed_range(text):
     if not seeds or max(seeds) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} names no seeds, as 1-5 or 1,4,9 do")
     return list(dict.fromkeys(seeds))
-
-
-def slurm_setting(text):
-    """The name and value in "partition=gpu"; whole numbers become int."""
-    key, equals, value = text.partition("=")
-    if not (key and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
-    return key.replace("-", "_"), int(value) if value.isdecimal() else value
 
 
 class Run(NamedTuple):
