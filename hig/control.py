@@ -1,63 +1,63 @@
-"""Steps that control themselves: the size of an update follows from how the loss of its own batch changes.
+"""Adaptive steps: the size of an update follows from how it changes the loss of its own batch.
 
-A step s = −η d along d = J^κ g changes the outcome by J s = −η J d, and the loss by what its quadratic
-model says,
+A step s = −η d along d = J^κ g changes the outcome by J s = −η J d. According to its quadratic model, the
+loss falls by
 
     L(θ) − L(θ + s) ≈ predicted = η a − ½ η² c ,     a = gᵀ J d ,     c = (J d)ᵀ H (J d) ,     H = ∂²L/∂y²
 
-whatever κ is: the model is Gauss-Newton's, only the direction differs. H J d is a Hessian-vector product of
-the loss in y, which is exact for all sums of squares, however weighted. If the loss bends down in y, H is
-taken as 2/B, the curvature of the mean of Σ (y − y*)² over B samples. (The dipole's infidelity bends down; it
-has a minimum only because y stays on a sphere.) Quadratic penalties are further rows of J and g
-(`hig.penalties`).
+For every κ this is the model of the Gauss-Newton method; only the direction differs. H J d is a
+Hessian-vector product of the loss in y. It is exact for all sums of squares, however weighted. If the loss
+has negative curvature in y, H is replaced by 2/B, the curvature of the mean of Σ (y − y*)² over B samples.
+(The dipole's infidelity is such a loss: it has a minimum only because y stays on a sphere.) Quadratic
+penalties are further rows of J and g (`hig.penalties`).
 
 The loss of the same batch after the step gives the ratio ρ = actual/predicted decrease (Nocedal and Wright,
 Numerical Optimization, algorithm 4.1; Moré 1978). A step with ρ ≤ 1e-4, or to a loss that is not finite, is
-taken back and tried again smaller, up to TRIALS times per update. A variable of the optimizer adapts:
+taken back, and a smaller one is tried, up to TRIALS times per update. One variable of the optimizer adapts:
 
     powers                 η. A step is also never longer than η* = a/c, the minimum of the model along d.
-                           If ρ < 1/4, η becomes a quarter of what was tried. If ρ > 3/4 and η was tried (not
-                           η*), it becomes twice as large. The damping is μ = damping · (L/L₀) · tr K/n, where
+                           If ρ < 1/4, η becomes a quarter of the η tried. If ρ > 3/4 and η itself was tried
+                           (not η*), η is doubled. The damping is μ = damping · (L/L₀) · tr K/n, where
                            L₀ is the loss of the very first batch.
     Levenberg-Marquardt    q, with the damping μ = q · (L/L₀) · tr K/n. If ρ < 1/4, q becomes four times as
                            large. If ρ > 3/4, it is divided by 1.5.
 
 The damping falls with the loss (Yamashita and Fukushima 2001; Fan and Yuan 2005). It does not fall just
-because steps have gone well: a batch with fewer outputs than the network has weights can be fitted exactly
-from the start, at the expense of all other samples, and control by the same batch does not notice that.
+because steps succeed: a batch with fewer outputs than the network has weights can be fitted exactly from the
+start, at the expense of all other samples, and the loss of the same batch does not show this.
 
-A step lowers the loss of its own batch, and perhaps that of the next batch. The ratio of the two decreases
-tells whether a batch determines the weights. It is measured by one more forward pass (the loss of the next
-batch with the step taken back), at each of the first MEMORY updates and at every EVERY-th one after them, as
-a ratio of running means over MEMORY measurements. The trust t in [0, 1] is this ratio divided by ENOUGH. It
-is 1 if a third of the decrease or more reaches the next batch, as with the simulators here, and near 0 if
-steps fit single batches. In that case the minimum along d is that of one batch alone, and the damping that
-suits one batch is too small for the others. Trust therefore limits the steps:
+A step lowers the loss of its own batch, and perhaps the loss of the next batch. The ratio of these two
+decreases shows whether a batch determines the weights. It takes one more forward pass (the loss of the next
+batch with the step taken back), at each of the first MEMORY updates and at every EVERY-th later one, and is a
+ratio of running means over MEMORY measurements. The trust t in [0, 1] is this ratio divided by ENOUGH, at
+most 1. It is 1 if a third of the decrease or more reaches the next batch, as with the simulators here,
+and near 0 if steps fit single batches. Then η* is the minimum for one batch only, and the damping that suits
+one batch is too small for the others. Trust therefore limits the steps:
 
     powers                 η ≤ (1 + t)/2 · η*. For t = 0 a step goes half way to the minimum along d.
-    Levenberg-Marquardt    η is (1 + t)/2 of the one given, and q is at least (1 − t) times the one given.
+    Levenberg-Marquardt    η is (1 + t)/2 · learning_rate, and q is at least (1 − t) · damping.
 
-Steps are not chosen by what is best for the next batch, because that makes them so small that the loss falls
-more slowly in the long run (short-horizon bias; Wu et al. 2018).
+Steps are not optimised for the next batch, because they would become so small that the loss falls more slowly
+in the long run (short-horizon bias; Wu et al. 2018).
 """
 
 import warnings
 
 import numpy as np
 
-TRIALS = 4                  # of a step in one update
+TRIALS = 4                  # of step sizes in one update
 ACCEPTED = 1e-4             # ρ from which a step is kept
-EVERY, MEMORY = 4, 30       # updates from one measurement of trust to the next; measurements that count
-FIRST = 5                   # measurements before which t is taken as 1
-ENOUGH = 1 / 3              # share of the own batch's decrease that is to reach the next batch
+EVERY, MEMORY = 4, 30       # updates between measurements of trust; measurements in its means
+FIRST = 5                   # number of measurements below which t = 1
+ENOUGH = 1 / 3              # share of the decrease that reaches the next batch if t = 1
 UNTRUSTED = 0.3             # t below which a warning is given, after MEMORY measurements
 
 
 def step(optimizer, loss, power, quadratic_model, loss_after):
-    """The direction of an update: J^κ g for fixed steps, and for adaptive ones that of the first good step.
+    """The direction of an update: J^κ g for fixed steps, a multiple of it for adaptive ones.
 
     Args:
-        optimizer: JacobianPower, whose variables for step control change.
+        optimizer: JacobianPower; its variables for step control are changed.
         loss: L before the step, a scalar.
         power: function of L → (d, numbers to log), d (p,) float64.
         quadratic_model: function of d → (a, c).
@@ -75,13 +75,13 @@ def step(optimizer, loss, power, quadratic_model, loss_after):
     for _ in range(TRIALS):
         if direction is None or optimizer.damping_adapts:
             direction, numbers = power(loss)
-            # a diverged run shows in its loss; it is not stopped here
+            # a diverged run is not stopped here, but shows in its loss
             if not (np.isfinite(loss) and np.isfinite(direction).all()):
                 return np.full_like(direction, np.nan), [np.nan] * len(optimizer.logged)
-            if float(optimizer.learning_rate) == 0:                         # a warm-up: nothing to judge
+            if float(optimizer.learning_rate) == 0:                         # during a warm-up
                 break
             slope, curvature = quadratic_model(direction)
-            if slope == 0:  # a factor 0 before the outcome, a batch that fits: nothing to judge
+            if slope == 0:  # a batch that fits exactly, or an outcome times 0
                 break
         rate, bounded = optimizer.rate(slope, curvature)
         after = loss_after(rate * direction)
@@ -98,9 +98,9 @@ def step(optimizer, loss, power, quadratic_model, loss_after):
 
 
 def measure_trust(optimizer, loss, loss_after):
-    """Compares by how much the last step lowered the loss of this batch, and that of its own batch.
+    """Compares the decreases that the last step made in the loss of this batch and of its own batch.
 
-    Args as in `step`. The optimizer's `own_decrease`, `next_decrease` and `measurements` change.
+    Arguments as in `step`. Changes the optimizer's `own_decrease`, `next_decrease` and `measurements`.
     """
     own = float(optimizer.last_decrease)
     if not own > 0:

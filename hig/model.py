@@ -16,37 +16,34 @@ from hig.replicas import Split, anywhere, once, place
 from hig.routes import Derivatives, samples
 
 PARTS = "network", "simulator", "network_input"
-KEPT_SHAPES = 48            # shapes of batches whose compiled functions are kept, some 5 to 30 MB each
+KEPT_SHAPES = 48            # batch shapes whose compiled functions are kept, 5 to 30 MB each
 
 
 @keras.saving.register_keras_serializable("hig")
 class PhysicsModel(keras.Model):
     """Network and simulator in a row, trained on a loss of the simulator's outcome.
 
-    With an ordinary Keras optimizer it trains by plain gradients; with `hig.HIG`, `hig.GaussNewton` or
-    `hig.JacobianPower` each step is Δθ = −η · J^κ · g. θ are all trainable weights of the model: those of the
-    network, and those of `simulator` and `network_input` if these are Keras layers. L2 regularisers are part
-    of J and g, so that training ends at the minimum of the whole loss. Other penalties add their plain
-    gradient to J^κ g, and adaptive steps refuse them (`hig.penalties`). Everything else is Keras: compile,
-    fit, evaluate, callbacks, saving.
+    With an ordinary Keras optimizer it trains by plain gradients; with an optimizer of `hig` each step is
+    Δθ = −η · J^κ · g. θ are all trainable weights of the model: those of the network, and those of
+    `simulator` and `network_input` if these are Keras layers. L2 regularisers are part of J and g, so that
+    training ends at the minimum of the whole loss. Other penalties add their plain gradient to J^κ g, and
+    adaptive steps refuse them (`hig.penalties`). Compile, fit, evaluate, callbacks and saving are Keras'.
 
     Args:
         network: built keras.Model (or layer). It returns the controls u, a tensor or a structure of tensors.
-            With a Jacobian power it runs in inference mode, without dropout noise and batch statistics.
-        simulator: function or Keras layer (x, u) → y, differentiable TensorFlow code. x is what `fit` was
-            given, an array or a structure of arrays with B rows; u are the controls; y is real, likewise with
-            B rows. Loop over time steps by `tf.while_loop(..., maximum_iterations=...)`, which the XLA
-            compiler can differentiate. A simulator that knows its own derivatives may have a method
-            linearize(x, u) → (y, ∂y/∂u), with ∂y/∂u of shape (B, d, *shape of a sample's u).
+            With a Jacobian power it runs in inference mode: no dropout noise, no batch statistics.
+        simulator: function or Keras layer (x, u) → y, differentiable TensorFlow code. x is what `fit` is
+            given, an array or a structure of arrays with B rows; u are the controls; y is real, with B rows.
+            Loop over time steps by `tf.while_loop(..., maximum_iterations=...)`, which XLA can compile with
+            its derivatives. An optional method linearize(x, u) → (y, ∂y/∂u), with ∂y/∂u of shape
+            (B, d, *shape of a sample's u), replaces automatic differentiation by the controls.
         network_input: function or Keras layer of x that returns what the network sees; by default x itself.
-            If the simulator starts from one thing and the network sees another, pass both: x = (state,
-            target) with `network_input=lambda x: x[1]`.
+            If the simulator takes a state and the network a target, for instance, pass both: x = (state,
+            target) and `network_input=lambda x: x[1]`.
 
     Attributes:
         route: how the Jacobian of the last update was computed: "factored", "per sample" or "whole batch"
             (`hig.routes`), or "krylov, " and a way of `hig.krylov`. None before the first update.
-
-    Source: the paper's update of network and physics together, Δθ = −η · J^κ · g.
     """
 
     def __init__(self, network, simulator, network_input=None, **options):
@@ -63,12 +60,12 @@ class PhysicsModel(keras.Model):
         """Keras' compile. The loss is any Keras loss or a function (y_true, y) → one value per sample.
 
         Args:
-            jit_compile: True: XLA compiles everything, or there is an error. False: XLA compiles nothing.
+            jit_compile: True: XLA compiles everything, or an error is raised. False: XLA compiles nothing.
                 "auto": XLA compiles what it can, and a warning names the rest.
 
         Raises:
-            ValueError: the optimizer is a Jacobian power, and the loss is scaled, or the batch is split among
-                several devices and the optimizer or the loss cannot do with a part of it.
+            ValueError: the optimizer is a Jacobian power, and the loss is scaled, or the optimizer or the
+                loss does not support several devices.
         """
         power = getattr(optimizer, "inner_optimizer", optimizer)
         if isinstance(power, JacobianPower):
@@ -85,7 +82,7 @@ class PhysicsModel(keras.Model):
         self._derivatives = {}  # by shapes of the batch and trainable weights
 
     def _check_devices(self):
-        """Refuses what cannot be computed where a tf.distribute strategy splits a batch among devices."""
+        """Refuses what is not supported if a tf.distribute strategy splits a batch among devices."""
         strategy = self.distribute_strategy
         where = f"{type(strategy).__name__} splits a batch among {strategy.num_replicas_in_sync} devices"
         reductions = self._reductions()
@@ -98,9 +95,9 @@ class PhysicsModel(keras.Model):
             raise ValueError(f"{where}, but adaptive steps are for one device: set adaptive=False in the "
                              "optimizer, or compile outside the strategy's scope")
         if not reductions <= {"sum_over_batch_size", "mean"} and reductions != {"sum"}:
-            raise ValueError(f"{where}, but of the reductions {sorted(map(str, reductions))} of the losses "
-                             "it is not known how the parts make up the whole: take \"sum_over_batch_size\" "
-                             "for all of them, or \"sum\" for all")
+            raise ValueError(f"{where}, but losses with the reductions {sorted(map(str, reductions))} cannot "
+                             "be combined from parts of a batch: take \"sum_over_batch_size\" for all "
+                             "losses, or \"sum\" for all")
         if not all(isinstance(variable.value, tf.distribute.DistributedValues)
                    for variable in (*self.variables, *self.optimizer.variables)):
             raise ValueError(f"{where}, but model or optimizer were made for one: make network, simulator, "
@@ -122,12 +119,12 @@ class PhysicsModel(keras.Model):
 
     @property
     def losses(self):
-        """The penalties that layers add to the loss, as in every Keras model; none within `data_loss`."""
+        """The penalties that layers add to the loss, as in every Keras model; [] within `data_loss`."""
         return [] if self._without_penalties else super().losses
 
     def data_loss(self, x, y_true, outcome, sample_weight):
-        """The loss of an outcome without penalties, scalar; all metrics keep their values."""
-        if self.loss is None and self.losses:                           # penalties are all there is
+        """The loss of an outcome without penalties, scalar. The metrics are left unchanged."""
+        if self.loss is None and self.losses:                           # the loss consists of penalties alone
             return 0.0 * tf.add_n([tf.cast(tf.reduce_sum(leaf), keras.config.floatx())
                                    for leaf in tf.nest.flatten(outcome)])
         variables = [variable for metric in self.metrics for variable in metric.variables]
@@ -168,7 +165,7 @@ class PhysicsModel(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        """The model of a `get_config`."""
+        """The model that `get_config` describes."""
         parts = {name: keras.saving.deserialize_keras_object(config.pop(name)) for name in PARTS}
         return cls(**parts, **config)
 
@@ -176,7 +173,7 @@ class PhysicsModel(keras.Model):
         """Compiles a loaded model as it was compiled when saved."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
-            self.optimizer.build(self.trainable_variables)              # or its state could not be loaded
+            self.optimizer.build(self.trainable_variables)              # else its state cannot be loaded
 
     def save(self, filepath, *arguments, **options):
         """Keras' save. If `get_config` cannot serialise a part, it raises before anything is written."""
@@ -184,10 +181,10 @@ class PhysicsModel(keras.Model):
         super().save(filepath, *arguments, **options)
 
     def make_train_function(self, force=False):
-        """What Keras' fit calls for each `steps_per_execution` batches.
+        """Makes the function that Keras' fit calls for each `steps_per_execution` batches.
 
-        A step of a Jacobian power is compiled in parts that Python calls in turn, because one part is
-        LAPACK's. A step of an ordinary optimizer is compiled as a whole, by XLA if XLA can.
+        A step of a Jacobian power is compiled in parts, which Python calls in turn, because LAPACK runs
+        between them. A step of an ordinary optimizer is compiled as a whole, by XLA if possible.
         """
         if self.train_function is not None and not force:
             return
@@ -204,9 +201,9 @@ class PhysicsModel(keras.Model):
             self._compiled_by_xla, self.train_function = self.train_function, self._try_xla
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Keras' building before training on several devices, from a batch of this process.
+        """Keras' building of the model before training, on several hosts from a batch of this process.
 
-        Keras 3.12 itself takes the mean of the devices' batches, which fails between processes.
+        Keras 3.12 would take the mean of the devices' batches, which fails across processes.
         """
         strategy = self.distribute_strategy
         if iterator is not None and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -228,19 +225,19 @@ class PhysicsModel(keras.Model):
         for _, data in zip(range(self.steps_per_execution), iterator):
             with full_precision():
                 logs = self.distribute_strategy.run(one_step, (data,)) if several else one_step(data)
-        if several and logs is not None:                                # not of one device, but of all
+        if several and logs is not None:                                # of all devices together
             logs = {**self.get_metrics_result(), **self.mean_spectrum()}
         if logs is None:
             raise StopIteration
         return logs
 
     def _try_xla(self, iterator):
-        """The first step, by XLA if XLA can compile it and gives the same loss and gradient."""
+        """The first call of the train function: with XLA if it compiles and gives the right gradient."""
         batches = [data for _, data in zip(range(self.steps_per_execution), iterator)]
         if not batches:
             raise StopIteration
 
-        def again():
+        def same_batches():
             if isinstance(iterator, tf.data.Iterator):
                 return iter(tf.data.Dataset.from_generator(lambda: batches,
                                                            output_signature=iterator.element_spec))
@@ -248,7 +245,7 @@ class PhysicsModel(keras.Model):
         self.train_function = self._compiled_by_xla
         try:
             if self._agrees_with_xla(batches[0]):
-                return self.train_function(again())
+                return self.train_function(same_batches())
             failure = None
         except tf.errors.ResourceExhaustedError:
             raise
@@ -256,13 +253,13 @@ class PhysicsModel(keras.Model):
             failure = error
         self.jit_compile = False
         super().make_train_function(force=True)
-        logs = self.train_function(again())  # raises again unless it was XLA's fault
+        logs = self.train_function(same_batches())  # raises again unless XLA caused the error
         if failure:
             self.compiler.without_xla("The step", failure)
         return logs
 
     def _agrees_with_xla(self, data):
-        """Whether XLA compiles the loss of a batch in seconds, and loss and gradient agree with TensorFlow's.
+        """Whether XLA compiles the loss of a batch in seconds and gives TensorFlow's loss and gradient.
 
         Raises:
             tf.errors.OpError: XLA cannot compile it.
@@ -288,7 +285,7 @@ class PhysicsModel(keras.Model):
                 0.01 * max(sizes[1:]))
                        for one, other, size in zip(found, wanted, sizes))
         if not agree():
-            with moved(self.trainable_variables, 0.01):  # away from a minimum, where all is rounding
+            with moved(self.trainable_variables, 0.01):  # at a minimum the gradient is rounding errors
                 if not agree():
                     self.compiler.differs("The step")
                     return False
@@ -306,29 +303,29 @@ class PhysicsModel(keras.Model):
         split = Split(samples(x, y_true), self._reductions() != {"sum"})
         derivatives = self.derivatives_for(*batch)
         derivatives.split = split
-        for _ in range(2):  # once more if only XLA's derivatives are not finite
+        for _ in range(2):  # again if J^κ g is not finite because of XLA alone
             loss, outcome, gradient, jacobian = derivatives.linearise(*batch)               # L, y, g, J
             self.route = derivatives.route
             loss, gradient, jacobian, rest = derivatives.penalties.extend(
                 x, loss, gradient, jacobian, lambda: derivatives.curvature(batch, outcome, gradient)[0])
-            direction, numbers = step(  # fixed, or adapted
+            direction, numbers = step(  # of fixed or adaptive size
                 self.optimizer, loss, self.power(jacobian, gradient, split.samples, rest),  # J^κ g
                 partial(derivatives.quadratic_model, batch, outcome, gradient, jacobian),
                 partial(derivatives.loss_after, batch))
             finite = direction is None or bool(tf.reduce_all(tf.math.is_finite(direction)))
             if finite or not anywhere(derivatives.mended(batch)):
                 break
-        known = loss, x, y_true, outcome, sample_weight
+        to_record = loss, x, y_true, outcome, sample_weight
         if direction is None:  # no step was good enough
-            results = derivatives.record(*known)
+            results = derivatives.record(*to_record)
         else:
-            results = derivatives.apply(tf.convert_to_tensor(direction), *known)  # θ ← θ − η · direction
+            results = derivatives.apply(tf.convert_to_tensor(direction), *to_record)  # θ ← θ − η · direction
         self._count_spectrum(numbers)
-        return {**results, **self.mean_spectrum(), **results}  # a metric keeps its name
+        return {**results, **self.mean_spectrum(), **results}  # in a clash of names, metrics win
 
     def derivatives_for(self, x, y_true, sample_weight):
-        """The Derivatives of batches of this shape, proven to be right with the first of them."""
-        if not self.built:  # a simulator that makes its weights when it is called
+        """The Derivatives for batches of this shape, checked with the first of them."""
+        if not self.built:  # a simulator may make its weights in its first call
             self(x, training=False)
         weights = self.trainable_variables
         key = (place(), self.optimizer.krylov, tuple(map(id, weights)), tuple(
@@ -341,24 +338,23 @@ class PhysicsModel(keras.Model):
             self.optimizer.check(weights, derivatives.penalties)
             self._derivatives[key] = derivatives
         self.optimizer.build_for(weights)
-        self._derivatives[key] = self._derivatives.pop(key)             # the latest one comes last
+        self._derivatives[key] = self._derivatives.pop(key)             # the latest comes last
         return self._derivatives[key]
 
     def power(self, jacobian, gradient, samples, rest=None):
-        """J^κ g as a function of the loss: K is formed once, and the damping can vary with the loss.
+        """J^κ g as a function of the loss, on which the damping depends; K is formed only once.
 
         Args:
             jacobian: FactoredJacobian, RowsJacobian or PenalizedJacobian; with the optimizer's `krylov`,
                 KrylovJacobian or a PenalizedJacobian of it.
             gradient: g, (n,).
             samples: B.
-            rest: r, the plain gradient of penalties that are no sums of squares, (p,) float64, which is added
-                to J^κ g.
+            rest: plain gradient of the penalties that are no sums of squares, (p,) float64, added to J^κ g.
 
         Returns:
-            function of the loss L → (direction, numbers): (p,) float64, the weights one behind the other; and
-            the numbers that `optimizer.logged` names. If g or J is not finite, the direction is NaN; a
-            diverged run is not stopped here, but shows in its loss.
+            function of the loss L → (direction, numbers): the direction (p,) float64 for the concatenated
+            weights, and the numbers that `optimizer.logged` names. If g or J is not finite, the direction is
+            NaN, so that a diverged run shows in its loss.
         """
         if self.optimizer.krylov:
             return self.optimizer.krylov_power(jacobian, gradient, samples, rest)
@@ -376,14 +372,14 @@ class PhysicsModel(keras.Model):
             return found if rest is None else found + rest, numbers
         return direction
 
-    def trace_update(self, direction, *known):
-        """Moves the weights by −η · direction, (p,), and records the update as `trace_record`."""
+    def trace_update(self, direction, *to_record):
+        """Moves the weights by −η · direction, (p,), and updates the metrics as `trace_record` does."""
         self.optimizer.apply_directions(self.shares(once(direction)), self.trainable_variables)
-        return self.trace_record(*known)
+        return self.trace_record(*to_record)
 
     def trace_record(self, loss, x, y_true, outcome, sample_weight):
-        """Updates Keras' metrics by a batch; returns their results."""
-        if len(tf.nest.flatten(outcome)) > 1:  # Keras counts the losses of single outcomes within
+        """Updates Keras' metrics with a batch; returns their values."""
+        if len(tf.nest.flatten(outcome)) > 1:  # updates the metrics of each outcome's loss
             self.compute_loss(x, y_true, outcome, sample_weight, training=False)
         for metric in self.metrics:
             if metric.name == "loss":
@@ -391,7 +387,7 @@ class PhysicsModel(keras.Model):
         return self.compute_metrics(x, y_true, outcome, sample_weight)
 
     def shares(self, direction):
-        """The weights' shares of a direction (p,), each of its weight's shape and dtype."""
+        """A direction (p,) split into a tensor for each weight, of its shape and dtype."""
         weights = self.trainable_variables
         shares = tf.split(direction, [w.shape.num_elements() for w in weights])
         return [tf.cast(tf.reshape(share, w.shape), w.dtype) for share, w in zip(shares, weights)]
@@ -399,12 +395,12 @@ class PhysicsModel(keras.Model):
     # ------------------------------------------------------------------------------------------ what fit logs
 
     def reset_metrics(self):
-        """Keras' reset of the metrics at the start of an epoch, and of the means of rank, σ_max and σ_min."""
+        """Resets Keras' metrics and the means of rank, σ_max and σ_min; called at the start of an epoch."""
         super().reset_metrics()
         self.reset_spectrum()
 
     def reset_spectrum(self):
-        """Starts the means of the spectrum again."""
+        """Resets the means that `mean_spectrum` gives."""
         self._spectrum_sum, self._spectrum_count = 0.0, 0
 
     def _count_spectrum(self, spectrum):
@@ -412,10 +408,10 @@ class PhysicsModel(keras.Model):
         self._spectrum_count += 1
 
     def mean_spectrum(self):
-        """What `optimizer.logged` names, "rank" for instance: means over the updates since the last reset."""
+        """Means since the last reset of the numbers that `optimizer.logged` names, for instance "rank"."""
         return dict(zip(self.optimizer.logged, (self._spectrum_sum / self._spectrum_count).tolist()))
 
 
 def _same(x):
-    """What the network sees by default: all there is."""
+    """The default `network_input`: the network sees x itself."""
     return x

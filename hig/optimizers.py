@@ -1,8 +1,8 @@
 """Keras optimizers that step along a power of the Jacobian: Δθ = −η · J^κ · g.
 
-The optimizer holds the settings and makes the step. `hig.PhysicsModel` computes the direction J^κ g, because
-this takes the Jacobian of network and simulator, which an ordinary Keras training loop does not have. With
-`adaptive=True` the size of a step follows from what the step before did to the loss (`hig.control`).
+The optimizer holds the settings and applies the step. `hig.PhysicsModel` computes the direction J^κ g,
+because this needs the Jacobian of network and simulator, which an ordinary Keras training loop does not have.
+With `adaptive=True` the size of the steps follows from how they change the loss (`hig.control`).
 """
 
 import inspect
@@ -19,13 +19,13 @@ from hig.powers import check_damping, check_settings, gram_coefficients, levenbe
 SPECTRUM = ("rank", "sigma_max", "sigma_min")
 KRYLOV = ("krylov_steps", "krylov_change")
 POOR, GOOD = 0.25, 0.75     # ratio of actual to predicted decrease below and above which steps change
-# η is divided by SLOWER where steps are poor, and multiplied by FASTER where they are good
+# η is divided by SLOWER after poor steps, and multiplied by FASTER after good ones
 SLOWER, FASTER = 4.0, 2.0
-STIFFER, SOFTER = 4.0, 1.5  # q, Levenberg-Marquardt's damping, is multiplied and divided by these
-LARGEST = 1e8               # η and q stay between its inverse and this
-RESOLVED = 1e-8             # √ε: σ/σ_max down to which K = J Jᵀ shows it in float64
+STIFFER, SOFTER = 4.0, 1.5  # Levenberg-Marquardt's damping q is multiplied and divided by these
+LARGEST = 1e8               # η and q stay between 1/LARGEST and LARGEST
+RESOLVED = 1e-8             # √ε: smallest σ/σ_max that K = J Jᵀ resolves in float64
 CHANGING_STEPS = ("gradient_accumulation_steps", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay",
-                  "ema_overwrite_frequency")  # Keras' options that make another step of −η d
+                  "ema_overwrite_frequency")  # Keras' options that change the step −η d
 
 
 @keras.saving.register_keras_serializable("hig")
@@ -38,22 +38,21 @@ class JacobianPower(keras.optimizers.Optimizer):
         truncation: τ in [0, 1). Only singular values above τ·σ_max take part; the others are dropped.
         damping: μ ≥ 0, added to every σ² that takes part (`hig.powers`), in units of the mean eigenvalue of
             K = J Jᵀ, tr K/n (or of JᵀJ, tr K/p, if p < n). With `adaptive` it falls with the loss.
-        adaptive: True to control η, beginning with `learning_rate`; see `hig.control`. It is made for
-            training on fixed data. If a batch does not determine the weights, steps are shortened, and a
-            warning says so.
+        adaptive: True to adapt η, beginning with `learning_rate`; see `hig.control`. It is made for training
+            on fixed data. If a batch does not determine the weights, steps are shortened, and a warning says
+            so.
         krylov: None for the exact J^κ g. A number k ≥ 1 for an approximation by k products with J and Jᵀ,
-            which takes a small part of the time and memory and finds the large singular values first; see
-            `hig.krylov`.
-        krylov_tolerance: ≥ 0. Fewer than k steps are taken if a step changes J^κ g by less than this part.
-        krylov_chunk: number of samples that go through the model at a time. None: found from the free
-            memory.
+            which takes less time and memory and finds the large singular values first; see `hig.krylov`.
+        krylov_tolerance: ≥ 0. Fewer than k steps are taken if the relative change of J^κ g by a step is at
+            most this.
+        krylov_chunk: number of samples that go through the model at a time. None: as the free memory allows.
         spectral_filter: function of σ/σ_max → weight of each singular value that the hard cut has kept; see
             `hig.powers.spectral_weights`.
         **options: those of keras.optimizers.Optimizer, for instance `name`.
 
     Attributes:
         logged: names of the numbers that `fit` logs: the rank, and the largest and smallest singular value
-            kept; with `krylov` also the steps taken and by how much the last one changed J^κ g; with
+            kept; with `krylov` also the steps taken and the relative change of J^κ g by the last one; with
             `adaptive` also η and the trust.
         controls: the optimizer's variables that step control changes.
 
@@ -61,12 +60,12 @@ class JacobianPower(keras.optimizers.Optimizer):
         ValueError: κ, τ, μ, η or k is out of range; or `adaptive` comes with a schedule, accumulated
             gradients, clipping, weight decay, or weights that are overwritten by their averages.
 
-    A τ between 0 and 1e-8 gives a warning when it is set: K does not resolve such singular values.
+    A warning is given if τ is set between 0 and 1e-8, because K does not resolve such singular values.
 
     Source: the paper's definition of J^κ = V Σ^κ Uᵀ and of its truncation.
     """
 
-    damping_adapts = False      # whether a step tried again needs coefficients of its own
+    damping_adapts = False      # whether `adapt` changes the damping, and not η
 
     def __init__(self, learning_rate, kappa, truncation, damping=0.0, adaptive=False, name="jacobian_power",
                  *, krylov=None, krylov_tolerance=1e-3, krylov_chunk=None, spectral_filter=None, **options):
@@ -99,7 +98,7 @@ class JacobianPower(keras.optimizers.Optimizer):
                              "to start from")
 
     def _measured(self):
-        """The numbers that step control measures, variables of the optimizer: see `hig.control`."""
+        """Creates the variables of what step control measures; see `hig.control`."""
         self.warned, self.last_step = False, None
         names = "first_loss", "last_decrease", "own_decrease", "next_decrease", "measurements"
         numbers = [self._number(name, 0.0) for name in names]
@@ -111,16 +110,16 @@ class JacobianPower(keras.optimizers.Optimizer):
         return self.add_variable((), keras.initializers.Constant(value), name=name)
 
     def build(self, variables):
-        """Makes the variables that Keras' options (moving averages, accumulation) need for these weights."""
-        self._known = {id(variable) for variable in variables}
+        """Creates variables that Keras' options (moving averages, accumulation) need for these weights."""
+        self._built_for = {id(variable) for variable in variables}
         super().build(variables)
         self._make_last_step(variables)
 
     def _make_last_step(self, variables):
-        """The last step of these weights, (p,), to be measured by the next batch."""
+        """Creates the variable for the last step of these weights, (p,), which the next batch evaluates."""
         self._stepped = tuple(map(id, variables))
         if self.adaptive:
-            self.last_decrease.assign(0.0)                              # there is none yet
+            self.last_decrease.assign(0.0)                              # no step yet
             others = [variable for variable in self.controls if variable is not self.last_step]
             self.last_step = self.add_variable((sum(math.prod(v.shape) for v in variables),),
                                                name="last_step")
@@ -145,8 +144,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         _, self._truncation = check_settings(0.0, value)
         if 0 < self._truncation < RESOLVED:
             warnings.warn(f"truncation is {self._truncation:g}, but singular values below {RESOLVED:g} of "
-                          "the largest drown in the rounding of J Jᵀ, which is formed in float64: what is "
-                          "kept of them is noise", stacklevel=2)
+                          "the largest are lost in the rounding of J Jᵀ in float64: what is kept of them "
+                          "is noise", stacklevel=2)
 
     @property
     def damping(self):
@@ -159,7 +158,7 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     @property
     def learning_rate(self):
-        """η of the next update; may be set to a number ≥ 0, or to a schedule if η does not adapt."""
+        """η of the next update; may be set to a number ≥ 0, or to a schedule if η is not adapted."""
         return super().learning_rate
 
     @learning_rate.setter
@@ -170,11 +169,11 @@ class JacobianPower(keras.optimizers.Optimizer):
         keras.optimizers.Optimizer.learning_rate.fset(self, value)
 
     def update_step(self, direction, variable, learning_rate):
-        """One weight's step: `direction` is its share of J^κ g, shaped like `variable`."""
+        """The step of one weight: `direction` is its part of J^κ g, shaped like `variable`."""
         self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * direction)
 
     def coefficients(self, matrix, vector, samples, loss):
-        """(v, numbers to log) with d = Jᵀ v from K and g; or with v = d itself from JᵀJ and Jᵀg.
+        """(v, numbers to log), where J^κ g is Jᵀ v if K and g are given, and v itself if JᵀJ and Jᵀg are.
 
         Args:
             matrix, vector: float64 (n, n) and (n,), those of `hig.jacobian.small_side`. The matrix may be
@@ -182,27 +181,25 @@ class JacobianPower(keras.optimizers.Optimizer):
             samples: B.
             loss: L before the step.
         """
-        damping = self._present(loss) * np.trace(matrix) / len(matrix) if self.damping else 0.0
+        damping = self._current_damping(loss) * np.trace(matrix) / len(matrix) if self.damping else 0.0
         v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping,
                                         overwrite=True, spectral_filter=self.spectral_filter)
         return v, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
 
     def krylov_power(self, jacobian, gradient, samples, rest=None):
-        """J^κ g by `hig.krylov`, as a function, so that damping can be varied: the Krylov space is found
-        here, once.
+        """J^κ g by `hig.krylov` as a function of the loss, on which the damping depends.
 
-        Args:
-            as in `hig.PhysicsModel.power`.
+        The Krylov space is built only once. Arguments as in `hig.PhysicsModel.power`.
 
         Returns:
-            function of the loss L → (direction, numbers): a tensor (p,); what `logged` names, but for what
-            adapts.
+            function of the loss L → (direction, numbers): a tensor (p,), and the numbers that `logged` names
+            without those of `adapted`.
         """
         space = krylov_space(jacobian, gradient, self.krylov, self.krylov_tolerance, self.kappa,
                              self.truncation, self.spectral_filter)
 
         def power(loss):
-            direction, spectrum = space.power(self._present(loss) if self.damping else 0.0)
+            direction, spectrum = space.power(self._current_damping(loss) if self.damping else 0.0)
             return direction if rest is None else direction + keras.ops.cast(rest, direction.dtype), spectrum
         return power
 
@@ -218,41 +215,41 @@ class JacobianPower(keras.optimizers.Optimizer):
                              f"{value}")
         self._krylov = None if value is None else int(value)
 
-    def _present(self, loss):
+    def _current_damping(self, loss):
         """The damping of an update, in units of the mean eigenvalue; with `adaptive` it falls with the loss.
         """
-        return self.damping * self._fallen(loss) if self.adaptive else self.damping
+        return self.damping * self._loss_ratio(loss) if self.adaptive else self.damping
 
-    def _fallen(self, loss):
-        """L/L₀, the factor by which the damping falls."""
+    def _loss_ratio(self, loss):
+        """L/L₀, to which the damping is proportional."""
         first = float(self.first_loss)
         return max(loss / first if first > 0 else 1.0, 1e-12)
 
     def record_first_loss(self, loss):
-        """Remembers the first loss, L₀; called by `hig.control` with L before each update."""
+        """Stores the first loss as L₀; `hig.control` calls it with L before each update."""
         if float(self.first_loss) == 0:
             self.first_loss.assign(loss)
 
     def trust(self):
-        """t in [0, 1]: how far steps help other batches than their own (`hig.control`); 1 until known."""
+        """t in [0, 1]: how much steps help other batches than their own (`hig.control`); 1 until measured."""
         if float(self.measurements) < FIRST:
             return 1.0
         return min(max(float(self.next_decrease) / float(self.own_decrease) / ENOUGH, 0.0), 1.0)
 
     def rate(self, slope, curvature):
-        """(η of the next step to try, whether the minimum of the model bounds it); see `hig.control`."""
+        """(η of the next trial, whether the minimum of the model limits it); see `hig.control`."""
         best = (1 + self.trust()) / 2 * slope / curvature if curvature > 0 < slope else np.inf
         return min(float(self.learning_rate), best), best < float(self.learning_rate)
 
     def adapt(self, ratio, rate, bounded):
-        """Changes η after a step with η = rate and ρ = ratio; the rule is in `hig.control`."""
+        """Changes η after a trial with η = rate and ρ = ratio, by the rule in `hig.control`."""
         if ratio < POOR:
             self.learning_rate = max(rate / SLOWER, 1 / LARGEST)
         elif ratio > GOOD and not bounded:
             self.learning_rate = min(rate * FASTER, LARGEST)
 
     def adapted(self, loss):
-        """η as step control has set it, and the trust."""
+        """The present η and trust."""
         return float(self.learning_rate), self.trust()
 
     def check(self, variables, penalties):
@@ -273,23 +270,23 @@ class JacobianPower(keras.optimizers.Optimizer):
                              "leave it out, or adaptive=False")
 
     def build_for(self, variables):
-        """Builds the optimizer's own variables; again if one of these weights was not trainable before."""
-        if not (self.built and {id(v) for v in variables} <= self._known):
+        """Builds the optimizer for these weights, again if one of them was not trainable before."""
+        if not (self.built and {id(v) for v in variables} <= self._built_for):
             self.build(variables)
         elif self._stepped != tuple(map(id, variables)):
             self._make_last_step(variables)
 
     def apply_directions(self, directions, variables):
-        """Moves each variable along its direction, its share of −J^κ g; called by `hig.PhysicsModel`."""
+        """Moves each variable by −η times its part of J^κ g; called by `hig.PhysicsModel`."""
         super().apply(directions, variables)
 
     def apply(self, grads, trainable_variables=None):
-        """Raises TypeError: with the gradients of an ordinary Keras loop the step would be SGD's."""
+        """Raises TypeError: with plain gradients the step would be that of SGD."""
         raise TypeError(f"{type(self).__name__} needs the Jacobian, not the gradient: train with "
                         "hig.PhysicsModel")
 
     def get_config(self):
-        """The arguments of the constructor, for `from_config`."""
+        """The constructor's arguments, for `from_config`."""
         settings = {name: getattr(self, name) for name in ("kappa", "truncation", "damping", "adaptive")
                     if name in inspect.signature(type(self)).parameters}
         return {**super().get_config(), **settings, "krylov": self.krylov,
@@ -300,7 +297,7 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """The optimizer of a `get_config`."""
+        """The optimizer that `get_config` describes."""
         if config.get("spectral_filter"):
             config = {**config, "spectral_filter": keras.saving.deserialize_keras_object(
                 config["spectral_filter"], custom_objects)}
@@ -328,15 +325,15 @@ class GaussNewton(JacobianPower):
 class LevenbergMarquardt(JacobianPower):
     """Damped least squares: Δθ = −η · B/2 · Jᵀ (K + μ)⁻¹ g, by Cholesky.
 
-    If the loss is the mean over B samples of Σ (y − y*)², η = 1 is the full Gauss-Newton step, damped. If the
-    loss has another curvature h in y, the full step is η = 2/(B h). That is 2 for ½ Σ (y − y*)², d for Keras'
-    mean squared error of d outputs, and 1/B for the sum over the batch in the place of the mean (2/B with ½).
-    If the loss is not quadratic, only its gradient g counts.
+    If the loss is the mean over B samples of Σ (y − y*)², η = 1 is the full damped Gauss-Newton step. If the
+    loss has another curvature h in y, the full step is η = 2/(B h): 2 for ½ Σ (y − y*)², d for Keras' mean
+    squared error of d outputs, and 1/B if the loss is the sum over the batch and not the mean (2/B with ½).
+    Of other losses only the gradient g is used.
 
     Args:
         learning_rate: η > 0, or a Keras learning rate schedule; it is not adapted.
-        damping: μ > 0 in units of the mean eigenvalue of K, tr K/n. With `adaptive` it is the first value.
-        adaptive: True to control the damping, which then also falls with the loss. It is made for training on
+        damping: μ > 0 in units of the mean eigenvalue of K, tr K/n. With `adaptive` it is the initial value.
+        adaptive: True to adapt the damping, which then also falls with the loss. It is made for training on
             fixed data; see `hig.control`.
         **options: those of keras.optimizers.Optimizer, for instance `name`.
 
@@ -359,8 +356,8 @@ class LevenbergMarquardt(JacobianPower):
             self.controls = [self.factor, *self._measured()]
 
     def coefficients(self, matrix, vector, samples, loss):
-        """As in JacobianPower, without numbers to log: no singular value is known."""
-        damping = self._present(loss) * np.trace(matrix) / len(matrix)
+        """As in JacobianPower, without numbers to log: no singular values are computed."""
+        damping = self._current_damping(loss) * np.trace(matrix) / len(matrix)
         return samples / 2 * levenberg_marquardt_coefficients(matrix, vector, damping), ()
 
     def krylov_power(self, jacobian, gradient, samples, rest=None):
@@ -374,27 +371,27 @@ class LevenbergMarquardt(JacobianPower):
                 direction.dtype), spectrum[len(SPECTRUM):]
         return scaled
 
-    def _present(self, loss):
-        return self._factor() * self._fallen(loss) if self.adaptive else self.damping
+    def _current_damping(self, loss):
+        return self._factor() * self._loss_ratio(loss) if self.adaptive else self.damping
 
     def _factor(self):
-        """q, at least what trust demands."""
+        """q, at least (1 − t) · damping."""
         return max(float(self.factor), (1 - self.trust()) * self.damping)
 
     def rate(self, slope, curvature):
-        """(η that trust leaves, False): the damping is what adapts."""
+        """((1 + t)/2 · η, False): the damping is adapted, and not η."""
         return (1 + self.trust()) / 2 * float(self.learning_rate), False
 
     def adapt(self, ratio, rate, bounded):
-        """Changes q after a step with ρ = ratio; the rule is in `hig.control`."""
+        """Changes q after a trial with ρ = ratio, by the rule in `hig.control`."""
         if ratio < POOR:
             self.factor.assign(min(self._factor() * STIFFER, LARGEST))
         elif ratio > GOOD:
             self.factor.assign(max(self._factor() / SOFTER, 1 / LARGEST))
 
     def adapted(self, loss):
-        """μ as step control has set it, in units of tr K/n, and the trust."""
-        return self._present(loss), self.trust()
+        """The present μ in units of tr K/n, and the trust."""
+        return self._current_damping(loss), self.trust()
 
 
 def _positive(learning_rate):
