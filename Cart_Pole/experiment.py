@@ -1,10 +1,10 @@
-"""The task: swing N poles that hang from a cart up, so that they stand upright after one second.
+"""The task: swing up N poles that hang from a cart, so that they stand upright after one second.
 
     L = mean over the poles of 1 − cos θ after 100 steps of 0.01 s
 
-The network is in the loop: it sees the state at every step and answers with a force, so that its weights act
-a hundred times in one outcome. The task is that of Schnell and Thuerey, "Stabilizing Backpropagation Through
-Time to Learn Complex Physics" (ICLR 2024), who train with Adam and modified gradients and show figures alone.
+The network is in the loop: it sees the state at every step and returns a force, so that its weights act a
+hundred times in one outcome. The task is that of Schnell and Thuerey, "Stabilizing Backpropagation Through
+Time to Learn Complex Physics" (ICLR 2024), who train with Adam and modified gradients and show only figures.
 The states are the same in every run; the seed of a run draws the weights and the order of the samples.
 """
 
@@ -25,7 +25,7 @@ DT = 0.01                      # seconds
 STRENGTH = 10.0                # N, the force of an output of 1
 DATA_SEED = 42
 SAMPLES = 256                  # in each of the training, test and validation sets
-TOLERANCE = math.radians(12)   # of what is called upright
+TOLERANCE = math.radians(12)   # up to which a pole counts as upright
 
 
 def draw_data(n_poles):
@@ -39,7 +39,7 @@ def draw_data(n_poles):
 
 
 def loss(target, outcome):
-    """Σ_poles y² for each sample, (B,), from outcomes y (B, N) of `SwingUp`; the targets (B, N) are zero."""
+    """Σ_poles y² for each sample, (B,), for outcomes y (B, N) of `SwingUp`; the targets (B, N) are zero."""
     return tf.reduce_sum(tf.square(outcome - target), axis=-1)
 
 
@@ -53,7 +53,7 @@ def build_model(n_poles, seed):
 def evaluation(validation_data):
     """The `measure` of `train_on_fixed_data`: the losses, and how many of the test swings end upright.
 
-    "upright" is the share of the test states from which every pole ends within TOLERANCE of it.
+    "upright" is the share of the test states from which every pole ends within TOLERANCE of upright.
     """
     def measure(model, train_data, test_data):
         losses = mean_losses(model, train_data, test_data, validation_data)

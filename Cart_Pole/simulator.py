@@ -1,23 +1,23 @@
 """A cart on a rail with N poles hinged on it, all in one plane, under a force on the cart, without friction.
 
 With the cart's position x and the angles θ_i from upright, the centre of a pole of half-length l is at
-(x + l sin θ_i, l cos θ_i), and its moment of inertia about that point is a uniform rod's, m l²/3. So the
-energies are
+(x + l sin θ_i, l cos θ_i). Its moment of inertia about the centre is that of a uniform rod, m l²/3. The
+energies are therefore
 
     T = ½ M ẋ² + Σ_i ½ m [(ẋ + l θ̇_i cos θ_i)² + (l θ̇_i sin θ_i)²] + ½ (m l²/3) θ̇_i² ,
     V = Σ_i m g l cos θ_i ,
 
-and Lagrange's equations for each θ_i and for x, on which the force F acts,
+and Lagrange's equations for each θ_i and for x, on which the force F acts, are
 
     (4/3) l θ̈_i + ẍ cos θ_i = g sin θ_i
     (M + N m) ẍ + Σ_i m l (θ̈_i cos θ_i − θ̇_i² sin θ_i) = F .
 
-The first gives θ̈_i = (3/4l) (g sin θ_i − ẍ cos θ_i). Put into the second, it leaves one for the cart:
+The first gives θ̈_i = (3/4l) (g sin θ_i − ẍ cos θ_i). Inserted into the second, it gives
 
     ẍ = [F + Σ_i m sin θ_i (l θ̇_i² − ¾ g cos θ_i)] / [M + Σ_i m (1 − ¾ cos² θ_i)] .
 
-The poles feel one another through the cart alone. These are the equations of Wieland 1991 without friction.
-A semi-implicit Euler step changes the velocities by the accelerations, then positions by the new velocities.
+The poles interact only through the cart. These are the equations of Wieland (1991) without friction. A semi-
+implicit Euler step changes the velocities by the accelerations, then the positions by the new velocities.
 """
 
 import tensorflow as tf
@@ -75,7 +75,7 @@ class CartPoles:
 
 
 class SwingUp:
-    """The simulator of a closed loop: the network sees the state at every step and answers with a force.
+    """The simulator of a closed loop: the network sees the state at every step and returns a force.
 
     Args:
         cart: CartPoles.
@@ -98,14 +98,14 @@ class SwingUp:
         return state, self.network(state, training=False)
 
     def final_state(self, state, control):
-        """States (B, 2 + 2N) after n_steps, from the first ones and the network's answers to them, (B, 1)."""
+        """States (B, 2 + 2N) after n_steps, from the first states and their controls (B, 1)."""
         def body(t, state, control):
             return t + 1, *self.next(state, control)
         return tf.while_loop(lambda t, *_: t < self.n_steps, body, (0, state, control),
                              maximum_iterations=self.n_steps)[1]
 
     def __call__(self, state, control):
-        """What is to vanish, (B, N): √(2/N) sin(θ_i/2) at the end, arguments as in `final_state`.
+        """The outcome, (B, N): √(2/N) sin(θ_i/2) at the end, 0 if upright. Arguments as in `final_state`.
 
         Its sum of squares is the mean over the poles of 1 − cos θ, since 1 − cos θ = 2 sin²(θ/2).
         """

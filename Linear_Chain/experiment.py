@@ -1,8 +1,8 @@
 """The task: bring two linearly coupled oscillators back to where they started, 24 steps later.
 
-It is that of the HIG chapter of the Physics-based Deep Learning book. The network sees the target state y*,
-the simulator starts from the initial state x, and x = y*. States and loss are those of the nonlinear
-oscillators. The book fixes no seed, and measures the training loss alone; the test set, of the same size and
+The task is from the HIG chapter of the Physics-based Deep Learning book. The network sees the target state
+y*, the simulator starts from the initial state x, and x = y*. States and loss are those of the nonlinear
+oscillators. The book fixes no seed and measures only the training loss; the test set, of the same size and
 distribution, is ours.
 """
 

@@ -1,4 +1,4 @@
-"""A chain of N linear oscillators under control of the last one, integrated by classic Runge-Kutta steps.
+"""A chain of N linear oscillators, controlled at the last one, integrated by classic Runge-Kutta steps.
 
     q̇_i = p_i ,   ṗ_i = −q_i + k (q_{i+1} − q_i) + k (q_{i−1} − q_i) + c_i·u(t)
 
@@ -8,7 +8,7 @@ then linear, too,
 
     s_{t+1} = M s_t + m u_t ,   M = Σ_{j=0..4} (hA)^j / j! ,   m = h Σ_{j=0..3} (hA)^j / (j+1)!  b ,
 
-and so are all Nt steps together: y = M^Nt x + Σ_t M^{Nt−1−t} m u_t. No loop is needed.
+and so are all Nt steps together, without a loop: y = M^Nt x + Σ_t M^{Nt−1−t} m u_t.
 """
 
 import math
@@ -24,14 +24,13 @@ class LinearChain:
         n_oscillators: N.
         n_steps: number Nt of time steps, one control each.
         dt: time step h, in units of the inverse frequency of a single oscillator.
-        coupling: k, the spring between neighbours, in units of that which holds each oscillator.
+        coupling: k, spring constant between neighbours, in units of each oscillator's own.
         control_strength: c_N, the force of a control u = 1 on the last oscillator.
 
     Attributes (float64):
         generator: A, (2N, 2N), and force: b, (2N,).
-        free: (2N, 2N), the transposed M^Nt: an initial state (a row) times it is the final one, uncontrolled.
-        response: (Nt, 2N), what a control of 1 in each step adds: the transposed Jacobian ∂y/∂u, the same for
-            all samples.
+        free: (2N, 2N), the transposed M^Nt; without control, final row = initial row · free.
+        response: (Nt, 2N), the transposed Jacobian ∂y/∂u, which is the same for all samples.
 
     Raises:
         ValueError: if a number is not positive.
@@ -65,12 +64,12 @@ class ScaleInvariant:
 
     This is scale-invariant physics (SIP). A Gauss-Newton step of the simulator alone leads each sample from u
     to the controls u* = u − J⁺ (y − y*). They become the regression target of the network, with the loss
-    Σ (u − u*)². The gradient of the latter is (∂u/∂θ)ᵀ 2 (u − u*) = (∂u/∂θ)ᵀ J⁺ g, where g = 2 (y − y*) is
+    Σ (u − u*)². The gradient of this loss is (∂u/∂θ)ᵀ 2 (u − u*) = (∂u/∂θ)ᵀ J⁺ g, where g = 2 (y − y*) is
     the gradient of the loss Σ (y − y*)². Back-propagation gives this gradient if the simulator returns J⁺ g.
 
     Args:
         chain: LinearChain.
-        truncation: singular values of J up to this times the largest are dropped.
+        truncation: singular values of J up to truncation · (the largest one) are dropped.
     """
 
     def __init__(self, chain, truncation):
@@ -78,7 +77,7 @@ class ScaleInvariant:
         self.inverse = np.linalg.pinv(chain.response, rcond=truncation)     # (2N, Nt): the transposed J⁺
 
     def __call__(self, state, controls):
-        """As in `LinearChain`; the gradient with respect to the initial state is given as zero."""
+        """As in `LinearChain`, but with J⁺ g as the gradient; that of the initial state is set to zero."""
         @tf.custom_gradient
         def simulate(controls):
             return self.chain(state, controls), lambda g: g @ tf.constant(self.inverse, g.dtype)

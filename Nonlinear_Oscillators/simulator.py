@@ -1,10 +1,10 @@
-"""A chain of N nonlinear oscillators under control of the last one, integrated by classic Runge-Kutta steps.
+"""A chain of N nonlinear oscillators, controlled at the last one, integrated by classic Runge-Kutta steps.
 
     q̇_i = p_i ,   ṗ_i = −q_i + (q_{i+1} − q_i)³ + (q_{i−1} − q_i)³ + c_i·u(t)
 
 A missing neighbour contributes nothing, and c_i = 0 except for the last oscillator. Without control these are
-the equations of motion of the energy that `energy` computes. Source: figure 2 of the paper; the force between
-neighbours, the cubic difference with coefficient 1, is that of the published code.
+the equations of motion for the Hamiltonian that `energy` computes. Source: figure 2 of the paper; the force
+between neighbours, the cubic difference with coefficient 1, is that of the published code.
 """
 
 import tensorflow as tf

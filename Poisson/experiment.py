@@ -1,8 +1,8 @@
-"""The task: solve Δx = y for random fields on an 8 × 8 grid, given y* = Δ x_gt: the paper's Poisson problem.
+"""The task: the paper's Poisson problem, to solve Δx = y* for random fields y* = Δ x_gt on an 8 × 8 grid.
 
-The network sees y* and gives x, the simulator answers y = Δx. Every update gets fresh fields. One epoch is
-therefore one update, and the training loss is an unbiased, but noisy estimate of the true loss. A held-out
-batch measures it without that noise.
+The network turns y* into x, and the simulator x into y = Δx. Every update gets fresh fields. One epoch is
+therefore one update, and the training loss is an unbiased but noisy estimate of the true loss. A held-out
+batch gives the test loss.
 """
 
 import math
@@ -46,8 +46,8 @@ def build_model(resolution, seed, optimizer, hidden=HIDDEN):
 def initial_network(resolution, seed, hidden=HIDDEN):
     """The network, untrained; the seed draws its weights, Glorot-uniform with biases zero.
 
-    The published runs did not fix them. The fields are drawn with `seed`, and the weights with `seed + 1`,
-    because with the same seed both would be functions of the same random numbers.
+    The published runs did not fix the weights. Fields are drawn with `seed` and weights with `seed + 1`,
+    because with the same seed both would come from the same random numbers.
     """
     network = build_network(resolution, hidden)
     draw_published_weights(network, seed + 1)
@@ -57,7 +57,7 @@ def initial_network(resolution, seed, hidden=HIDDEN):
 def compile_model(network, resolution, optimizer):
     """The compiled PhysicsModel of a network; its metric x_distance_l1 is the mean of |x − x_gt|.
 
-    Δ has an inverse, so that the error of the solution follows from the residual: x − x_gt = Δ⁻¹(y − y*).
+    The error of the solution follows from the residual: x − x_gt = Δ⁻¹(y − y*).
     """
     laplace = Laplace(resolution)
 
@@ -123,7 +123,7 @@ class SceneLogs(keras.callbacks.Callback):
 
     Args:
         folder: the scene becomes its sub-folder sim_000000, or the next number that is free.
-        optimizer: its name.
+        optimizer: name of the optimizer.
         batch_size: B.
         sim_par: settings, for the scene's description.json.
 

@@ -2,14 +2,14 @@
 
     toy_1d         y = exp(−10 x²) sin 2x ,   x uniform in [−1, 1]
     polynomial     y = Σ c_m m(x) over all 210 monomials m of degree 4 and less in six variables,
-                   x standard normal,  c_m = N(0, 1)/√E[m²] , so that every monomial contributes alike
+                   x standard normal,  c_m = N(0, 1)/√E[m²] , so that every monomial contributes equally
 
 Targets are normalised by mean and standard deviation of the training set; the loss is their mean squared
 error. An epoch is a fresh permutation in batches of 32, without the last, incomplete one: 312 updates.
 The published runs have 20 epochs.
 
-One seed stands for a draw of the data and one of the weights, seed = 5 · data + weights: seeds 0 to 14 are
-three draws of data with five draws of weights each. The permutations are drawn by the seed itself.
+A seed selects a draw of the data and a draw of the weights, seed = 5 · data + weights: seeds 0 to 14 are
+three draws of data with five draws of weights each. The permutations are drawn with the seed itself.
 """
 
 import itertools

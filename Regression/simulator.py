@@ -1,6 +1,6 @@
-"""The simulator of a regression: the identity. Its outcome is what the network says.
+"""The simulator of a regression: the identity. The outcome is the network's output.
 
-So J = ∂y/∂θ is the Jacobian of the network alone, and half-inverse gradients are seen without any physics.
+J = ∂y/∂θ is thus the Jacobian of the network alone, without physics.
 """
 
 

@@ -19,7 +19,7 @@ N_POINTS = 16                  # Nx, the walls included
 N_STEPS = 384                  # Nt
 DT = 0.05                      # time step
 BOX = (0.0, 2.0)               # walls
-TRAIN_SAMPLES = TEST_SAMPLES = VALIDATION_SAMPLES = 1024     # settings are chosen by the last
+TRAIN_SAMPLES = TEST_SAMPLES = VALIDATION_SAMPLES = 1024     # for the choice of settings
 
 DIPOLE = Dipole(N_POINTS, N_STEPS, DT, BOX)
 
@@ -81,7 +81,7 @@ def loss(target, outcome):
 
 
 def population(n, pairs):
-    """|⟨n|ψ⟩|² of each sample, (B,): the probability to find the dipole in state |n⟩ of the empty box."""
+    """|⟨n|ψ⟩|² of each sample, (B,): the probability of the state |n⟩ of the empty box."""
     return 1 - loss(to_pairs(tf.constant(DIPOLE.eigenstate(n)[None], tf.complex128)), pairs)
 
 
@@ -100,11 +100,11 @@ def build_model(seed, dipole=DIPOLE):
 def evaluation(model, train_data, test_data, validation_data=None):
     """The `evaluate` of `hig.runs.training.train`: mean losses, and what the transition achieved.
 
-    Both are measured on wave functions divided by their norms. In float32 the norm of those that start from
-    |1⟩ is 1 + 4e-8, so that without the division a small loss would measure the norm, and often be negative.
+    Wave functions are divided by their norms first. In float32 their norm is 1 + 4e-8 from |1⟩ on. Without
+    the division a small loss would measure the norm, and often be negative.
 
     "population_error_2" and "population_error_3" are the mean absolute errors of the populations of |2⟩ and
-    |3⟩, of lower and higher energy, over the test samples.
+    |3⟩ over the test samples.
     """
     def measure(targets):
         targets, outcome = unit(targets), unit(model(targets, training=False))

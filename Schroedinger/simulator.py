@@ -7,25 +7,25 @@ On a grid of Nx points with spacing dx, walls included, H is a real symmetric tr
 
     (I + i dt/2 H) ψ' = (I − i dt/2 H) ψ    ⇔    ψ' = 2φ − ψ ,     φ = A⁻¹ψ ,     A = I + i dt/2 H
 
-φ is the mean of ψ and ψ'. The step is unitary. Many steps follow each other, with matrices as small as
-14 × 14, so that their time depends on the number of successive operations. Gaussian elimination along the
-grid takes 3m of them. Cyclic reduction eliminates every second point at once and takes only a few for each of
-log₂ m levels: `solve_tridiagonal`.
+φ is the mean of ψ and ψ'. The step is unitary. The matrices are as small as 14 × 14, so that the time of a
+step depends on the number of successive operations. Gaussian elimination along the grid takes 3m of them.
+Cyclic reduction eliminates every second point at once and takes only a few for each of log₂ m levels:
+`solve_tridiagonal`.
 
 Derivatives. Differentiating A ψ' = A* ψ gives ∂ψ'/∂u = −i dt A⁻¹ x φ. The change of μᵀψ_Nt for a constant
 vector μ therefore follows from the step itself, run backwards, because A = Aᵀ:
 
     χ = A⁻¹μ' ,     μ = 2χ − μ' ,     ∂(μᵀψ_Nt)/∂u_t = −i dt Σ_j χ_j x_j φ_j      with χ and φ of step t
 
-For a cotangent λ of ψ_Nt (of a real function, which changes by Re λ†dψ_Nt) take μ = λ*; the gradient is the
-real part. The unit vectors μ = e_k, carried side by side, give the whole Jacobian.
+For the cotangent λ of ψ_Nt of a real function, which changes by Re λ†dψ_Nt, take μ = λ*; its gradient is the
+real part. The unit vectors μ = e_k together give the whole Jacobian.
 
 Arguments and results are real, float32 or float64: a wave function is a row of m interleaved pairs (real,
 imaginary), 2m numbers. The computation is in complex128, because with a slowly changing control a step's
 rounding errors repeat from step to step, and complex64 would lose more than 1e-5 of the norm in 384 steps.
 
 Sources: Goldberg, Schey, Schwartz, American Journal of Physics 35 (1967) 177, for Cayley's form on a grid;
-Hockney, Journal of the ACM 12 (1965) 95, for cyclic reduction; the rest as derived here.
+Hockney, Journal of the ACM 12 (1965) 95, for cyclic reduction; the derivatives are derived above.
 """
 
 import numpy as np
@@ -48,8 +48,8 @@ def to_pairs(psi, dtype=tf.float64):
 def solve_tridiagonal(diagonal, coupling, vectors):
     """A⁻¹v for symmetric tridiagonal matrices A with Hermitian part I, by cyclic reduction.
 
-    Every second point, from the first on, is eliminated. What is left is tridiagonal again, of half the size,
-    and its Hermitian part is at least I, so that no pivoting is needed.
+    Every second point, from the first on, is eliminated. The remaining matrix is tridiagonal again, of half
+    the size, and its Hermitian part is at least I, so that no pivoting is needed.
 
     Args:
         diagonal: A_jj, (m, 1, B) complex128.
@@ -66,7 +66,7 @@ def solve_tridiagonal(diagonal, coupling, vectors):
     eliminated = inverse * vectors[::2]
     if m == 1:
         return eliminated
-    # Each point that is left has a neighbour before it, and one after it unless m is even and it is the last
+    # each remaining point has a neighbour before it, and one after it except for the last point if m is even
     before, after = coupling[::2], coupling[1::2]
     left, right, missing = m // 2, (m - 1) // 2, 1 - m % 2
     to_before, to_after = before * inverse[:left], after * inverse[1:]
@@ -124,7 +124,7 @@ class Dipole:
         """The energy of |n⟩ on the grid, (2 − 2 cos(π n/(Nx − 1)))/dx² ≈ (π n/width)² on a fine one."""
         return (2 - 2 * np.cos(np.pi * n / (self.n_points - 1))) / self.dx**2
 
-    # some 70 operations, each of which would otherwise be a call from Python where nothing is compiled
+    # some 70 operations, each a call from Python if the caller is not compiled
     @tf.function(autograph=False)
     def solve(self, controls, vectors):
         """A⁻¹v, (m, k, B) complex128, for k vectors v of each sample and a step's controls (B,) float64."""
@@ -154,8 +154,8 @@ class Dipole:
     def linearize(self, state, controls):
         """(y, ∂y/∂u), (B, 2m) and (B, 2m, Nt), in the dtype of the controls; arguments as in `__call__`.
 
-        This takes one pass back for m complex vectors of each sample. Without it, `hig.routes` would repeat
-        the batch d = 2m times, and take as many real cotangents and forward passes.
+        This takes one backward pass with m complex vectors for each sample. Without it, `hig.rows` would
+        repeat each sample d = 2m times, forwards and backwards.
         """
         psi, controls_by_step = self._columns(state, controls)
         final, means = self._forwards(psi, controls_by_step)

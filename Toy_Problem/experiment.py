@@ -2,8 +2,8 @@
 
     ŷ(x) = (sin 6x, cos 9x) ,  x ∈ [−1, 1] ,      L = ½ (y₁ − ŷ₁)² + ½ (λ y₂ − ŷ₂)²
 
-The network's outputs are y₁ and y₂. A run trains one network for each λ, one after the other, with a curve of
-its own. Source: HIG chapter of the Physics-based Deep Learning book.
+The network's outputs are y₁ and y₂. A run trains one network for each λ in turn, each with its own curve.
+Source: HIG chapter of the Physics-based Deep Learning book.
 """
 
 from argparse import Namespace
@@ -21,7 +21,7 @@ from Toy_Problem.simulator import Scaling
 
 TRAIN_SAMPLES = TEST_SAMPLES = 256      # ours: no data set is published
 PATH_X = 0.25  # ours: the sample whose path is recorded; ŷ = (0.997, −0.628), far from the start
-ENDS = ("interrupted", "terminated")    # of a run that the user ended: the next λ does not begin
+ENDS = ("interrupted", "terminated")    # of runs that the user ended: no further λ is trained
 
 
 def truth(x):
@@ -74,10 +74,10 @@ def run(settings):
     usual.
 
     Returns:
-        how it ended, as in `hig.runs.training.train`; "finished" only if it is so for every λ.
+        how it ended, as in `hig.runs.training.train`; "finished" only if every λ has finished.
 
     Raises:
-        SettingsError: as there, and if one file of weights, or one curve, would hold several networks.
+        SettingsError: as there, and if several networks would be written to one file.
     """
     names = [prefix(factor) for factor in settings.lambdas]
     if len(set(names)) < len(names):

@@ -1,4 +1,4 @@
-"""The "physics" of the toy problem: it scales the second of two outputs, and with it the conditioning, by λ.
+"""The "physics" of the toy problem: it scales the second of two outputs by λ, which sets the conditioning.
 
     P(u) = (u₁, λ u₂)
 

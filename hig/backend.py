@@ -1,4 +1,4 @@
-"""Keras with its TensorFlow backend; without it the import of this module fails and says what to do."""
+"""Imports Keras with its TensorFlow backend, or fails with a message that says what to do."""
 
 import os
 import sys
@@ -6,9 +6,9 @@ import sys
 try:
     import keras
     _found = keras.config.backend()
-except (ImportError, ValueError) as error:  # another backend that is not installed, or not known
+except (ImportError, ValueError) as error:  # an unknown backend, or one that is not installed
     _found = " ".join(str(error).split())
-except (AssertionError, AttributeError, TypeError, OSError):  # a dtype that Keras does not take, for instance
+except (AssertionError, AttributeError, TypeError, OSError):  # for instance an unknown dtype
     if sys.flags.optimize > 1:
         raise ImportError("Keras needs its docstrings: leave out -OO and PYTHONOPTIMIZE=2, -O is "
                           "enough") from None
@@ -21,14 +21,14 @@ if _found != "tensorflow":
 
 
 def leaves(layer):
-    """List of all layers of a network. A model inside it counts by its layers."""
+    """List of all layers of a network, with those of nested models in their place."""
     return [leaf for child in layer.layers for leaf in leaves(child)] if hasattr(layer, "layers") else [layer]
 
 
 def share_gpus():
-    """Lets TensorFlow take a GPU's memory as it needs it, so that two runs fit on one card.
+    """Lets TensorFlow take a GPU's memory as needed, so that two runs fit on one card.
 
-    It has to be called before the first operation.
+    Call it before the first operation.
     """
     import tensorflow as tf
     for gpu in tf.config.list_physical_devices("GPU"):

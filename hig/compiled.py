@@ -11,20 +11,20 @@ import warnings
 
 import tensorflow as tf
 
-# of a graph that XLA gets under "auto"; on a busy machine it took 29 s for 1,800, and 191 s for 7,400
+# of a graph that XLA compiles under "auto"; on a busy machine 1,800 took 29 s, and 7,400 took 191 s
 MOST_OPERATIONS = 4000
 
 
 class NotApplicable(Exception):
-    """Raised by a function while it is traced: it does not apply; the message is a clause with the reason."""
+    """Raised while a function is traced: it does not apply to the model. The message is a clause with why."""
 
 
 @contextlib.contextmanager
 def full_precision():
-    """A context in which products of float32 matrices have all their digits, also on GPUs.
+    """A context in which products of float32 matrices have full precision on GPUs, too.
 
-    On GPUs from Ampere on, TensorFlow by default takes ten bits of each factor (TF32). The error of 5e-4 is
-    more than the proof of `hig.routes` allows, and makes a truncation of 1e-6 meaningless.
+    On GPUs from Ampere on, TensorFlow by default rounds the factors to ten bits (TF32). The error of 5e-4 is
+    more than the check of `hig.proof` allows, and makes a truncation of 1e-6 meaningless.
     """
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -38,7 +38,7 @@ class Compiler:
     """Compiles and runs the functions of one model, and gives each warning once.
 
     Args:
-        jit_compile: as in `keras.Model.compile`. True: XLA compiles, or there is an error. False: a graph
+        jit_compile: as in `keras.Model.compile`. True: XLA compiles, or an error is raised. False: a graph
             without XLA. "auto": XLA compiles what it can.
         eager: True to run the functions as plain Python.
     """
@@ -48,7 +48,7 @@ class Compiler:
         self.said = set()
 
     def warn(self, sentence):
-        """A UserWarning, unless this sentence has been said before."""
+        """Gives a UserWarning, but each sentence only once."""
         if sentence not in self.said:
             self.said.add(sentence)
             warnings.warn(sentence, stacklevel=2)
@@ -80,17 +80,17 @@ class Compiler:
                   "from the start.")
 
     def function(self, python_function, what, xla=True, without_xla=None):
-        """The compiled form of a function of nested tensors, for arguments of always the same shapes.
+        """The compiled form of a function of nested tensors, for arguments of fixed shapes.
 
         Args:
             python_function: what it computes, in TensorFlow.
-            what: str, what this is for the user, as the beginning of a sentence.
-            xla: False for a graph in any case.
-            without_xla: a function that computes the same and takes its place where XLA does not compile it.
+            what: str, its name in warnings, as the beginning of a sentence.
+            xla: False for a graph without XLA.
+            without_xla: a function that computes the same and replaces it if XLA does not compile it.
 
         Returns:
-            a function of the same arguments. It raises what `python_function` raises; an operation's error
-            says its own sentence, without the graph around it.
+            a function of the same arguments. It raises what `python_function` raises; the message of an
+            operation's error is shortened by `own_sentence`.
         """
         without_xla = without_xla or python_function
         if self.eager:
@@ -98,9 +98,9 @@ class Compiler:
         return _Function(self, python_function, without_xla, what, self.xla and xla)
 
     def trace(self, python_function, *arguments, **options):
-        """The graph of a Python function, made without AutoGraph, as in Keras.
+        """The graph of a Python function, traced without AutoGraph, as in Keras.
 
-        A function that has an `if` or `for` over tensors gets AutoGraph.
+        AutoGraph is used only if the function has an `if` or `for` over tensors.
         """
         try:
             return tf.function(python_function, autograph=False, **options).get_concrete_function(*arguments)
@@ -112,7 +112,7 @@ class _Function:
     def __init__(self, compiler, python_function, without_xla, what, xla):
         self.compiler, self.python_function, self.without_xla = compiler, python_function, without_xla
         self.what, self.xla = what, xla
-        self.ready = None                                               # the candidate that has worked
+        self.ready = None                                               # the candidate that works
 
     def __call__(self, *arguments):
         try:
@@ -122,7 +122,7 @@ class _Function:
                 try:
                     result = function(*arguments)
                 except tf.errors.ResourceExhaustedError:
-                    raise  # no other way to run it would take less memory
+                    raise  # no other candidate takes less memory
                 except tf.errors.OpError as error:
                     if function is not self.compiled or self.compiler.forced:
                         raise
@@ -136,7 +136,7 @@ class _Function:
             raise type(error)(error.node_def, error.op, own_sentence(error)) from None
 
     def _candidates(self, *arguments):
-        """The ways to run it, the fastest first; the last one raises what the function itself raises."""
+        """Yields forms of the function, the fastest first; the last raises what the function raises."""
         self.compiled = None
         try:
             if self.xla:
@@ -148,14 +148,14 @@ class _Function:
         except (tf.errors.OpError, NotApplicable):
             raise
         except Exception as error:
-            self.without_xla(*arguments)  # raises again unless it was the graph's fault
+            self.without_xla(*arguments)  # raises again unless the graph caused the error
             self.compiler.warn(f"{self.what} runs operation by operation, which is much slower: TensorFlow "
                                f"cannot make a graph of it ({str(error).strip().splitlines()[-1][:160]})")
             yield self.without_xla
 
 
 def own_sentence(error):
-    """What a TensorFlow error says, without the graph and the traces around it: str, one line."""
+    """The message of a TensorFlow error in one line, without the graph and the traces."""
     traces = re.compile(r"\s*$|Graph execution error|Detected at node|\s+File |\s*<ipython|\s*\^")
     line = next((line for line in str(error.message).splitlines() if not traces.match(line)),
                 str(error.message))

@@ -2,8 +2,8 @@
 
     python -m hig.doctor
 
-Exit code 0 if J^κ is right on this machine, 1 if it is not, 2 with a sentence if Keras does not run on
-TensorFlow here. The speeds do not change the exit code: they depend on what else the machine does.
+The exit code is 0 if J^κ is right on this machine, 1 if it is not, and 2 with a message if Keras does not run
+on TensorFlow here. It does not depend on the speeds, because other programs change these.
 """
 
 import os
@@ -65,7 +65,7 @@ def matrix(n, decades, seed=0):
 
 
 def power_error(method):
-    """Largest relative error of Jᵀ gram_coefficients(J Jᵀ, g) against J^κ g by SVD, for κ = −1/2 and −1."""
+    """Largest relative error of Jᵀ gram_coefficients(J Jᵀ, g) for κ = −1/2 and −1, by comparison with SVD."""
     J, g = matrix(150, 6)
     truncation, errors = 1e-3, []                                       # midway between two singular values
     for kappa in (-0.5, -1.0):
@@ -76,7 +76,7 @@ def power_error(method):
 
 
 def milliseconds(function):
-    """Median time of calls during SECONDS; the first call warms up, and counts only if it is the only one."""
+    """Median time in ms of calls during SECONDS. The first call counts only if there is no other."""
     times, end = [], time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         began = time.perf_counter()
@@ -86,7 +86,7 @@ def milliseconds(function):
 
 
 def thread_fight(K):
-    """{(BLAS threads or None for all, whether TensorFlow computes meanwhile): ms of an `eigh` of K}."""
+    """Times in ms of `eigh` of K: {(BLAS threads or None for all, whether TensorFlow is busy): time}."""
     import tensorflow as tf
     block = tf.random.normal((512, 512), seed=0)
     done = threading.Event()
@@ -127,7 +127,7 @@ def krylov_update():
 
 
 def advice(times, power, free):
-    """Sentences for what was measured: times of `thread_fight`, ms of one J^κ g, bytes of memory free."""
+    """Yields advice from the times of `thread_fight`, the ms of one J^κ g, and the free memory in bytes."""
     if any(times[None, busy] > 2 * times[1, busy] for busy in (False, True)):
         yield ("BLAS with all its threads fights for the cores, with TensorFlow or other programs. hig takes "
                "one thread for small matrices; in code of your own, set OPENBLAS_NUM_THREADS=1 or use "
@@ -136,8 +136,8 @@ def advice(times, power, free):
         yield ("An eigendecomposition next to TensorFlow is much slower than alone: too few cores, or a busy "
                "machine.")
     if power > 1.5 * times[1, False]:
-        yield ("J^κ g takes longer than an eigendecomposition, and should take half of it: a busy machine, or "
-               "an unusual BLAS.")
+        yield ("J^κ g takes longer than an eigendecomposition, but should take half as long: a busy machine, "
+               "or an unusual BLAS.")
     if times[1, False] > 200:
         yield ("An eigendecomposition of 512 rows takes more than 200 ms: is this BLAS optimised for the "
                "processor?")

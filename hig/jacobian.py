@@ -1,4 +1,4 @@
-"""The Jacobian J = ∂y/∂θ of network and simulator, as factors or by rows, and its products that J^κ g needs.
+"""The Jacobian J = ∂y/∂θ of network and simulator, as factors or by rows, and the products that J^κ g needs.
 
 Notation (the paper's)
 
@@ -11,42 +11,40 @@ A Dense layer computes z = a W + b. By the chain rule row r = (b, k) of J has, f
 
     ∂y_bk/∂W = a_b ⊗ δ_r ,     ∂y_bk/∂b = δ_r ,     with δ_r = ∂y_bk/∂z_b
 
-where a_b is the layer's input for sample b. The layer's share of J is held by two thin matrices: A (B × in),
+where a_b is the layer's input for sample b. Two thin matrices represent the layer's part of J: A (B × in),
 with rows a_b, and Δ (n × out), with rows δ_r. Then
 
     J Jᵀ  = Σ_layers (A Aᵀ + 1) ∘ (Δ Δᵀ)          with A Aᵀ repeated d times along both axes
     Jᵀ v  = Aᵀ (v ∘ Δ)  for W,   Σ_r v_r δ_r  for b
 
-where ∘ is the elementwise product. The term A Aᵀ is there only if the kernel is trained, and the term 1 only
-if the bias is. This is `FactoredJacobian`. `RowsJacobian` is for weights that act in any other way; it is
-given rows of J in chunks. Quadratic penalties on weights are further rows of J: `PenalizedJacobian`. All
-three classes give K, JᵀJ, Jᵀv and J d. `hig.routes` obtains them from a model and proves that they are right.
+where ∘ is the elementwise product. The term A Aᵀ is present only if the kernel is trained, and the term 1
+only if the bias is. `FactoredJacobian` computes this. `RowsJacobian` takes chunks of rows of J, for weights
+that act in any other way. `PenalizedJacobian` adds quadratic penalties on weights as further rows of J. All
+three give K, JᵀJ, Jᵀv and J d. `hig.routes` obtains them from a model and checks that they are right.
 
-Everything here is numpy in float64, whatever the precision of the network, because the singular values of J
-are square roots of the eigenvalues of J Jᵀ.
+All computations are in NumPy and float64, whatever the precision of the network, because the singular values
+of J are square roots of the eigenvalues of J Jᵀ.
 """
 
 import numpy as np
 
-_STRIPE_ROWS = 128          # rows of K computed at a time: 128 × n float64 fit the caches
-# rows of a matrix M for which M Mᵀ is one call of BLAS; OpenBLAS 0.3.29 crashes in larger ones
+_STRIPE_ROWS = 128          # rows of K computed at a time: 128 × n float64 fit in the cache
+# most rows of a matrix M for which M Mᵀ is one BLAS call; OpenBLAS 0.3.29 crashes for more
 _LARGEST_PRODUCT = 4096
-_CHUNK_BYTES = 2**27        # of J that are formed at a time, if J is not held
+_CHUNK_BYTES = 2**27        # of J formed at a time if J is not kept
 
 
 class FactoredJacobian:
-    """J by the factors A and Δ of Dense layers, whose kernels and biases are all of the weights.
+    """J by the factors A and Δ of Dense layers, if all weights are kernels or biases of these.
 
     Args:
-        inputs: list of A, one per layer, each (B, in), any float dtype; taken to float64.
+        inputs: list of A, one per layer, each (B, in), any float dtype; converted to float64.
         cotangents: list of Δ, one per layer, each (n, out), rows ordered (sample, output).
-        kernels: list of int, the place of each layer's kernel among the weights θ; None if it is not trained.
-        biases: the same for its bias.
+        kernels: list of int, index of each layer's kernel in the weights θ; None if it is not trained.
+        biases: the same for the biases.
 
     Attributes:
         shape: (n, p).
-
-    Source: module docstring.
     """
 
     def __init__(self, inputs, cotangents, kernels, biases):
@@ -63,9 +61,9 @@ class FactoredJacobian:
     def gram(self):
         """K = J Jᵀ, (n, n) float64, in O(n² Σ out) operations.
 
-        K is built in stripes of whole samples that stay in the cache. The lower triangle is computed, and the
-        upper one mirrored. This is 2 to 6 times as fast as whole-matrix products (measured), and takes little
-        memory beyond K.
+        K is built in stripes of whole samples that fit in the cache. The lower triangle is computed, and the
+        upper one is its mirror image. This was measured to be 2 to 6 times as fast as products of whole
+        matrices, and takes little memory beside K.
         """
         n, batch = self.shape[0], len(self.inputs[0])
         d = n // batch
@@ -83,7 +81,7 @@ class FactoredJacobian:
                 by_sample = share.reshape(last - first, d, last, d)                          # a view
                 by_sample *= product[:, None, :last, None]
                 stripe += share
-            square = stripe[:, top:]  # on the diagonal of K; so far it is symmetric up to rounding
+            square = stripe[:, top:]  # on the diagonal of K, symmetric up to rounding
             stripe[:, top:] = np.tril(square) + np.tril(square, -1).T
             gram[top:bottom, :bottom] = stripe
             gram[:top, top:bottom] = stripe[:, :top].T
@@ -129,7 +127,7 @@ class FactoredJacobian:
         return np.concatenate([blocks[index] for index in sorted(blocks)], axis=1)
 
     def push(self, direction):
-        """J d, (n,) float64, for d of shape (p,), the changes of the weights one behind the other.
+        """J d, (n,) float64, for a change d (p,) of the concatenated weights.
 
         A layer whose kernel changes by D contributes (A D) ∘ Δ, summed over its units.
         """
@@ -148,7 +146,7 @@ class FactoredJacobian:
         return change.ravel()
 
     def chunks_of_rows(self):
-        """J some samples at a time: (slice of rows, (rows, p) float64)."""
+        """Yields J some samples at a time: (slice of rows, (rows, p) float64)."""
         batch, (n, p) = len(self.inputs[0]), self.shape
         d = n // batch
         samples = max(1, _CHUNK_BYTES // (8 * p * d))
@@ -164,16 +162,16 @@ class FactoredJacobian:
 class RowsJacobian:
     """J by its rows, for weights that act in any way, with the same products as FactoredJacobian.
 
-    If J fits the budget, it is held in memory. Otherwise K is summed over groups of weights whose columns
-    fit, for each of which the rows are computed once, and JᵀJ is summed over chunks of rows.
+    If J fits the budget, it is kept in memory. Otherwise K is summed over groups of weights whose columns
+    fit, with one computation of the rows for each group, and JᵀJ is summed over chunks of rows.
 
     Args:
-        chunks: function of a group (tuple of places of weights in θ) → iterator of (slice of rows, [array
-            (rows, *shape of the weight) for each of the group]), any float dtype; together each row once.
+        chunks: function of a group (tuple of indices of weights in θ) → iterator of (slice of rows, [array
+            (rows, *shape of the weight) for each weight of the group]), any float dtype; each row comes once.
         shapes: list of the weights' shapes.
         rows: n.
         budget: bytes that J may take.
-        vjp: function of v (n,) → Jᵀ v, a list of arrays, by one backward pass; used where J is not held.
+        vjp: function of v (n,) → Jᵀ v, a list of arrays, by one backward pass; used if J is not kept.
 
     Attributes:
         shape: (n, p).
@@ -208,7 +206,7 @@ class RowsJacobian:
         return gram
 
     def chunks_of_rows(self):
-        """J in chunks: (slice of rows, (rows, p) float64). J is held after that if it fits the budget."""
+        """Yields J in chunks: (slice of rows, (rows, p) float64). J is then kept if it fits the budget."""
         if self.matrix is not None:
             yield slice(0, self.shape[0]), self.matrix
             return
@@ -226,7 +224,7 @@ class RowsJacobian:
         return _normal(self, v)
 
     def push(self, direction):
-        """J d, (n,) float64, for d of shape (p,). If J is not held, its rows are computed once more."""
+        """J d, (n,) float64, for d of shape (p,). If J is not kept, its rows are computed again."""
         change = np.empty(self.shape[0])
         for where, rows in self.chunks_of_rows():
             change[where] = rows @ direction
@@ -247,7 +245,7 @@ class RowsJacobian:
         return squares
 
     def pullback_by_rows(self, v):
-        """Jᵀ v as in `pullback`, but always from the rows: for the proof that the rows are right."""
+        """Jᵀ v as in `pullback`, but always from the rows, for the check that the rows are right."""
         total = [np.zeros(shape) for shape in self.shapes]
         for group in self.groups:
             for where, blocks in self.chunks(tuple(group)):
@@ -257,7 +255,7 @@ class RowsJacobian:
 
 
 class PenalizedJacobian:
-    """J, and below it the rows of quadratic penalties, with one entry in each row; see `hig.penalties`.
+    """J, followed by the rows of quadratic penalties, which have one entry each; see `hig.penalties`.
 
     Args:
         jacobian: FactoredJacobian or RowsJacobian, J (n, p).
@@ -313,7 +311,7 @@ def _normal(jacobian, v):
 
 
 def _gram_of(matrix):
-    """M Mᵀ, symmetric, of a float64 matrix of any number of rows."""
+    """M Mᵀ, exactly symmetric, of a float64 matrix with any number of rows."""
     n = len(matrix)
     if n <= _LARGEST_PRODUCT:
         return matrix @ matrix.T
@@ -327,7 +325,7 @@ def _gram_of(matrix):
 
 
 def flatten(arrays):
-    """Arrays one behind the other as one vector."""
+    """Arrays flattened and concatenated to one vector."""
     return np.concatenate([np.ravel(array) for array in arrays])
 
 

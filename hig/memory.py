@@ -1,8 +1,8 @@
-"""Whether an update fits the memory: a sentence before the run is better than a killed process.
+"""Whether an update fits into memory, so that a message before the run replaces a killed process.
 
-A process may take what the machine has free, but no more than each of its control groups leaves (Linux'
-cgroups, version 1 and 2: a container, a Slurm step, a systemd slice). A group's page cache counts as free,
-because the kernel gives it up before it ends a process.
+A process may use the machine's free memory, within the limits of its control groups (Linux' cgroups, version
+1 and 2: a container, a Slurm step, a systemd slice). A group's page cache counts as free, because the kernel
+releases it before it kills a process.
 
 Source: the kernel's documents admin-guide/cgroup-v2 and admin-guide/cgroup-v1/memory.
 """
@@ -20,12 +20,12 @@ _VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_
 
 
 def require_memory(rows, network, advice):
-    """Refuses a batch whose update by a power of the Jacobian takes more memory than there is.
+    """Refuses a batch whose update by a power of the Jacobian takes more memory than is free.
 
     Args:
         rows: n = B·d, rows of the Jacobian.
         network: built keras.Model or layer.
-        advice: str, what to reduce.
+        advice: str, what to do, the end of the message.
 
     Raises:
         MemoryError: one sentence with the numbers and the advice.
@@ -43,20 +43,20 @@ def require_memory(rows, network, advice):
 def update_memory(rows, weights, widths):
     """About how many bytes (int) an update takes at its peak.
 
-    They hold K (JᵀJ if n > p), the copy of it that LAPACK reduces, and the Jacobian's factors.
+    These are K (JᵀJ if n > p), the copy of it that LAPACK reduces, and the Jacobian's factors.
 
     Args:
         rows: n = B·d, rows of the Jacobian.
         weights: p, trainable weights of the network.
-        widths: sum of the last axes of the trainable weights: each has factors of n numbers per unit.
+        widths: sum of the last axes of the trainable weights; their factors have n numbers per unit.
     """
     return 8 * (2 * min(rows, weights)**2 + 3 * rows * widths)
 
 
 def keep_freed_memory():
-    """Lets the C library keep freed blocks of up to 32 MB, so that the next ones need no new pages.
+    """Lets the C library keep freed blocks of up to 32 MB for reuse.
 
-    Without it each update of the oscillators, with matrices of 2 MB, met 990 page faults: 2.6 ms of 28.
+    Without it each update of the oscillators, with matrices of 2 MB, had 990 page faults: 2.6 ms of 28 ms.
     Source: mallopt(3) of glibc, M_MMAP_THRESHOLD, which grows with the largest block freed so far, up to
     32 MB. With other C libraries this has no effect.
     """
@@ -75,10 +75,10 @@ def available_memory(proc="/proc", groups="/sys/fs/cgroup"):
 def device_memory():
     """Bytes (int) that are free where TensorFlow computes: on the smallest GPU, or on the host without a GPU.
 
-    nvidia-smi, the driver's program, tells the GPUs' memory, and TensorFlow how much of it is in use. Where
-    there is no such program the host's memory is taken for the GPU's.
+    The driver's nvidia-smi gives the GPUs' memory, and TensorFlow how much of it is in use. Without
+    nvidia-smi, the host's free memory is returned.
     """
-    import tensorflow as tf  # here, as reading curves does not need it
+    import tensorflow as tf  # here, because reading curves does not need it
     devices = [device.name.partition("device:")[2] for device in tf.config.list_logical_devices("GPU")]
     try:
         total = devices and subprocess.run(["nvidia-smi", "--query-gpu=memory.total",
@@ -120,5 +120,5 @@ def _left_by(group, limit, use, cache):
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         used = int((group / use).read_text()) - sum(int(stat.get(name, 0)) for name in cache)
         return int((group / limit).read_text()) - max(0, used)
-    except (OSError, ValueError):                                       # the limit "max" is no number
+    except (OSError, ValueError):                                       # the limit may be "max"
         return None

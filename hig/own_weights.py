@@ -2,12 +2,12 @@
 
 Row r of a batch is computed with the weights W + W_r, where W_r is zero and has the shape of W. If samples
 stay apart, y_r depends on W_r alone, and one gradient of Σ_r y_r with respect to all W_r gives ∂y_r/∂W for
-every r, which are the rows of J. This holds however often a layer is called (in a loop, in a derivative by
-its input), because
+every r, which are the rows of J. This holds even if a layer is called several times (in a loop, or in a
+derivative by its input), because
 
     z_r = a_r (W + W_r) + b + b_r
 
-is an ordinary function of W_r and b_r, of which automatic differentiation gives derivatives of any order.
+is a function of W_r and b_r that automatic differentiation can differentiate to any order.
 """
 
 import contextlib
@@ -22,9 +22,8 @@ def own_weights(own, shared=True):
     """A context in which every Dense layer adds the rows' own weights to its weights.
 
     Args:
-        own: dict of id(Keras variable) → tensor (rows, *shape), what is added to that weight in each row.
-        shared: False leaves W itself out of the sum. If the graph holds W all the same, W is used outside
-            Dense layers.
+        own: dict of id(Keras variable) → tensor (rows, *shape) that is added to that weight, row by row.
+        shared: False to leave out W itself. If a traced graph still holds W, W is used outside Dense layers.
     """
     original = keras.layers.Dense.call
 

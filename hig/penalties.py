@@ -1,7 +1,7 @@
-"""Penalties: what regularisers and `add_loss` add to the loss, and how the powers of a Jacobian see them.
+"""Penalties (regularisers and `add_loss`) and how they enter J^κ g.
 
 A quadratic regulariser of a weight, R(w) = Σ_i c_i/2 (w_i − o_i)² (L2: o = 0, c = 2λ), is a least-squares
-problem like the loss itself, with the weights as its outcome. Near the outcome y the loss is like
+problem like the loss, with the weights as its outcome. Near the outcome y the loss behaves like
 h/2 ‖y − y*‖², where h is its curvature in y. In the same units the residuals of R are √(c_i/h) (w_i − o_i).
 They become further rows of J and entries of g,
 
@@ -11,8 +11,8 @@ so that Jᵀg is the gradient of the whole loss. J^κ g is zero where this gradi
 ends at the minimum of the reported loss for every κ, as long as truncation keeps these rows.
 
 A penalty that is not a sum of squares (L1, activity regularisers, other `add_loss`) has no residuals. Its
-plain gradient r is added to J^κ g. Training then ends where J^κ g + r = 0. This is a minimum of the reported
-loss for κ = 1 only.
+plain gradient r is added to J^κ g. Training then ends where J^κ g + r = 0, which is a minimum of the reported
+loss only for κ = 1.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ from hig.jacobian import PenalizedJacobian
 from hig.replicas import place
 
 _ZERO = tf.UnconnectedGradients.ZERO
-_TOLERANCE = 1e-3           # of a curvature between places: far above float32's rounding
+_TOLERANCE = 1e-3           # relative difference of curvatures, far above float32's rounding
 
 
 class Penalties:
@@ -32,18 +32,19 @@ class Penalties:
     Args:
         model: compiled PhysicsModel.
         compiler: hig.compiled.Compiler.
-        count: number of the model's `losses` when it is called on a batch.
+        count: number of the model's `losses` after a call on a batch.
 
     Attributes:
-        irregular: str, a penalty that is not a sum of squares, as the subject of a sentence; "" if none is.
+        irregular: str, names a penalty that is not a sum of squares; "" if there is none.
     """
 
     def __init__(self, model, compiler, count):
         self.model, self.weights = model, model.trainable_variables
         regularized = [weight for weight in self.weights if weight.regularizer is not None]
         self.quadratic = [weight for weight in regularized if _is_sum_of_squares(weight)]
-        known = {id(weight) for weight in self.quadratic}
-        others = [f"the regulariser of {weight.path!r}" for weight in regularized if id(weight) not in known]
+        quadratic = {id(weight) for weight in self.quadratic}
+        others = [f"the regulariser of {weight.path!r}" for weight in regularized
+                  if id(weight) not in quadratic]
         if count > len(regularized):
             others.append("what layers add to the loss (add_loss, activity regularisers)")
         self.irregular = others[0] if others else ""
@@ -51,17 +52,16 @@ class Penalties:
         self._values = compiler.function(self._trace, "The gradient of the penalties")
 
     def value(self, x):
-        """What is added to the loss of a batch x, float."""
+        """The sum of all penalties for a batch x, float."""
         return float(self._values(x)[0]) if self.any else 0.0
 
     def extend(self, x, loss, gradient, jacobian, curvature):
         """Adds the penalties to the loss, gradient and Jacobian of a batch.
 
         Args:
-            x: of the batch.
-            loss, gradient, jacobian: L, g (n,) and J (n, p) of the outcome.
-            curvature: function without arguments that returns h of the loss; called only if there are
-                quadratic penalties.
+            x: data of the batch.
+            loss, gradient, jacobian: L, g (n,) and J (n, p) without penalties.
+            curvature: function without arguments that returns h; called only for quadratic penalties.
 
         Returns:
             (loss, gradient, jacobian, rest): the first three with the quadratic penalties as further rows;
@@ -73,7 +73,7 @@ class Penalties:
         loss = loss + tf.cast(value, loss.dtype)
         columns = np.flatnonzero(curvatures > 0)
         if len(columns):
-            own = columns[:0] if place() else columns                   # the first of several devices has all
+            own = columns[:0] if place() else columns                   # the first device has all
             scales = np.sqrt(curvatures[own] / curvature())
             jacobian = PenalizedJacobian(jacobian, own, scales)
             gradient = np.concatenate([gradient, slopes[own] / scales])
@@ -113,8 +113,8 @@ class Penalties:
 def _is_sum_of_squares(weight):
     """Whether a weight's regulariser is Σ c_i/2 (w_i − o_i)² with c_i ≥ 0.
 
-    If it is, its gradient changes by c_i per change of w_i between any two places. This is tried with four
-    random places of different size.
+    The differences of its gradient must be c_i times those of w_i, which is tested at four random places of
+    different size.
     """
     random, places, slopes = np.random.default_rng(0), [], []
     for size in (0.1, 1.0, 10.0, 100.0):

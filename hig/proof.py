@@ -1,9 +1,9 @@
-"""The proof by numbers that a Jacobian is right: Jᵀv for a random v, by the route and by the whole model.
+"""The numerical check of a Jacobian: Jᵀv for a random v, by the route and by the whole model.
 
 Automatic differentiation gives Jᵀv of the whole model at the cost of one backward pass. If a route misses a
-term anywhere in J, its Jᵀv differs from that, with probability one. A difference up to √ε of the coarsest
-dtype is allowed, which is far above rounding and far below a missing term. The product of the whole model is
-computed without XLA, and that of the route in the way in which it will be used.
+term anywhere in J, its Jᵀv differs with probability one. Differences up to √ε of the coarsest dtype are
+allowed, far above rounding and far below a missing term. The whole model's product is computed without XLA,
+the route's as in later updates.
 """
 
 import contextlib
@@ -32,23 +32,23 @@ class Proof:
     """Compares a route to the Jacobian of a model with automatic differentiation of the whole model.
 
     Args:
-        of: hig.routes.Derivatives.
+        derivatives: hig.routes.Derivatives.
     """
 
-    def __init__(self, of):
-        self.of = of
+    def __init__(self, derivatives):
+        self.derivatives = derivatives
 
     def reference(self, x, y_true, sample_weight, v=None):
         """The `Reference` of a batch for v (n,), or for a random v if None."""
-        loss, outcome, gradient = self.of.plain_loss(x, y_true, sample_weight)
+        loss, outcome, gradient = self.derivatives.plain_loss(x, y_true, sample_weight)
         if v is None:
-            v = tf.random.stateless_normal([self.of.n], (22, 7), dtype=gradient.dtype)
-        return Reference(loss, outcome, gradient, np.asarray(v, np.float64), self.of.plain_vjp(x, tf.cast(v,
-            gradient.dtype)))
+            v = tf.random.stateless_normal([self.derivatives.n], (22, 7), dtype=gradient.dtype)
+        product = self.derivatives.plain_vjp(x, tf.cast(v, gradient.dtype))
+        return Reference(loss, outcome, gradient, np.asarray(v, np.float64), product)
 
     def not_finite(self, reference):
-        """A sentence if the loss is finite but a derivative is not, which no route could mend; "" if not."""
-        broken = [weight.path for weight, share in zip(self.of.weights, reference.product)
+        """A sentence if the loss is finite but a derivative is not, whatever the route; else ""."""
+        broken = [weight.path for weight, share in zip(self.derivatives.weights, reference.product)
                   if share is not None and not np.isfinite(share).all()]
         if not (broken and np.isfinite(reference.loss) and np.isfinite(reference.gradient).all()):
             return ""
@@ -57,9 +57,9 @@ class Proof:
                 "zero has no derivative, not even where tf.where masks it: mask its argument as well")
 
     def refuse(self, batch, reason):
-        """Raises a ValueError: why no route is right, or that the outcome varies from call to call."""
+        """Raises a ValueError that says why no route is right."""
         outcomes = [np.concatenate([np.ravel(leaf)
-                                    for leaf in tf.nest.flatten(self.of.plain_loss(*batch)[1])])
+                                    for leaf in tf.nest.flatten(self.derivatives.plain_loss(*batch)[1])])
                                     for _ in range(2)]
         if not np.allclose(*outcomes, rtol=self._tolerance(outcomes[0]), atol=0, equal_nan=True):
             raise ValueError("the outcome is another one at every call, so that it has no Jacobian: draw "
@@ -74,12 +74,11 @@ class Proof:
         """What is wrong with a route on this batch, as a clause; "" if it is right to the dtype's precision.
 
         For each weight the error of its share of Jᵀv may be √ε of the share's norm, plus √ε of a hundredth of
-        the norm of all of Jᵀv, which is the level of rounding errors. Not-a-number is wrong if the product of
-        the whole model is a number. If that is not a number either, network or data have diverged, and the
-        loss will show it.
+        the norm of all of Jᵀv, which is the level of rounding errors. NaN is wrong if the product of the
+        whole model is finite. If both are NaN, network or data have diverged, which the loss shows.
 
         Args:
-            weigh: compare once more with v divided by the norms of J's rows, so that small rows count, too.
+            weigh: compare again with v divided by the norms of J's rows, so that small rows count as much.
         """
         loss, outcome, gradient, jacobian = function(*batch)
         tolerance = self._tolerance(*tf.nest.flatten(outcome))
@@ -90,7 +89,7 @@ class Proof:
                 wanted) <= 10 * tolerance * np.linalg.norm(wanted)
         if any(map(differ, tf.nest.flatten(outcome), tf.nest.flatten(reference.outcome))):
             return "a faster route gives another outcome than the model does"
-        loss_without, _, gradient_without = self.of.loss_of_outcome(*batch, outcome)
+        loss_without, _, gradient_without = self.derivatives.loss_of_outcome(*batch, outcome)
         if differ(gradient, gradient_without) or np.isfinite(loss_without) and not np.isfinite(loss):
             return "the loss or its gradient is another one than without XLA"
         wrong = self._wrong_weights(jacobian, reference, tolerance)
@@ -102,31 +101,31 @@ class Proof:
         if wrong:
             named = " and ".join(map(repr, wrong[:2]))
             return f"{named} acts on the outcome in a way that a faster route misses"
-        return self._inconsistency(jacobian, reference.v, tolerance) if self.of.krylov else ""
+        return self._inconsistency(jacobian, reference.v, tolerance) if self.derivatives.krylov else ""
 
     def _inconsistency(self, jacobian, v, tolerance):
-        """What is wrong with products J w: ⟨J w, v⟩ must equal ⟨w, Jᵀv⟩ for a random w."""
-        w = np.random.default_rng(3).standard_normal(self.of.shape[1])
+        """What is wrong with products J w, as a clause: ⟨J w, v⟩ must equal ⟨w, Jᵀv⟩ for a random w."""
+        w = np.random.default_rng(3).standard_normal(self.derivatives.shape[1])
         forwards, backwards = jacobian.push(w), flatten(jacobian.pullback(v))
         size = np.linalg.norm(forwards) + np.linalg.norm(backwards)
         wrong = np.isfinite(backwards).all() and not abs(forwards @ v - w @ backwards) <= tolerance * size
         return "products with the Jacobian and with its transpose do not belong together" if wrong else ""
 
     def _wrong_weights(self, jacobian, reference, tolerance):
-        """Paths of the weights whose share of Jᵀv is not that of the reference."""
+        """Paths of the weights whose share of Jᵀv differs from the reference's."""
         found = (jacobian.pullback_by_rows if isinstance(jacobian, RowsJacobian)
                  else jacobian.pullback)(reference.v)
         wanted = [np.zeros(shape) if gradient is None else np.asarray(gradient, np.float64)
-                  for gradient, shape in zip(reference.product, self.of.shapes)]
+                  for gradient, shape in zip(reference.product, self.derivatives.shapes)]
         floor = 0.01 * np.sqrt(sum(np.sum(gradient**2) for gradient in wanted))
-        return [weight.path for weight, one, other in zip(self.of.weights, found, wanted)
+        return [weight.path for weight, one, other in zip(self.derivatives.weights, found, wanted)
                 if np.isfinite(other).all() and not np.linalg.norm(one - other) <= tolerance *
                 (np.linalg.norm(other) + floor)]
 
     def _tolerance(self, *outcomes):
-        """√ε of the coarsest dtype: far above rounding, far below a missing term."""
+        """√ε of the coarsest dtype in which the model computes."""
         dtypes = {tf.as_dtype(leaf.dtype).name for leaf in outcomes} | {
-            keras.backend.standardize_dtype(layer.compute_dtype) for part in self.of.model.layers
+            keras.backend.standardize_dtype(layer.compute_dtype) for part in self.derivatives.model.layers
             for layer in leaves(part)}
         return max(np.sqrt(_EPSILON.get(dtype, 0.0)) for dtype in dtypes)
 

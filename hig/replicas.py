@@ -1,9 +1,9 @@
 """Sums over the devices among which a tf.distribute strategy splits a batch.
 
 Each device ("replica") computes in a thread or process of its own and holds its samples' rows of J and g.
-Sums over samples, such as Jᵀu and inner products of vectors with n numbers, are sums over the devices, taken
-by `across`. Vectors of p numbers are the same on all devices. All devices have to ask for the same sums in
-the same order. Nothing that only one of them knows may therefore decide what is computed next.
+Sums over samples, such as Jᵀu and inner products of vectors with n entries, are sums over the devices, taken
+by `across`. Vectors with p entries are the same on all devices. All devices must take the same sums in the
+same order; what is computed next must therefore not depend on what only one device knows.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ def devices():
 
 
 def place():
-    """Which of the devices this is, int from 0; for Python, not for graphs."""
+    """Number of this device, int from 0; only for Python, not within graphs."""
     return int(tf.distribute.get_replica_context().replica_id_in_sync_group) if devices() > 1 else 0
 
 
@@ -28,17 +28,17 @@ def across(tensor):
     context = tf.distribute.get_replica_context()
     if tf.executing_eagerly():
         return context.merge_call(_sum, args=(tensor,))
-    # a copy, because the sum has to be on a device, and an argument of a graph has none
+    # a copy, because all_reduce needs a tensor on a device, and an argument of a graph is on none
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
 
 
 def anywhere(flag):
-    """Whether a bool is True on one of the devices at least, so that all of them decide the same."""
+    """Whether a bool is True on at least one device, so that all devices decide alike."""
     return bool(flag) if devices() == 1 else float(across(tf.constant(float(flag)))) > 0
 
 
 def once(tensor):
-    """Parts whose sum over the devices is a tensor that all have: itself on the first, 0 elsewhere."""
+    """A tensor that all devices have, as parts to be summed: itself on the first device, 0 elsewhere."""
     if devices() == 1:
         return tensor
     number = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -53,11 +53,11 @@ def _sum(strategy, tensor):
 class Together:
     """A function of tensors with sums over the devices, compiled for all devices of this process at once.
 
-    In a graph the devices of a process work at the same time, and sums are a few times faster than in Python.
+    In a graph the devices of a process work in parallel, and sums are a few times faster than in Python.
 
     Args:
-        function: what one device computes, in TensorFlow, always with arguments of the same shapes. It may
-            differ between devices. A sum must not lie in a loop or branch of the graph.
+        function: what one device computes, in TensorFlow, with arguments of fixed shapes. It may differ
+            between devices. Sums must not lie in a loop or branch of the graph.
     """
 
     def __init__(self, function):
@@ -75,7 +75,7 @@ class Together:
 
 
 class Split:
-    """How the samples of a batch lie on the devices.
+    """How the samples of a batch are split among the devices.
 
     Args:
         count: B of this device.
@@ -83,10 +83,10 @@ class Split:
 
     Attributes:
         samples: B of all devices together.
-        before: samples on the devices before this one.
-        share: factor of this device's loss that makes the sum over the devices the loss of the whole batch.
-            Keras divides a mean over this device's samples by the number of devices, which is right if all
-            have as many. Sums need no factor.
+        before: number of samples on the devices before this one.
+        share: factor of this device's loss with which the sum over devices is the loss of the whole batch.
+            Keras divides a mean over this device's samples by the number of devices, which is right only if
+            all have equally many. Sums need no factor.
 
     Raises:
         ValueError: a device has no samples.

@@ -1,26 +1,25 @@
-"""How the Jacobian J = ∂y/∂θ of a model is obtained: three routes, and why the one taken is right.
+"""How the Jacobian J = ∂y/∂θ of a model is computed: three routes, and the checks that choose one.
 
-The outcome y of a batch is a function of all trainable weights θ of the model, wherever they act: in the
-network, in the simulator, in `network_input`. From the fastest to the most general, with the notation of
-`hig.jacobian`:
+θ are all trainable weights of the model, whether they act in the network, in the simulator or in
+`network_input`. From the fastest to the most general, with the notation of `hig.jacobian`, the routes are:
 
 factored      Every weight is the kernel or bias of a product z = a W + b of one row per sample. Every sample
               is repeated d times, row (b, k) is seeded with the unit cotangent e_k, and one backward pass
               gives the cotangents Δ of all z.
-per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone. One backward pass gives all rows
-              if every row can have weights of its own (`hig.own_weights`). Otherwise one vectorised pass
-              does: through the network, from the cotangents that come out of the simulator, or through both
-              together.
+per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone. If every row can have weights
+              of its own (`hig.own_weights`), one backward pass gives all rows. Otherwise one vectorised pass
+              does: through the network only, from the cotangents of the controls, or through network and
+              simulator.
 whole batch   Row r of J is a vector-Jacobian product of the whole batch, in n backward passes of B samples.
               This is right for every differentiable function θ → y that gives the same y each time.
 
-Two checks decide which route is taken. First, the structure of the traced graph says where weights act
+Two checks decide which route is taken. First, the structure of the traced graph shows where weights act
 (`hig.structure`) and whether samples stay apart (`hig.sample_axes`). A route that it rules out is never
-taken, whatever the numbers are. Second, numbers prove the route with the first batch of each shape
-(`hig.proof`): for a random v, Jᵀv by the route's own factors or rows must equal that of the whole model,
-which automatic differentiation gives at the cost of one backward pass. If the proof fails, the next route is
-taken. If the graph has operations that are not known, small and large rows of J get the same weight in the
-proof, and it is repeated at the updates 1, 2, 4, 8, …, and when a variable that the model reads has changed.
+taken, whatever the numbers are. Second, the route's numbers are checked with the first batch of each shape
+(`hig.proof`): for a random v, Jᵀv by the route's factors or rows must equal that of the whole model, which
+automatic differentiation gives at the cost of one backward pass. If it does not, the next route is tried. If
+the graph has unknown operations, small and large rows of J get the same weight in this check, which is
+repeated at the updates 1, 2, 4, 8, …, and when an untrained variable that the model reads has changed.
 """
 
 import math
@@ -44,9 +43,9 @@ from hig.sample_axes import SampleAxes
 from hig.structure import graph_memory, layer_products, weight_operations
 
 ROUTES = ("factored", "per sample", "whole batch")
-_LARGE = 6000               # rows of a matrix whose decomposition takes ten seconds
+_LARGE = 6000               # rows of a matrix whose decomposition takes about ten seconds
 _LOOPS = ("While", "StatelessWhile")
-_PROOF_SHARE = 0.02         # of the time of the updates that repeated proofs may take
+_PROOF_SHARE = 0.02         # of the updates' time that repeated proofs may take
 
 
 class _Candidate(NamedTuple):
@@ -55,8 +54,8 @@ class _Candidate(NamedTuple):
     Attributes:
         route: one of ROUTES.
         make: function of (Derivatives, xla) → function (x, y*, sample weights) → loss, outcome, g, Jacobian.
-        proven: whether the structure of the graph says that it is right.
-        loops: whether it vectorises a loop, which takes seconds to trace and cannot be compiled by XLA.
+        proven: whether the structure of the graph shows that it is right.
+        loops: whether it vectorises a loop, which takes seconds to trace and which XLA cannot compile.
     """
 
     route: str
@@ -70,15 +69,15 @@ class Derivatives:
 
     Args:
         model: compiled PhysicsModel.
-        compiler: hig.compiled.Compiler, which runs the users' functions and gives the warnings.
+        compiler: hig.compiled.Compiler, which runs the users' functions and warns.
         x, y_true, sample_weight: the first batch, eager tensors, as Keras hands them to `train_step`.
 
     Attributes:
-        split: hig.replicas.Split, how the present batch lies on the devices.
+        split: hig.replicas.Split, how the present batch is split among devices.
         route: one of ROUTES.
         shape: (n, p).
-        pass_memory: bytes that the tensors of a forward pass of the batch take, about; 0 if unknown.
-        batch: B, the number of samples: the rows of the targets y*, or without targets of x's first array.
+        pass_memory: about how many bytes the tensors of a forward pass of the batch take; 0 if unknown.
+        batch: B, the number of samples, as in `samples`.
 
     Raises:
         ValueError: no weight is trainable, or none acts on the outcome; the outcome does not have one row per
@@ -98,7 +97,7 @@ class Derivatives:
                 raise TypeError(f"the weight {weight.path!r} is {tf.as_dtype(weight.dtype).name}, but a "
                                 "Jacobian power takes real weights: hold real and imaginary part as two")
         self.batch = samples(x, y_true)
-        self.split = None if devices() > 1 else Split(self.batch)       # to be set for each update
+        self.split = None if devices() > 1 else Split(self.batch)       # set for each update
         self.sampled = [np.shape(leaf)[:1] == (self.batch,) for leaf in tf.nest.flatten(x)]
         if not any(self.sampled):
             raise ValueError(f"the targets have {self.batch} rows, but no array of x has: samples lie along "
@@ -145,7 +144,7 @@ class Derivatives:
                           "never forms it")
 
     def _check_devices(self):
-        """Refuses models of which a part of a batch does not say what it contributes to the whole."""
+        """Refuses models whose loss on a batch is not made up of the losses on its parts."""
         if self._certainly_mixed:
             raise ValueError(f"samples reach each other's outcomes by {self._mixing}, so that a batch cannot "
                              "be split among devices: train on one")
@@ -160,7 +159,7 @@ class Derivatives:
     def linearise(self, x, y_true, sample_weight):
         """Loss, outcome, g (n,) and J of a batch: (float tensor, tensors, numpy array, Jacobian).
 
-        Of several devices the loss is that of the whole batch, g and J are this device's rows.
+        With several devices, the loss is that of the whole batch, and g and J are this device's rows.
         """
         started = time.perf_counter()
         result = self._linearise(x, y_true, sample_weight)
@@ -179,9 +178,9 @@ class Derivatives:
         return not all(map(np.array_equal, before, self._settings))
 
     def mended(self, batch):
-        """Whether another route is taken after J^κ g was not finite: where only XLA's derivatives are not.
+        """Called if J^κ g is not finite. If only XLA's derivatives are to blame, takes another route: True.
 
-        If those of automatic differentiation are not finite either, a warning names the weights.
+        If derivatives without XLA are not finite either, a warning names the weights.
         """
         reference = self.proof.reference(*batch)
         broken = self.proof.not_finite(reference)
@@ -193,12 +192,12 @@ class Derivatives:
         return finite
 
     def curvature(self, batch, outcome, gradient, change=None):
-        """Two curvatures of the loss in y: h along its gradient, and that along a change of y.
+        """Two curvatures of the loss in y: h along its gradient, and the one along a change of y.
 
         Args:
             batch: (x, y_true, sample_weight).
             outcome, gradient: y and g (n,).
-            change: of y, (n,); g if None.
+            change: the change of y, (n,); g if None.
 
         Returns:
             (h, changeᵀ H change), floats, with h = gᵀ H g/gᵀg and H = ∂²L/∂y², by Hessian-vector products.
@@ -209,7 +208,7 @@ class Derivatives:
         change = gradient if change is None else change
         own, along = self._curvature(*batch, outcome, tf.cast(change, tf.float64))
         square = np.vdot(gradient, gradient)
-        if devices() > 1:                                               # `own` is that of this device's own g
+        if devices() > 1:                                               # `own`: with this device's part of g
             own, square = across(tf.stack([self.split.share**3 * tf.cast(own, tf.float64), float(square)]))
         own, along, square = map(float, (own, along, square))
         h = own / square if own > 0 else 2 / self.split.samples
@@ -228,7 +227,7 @@ class Derivatives:
         return float(np.asarray(gradient) @ change), curvature + h * float(np.sum(change[self.n:]**2))
 
     def loss_after(self, batch, step):
-        """The loss of a batch, penalties included, with the weights θ − step, (p,) float64; θ is put back."""
+        """The loss of a batch, penalties included, at the weights θ − step, (p,) float64; then restores θ."""
         before = self._shift(tf.cast(step, tf.float64))
         try:
             return float(self.loss(*batch)[0]) + self.penalties.value(batch[0])
@@ -236,19 +235,19 @@ class Derivatives:
             self._restore(before)
 
     def of_samples(self, function, x):
-        """x with a function applied to the arrays that have a row for each sample; others stay."""
+        """x with a function applied to its arrays that have one row for each sample."""
         return tf.nest.pack_sequence_as(x, [function(leaf) if sampled else leaf
                                             for leaf, sampled in zip(tf.nest.flatten(x), self.sampled)])
 
     def count(self, x):
-        """The number of samples in x, which may be some of the batch."""
+        """The number of samples in x, which may be a part of the batch."""
         return next(leaf.shape[0] for leaf, sampled in zip(tf.nest.flatten(x), self.sampled) if sampled)
 
     # ---------------------------------------------------------------------------------------------- structure
 
     def _read_structure(self, x):
-        """What the graph of x → y says: which routes can be right, and d and n."""
-        marks = {}
+        """Reads from the graph of x → y which routes can be right, and d and n."""
+        network_span = []                                               # of operations
 
         def outcome_of(x):
             operations = tf.compat.v1.get_default_graph().get_operations
@@ -256,7 +255,7 @@ class Derivatives:
                 inputs = self.model.network_input(x)
                 before = len(operations())
                 controls = self.model.network(inputs, training=False)
-                marks["network"] = before, len(operations())
+                network_span[:] = before, len(operations())
                 outcome = self.model.simulator(x, controls)
             else:
                 outcome = self.model(x, training=False)
@@ -269,7 +268,7 @@ class Derivatives:
         self.loop_reads_weights = False
         try:
             traced = self.compiler.trace(outcome_of, x)
-        except Exception:  # a model that runs as plain Python only
+        except Exception:  # the model runs only as plain Python
             self.d = int(self.flat(self.outcome_of(x), self.batch).shape[1])
         else:
             graph, outcome = traced.graph, traced.graph.outputs[0]
@@ -289,8 +288,8 @@ class Derivatives:
             self.loop_reads_weights = any(
                 operation.type in _LOOPS and operation.inputs[index].dtype == tf.resource
                 for each in uses for operation, index in each)
-            if "network" in marks:
-                inside = set(graph.get_operations()[slice(*marks["network"])])
+            if network_span:
+                inside = set(graph.get_operations()[slice(*network_span)])
                 self._loop_in_network = any(operation.type in _LOOPS for operation in inside)
                 self.network_alone = all(operation in inside for each in uses for operation, _ in each)
             self._has_own_weights = (bool(self._layered) or self.compiler.eager) and not self._mixing and (
@@ -299,7 +298,7 @@ class Derivatives:
         self._settings = [variable.numpy() for variable in self._read]
 
     def _may_have_own_weights(self, x):
-        """Whether weights act in Dense layers alone, and samples stay apart when rows have own weights."""
+        """Whether weights act only in Dense layers, and samples stay apart if rows have their own weights."""
         leaves = tf.nest.flatten(x)
 
         def outcome_of(*arguments):
@@ -310,7 +309,7 @@ class Derivatives:
         try:
             traced = self.compiler.trace(outcome_of, *leaves, *(
                 tf.zeros((self.batch, *weight.shape), weight.dtype) for weight in self.weights))
-        except Exception:  # a layer is called on other rows than the samples
+        except Exception:  # a layer's rows are not the samples
             return False
         held = {id(outside) for outside, _ in traced.graph.captures}
         return not any(id(weight.value.handle) in held for weight in self.weights) and (
@@ -319,7 +318,7 @@ class Derivatives:
     # ---------------------------------------------------------------------------------------------- the proof
 
     def _take_route(self, batch, reference):
-        """Takes the first route not tried yet that agrees with the reference on a batch."""
+        """Takes the first untried route that agrees with the reference on a batch."""
         failure = None
         for candidate in self._untried:
             wrong = None
@@ -328,7 +327,7 @@ class Derivatives:
                 function, failure = candidate.make(self, xla), None
                 try:
                     wrong = self.proof.disagreement(function, batch, reference, weigh=not candidate.proven)
-                    if wrong:  # perhaps a unit is on its kink, and rounding decides on which side
+                    if wrong:  # a unit may be at its kink, where rounding decides
                         with moved(self.weights):
                             wrong = self.proof.disagreement(function, batch, self.proof.reference(*batch),
                                                             weigh=not candidate.proven)
@@ -337,10 +336,10 @@ class Derivatives:
                 except NotApplicable as reason:
                     wrong = str(reason)
                     break
-                except Exception as error:  # from users' code that is called on other rows than its batch
+                except Exception as error:  # users' code fails on other rows than its batch
                     failure = error
-                    said = str(error).strip().splitlines()[0][:160]
-                    wrong = f"the model fails on other rows than its batch ({said})"
+                    message = str(error).strip().splitlines()[0][:160]
+                    wrong = f"the model fails on other rows than its batch ({message})"
                     break
                 if not wrong:
                     break
@@ -358,8 +357,7 @@ class Derivatives:
         self.proof.refuse(batch, self._reasons[-1])
 
     def _prove_again(self, batch, result):
-        """The result of an update, after the proof is repeated on its batch; by the next route if it fails.
-        """
+        """Repeats the proof on a batch. Returns its result, or that of the next route if the proof fails."""
         started = time.perf_counter()
         wrong = self.proof.disagreement(lambda *_: result, batch, self.proof.reference(*batch), weigh=True)
         if wrong:
@@ -387,7 +385,7 @@ class Derivatives:
     # ---------------------------------------------------------------------------------------------- the parts
 
     def flat(self, outcome, batch):
-        """The outcome as (B, d), its parts one behind the other, in the widest of their dtypes."""
+        """The outcome as one tensor (B, d), its parts concatenated, in the widest of their dtypes."""
         leaves = tf.nest.flatten(outcome)
         for leaf in leaves:
             if not leaf.dtype.is_floating:
@@ -399,7 +397,7 @@ class Derivatives:
         return tf.concat([tf.cast(tf.reshape(leaf, [batch, -1]), widest) for leaf in leaves], axis=1)
 
     def outcome_of(self, x):
-        """y = P(x, u), by `call` where possible: Keras' `__call__` keeps AutoGraph away from users' code."""
+        """y = P(x, u), by `call` if possible, because Keras' `__call__` disables AutoGraph in users' code."""
         return self.model.call(x, training=False) if self.model.composed else self.model(x, training=False)
 
     def _trace_plain_vjp(self, x, v):
@@ -407,11 +405,11 @@ class Derivatives:
         with tf.GradientTape() as tape:
             flat = tf.reshape(self.flat(self.outcome_of(x), self.batch), [-1])
         self.penalty_count = len(self.model.losses)
-        known = {id(weight.value.handle) for weight in self.model.variables}
-        strangers = sorted({variable.name for variable in tape.watched_variables()
-                            if id(variable.handle) not in known})
-        if strangers:
-            self.compiler.warn(f"{strangers[0]!r} acts on the outcome but is no weight of the model, so that "
+        handles = {id(weight.value.handle) for weight in self.model.variables}
+        foreign = sorted({variable.name for variable in tape.watched_variables()
+                          if id(variable.handle) not in handles})
+        if foreign:
+            self.compiler.warn(f"{foreign[0]!r} acts on the outcome but is no weight of the model, so that "
                                "it is not trained: make the simulator or network_input a Keras layer that "
                                "holds it")
         return dense(tape.gradient(flat, self.values(), tf.cast(v, flat.dtype)))
@@ -433,7 +431,7 @@ class Derivatives:
         return self.loss_and_gradient(x, y_true, sample_weight, outcome)
 
     def loss_and_gradient(self, x, y_true, sample_weight, outcome):
-        """Loss of an outcome without the layers' penalties, the outcome, and g = ∂L/∂y, (n,)."""
+        """The loss of an outcome without penalties, the outcome, and g = ∂L/∂y, (n,)."""
         with tf.GradientTape() as tape:
             tape.watch(outcome)
             loss = self.model.data_loss(x, y_true, outcome, sample_weight)
@@ -452,7 +450,7 @@ class Derivatives:
                 for product, vector in zip(products, vectors)]
 
     def _trace_shift(self, step):
-        """Takes a step (p,) from the weights; returns their values before that."""
+        """Subtracts a step (p,) from the weights; returns their values before it."""
         before = [tf.identity(weight.value) for weight in self.weights]
         for weight, share in zip(self.weights, self.model.shares(step)):
             weight.assign_sub(share)
@@ -492,13 +490,13 @@ class Derivatives:
         yield _Candidate("whole batch", partial(by_batch, one_by_one), True)
 
 
-def by_products(way, of, xla):
+def by_products(way, derivatives, xla):
     """The route by products with J and Jᵀ, see `hig.krylov`."""
-    return Products(of, way, of.model.optimizer.krylov_chunk, xla).linearise
+    return Products(derivatives, way, derivatives.model.optimizer.krylov_chunk, xla).linearise
 
 
 def samples(x, y_true):
-    """B of a batch: the rows of its targets, or without targets those of the first array of x."""
+    """B of a batch: the number of rows of its targets, or, without targets, of the first array of x."""
     return next(np.shape(leaf)[0] for leaf in tf.nest.flatten([y_true, x])
                 if leaf is not None and np.ndim(leaf))
 

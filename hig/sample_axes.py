@@ -1,8 +1,7 @@
-"""Whether samples stay apart in a traced graph: the axis along which they lie is followed from x to y.
+"""Whether a traced graph keeps samples apart: the axis of the samples is followed from x to y.
 
-The values of the data play no part: an operation that mixes samples counts even if it is multiplied by 0.
-Nested functions (loops, branches, calls) are followed, too. If an operation is not known here, it remains
-open whether it mixes samples.
+Values play no part: an operation that mixes samples counts even if its result is multiplied by 0. Nested
+functions (loops, branches, calls) are followed, too. For an unknown operation the answer remains open.
 """
 
 from typing import NamedTuple
@@ -58,7 +57,7 @@ _CALLS = frozenset("PartitionedCall StatefulPartitionedCall".split())
 _BRANCHES = frozenset("If StatelessIf Case StatelessCase".split())
 
 
-_ARITHMETIC = {                                                         # on axes and shapes, with few entries
+_ARITHMETIC = {                                                         # to compute axes and shapes
     "Identity": lambda value: value, "Cast": lambda value: value, "AddV2": np.add, "Sub": np.subtract,
     "Mul": np.multiply,
     "GreaterEqual": np.greater_equal, "Less": np.less, "FloorMod": np.mod, "Range": np.arange,
@@ -75,13 +74,13 @@ class SampleAxes:
 
         None            it does not depend on the samples
         (axis, inner)   the samples lie along this axis: `inner` rows of the first, then of the second, and so
-                        on; this block may be repeated. Each row depends on its own sample alone.
-        Mixed           why neither is so
+                        on; this block may be repeated. Each row depends only on its own sample.
+        Mixed           neither of these; it says why
 
     Args:
         function: tf.ConcreteFunction with the graph; its first output is y, samples along the first axis.
-        leaves: int, number of its first arguments that are data.
-        batch: B, number of samples. Data with B rows hold one for each; other data are shared by all.
+        leaves: int, number of its arguments, from the first on, that are data.
+        batch: B, number of samples. Data with B rows have one row for each; other data are shared by all.
     """
 
     def __init__(self, function, leaves, batch):
@@ -92,10 +91,10 @@ class SampleAxes:
                                       _sizes(tensor.shape))
                      for tensor in function.inputs[:leaves]}
         self.nodes = _Nodes(self, definition.node, arguments)
-        self.outcome = self.nodes.known(function.outputs[0].op.name)[0]
+        self.outcome = self.nodes.look_up(function.outputs[0].op.name)[0]
 
     def verdict(self):
-        """"" if each row of y depends on its own sample alone, else a `Mixed` that says why not."""
+        """"" if each row of y depends only on its own sample, else a `Mixed` that says why not."""
         if self.batch == 1:
             return ""
         if isinstance(self.outcome, Mixed):
@@ -103,15 +102,15 @@ class SampleAxes:
         return "" if self.outcome in (None, (0, 1)) else Mixed("the outcome", True)
 
     def one_row_each(self, tensor):
-        """Whether a tensor of the graph has one row for each sample, which depends on that sample alone."""
-        return self.batch == 1 or self.nodes.known(tensor.op.name)[0] == (0, 1)
+        """Whether a tensor of the graph has one row for each sample, which depends only on this sample."""
+        return self.batch == 1 or self.nodes.look_up(tensor.op.name)[0] == (0, 1)
 
     def call(self, name, arguments):
         """[(state, shape)] of the outputs of a function of the graph, from those of its arguments."""
         body = self.functions[name]
         nodes = _Nodes(self, body.node_def,
                        {arg.name: given for arg, given in zip(body.signature.input_arg, arguments)})
-        return [nodes.known(body.ret[output.name]) for output in body.signature.output_arg]
+        return [nodes.look_up(body.ret[output.name]) for output in body.signature.output_arg]
 
 
 class _Nodes:
@@ -120,9 +119,9 @@ class _Nodes:
     def __init__(self, owner, nodes, arguments):
         self.owner, self.batch = owner, owner.batch
         self.nodes, self.arguments = {node.name: node for node in nodes}, arguments
-        self.states = {}  # of a node: one for all outputs, or a list
+        self.states = {}  # by node: one for all its outputs, or a list of (state, shape)
 
-    def known(self, reference):
+    def look_up(self, reference):
         """(state, shape) of the tensor with this name. The nodes before it are visited without recursion."""
         name = reference.split(":")[0]
         waiting = [name]
@@ -141,9 +140,9 @@ class _Nodes:
                 waiting.pop()
         if name in self.arguments:
             return self.arguments[name]
-        return self._of_output(self.nodes[name], self.states[name], reference)
+        return self._output(self.nodes[name], self.states[name], reference)
 
-    def _of_output(self, node, state, reference):
+    def _output(self, node, state, reference):
         parts = reference.split(":")
         if len(parts) == 3:
             names = _OUTPUTS.get(node.op)
@@ -156,7 +155,7 @@ class _Nodes:
         return state, _sizes_of_proto(shapes[index]) if index < len(shapes) else None
 
     def _constant(self, reference):
-        """The value of a tensor, an axis for instance, that follows from constants of the graph; or None."""
+        """The value of a tensor (for instance an axis) if it follows from constants, else None."""
         node = self.nodes.get(_source(reference))
         if node is None or node.op not in _ARITHMETIC and node.op != "Const":
             return None
@@ -168,7 +167,7 @@ class _Nodes:
     def _state(self, node):
         """The state of a node's outputs, or a list of (state, shape), from what is known of its inputs."""
         references = [reference for reference in node.input if reference[0] != "^"]
-        inputs = [self.known(reference) for reference in references]
+        inputs = [self.look_up(reference) for reference in references]
         if node.op in ("While", "StatelessWhile"):
             return self._loop(node, inputs)
         if node.op in _CALLS:
@@ -189,7 +188,7 @@ class _Nodes:
     # --------------------------------------------------------------------------------------- nested functions
 
     def _loop(self, node, inputs):
-        """[(state, shape)] that holds for a loop's variables however often its body has run."""
+        """[(state, shape)] of a loop's variables, valid after any number of iterations."""
         present = list(inputs)
         for _ in range(2 * len(inputs) + 2):
             after = self.owner.call(node.attr["body"].func.name, present)
@@ -198,7 +197,7 @@ class _Nodes:
                 break
             present = joined
         condition = self.owner.call(node.attr["cond"].func.name, present)[0][0]
-        if condition is not None:  # the number of turns depends on the samples
+        if condition is not None:  # the number of iterations depends on the samples
             reason = condition if isinstance(condition, Mixed) else Mixed(node.op, True)
             return [(reason, shape) for _, shape in present]
         return present
@@ -390,7 +389,7 @@ class _Nodes:
         return states.pop() if len(states) == 1 else Mixed(op, True)
 
     def _reshape(self, state, shape, out):
-        """The axis along which a row-major reshape puts the samples; None if they do not keep to one."""
+        """(axis, inner) after a row-major reshape; None if the samples no longer lie along one axis."""
         axis, inner = state
         stride = int(np.prod(shape[axis + 1:], dtype=int)) * inner  # from one sample to the next in memory
         for index in reversed(range(len(out))):
@@ -404,7 +403,7 @@ class _Nodes:
         begin, end, strides = (self._constant(reference) for reference in references[1:4])
         masks = {name: node.attr[f"{name}_mask"].i
                  for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
-        length = self.known(references[1])[1][0]
+        length = self.look_up(references[1])[1][0]
         inside = outside = 0
         fixed = sum(not masks["new_axis"] >> i & 1 and not masks["ellipsis"] >> i & 1 for i in range(length))
         for i in range(length):
@@ -433,7 +432,7 @@ class _Nodes:
         return outside + state[0] - inside, state[1]
 
     def _matmul(self, states, shapes, transposed, op):
-        """Products and solutions of the last two axes, the axes before them broadcast."""
+        """The state of a product or solution over the last two axes, with the axes before them broadcast."""
         rank = max(len(shape) for shape in shapes)
         found = None
         for place, (state, shape, flag) in enumerate(zip(states, shapes, transposed)):
@@ -497,7 +496,7 @@ class _Nodes:
 
 
 def _join(one, other, op):
-    """The state of a tensor that has one of two states."""
+    """The state of a tensor that may have either of two states."""
     for state in (one, other):
         if isinstance(state, Mixed):
             return state

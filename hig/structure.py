@@ -1,8 +1,8 @@
-"""Where the weights of a model act, read from its traced graph, whatever its numbers are.
+"""Where the weights of a model act, read from its traced graph.
 
-If a weight W acts only in a product z = a W + b, on one row a per sample, then its share of row r of J is
+If a weight W acts only in a product z = a W + b, on one row a per sample, then its part of row r of J is
 a_r ⊗ ∂y_r/∂z, and the factors a and ∂y/∂z are enough. `layer_products` follows the value of every weight to
-the operations that take it. It finds a use even if its result is multiplied by 0 for now.
+the operations that use it, including those whose result is multiplied by 0 for now.
 """
 
 import math
@@ -27,7 +27,7 @@ class Product(NamedTuple):
 
 
 def weight_operations(graph, weights, outcome):
-    """For each weight, the operations that take its value and on which the outcome depends.
+    """For each weight, the operations that use its value and on which the outcome depends.
 
     Args:
         graph: FuncGraph in which the outcome was computed.
@@ -35,9 +35,9 @@ def weight_operations(graph, weights, outcome):
         outcome: symbolic tensor of the graph.
 
     Returns:
-        for each weight a list of (operation, index of the input that holds the weight). For casts and copies
-        it has the operations that take their result. A nested function (a loop, a branch, a call) that takes
-        the weight counts as one operation.
+        for each weight a list of (operation, index of its input that is the weight). Casts and copies are
+        replaced by the operations that use their result. A nested function (a loop, a branch, a call) counts
+        as one operation.
     """
     needed, waiting = set(), [outcome.op]
     while waiting:
@@ -69,8 +69,8 @@ def layer_products(graph, weights, outcome, rows):
         rows: int, how many rows each a must have.
 
     Returns:
-        (products, reason): a list of `Product` and ""; or None and a clause that says which weight acts
-        otherwise.
+        (products, reason): a list of `Product` and ""; or None and a clause that names a weight that acts
+        differently.
     """
     kernels, biases = {}, {}
     for index, (weight, uses) in enumerate(zip(weights, weight_operations(graph, weights, outcome))):
@@ -86,8 +86,8 @@ def layer_products(graph, weights, outcome, rows):
                 operation.inputs[1 - position].shape == output.shape):
             biases[index] = operation, position
         else:
-            return None, (f"{weight.path!r} acts in {operation.type} {list(output.shape)}, not in a product of "
-                          f"{rows} rows")
+            return None, (f"{weight.path!r} acts in {operation.type} {list(output.shape)}, not in a product "
+                          f"of {rows} rows")
     products, joined = [], {}
     for bias, (operation, position) in biases.items():
         before = operation.inputs[1 - position]
@@ -102,10 +102,10 @@ def layer_products(graph, weights, outcome, rows):
 
 
 def graph_memory(graph):
-    """About how many bytes all tensors of a FuncGraph take together, which derivatives keep: int.
+    """About how many bytes (int) the tensors of a FuncGraph take together, as derivatives keep all of them.
 
-    A loop counts as often as its `maximum_iterations` allow, or once where there is no such number. Tensors
-    of unknown size do not count.
+    A loop counts `maximum_iterations` times, or once if it has no such limit. Tensors of unknown size do not
+    count.
     """
     definition = graph.as_graph_def(add_shapes=True)
     bodies = {body.signature.name: body.node_def for body in definition.library.function}
