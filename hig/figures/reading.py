@@ -140,8 +140,8 @@ def group_runs(runs):
     """{label: runs of one curve, by seed}, in the order of optimizers and of their settings.
 
     Runs of one optimizer are told apart by the settings that differ, budget included. Where more than two
-    differ (the published files name them in their own way), the folder names a group, and the largest group
-    has the optimizer's name alone.
+    differ (the published files name them in their own way), the folder names a group, as `folder_name` has it,
+    and the largest group has the optimizer's name alone.
     """
     groups = {}
     for label, own in varied_settings(runs).items():
@@ -152,13 +152,21 @@ def group_runs(runs):
         order = sorted(found, key=lambda values: [numeric(value) for value in values])
         if len(own.columns) > 2:
             *_, second, most = sorted(found, key=lambda values: len(found[values]))
-            words = {values: few[0].path.resolve().parent.name for values, few in found.items()}
+            words = {values: folder_name(few[0]) for values, few in found.items()}
             order = sorted(found, key=words.get)
             words[most] = "" if len(found[most]) > len(found[second]) else words[most]
         for values in order:
             name = f"{label} ({words[values]})" if words[values] else label
             groups.setdefault(name, []).extend(found[values])
     return groups
+
+
+def folder_name(run):
+    """Name of a run's folder; in a study that of the setting, "krylov=8 batch size=64", not "seed_0"."""
+    folder = run.path.resolve().parent
+    if not re.fullmatch(r"seed_\d+", folder.name):
+        return folder.name
+    return folder.parent.name.removeprefix(f"{run.label}_").replace("_", " ")
 
 
 def setting(key, value):
