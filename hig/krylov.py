@@ -261,7 +261,7 @@ class Products:
 
     @staticmethod
     def _with_rows(penalties, product, v):
-        return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])], axis=0) if penalties else product
+        return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])], 0) if penalties else product
 
     def remainder(self, operator, state, rows):
         """An estimate of tr K outside the Krylov space: the mean of ‖J z‖² or ‖Jᵀz‖².
