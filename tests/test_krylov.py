@@ -140,7 +140,8 @@ def test_the_trace_that_scales_the_damping(float64):
     keras.utils.set_random_seed(1)
     products, batch, J, g = products_of(Case(stack(7, 2)), "through the network")
     _, _, gradient, jacobian = products.linearise(*batch)
-    exact, few = (krylov.KrylovSpace(jacobian, gradient, steps, 0.0, -1.0, 0.0)._trace() for steps in (ALL, 2))
+    exact, few = (krylov.KrylovSpace(jacobian, gradient, steps, 0.0, -1.0, 0.0)._trace()
+                  for steps in (ALL, 2))
     assert exact == pytest.approx(np.sum(J**2), rel=1e-10)
     assert 0.5 < few / exact < 2 and few != exact
 

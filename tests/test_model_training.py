@@ -173,6 +173,7 @@ def test_a_batch_that_memory_does_not_hold_is_refused_in_a_sentence(monkeypatch)
     model.compile(power(), squares)
     x = np.linspace(0, 1, 20_000, dtype=np.float32)[:, None]
     with pytest.raises(MemoryError,
-                       match=r"n = 20000 rows and p = 49281 columns takes 6.* GiB .* 4.0 GiB are free.*batch size, 20000") as caught:
+                       match=r"n = 20000 rows and p = 49281 columns takes 6.* GiB .* 4.0 GiB are free.*"
+                             "batch size, 20000") as caught:
         model.fit(x, x, batch_size=len(x), verbose=0)
     assert len(str(caught.value)) < LONGEST_SENTENCE

@@ -162,8 +162,8 @@ def finals_agree(runs, median, limits, died):
 
 
 SYSTEMS = {"oscillators": "Nonlinear_Oscillators", "dipole": "Schroedinger", "poisson": "Poisson"}
-STUDIED = {f"studies/{path.name}": f"{SYSTEMS[path.name.split('_')[0]]}/study_{path.name.partition('_')[2]}.py"
-           for path in sorted((ROOT / "results" / "studies").iterdir()) if path.is_dir()}
+STUDIED = {f"studies/{path.name}":
+           f"{SYSTEMS[path.name.split('_')[0]]}/study_{path.name.partition('_')[2]}.py" for path in sorted((ROOT / "results" / "studies").iterdir()) if path.is_dir()}
 
 
 @pytest.mark.parametrize("folder, script", [*STUDIED.items(), ("Peers/poisson", "Poisson/study_peers.py")])
@@ -186,7 +186,7 @@ def test_cart_pole():
         constants("Cart_Pole/study_peers.py", own)
         per_epoch = own[0].results["provenance"]["updates_per_epoch"]
         measured = np.median([numbers(run, (1e-2, 1e-4)) for run in own], axis=0)
-        first = np.median([[next((epoch for epoch, loss in zip(run.results["epochs"], run.results["test_loss"])
+        first = np.median([[next((epoch for epoch, loss in zip(*map(run.results.get, ("epochs", "test_loss")))
                                   if loss <= threshold), np.inf) for threshold in (1e-2, 1e-4)]
                            for run in own], axis=0)
         peak = max(run.results["provenance"]["peak_memory"] for run in own) / 1e6

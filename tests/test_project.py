@@ -104,7 +104,8 @@ def test_another_backend_of_keras_is_one_sentence():
     ("Nonlinear_Oscillators", {"KERAS_BACKEND": "nonsense"}, "none", "set KERAS_BACKEND=tensorflow"),
     ("Poisson", {}, "phi", "the package phi is not installed: pip install 'hig[poisson]'")])
 def test_what_a_run_lacks_is_one_sentence(tmp_path, script, environment, missing, words):
-    code = f"import sys, runpy; sys.modules[{missing!r}] = None; sys.argv[1:] = ['--output', {str(tmp_path)!r}]; " \
+    code = f"import sys, runpy; sys.modules[{missing!r}] = None; " \
+           f"sys.argv[1:] = ['--output', {str(tmp_path)!r}]; " \
            f"runpy.run_path({str(ROOT / script / 'submit_Adam.py')!r}, run_name='__main__')"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ,
         **environment})

@@ -210,7 +210,7 @@ def test_updates_without_a_slope_leave_the_size_of_steps_alone(float64, make):
 @pytest.mark.parametrize("make", [lambda: hig.HIG(0.1, 1e-4, adaptive=True), hig.LevenbergMarquardt],
                          ids=["adaptive", "LM"])
 def test_a_layer_is_frozen_and_trained_again_between_adaptive_updates(float64, make):
-    """Each update is that of another optimizer with the same η, damping and trust, which made no step before."""
+    """Each update is that of another optimizer with the same η, damping and trust, which has made no step."""
     x, y = data()
     model, other = [hig.PhysicsModel(network(), simulator) for _ in range(2)]
     model.compile(make(), squares, jit_compile=False)
@@ -358,8 +358,8 @@ def linear_model():
 @pytest.mark.parametrize("make", [lambda: hig.HIG(0.5, 1e-6, adaptive=True),
                                   lambda: hig.LevenbergMarquardt()], ids=["HIG", "LM"])
 def test_trust_is_the_next_batch_s_decrease_over_the_own_one(float64, make, monkeypatch):
-    """Measured at each of 12 updates and then at every second one, from weights and losses written down outside:
-    the ratio of the means, in which later measurements count a twelfth.
+    """Measured at each of 12 updates and then at every second one, from weights and losses kept outside: the
+    ratio of the means, in which later measurements count a twelfth.
     """
     monkeypatch.setattr(hig.control, "EVERY", 2)
     monkeypatch.setattr(hig.control, "MEMORY", 12)

@@ -178,7 +178,8 @@ def test_seeds():
 @pytest.mark.parametrize("flags, words", [
     (["--seeds", "3-1"], "names no seeds"), (["--seeds", "a"], "names no seeds"), (["--jobs", "0"], "--jobs"),
     (["--cpus-per-task", "5"], "--cpus-per-task is for --cluster slurm"),
-    (["--cluster", "moon"], "--cluster"), (["--cluster", "slurm", "--mem", "much"], "'much' is not a positive"),
+    (["--cluster", "moon"], "--cluster"),
+    (["--cluster", "slurm", "--mem", "much"], "'much' is not a positive"),
     (["--output", "file/x"], "cannot write to the folder"), ([], "there is no submit script")])
 def test_bad_input(tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)

@@ -140,8 +140,8 @@ def group_runs(runs):
     """{label: runs of one curve, by seed}, in the order of optimizers and of their settings.
 
     Runs of one optimizer are told apart by the settings that differ, budget included. Where more than two
-    differ (the published files name them in their own way), the folder names a group, as `folder_name` has it,
-    and the largest group has the optimizer's name alone.
+    differ (the published files name them in their own way), the folder names a group (`folder_name`), and
+    the largest group has the optimizer's name alone.
     """
     groups = {}
     for label, own in varied_settings(runs).items():

@@ -150,7 +150,8 @@ def watching_app(paths, title="Training runs", controls=lambda: [], x="time", y=
             dcc.Checklist({"log_x": "log x", "log_y": "log y", "bands": "seeds as bands"}, ["log_y", "bands"],
                           id="switches", inline=True)], className="controls"),
         html.Div(id="note", className="quiet"),
-        dcc.Graph(id="curves", figure=go.Figure(), config=GRAPH, style={"height": "clamp(340px, 60vh, 560px)"}),
+        dcc.Graph(id="curves", figure=go.Figure(), config=GRAPH,
+                  style={"height": "clamp(340px, 60vh, 560px)"}),
         html.Div(id="table", className="scroll"),
         dcc.Store(id="shown", data={}), dcc.Interval(id="tick", interval=EVERY)]))
     app.callback(

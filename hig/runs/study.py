@@ -32,7 +32,7 @@ from hig.runs.results import load_results
 SLURM = {   # type, symbol and meaning of sbatch's settings
     "partition": (str, "NAME", "of the jobs"),
     "account": (str, "NAME", "that pays"),
-    "time": (cli.positive_integer, "MINUTES", "limit of a job, which is requeued when it needs more (default: "
+    "time": (cli.positive_integer, "MINUTES", "limit of a job, which is requeued if it needs more (default: "
              "what --max-time takes, and ten minutes)"),
     "cpus_per_task": (cli.positive_integer, "N", "cores, and threads, of a job (default: 1)"),
     "gpus_per_task": (cli.positive_integer, "N", "of a job"),
