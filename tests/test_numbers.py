@@ -163,7 +163,8 @@ def finals_agree(runs, median, limits, died):
 
 SYSTEMS = {"oscillators": "Nonlinear_Oscillators", "dipole": "Schroedinger", "poisson": "Poisson"}
 STUDIED = {f"studies/{path.name}":
-           f"{SYSTEMS[path.name.split('_')[0]]}/study_{path.name.partition('_')[2]}.py" for path in sorted((ROOT / "results" / "studies").iterdir()) if path.is_dir()}
+           f"{SYSTEMS[path.name.split('_')[0]]}/study_{path.name.partition('_')[2]}.py"
+           for path in sorted((ROOT / "results" / "studies").iterdir()) if path.is_dir()}
 
 
 @pytest.mark.parametrize("folder, script", [*STUDIED.items(), ("Peers/poisson", "Poisson/study_peers.py")])
