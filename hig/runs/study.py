@@ -92,10 +92,10 @@ def parse(system, name, description, seeds, max_time, arguments=None):
     add("--list", action="store_true", help="only say what would run and how long it takes")
     add("--cluster", choices=("local", "slurm"), default="local",
         help="where the runs take place (default: local)")
-    for name, (kind, symbol, text) in SLURM.items():
-        add(f"--{name.replace('_', '-')}", type=kind, metavar=symbol, help=f"with --cluster slurm: {text}")
+    for key, (kind, symbol, text) in SLURM.items():
+        add(f"--{key.replace('_', '-')}", type=kind, metavar=symbol, help=f"with --cluster slurm: {text}")
     options = parser.parse_args(arguments)
-    options.slurm = {name: value for name in SLURM if (value := getattr(options, name)) is not None}
+    options.slurm = {key: value for key in SLURM if (value := getattr(options, key)) is not None}
     if options.slurm and options.cluster == "local":
         cli.fail(f"--{next(iter(options.slurm)).replace('_', '-')} is for --cluster slurm")
     options.output = (options.output or cli.default_output(system) / "studies" / name).absolute()
@@ -249,6 +249,7 @@ def print_table(runs, failures):
         lowest=("test_loss", "min"), highest=("test_loss", "max"), validation=("validation_loss", "median"),
         MB=("megabytes", "max"))
     print("test losses at the end")
-    print(table.to_string(float_format="{:.1e}".format, formatters={"MB": "{:.0f}".format}))
+    print(table.rename_axis(None).to_string(na_rep="–", float_format="{:.1e}".format,
+                                            formatters={"MB": "{:.0f}".format}))
     for run, reason in failures.items():
         print(f"failed: {run.folder}: {reason}", file=sys.stderr)
