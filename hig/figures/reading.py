@@ -16,7 +16,8 @@ from hig.runs.results import load_results
 
 OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP", "Muon", "L-BFGS",
               "HIG_Krylov", "HIG_adaptive", "LM")   # in the order of legends
-SYMBOLS = {"kappa": "κ", "learning_rate": "η", "truncation": "τ", "damping": "μ", "batch_size": "batch"}
+SYMBOLS = {"kappa": "κ", "learning_rate": "η", "truncation": "τ", "damping": "μ", "krylov": "k",
+           "batch_size": "batch"}
 APART = ("studies", "Peers", "Published_Budgets")   # each folder in them has a figure of its own
 
 

@@ -22,7 +22,8 @@ COLORS = {
 GREY = {"paper": "#cfcfcf", "dark": "#3f444c"}      # of curves that only stand behind the others
 DASHES = ("-", "--", "-.")              # of the settings of one optimizer, if there are no more
 WORDS = {"kappa": "power κ", "learning_rate": "learning rate η", "truncation": "truncation τ",
-         "damping": "damping μ", "hidden": "widths of the hidden layers"}      # of settings, at an axis
+         "damping": "damping μ", "krylov": "Krylov steps k",
+         "hidden": "widths of the hidden layers"}                       # of settings, at an axis
 
 # two positions, the control, a target; none is the colour of an optimizer; "safe" is Tol's muted scheme
 TRAJECTORIES = {"paper": ("teal", "darkgoldenrod", "dimgray", "firebrick"),
