@@ -83,9 +83,13 @@ class Products:
     def _fitting(self):
         """The number of samples whose pass fits into memory: the whole batch, or a power of two.
 
-        With powers of two, a little more or less free memory changes neither the number nor the rounding.
+        With powers of two, a little more or less free memory changes neither the number nor the rounding. A
+        simulator that knows its own derivatives is not differentiated, so that its tensors are not kept.
         """
-        repeated = self.derivatives.d if self.way == "through the network" else 1
+        through_network = self.way == "through the network"
+        if through_network and hasattr(self.model.simulator, "linearize"):
+            return self.batch
+        repeated = self.derivatives.d if through_network else 1
         each = _COPIES * repeated * self.derivatives.pass_memory / self.batch
         kept = 8 * self.derivatives.krylov * min(self.shape)
         fitting = max(1.0, (device_memory() - kept) / 2 / each) if each else self.batch
@@ -164,8 +168,9 @@ class Products:
             chunks = -(-self.batch // self.samples)
             # the cotangents of repeated samples are 0
             rows = tf.pad(rows, [[0, chunks * self.samples - self.batch], [0, 0]])
-            product = tf.while_loop(lambda i, _: i < chunks, lambda i, total: (i + 1, total + pull(
-                *self._chunk(i, (x, matrices)), rows[i * self.samples:(i + 1) * self.samples])),
+            rows = tf.reshape(rows, [chunks, self.samples, -1])         # XLA needs to know how many are in each
+            product = tf.while_loop(lambda i, _: i < chunks, lambda i, total: (
+                i + 1, total + pull(*self._chunk(i, (x, matrices)), rows[i])),
                                     (0, tf.zeros([self.shape[1]], u.dtype)))[1]
         return self._with_penalties(penalties, product, u[n:])
 

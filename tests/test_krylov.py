@@ -103,6 +103,22 @@ def test_products_are_those_of_the_matrix(way, float64):
         np.testing.assert_allclose(jacobian.push(v), J @ v, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.xla
+def test_chunks_are_compiled_by_xla(float64):
+    """Two samples at a time, the last one alone: J^κ g of the whole batch, and no word of XLA's failing."""
+    directions = []
+    for chunk in (None, 2):
+        keras.utils.set_random_seed(0)
+        case = Case(stack(4, 2))
+        model = hig_model(case)
+        x, y = tf.nest.map_structure(tf.constant, (case.x, targets(case, model)))
+        model.compile(hig.HIG(ETA, 1e-6, krylov=3, krylov_chunk=chunk), case.loss, jit_compile=True)
+        products = krylov.Products(model.derivatives_for(x, y, None), "through the network", chunk)
+        _, _, gradient, jacobian = products.linearise(x, y, None)
+        directions.append(krylov.KrylovSpace(jacobian, gradient, 3, 0.0, -0.5, 1e-6).power()[0])
+    np.testing.assert_allclose(*directions, rtol=1e-9)
+
+
 @pytest.mark.parametrize("units", [(7, 2), (2,)], ids=["n < p", "n > p"])
 def test_the_recurrence_is_that_of_numpy(units, float64):
     """Step by step, and with further rows of one entry each, as penalties give; μ in units of the mean
