@@ -128,7 +128,8 @@ class SceneLogs(keras.callbacks.Callback):
         sim_par: settings, for the scene's description.json.
 
     Raises:
-        SettingsError: if no scene can be made in that folder.
+        SettingsError: the folder holds what is no scene.
+        OSError: it cannot be written.
     """
 
     def __init__(self, folder, optimizer, batch_size, sim_par):

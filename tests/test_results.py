@@ -101,7 +101,7 @@ def without(key):
 
 WRONG_LAYOUTS = [
     ("it is not a dict", [1, 2]),
-    ("'sim_par' is not a dict", without("sim_par")),
+    ("no entry 'sim_par'", without("sim_par")),
     ("'test_loss' does not hold 5 numbers", without("test_loss")),
     ("'epoch_time' does not hold 4 numbers", curve(epoch_time=np.zeros(5))),
     ("'train_loss' does not hold 5 numbers", curve(train_loss=np.zeros(4))),

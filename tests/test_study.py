@@ -98,10 +98,10 @@ def test_what_is_left_runs_and_what_failed_is_told(system, tmp_path, capfd):
     study.carry_out(runs, chosen)
     assert [starts(run) for run in runs] == [["new 1"], ["new 1"], ["new 1", "resumed 1"]]
     study.print_table(runs, failures)
-    assert [line.split() for line in capfd.readouterr().out.splitlines()[3:]] == [
+    assert [line.split() for line in capfd.readouterr().out.splitlines()[2:]] == [
         ["Fake_outcome=finished", "1", "0", "0", "1.0e-01", "1.0e-01", "1.0e-01", "2.0e-01", "500"],
-        ["Fake_outcome=diverged", "1", "1", "0", "inf", "inf", "inf", "inf", "NaN"],
-        ["Fake_outcome=failed", "1", "0", "1", *["NaN"] * 5]]
+        ["Fake_outcome=diverged", "1", "1", "0", "inf", "inf", "inf", "inf", "–"],
+        ["Fake_outcome=failed", "1", "0", "1", *["–"] * 5]]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

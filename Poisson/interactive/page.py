@@ -114,7 +114,8 @@ def serve_interactive(output, port):
     """Trains into the folder `output` (Path) as the page on `port` commands, until Ctrl-C.
 
     Raises:
-        SettingsError: the folder cannot be written, or the port cannot be had.
+        OSError: the folder cannot be written.
+        SettingsError: the port cannot be had.
         BlockingIOError: another process trains into that folder.
     """
     check_writable(output)

@@ -118,7 +118,8 @@ def _checked(results):
     """
     results = _plain(results, "results", itertools.count(1), 0)
     expect(type(results) is dict, "it is not a dict of arrays")
-    for key, value in {"sim_par": None, **results}.items():
+    expect("sim_par" in results, "it has no entry 'sim_par'")
+    for key, value in results.items():
         if key in ("sim_par", "provenance"):
             expect(type(value) is dict, f"{key!r} is not a dict")
         else:
