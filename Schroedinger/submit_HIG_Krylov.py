@@ -1,6 +1,6 @@
 """Half-inverse gradients on the quantum dipole from a few products with the Jacobian, in larger batches.
 
-η is that of the lowest validation loss among five (study_settings.py), the largest one tried. τ is that of HIG.
+η had the lowest validation loss of five, and is the largest one tried (study_settings.py). τ is that of HIG.
 """
 
 from hig.runs.cli import submit
