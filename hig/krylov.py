@@ -168,7 +168,7 @@ class Products:
             chunks = -(-self.batch // self.samples)
             # the cotangents of repeated samples are 0
             rows = tf.pad(rows, [[0, chunks * self.samples - self.batch], [0, 0]])
-            rows = tf.reshape(rows, [chunks, self.samples, -1])         # XLA needs to know how many are in each
+            rows = tf.reshape(rows, [chunks, self.samples, -1])         # XLA wants sizes that it knows
             product = tf.while_loop(lambda i, _: i < chunks, lambda i, total: (
                 i + 1, total + pull(*self._chunk(i, (x, matrices)), rows[i])),
                                     (0, tf.zeros([self.shape[1]], u.dtype)))[1]

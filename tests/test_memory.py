@@ -112,8 +112,8 @@ def test_a_batch_that_does_not_fit_is_refused(monkeypatch):
     # moving mean and variance are not trained
     needed = update_memory(16000, 100_000 + 3 * 100, 4 * 100) / GiB
     with pytest.raises(MemoryError,
-                       match=rf"^a Jacobian of n = 16000 rows and p = 100300 columns takes {needed:.1f} GiB of "
-                             r"memory for each update, and 2\.0 GiB are free; reduce the batch$"):
+                       match=rf"^a Jacobian of n = 16000 rows and p = 100300 columns takes {needed:.1f} GiB "
+                             r"of memory for each update, and 2\.0 GiB are free; reduce the batch$"):
         require_memory(16000, network, "reduce the batch")
 
 
