@@ -244,6 +244,7 @@ def test_a_penalty_that_is_raised_later(float64):
     np.testing.assert_allclose(weights_of(late), weights_of(early), rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["HIG", "LM"])
 def test_in_single_precision_with_a_penalty_every_update_is_an_improvement(name):
     x, y = (array.astype("float32") for array in data(8))

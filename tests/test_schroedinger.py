@@ -319,6 +319,7 @@ def test_published_curve_of_adam():
     np.testing.assert_allclose(curve[1:], [[0.9984944, 0.9984633], [0.9961447, 0.9960588]], atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_run_of_hig(tmp_path):
     """One epoch from the published settings and seed, as the submit script runs it. No curve is published;
     Adam is at 0.998 after its first. The further course, 1e-2 within 3 epochs, is in
