@@ -42,12 +42,13 @@ so that J V_k = U_{k+1} B, where B (k + 1, k) is lower bidiagonal, with the α_i
 For n ≤ p and κ > −1, L is used instead of B: its upper k rows. B gives Lanczos' approximation of f(JᵀJ) Jᵀg,
 and L that of Jᵀ f(K) g, since U_kᵀ K U_k = L Lᵀ. L finds more of the small singular values in the same number
 of steps: on the Poisson problem 80 updates with 16 steps come within 6 % of the loss of 80 exact updates,
-instead of 22 % with B. For κ = −1, B gives the iterate of LSQR (with damping, too), which converges even if g
-is not in the range of J.
+instead of 22 % with B. If g is not in the range of J, though, singular values of L fall to 0, while those of B
+are never below the smallest one of J. Singular values of L below half the smallest one of B therefore count
+as that half, or steps would explode. For κ = −1, B gives the iterate of LSQR (with damping, too).
 
-The result is exact when k reaches the rank of J, and for κ = 1 after one step. Large singular values are
-found first; stopping after few steps leaves out the small ones. `operator_power` does this for any linear
-operator, and `hig.krylov` in TensorFlow for a model.
+The result is exact when the Krylov space is exhausted, which takes at most one step more than the rank of J,
+and for κ = 1 after one step. Large singular values are found first; stopping after few steps leaves out the
+small ones. `operator_power` does this for any linear operator, and `hig.krylov` in TensorFlow for a model.
 
 Precision: all computations are in float64, whatever the dtype of the arguments. Eigenvalues of K have
 absolute errors of about ε λ_max (ε = 2e-16). Singular values below 1e-8 σ_max are therefore lost in rounding;
@@ -68,6 +69,7 @@ METHODS = ("auto", "eigh", "tridiagonal")
 # n from which "tridiagonal" is faster: measured 120 without truncation, 240 with it (benchmarks/powers.py)
 SMALLEST_TRIDIAGONAL = 180
 EPSILON = np.finfo(np.float64).eps
+SMALLEST_RITZ = 0.5             # times the smallest singular value of B: the least that one of L counts as
 EXHAUSTED = 100                 # times ε σ_max: an α or β up to this is a rounding error
 SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (benchmarks/powers.py)
 
@@ -346,7 +348,7 @@ def bidiagonal_power(alphas, betas, norm, exhausted, sides, kappa, truncation, d
 
         J^κ g ≈ V_k by_v = Jᵀ (U_k by_u[:k]) + by_u[k] β_{k+1} v_k
 
-    If L is used instead of B, by_u[k] is 0.
+    If L is used instead of B, by_u[k] is 0, and f is taken at no less than SMALLEST_RITZ times B's smallest S.
 
     Args:
         alphas, betas: α_1 … α_k and β_2 … β_{k+1}, k ≥ 1 each.
@@ -369,7 +371,8 @@ def bidiagonal_power(alphas, betas, norm, exhausted, sides, kappa, truncation, d
         Q, sigma, _ = scipy.linalg.svd(B_k, full_matrices=False, check_finite=False)
         weights = spectral_weights(sigma, truncation, spectral_filter)
         kept = _kept(weights)
-        values = weights[kept] * (sigma[kept]**2 + damping)**((kappa - 1) / 2)
+        least = 0.0 if whole else SMALLEST_RITZ * scipy.linalg.svdvals(B[:k + 1, :k], check_finite=False)[-1]
+        values = weights[kept] * (np.maximum(sigma[kept], least)**2 + damping)**((kappa - 1) / 2)
         by_u = norm * (Q[:, kept] @ (values * Q[0, kept]))
         return by_u, B_k.T @ by_u, (np.count_nonzero(weights), sigma[0], sigma[kept].min(initial=sigma[0]))
 

@@ -103,6 +103,24 @@ def test_few_steps_come_near_and_the_change_tells_how_near():
                                                                    np.array(errors)).all()
 
 
+@pytest.mark.parametrize("duplicated", [False, True])
+@pytest.mark.parametrize("kappa", [-0.3, -0.5, -0.9])
+def test_a_gradient_outside_the_range_of_j_does_not_make_steps_explode(monkeypatch, kappa, duplicated):
+    """J of rank 40 and 25 with 50 rows, the second with every sample twice and other targets: for no k is the step
+    more than 2.5 times as long as the exact one, and its error falls to that of rounding. Negative control:
+    without SMALLEST_RITZ some steps are more than five times as long.
+    """
+    J, g = jacobian(50, 80, 40, condition=100)
+    J = np.vstack([J[:25]] * 2) if duplicated else J
+    expected = jacobian_power(J, kappa, 1e-7)[0] @ g
+    steps = [operator_power(J, g, kappa, 1e-7, 0.0, k)[0] for k in range(1, 42)]
+    longest = max(map(np.linalg.norm, steps)) / np.linalg.norm(expected)
+    assert longest < 2.5 and relative_error(steps[-1], expected) < 1e-9
+    monkeypatch.setattr(powers, "SMALLEST_RITZ", 0.0)
+    steps = [operator_power(J, g, kappa, 1e-7, 0.0, k)[0] for k in range(1, 42)]
+    assert max(map(np.linalg.norm, steps)) > 5 * np.linalg.norm(expected)
+
+
 @pytest.mark.parametrize("n, p", [(20, 30), (30, 20)])
 def test_where_the_space_is_exhausted_the_recurrence_ends(n, p):
     """g of three singular vectors, or orthogonal to the range, or zero: exact, without NaN, and no warning.
