@@ -108,7 +108,7 @@ def test_few_steps_come_near_and_the_change_tells_how_near():
 def test_a_gradient_outside_the_range_of_j_does_not_make_steps_explode(monkeypatch, kappa, duplicated):
     """J of rank 40 and 25 with 50 rows, the second with every sample twice and other targets: for no k is the step
     more than 2.5 times as long as the exact one, and its error falls to that of rounding. Negative control:
-    without SMALLEST_RITZ some steps are more than five times as long.
+    without SMALLEST_RITZ some steps are more than three times as long.
     """
     J, g = jacobian(50, 80, 40, condition=100)
     J = np.vstack([J[:25]] * 2) if duplicated else J
@@ -118,7 +118,7 @@ def test_a_gradient_outside_the_range_of_j_does_not_make_steps_explode(monkeypat
     assert longest < 2.5 and relative_error(steps[-1], expected) < 1e-9
     monkeypatch.setattr(powers, "SMALLEST_RITZ", 0.0)
     steps = [operator_power(J, g, kappa, 1e-7, 0.0, k)[0] for k in range(1, 42)]
-    assert max(map(np.linalg.norm, steps)) > 5 * np.linalg.norm(expected)
+    assert max(map(np.linalg.norm, steps)) > 3 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("n, p", [(20, 30), (30, 20)])
