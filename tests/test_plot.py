@@ -185,6 +185,9 @@ def test_the_switch_of_a_pretrained_run_is_marked(tmp_path, axis, position, thin
         ax, *_ = draw([path], "--x", axis)
         assert [text.get_text() for text in ax.texts] == ["switch"] and ax.texts[0].xy[0] == expected
         assert any(list(line.get_xdata()) == [expected] * 2 for line in ax.lines)
+        FigureCanvasAgg(ax.figure).draw()
+        place, mark = box(ax.get_legend()), ax.transData.transform((expected, 1))[0]
+        assert not place.x0 < mark < place.x1                           # the legend is beside it
 
 
 def test_one_measured_point_is_seen_and_the_table_has_the_last_one(tmp_path):

@@ -265,10 +265,10 @@ def free_place(ax, width, height):
     from matplotlib.transforms import Bbox
 
     ax.get_xlim(), ax.get_ylim()                                        # sets them for the transforms
-    to_axes = ax.transScale + ax.transLimits
-    paths = [(line.get_path(), False) for line in ax.lines if line.get_transform() == ax.transData]
-    paths += [(path, True) for band in ax.collections for path in band.get_paths()]
-    paths = [(to_axes.transform_path(path), filled) for path, filled in paths if len(path)]
+    paths = [(line.get_path(), line.get_transform(), False) for line in ax.lines]
+    paths += [(path, ax.transData, True) for band in ax.collections for path in band.get_paths()]
+    paths = [((transform - ax.transAxes).transform_path(path), filled)
+             for path, transform, filled in paths if len(path)]
     for x in (1 - width, 0, (1 - width) / 2):
         for y in np.linspace(1 - height, 0, 11) if min(x, 1 - height) >= 0 else ():
             place = Bbox.from_bounds(x, y, width, height)
