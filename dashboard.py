@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from hig.figures.curves import SYSTEMS
-from hig.runs.cli import SettingsError, fail, make_parser, number, standard_streams
+from hig.runs.cli import SettingsError, fail, make_parser, number
 
 ROOT = Path(__file__).resolve().parent
 BY_HAND = [folder for folder in SYSTEMS.values() if (ROOT / folder / "interactive").is_dir()]
@@ -61,5 +61,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    standard_streams()
     sys.exit(main())

@@ -33,7 +33,7 @@ from hig.figures.losses import make_figure
 from hig.figures.reading import APART, collect
 from hig.figures.style import COLORS, write_figure, write_file
 from hig.figures.table import table, tidy
-from hig.runs.cli import make_parser, positive, standard_streams
+from hig.runs.cli import make_parser, positive
 
 ROOT = Path(__file__).resolve().parent
 FIGURES, ANIMATIONS = (".png", ".pdf", ".svg"), (".gif", ".mp4")
@@ -180,5 +180,4 @@ def main(arguments=None, root=ROOT):
 
 
 if __name__ == "__main__":
-    standard_streams()
     sys.exit(main())

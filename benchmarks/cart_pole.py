@@ -8,9 +8,7 @@ that process count the imports, too. Further updates are medians of calls taken 
 machine slows all of them.
 """
 
-import argparse
-
-from hig.runs.cli import silent_start, standard_streams
+from hig.runs.cli import make_parser, silent_start
 from timing import in_turn, repeated, start_up
 
 BATCH_SIZE = 32
@@ -32,22 +30,21 @@ def measure(poles):
     import hig
     from Cart_Pole import experiment
     batch = experiment.draw_data(poles)[0][:BATCH_SIZE], np.zeros((BATCH_SIZE, poles), np.float32)
-    steps, imports = [], start_up(IMPORTS)
-    for optimizer in OPTIMIZERS.values():
+    steps, imports = {}, start_up(IMPORTS)
+    for name, optimizer in OPTIMIZERS.items():
         model = experiment.build_model(poles, 0)
         model.compile(eval(optimizer, {"hig": hig}), experiment.loss)
-        steps.append(repeated(model, *batch))
+        steps[name] = repeated(model, *batch)
     medians = in_turn(steps, ROUNDS)
-    for name, median in zip(OPTIMIZERS, medians):
+    for name, median in medians.items():
         first = start_up(FIRST_UPDATE.format(poles=poles, optimizer=OPTIMIZERS[name], batch=BATCH_SIZE))
         print(f"{poles:5} {BATCH_SIZE * poles:5} {name:15} {first - imports:10.1f} s {first:10.1f} s "
-              f"{1e3 * median:9.1f} ms {median / medians[-1]:8.1f}", flush=True)
+              f"{1e3 * median:9.1f} ms {median / medians['Adam']:8.1f}", flush=True)
 
 
 def main():
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--poles", type=int, nargs="+", choices=(1, 2, 3, 4), default=(1, 4))
     chosen = parser.parse_args().poles
     with silent_start():
@@ -58,5 +55,4 @@ def main():
 
 
 if __name__ == "__main__":
-    standard_streams()
     main()

@@ -14,13 +14,12 @@ estimate    the change of J^κ g by the last step next to its distance from the 
 Times are medians of calls taken in turn, so that a busy machine slows all.
 """
 
-import argparse
 import subprocess
 import sys
 
 import numpy as np
 
-from hig.runs.cli import silent_start, standard_streams
+from hig.runs.cli import make_parser, silent_start
 from timing import ROOT, in_turn, seconds
 
 with silent_start():
@@ -139,9 +138,7 @@ def estimate():
 PARTS = {"poisson": poisson, "rows": rows, "gradient": gradient, "estimate": estimate}
 
 if __name__ == "__main__":
-    standard_streams()
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("parts", nargs="*", choices=PARTS, metavar="PART")
     parser.add_argument("--updates", type=int, default=80, metavar="N",
                         help="of the part poisson (default: %(default)s)")

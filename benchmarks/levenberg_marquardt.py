@@ -14,7 +14,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-from hig.runs.cli import silent_start, standard_streams
+from hig.runs.cli import silent_start
 from timing import in_turn, seconds
 
 PACKAGE = "tf-levenberg-marquardt==1.0.3"
@@ -43,21 +43,18 @@ def measure():
         from hig.runs.experiments import fixed_batches
         from Nonlinear_Oscillators import experiment
     states = experiment.draw_data(22)[0]
-
-    def batches():
-        return iter(fixed_batches((states, states), BATCH)[0](0))
+    dataset = fixed_batches((states, states), BATCH)[0](0)
+    steps, their_steps = iter(dataset), iter(dataset)
 
     model = experiment.build_model(22)
     model.compile(optimizer=hig.LevenbergMarquardt(damping=0.1), loss=experiment.loss)
     model.optimizer.build(model.trainable_variables)
     model.make_train_function()
-    steps = batches()
 
     inputs = keras.Input(states.shape[1:])
     # it calls with arguments of Keras'
     theirs = ModelWrapper(keras.Model(inputs, experiment.build_model(22)(inputs)))
     theirs.compile()
-    their_steps = batches()
 
     def ours():
         return float(model.train_function(steps)["loss"])
@@ -74,5 +71,4 @@ def measure():
 
 
 if __name__ == "__main__":
-    standard_streams()
     measure() if sys.argv[1:] == ["--measure"] else main()

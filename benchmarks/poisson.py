@@ -10,20 +10,15 @@ in p; then an update by Adam with its data, and with --large the peak memory of 
 calls taken in turn, so that a busy machine slows all.
 """
 
-import argparse
-import sys
-
-import scipy.linalg
 import threadpoolctl
 
-from hig.runs.cli import silent_start, standard_streams
-from timing import in_turn, peak_memory, repeated, seconds
+from hig.runs.cli import make_parser, silent_start
+from timing import in_turn, peak_memory, repeated, seconds, syevd
 
 with silent_start():
     import keras
     import tensorflow as tf
 
-    from hig.jacobian import FactoredJacobian
     from hig.optimizers import HIG
     from hig.powers import gram_coefficients
     from Poisson.experiment import build_model, compile_model
@@ -41,27 +36,17 @@ def measure(model, batch_size):
     batch = next(iter(training_fields(0, batch_size, 8)))[1]
     derivatives = model.derivatives_for(batch, batch, None)
     *_, gradient, jacobian = derivatives.linearise(batch, batch, None)
-    if not isinstance(jacobian, FactoredJacobian):
-        sys.exit("the Jacobian is not factored")
-    n = batch_size * 64
-    one_thread = threadpoolctl.ThreadpoolController().wrap(limits=1)
-    gram = jacobian.gram()
+    one_thread, gram = threadpoolctl.ThreadpoolController().wrap(limits=1), jacobian.gram()
     v = gram_coefficients(gram, gradient, -0.5, TRUNCATION)[0]
-
-    def syevd():
-        scipy.linalg.eigh(gram, driver="evd", check_finite=False)
-
+    all_threads, single = syevd(gram).values()
     functions = {"update": repeated(model, batch),
                  "derivatives": lambda: derivatives.linearise(batch, batch, None),
                  "gram": one_thread(jacobian.gram),
                  "f(K) g": lambda: gram_coefficients(gram, gradient, -0.5, TRUNCATION),
-                 "pullback": one_thread(lambda: jacobian.pullback(v)), "syevd": syevd,
-                 "syevd, 1 thread": one_thread(syevd)}
-    if n > 2000:
-        del functions["syevd, 1 thread"]  # there all threads are faster, by seconds
-    medians = dict(zip(functions, (1e3 * t for t in in_turn(functions.values(), ROUNDS[n]))))
-    medians["syevd"] = min(medians["syevd"], medians.pop("syevd, 1 thread", medians["syevd"]))
-    return medians
+                 "pullback": one_thread(lambda: jacobian.pullback(v)), "syevd": all_threads,
+                 **({"one": single} if len(gram) < 2000 else {})}                   # slower there, by seconds
+    medians = {name: 1e3 * t for name, t in in_turn(functions, ROUNDS[len(gram)]).items()}
+    return {**medians, "syevd": min(medians["syevd"], medians.get("one", medians["syevd"]))}
 
 
 def table(label, rows):
@@ -89,8 +74,7 @@ def adam():
 def main():
     """Measures and prints the tables."""
     tf.get_logger().setLevel("ERROR")  # many models in one process: traced again
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--large", action="store_true", help="also n = 4096 and the peak memory")
     large = parser.parse_args().large
     adam()
@@ -109,5 +93,4 @@ def main():
 
 
 if __name__ == "__main__":
-    standard_streams()
     main()

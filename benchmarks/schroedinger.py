@@ -14,15 +14,9 @@ compile; with real pairs it is slower for both; from both ends at once, three ti
 common to all controls is the fastest, by 40 % for Adam, but ill-conditioned on wide boxes.
 """
 
-import argparse
-import resource
+from hig.runs.cli import make_parser, silent_start
+from timing import in_turn, print_start_and_memory, print_times, repeated, seconds, syevd
 
-from hig.runs.cli import silent_start, standard_streams
-from timing import in_turn, peak_memory, repeated, seconds, start_up
-
-FIRST_UPDATE = ("from Schroedinger.experiment import *; import hig; m = build_model(1); "
-                "m.compile(optimizer=hig.HIG(0.5, truncation=1e-5), loss=loss); x = draw_data(1)[0][:16]; "
-                "m.fit(x, x, batch_size=16, verbose=0)")
 ROUNDS = 15
 ADAM_UPDATES = 4                       # of an epoch: 1024 samples in batches of 256
 STEPS = (96, 384, 1536)
@@ -31,82 +25,60 @@ PUBLISHED_STEPS = (24, 96, 384)
 
 def main():
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--ours", action="store_true", help="leave the baseline out")
     baseline = not parser.parse_args().ours
+    print_start_and_memory("Schroedinger", 1, "hig.HIG(0.5, 1e-5)", 16, epochs=2)
 
-    print(f"HIG, process start to first update     {start_up(FIRST_UPDATE):8.1f} s")
-    memory = peak_memory("Schroedinger/submit_HIG.py", "--epochs", "2")
-    print(f"HIG, peak memory of a run              {memory:8.2f} GB", flush=True)
-
-    import scipy.linalg
-    import threadpoolctl
     with silent_start():
         import tensorflow as tf
 
         import hig
         import published
-        from hig.runs.experiments import fixed_batches, mean_losses
         from Schroedinger import experiment
         from Schroedinger.simulator import Dipole, to_pairs
-    targets, test_targets = experiment.draw_data(1)
-    one_thread = threadpoolctl.ThreadpoolController().wrap(limits=1)
+    targets = experiment.draw_data(1)[0]
+    batch = tf.constant(targets[:16])
 
     def ours(optimizer, batch_size, n_steps=experiment.N_STEPS, updates=1):
         """The model, and a function that takes so many updates of it."""
         model = experiment.build_model(1, Dipole(n_steps=n_steps))
-        model.compile(optimizer=optimizer, loss=experiment.loss, steps_per_execution=updates)
+        model.compile(optimizer=optimizer or hig.HIG(0.5, truncation=1e-5), loss=experiment.loss,
+                      steps_per_execution=updates)
         return model, repeated(model, tf.constant(targets[:batch_size]))
 
     def derivatives(model):
-        batch = tf.constant(targets[:16])
         linearise = model.derivatives_for(batch, batch, None).linearise
         return lambda: linearise(batch, batch, None)
 
     # One update against one eigendecomposition
-    model, hig_step = ours(hig.HIG(0.5, truncation=1e-5), 16)
+    model, hig_step = ours(None, 16)
     hig_step()
-    K = derivatives(model)()[-1].gram()
-    without, _ = ours(hig.HIG(0.5, truncation=1e-5), 16)
+    without, _ = ours(None, 16)
     without.simulator = lambda x, controls, own=without.simulator: own(x, controls)  # hides its Jacobian
-    _, adam_epoch = ours("adam", 256, updates=ADAM_UPDATES)
-    names = ["HIG update, batch 16", "its derivatives", "derivatives by the 28-fold repeated batch",
-             "LAPACK eigh (syevd) of its K, all threads", "LAPACK eigh (syevd) of its K, 1 thread",
-             "Adam epoch, 4 updates of batch 256"]
-    medians = in_turn([hig_step, derivatives(model), derivatives(without), lambda: scipy.linalg.eigh(K,
-        driver="evd"),
-                       one_thread(lambda: scipy.linalg.eigh(K, driver="evd")), adam_epoch], ROUNDS)
-    for name, median in zip(names, medians):
-        print(f"{name:44} {1e3 * median:8.1f} ms")
-    print(f"HIG update / faster eigh                   {medians[0] / min(medians[3:5]):8.2f}", flush=True)
+    medians = in_turn({
+        "HIG update, batch 16": hig_step, "its derivatives": derivatives(model),
+        "derivatives by the 28-fold repeated batch": derivatives(without),
+        **syevd(derivatives(model)()[-1].gram()),
+        "Adam epoch, 4 updates of batch 256": ours("adam", 256, updates=ADAM_UPDATES)[1]}, ROUNDS)
+    print_times(medians)
+    update, _, _, *eigh, _ = medians.values()
+    print(f"HIG update / faster eigh                   {update / min(eigh):8.2f}", flush=True)
 
     # Cost per step
-    runs = [(derivatives(ours(hig.HIG(0.5, truncation=1e-5), 16, n)[0]), ours("adam", 256, n)[1])
-            for n in STEPS]
+    runs = [(derivatives(ours(None, 16, n)[0]), ours("adam", 256, n)[1]) for n in STEPS]
     medians = in_turn([function for run in runs for function in run], 5)
     for n, of_hig, of_adam in zip(STEPS, medians[::2], medians[1::2]):
         print(f"{n:5} steps: derivatives for HIG {1e6 * of_hig / n:6.1f} µs a step, update of Adam "
               f"{1e6 * of_adam / n:6.1f} µs a step", flush=True)
-
-    # What the updates are worth
-    model, _ = ours(hig.HIG(0.5, truncation=1e-5), 16)
-    batches, updates = fixed_batches((targets, targets), 16)
-    evaluate = mean_losses(model, (targets, targets), (test_targets, test_targets))
-    dataset = batches(0)
-    for epoch in range(1, 11):
-        model.fit(dataset, steps_per_epoch=updates, verbose=0)
-        if epoch in (3, 10):
-            print(f"HIG, test loss after {epoch:2} epochs            "
-                  f"{evaluate(epoch, None)['test_loss']:12.1e}", flush=True)
     if not baseline:
         return
 
     def dense_step(dipole):
         """One Crank-Nicolson step by a dense solve per sample, in complex64 as published."""
         m = len(dipole.x)
-        laplacian = tf.linalg.diag([-2.0] * m) + tf.linalg.diag([1.0] * (m - 1),
-                                                                k=1) + tf.linalg.diag([1.0] * (m - 1), k=-1)
+        laplacian = (tf.linalg.diag([-2.0] * m) + tf.linalg.diag([1.0] * (m - 1), k=1)
+                     + tf.linalg.diag([1.0] * (m - 1), k=-1))
         kinetic, x = -laplacian / dipole.dx**2, tf.constant(dipole.x, tf.float32)
 
         def step(psi, control):                                        # (B, m) complex64, (B, 1)
@@ -118,7 +90,7 @@ def main():
 
     def theirs(n_steps):
         dipole = Dipole(n_steps=n_steps)
-        model, batch = experiment.build_model(1, dipole), tf.constant(targets[:16])
+        model = experiment.build_model(1, dipole)
         propagate = published.unrolled(dense_step(dipole), n_steps)
         ground_state = tf.repeat(tf.constant(dipole.eigenstate(1)[None], tf.complex64), 16, axis=0)
 
@@ -129,15 +101,12 @@ def main():
         return lambda: update(batch, batch)
 
     for n_steps in PUBLISHED_STEPS:
-        update, (_, step) = theirs(n_steps), ours(hig.HIG(0.5, truncation=1e-5), 16, n_steps)
+        update, (_, step) = theirs(n_steps), ours(None, 16, n_steps)
         tracing = seconds(update)
         published_update, our_update = in_turn([update, step], 3)
         print(f"{n_steps:5} steps: published update {published_update:7.2f} s (the first one {tracing:5.0f} "
               f"s), {published_update / our_update:6.0f} times ours", flush=True)
-    print("peak memory, with the baseline         "
-          f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:8.2f} GB")
 
 
 if __name__ == "__main__":
-    standard_streams()
     main()

@@ -8,16 +8,15 @@ each, so that a busy machine slows all of them. Compiling is excluded (it is a c
 too.
 """
 
-import argparse
+import importlib
 import math
 import runpy
-import statistics
 import time
 from argparse import Namespace
 
 import numpy as np
 
-from hig.runs.cli import positive, silent_start, standard_streams
+from hig.runs.cli import make_parser, positive, silent_start
 from hig.runs.study import seed_range
 from timing import ROOT, seconds
 
@@ -36,8 +35,7 @@ SLICE = 1.0                # seconds of one turn
 
 def main():
     """Measures and prints a table for each system."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=seed_range, metavar="1-5",
                         help="default: 1-5, and that of the published HIG")
     parser.add_argument("--max-time", type=positive, metavar="SECONDS",
@@ -56,8 +54,11 @@ def main():
             for name, times in zip(options.methods, train_in_turn(methods, seed, max_time, time.process_time
                                                                   if options.cpu else time.perf_counter)):
                 reached[name].append(times)
-                print(f"{system}, seed {seed:3}, {name:18} {line(times)}", flush=True)
-        print_table(system, seeds, methods, reached)
+                print(f"{system}, seed {seed:3}, {name:24} {line(times)}", flush=True)
+        print(f"\n{system}, seeds {', '.join(map(str, seeds))}: median seconds to a test loss of "
+              f"{', '.join(f'{level:g}' for level in LEVELS)}; compiling")
+        for method, (name, times) in zip(methods, reached.items()):
+            print(f"{name:24} {line(np.median(times, axis=0))}{method.compiling:8.1f}", flush=True)
 
 
 class Method:
@@ -65,8 +66,6 @@ class Method:
 
     def __init__(self, system, name):
         with silent_start():
-            import importlib
-
             from hig.runs.experiments import fixed_batches, make_optimizer, mean_losses
             self.experiment = importlib.import_module(f"{system}.experiment")
         script, changed = METHODS[name]
@@ -74,12 +73,11 @@ class Method:
         names = "batch_size", "learning_rate", "truncation", "damping", "krylov"
         settings = Namespace(**{"optimizer": script, **{name: constants.get(name.upper()) for name in names},
                                 **changed})
-        self.batched = lambda train: fixed_batches(train, settings.batch_size)
+        self.batched = lambda states: fixed_batches((states, states), settings.batch_size)
         self.losses, self.model = mean_losses, self.experiment.build_model(1)
-        states = self.experiment.draw_data(1)[0]
-        batches, self.updates = self.batched((states, states))
+        batches, updates = self.batched(self.experiment.draw_data(1)[0])
         self.model.compile(optimizer=make_optimizer(settings), loss=self.experiment.loss,
-                           steps_per_execution=self.updates)
+                           steps_per_execution=updates)
         self.model.optimizer.build(self.model.trainable_variables)
         self.untouched = [variable.numpy().copy() for variable in self.model.optimizer.variables]
         self.model.make_train_function()
@@ -90,12 +88,11 @@ class Method:
     def begin(self, seed):
         """Weights and data of that seed; the optimizer as new."""
         train, test = self.experiment.draw_data(seed)
-        for variable, value in zip(self.model.variables, self.experiment.build_model(seed).variables):
+        self.steps, self.time, self.times = iter(self.batched(train)[0](0)), 0.0, [math.inf] * len(LEVELS)
+        initial = self.experiment.build_model(seed)
+        for variable, value in zip([*self.model.weights, *self.model.optimizer.variables],
+                                   [*initial.weights, *self.untouched], strict=True):
             variable.assign(value)
-        for variable, value in zip(self.model.optimizer.variables, self.untouched):
-            variable.assign(value)
-        self.steps, self.time, self.times = iter(self.batched((train, train))[0](0)), 0.0, [math.inf] * len(
-            LEVELS)
         evaluate = self.losses(self.model, (test, test), (test, test))
         self.test_loss = lambda: evaluate(0, None)["test_loss"]
 
@@ -103,20 +100,16 @@ class Method:
         """Trains epoch after epoch until its turn or the run is over; returns whether the run is."""
         ends = min(self.time + SLICE, max_time)
         while self.time < ends:
+            self.model.reset_metrics()
             began = clock()
-            float(self.train_epoch()["loss"])                           # waits for the end of the epoch
+            float(self.model.train_function(self.steps)["loss"])        # waits for the end of the epoch
             self.time += clock() - began
             loss = self.test_loss()
-            self.times = [min(known, self.time if loss < level else math.inf) for known,
-                          level in zip(self.times, LEVELS)]
+            self.times = [min(known, self.time if loss < level else math.inf)
+                          for known, level in zip(self.times, LEVELS)]
             if loss < LEVELS[-1] or not math.isfinite(loss):
                 return True
         return self.time >= max_time
-
-    def train_epoch(self):
-        """The updates of an epoch; their mean loss and more."""
-        self.model.reset_metrics()
-        return self.model.train_function(self.steps)
 
 
 def train_in_turn(methods, seed, max_time, clock):
@@ -129,28 +122,10 @@ def train_in_turn(methods, seed, max_time, clock):
     return [method.times for method in methods]
 
 
-def print_table(system, seeds, methods, reached):
-    """Medians over the seeds, and the median and least ratio of single seeds to the first method."""
-    print(f"\n{system}, seeds {', '.join(map(str, seeds))}: median seconds to a test loss of "
-          f"{', '.join(f'{l:g}' for l in LEVELS)}; compiling")
-    for method, (name, times) in zip(methods, reached.items()):
-        print(f"{name:18} {line(np.median(times, axis=0))}{method.compiling:8.1f}")
-    first = np.array(next(iter(reached.values())))
-    print("times as fast as the first, median (and least) of the seeds in which either gets there")
-    for name, times in list(reached.items())[1:]:
-        cells = []
-        for own, base in zip(np.array(times).T, first.T):
-            ratios = [b / o for o, b in zip(own, base) if min(o, b) < math.inf]
-            cells.append(f"{statistics.median(ratios):6.1f} ({min(ratios):4.1f})" if ratios
-                         else "       –     ")
-        print(f"{name:18} {' '.join(cells)}", flush=True)
-
-
 def line(times):
     """Seconds as text, a dash where there are none."""
     return " ".join(f"{t:7.1f}" if t < math.inf else "      –" for t in times)
 
 
 if __name__ == "__main__":
-    standard_streams()
     main()

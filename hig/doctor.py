@@ -10,17 +10,15 @@ import os
 import platform
 import statistics
 import sys
-import threading
 import time
-from contextlib import nullcontext
 
 import numpy as np
 import scipy.linalg
 import threadpoolctl
 
-from hig.runs.cli import load_keras, make_parser, standard_streams
 from hig.memory import available_memory
 from hig.powers import gram_coefficients, jacobian_power
+from hig.runs.cli import load_keras, make_parser
 from hig.runs.provenance import provenance
 
 N = 512                    # rows of the Gram matrix that is timed: batch 128 of the oscillators
@@ -49,9 +47,8 @@ def machine():
                               f"operation, {threads.get_inter_op_parallelism_threads() or 'all cores'} "
                               "between them (as set)",
         "environment": ", ".join(f"{key}={value}" for key, value in sorted(os.environ.items())
-                                 if key.startswith(("TF_ENABLE", "TF_NUM", "TF_XLA", "TF_GPU", "OMP_",
-                                                    "OPENBLAS_",
-                                                   "MKL_", "XLA_", "CUDA_VISIBLE"))) or "nothing set",
+                                 if key.startswith(("TF_ENABLE", "TF_NUM", "TF_XLA", "TF_GPU", "OMP_", "MKL_",
+                                                    "OPENBLAS_", "XLA_", "CUDA_VISIBLE"))) or "nothing set",
         "keras' default": keras.config.floatx(),
         **found}
     return [f"{name:20}{value}" for name, value in lines.items()]
@@ -85,33 +82,6 @@ def milliseconds(function):
     return 1e3 * statistics.median(times[1:] or times)
 
 
-def thread_fight(K):
-    """Times in ms of `eigh` of K: {(BLAS threads or None for all, whether TensorFlow is busy): time}."""
-    import tensorflow as tf
-    block = tf.random.normal((512, 512), seed=0)
-    done = threading.Event()
-
-    def compute():
-        while not done.is_set():
-            tf.linalg.matmul(block, block).numpy()
-
-    times = {}
-    for busy in (False, True):
-        worker = threading.Thread(target=compute)
-        if busy:
-            worker.start()
-        try:
-            for threads in (1, None):
-                with threadpoolctl.threadpool_limits(threads, user_api="blas") if threads else nullcontext():
-                    times[threads, busy] = milliseconds(lambda: scipy.linalg.eigh(K, driver="evd"))
-        finally:
-            done.set()
-            if busy:
-                worker.join()
-            done.clear()
-    return times
-
-
 def krylov_update():
     """(milliseconds of an update of hig.HIG with krylov=16 and n = 4096 rows, the device's name)."""
     keras = load_keras()
@@ -126,63 +96,37 @@ def krylov_update():
     return milliseconds(lambda: model.train_on_batch(x, y)), device
 
 
-def advice(times, power, free):
-    """Yields advice from the times of `thread_fight`, the ms of one J^κ g, and the free memory in bytes."""
-    if any(times[None, busy] > 2 * times[1, busy] for busy in (False, True)):
-        yield ("BLAS with all its threads fights for the cores, with TensorFlow or other programs. hig takes "
-               "one thread for small matrices; in code of your own, set OPENBLAS_NUM_THREADS=1 or use "
-               "threadpoolctl around them.")
-    if times[1, True] > 3 * times[1, False]:
-        yield ("An eigendecomposition next to TensorFlow is much slower than alone: too few cores, or a busy "
-               "machine.")
-    if power > 1.5 * times[1, False]:
-        yield ("J^κ g takes longer than an eigendecomposition, but should take half as long: a busy machine, "
-               "or an unusual BLAS.")
-    if times[1, False] > 200:
-        yield ("An eigendecomposition of 512 rows takes more than 200 ms: is this BLAS optimised for the "
-               "processor?")
-    if free < 2 * 2**30:
-        yield "Less than 2 GiB of memory are free; a run on the oscillators takes about 1."
-
-
 def main(arguments=()):
     """Prints the report; returns the exit code."""
     make_parser(__doc__).parse_args(arguments)
-    began = time.perf_counter()
     print("\n".join(machine()))
-    started = time.perf_counter()
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         errors = {method: power_error(method) for method in ("eigh", "tridiagonal")}
         J, g = matrix(N, 6)
         K = J @ J.T
-    power = milliseconds(lambda: gram_coefficients(K, g, -0.5, 1e-5))
-    times = thread_fight(K)
-    right = all(error < TOLERANCE for error in errors.values())
+        one_thread = milliseconds(lambda: scipy.linalg.eigh(K, driver="evd"))
+    all_threads = milliseconds(lambda: scipy.linalg.eigh(K, driver="evd"))
+    update, device = krylov_update()
+    times = {f"J^κ g, n = {N}": milliseconds(lambda: gram_coefficients(K, g, -0.5, 1e-5)),
+             f"eigh, n = {N}, 1 BLAS thread": one_thread, f"eigh, n = {N}, all BLAS threads": all_threads,
+             f"HIG with krylov=16, n = 4096, on {device}": update}
 
     print("\nself-check")
     for method, error in errors.items():
         print(f"J^κ g by {method:11} against SVD: relative error {error:.1e}, "
               f"{'right' if error < TOLERANCE else 'WRONG'} (allowed {TOLERANCE:.0e})")
-    print(f"J^κ g, n = {N}:".ljust(49) + f" {power:7.1f} ms")
-    for (threads, busy), value in times.items():
-        print(f"eigh, n = {N}, {threads or 'all'} BLAS thread{'' if threads == 1 else 's'}, TensorFlow "
-              f"{'busy' if busy else 'idle'}:".ljust(49) + f" {value:7.1f} ms")
-    update, device = krylov_update()
-    print(f"HIG with krylov=16, n = 4096, on {device}:".ljust(49) + f" {update:7.1f} ms")
-    print(f"{started - began:.1f} s to start, {time.perf_counter() - started:.1f} s to check")
-
-    print("\nadvice")
+    for name, time_taken in times.items():
+        print(f"{name}:".ljust(49) + f" {time_taken:7.1f} ms")
+    right = all(error < TOLERANCE for error in errors.values())
     if not right:
-        print("- J^κ is wrong here: please report it with this text. Another build of numpy and scipy may "
-              "help.")
-    found = list(advice(times, power, available_memory()))
+        print("J^κ is wrong here: please report it with this text. Another build of numpy and scipy may help.")
+    if all_threads > 2 * one_thread:
+        print("BLAS with all its threads fights for the cores with other programs. hig takes one thread for "
+              "small matrices; in code of your own, set OPENBLAS_NUM_THREADS=1 or use threadpoolctl.")
     if (default := load_keras().config.floatx()) != "float32":
-        found.append(f"Keras' default is {default}: the experiments need float32; set it to float32 in "
-                     "keras.json.")
-    print("\n".join(f"- {sentence}" for sentence in found) or ("nothing: all is well" if right else ""))
+        print(f"Keras' default is {default}: the experiments need float32; set it to float32 in keras.json.")
     return 0 if right else 1
 
 
 if __name__ == "__main__":
-    standard_streams()
     sys.exit(main(sys.argv[1:]))

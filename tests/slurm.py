@@ -70,8 +70,8 @@ PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP
     with ExitStack() as stack:
         for command in commands:
             log = stack.enter_context(open(folder / f"{command[0]}.out", "w"))
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-            stack.callback(end, process)
+            process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+            stack.callback(process.terminate)                           # and then it is waited for
             if command[0] == "munged":
                 wait_for(munge.exists)
         stack.callback(subprocess.run, ["scancel", "--full", "--signal=KILL", "--user=root"], env=environment,
@@ -79,16 +79,6 @@ PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP
         wait_for(lambda: subprocess.run(["srun", "--immediate=5", "true"], env=environment,
                                         capture_output=True).returncode == 0)
         yield configuration
-
-
-def end(process):
-    """Ends a daemon."""
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def wait_for(condition):

@@ -2,7 +2,6 @@
 TensorFlow."""
 
 import os
-import re
 import runpy
 import signal
 import subprocess
@@ -84,6 +83,15 @@ def starts(run):
     return (run.folder / "starts").read_text().splitlines()
 
 
+def signal_job(run, number):
+    """Sends a signal to both processes of a run's job, its script and submitit's, as Slurm does."""
+    slurm.wait_for((run.folder / "NLO_Fake_CHECKPOINT.npz").exists)
+    script, = (process for process in psutil.process_iter(["cmdline"])
+               if str(run.folder) in (process.info["cmdline"] or ()))
+    for process in (script.parent(), script):
+        process.send_signal(number)
+
+
 def test_what_is_left_runs_and_what_failed_is_told(system, tmp_path, capfd):
     """A damaged pickle is no run that could be resumed."""
     chosen = options(tmp_path)
@@ -93,7 +101,7 @@ def test_what_is_left_runs_and_what_failed_is_told(system, tmp_path, capfd):
         (runs[0].folder / name).write_bytes(b"damaged")
     assert [run.state() for run in runs] == ["new"] * 3
     failures = study.carry_out(runs, chosen)
-    assert failures == {runs[2]: "exit code 4: Fake stopped: no memory"}
+    assert failures == {runs[2]: "Fake stopped: no memory"}
     assert [run.state() for run in runs] == ["finished", "diverged", "failed"]
     study.carry_out(runs, chosen)
     assert [starts(run) for run in runs] == [["new 1"], ["new 1"], ["new 1", "resumed 1"]]
@@ -131,27 +139,21 @@ def test_a_study_that_is_killed_goes_on_where_it_was(system, tmp_path, number):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_preempted_job_is_requeued_and_goes_on(system, tmp_path, number):
-    """submitit's local executor in the place of Slurm, which sends signals to all processes of a job."""
+    """submitit's local executor in the place of Slurm."""
     run, = make(system, options(tmp_path, cluster="slurm", slurm={"cpus_per_task": 3}), ["slow"])
-    jobs = tmp_path / "jobs"
-    job = submitit.LocalExecutor(jobs).submit(places.Training(run))
-    slurm.wait_for((run.folder / "NLO_Fake_CHECKPOINT.npz").exists)
-    child, = (process for process in psutil.process_iter(["cmdline"])
-              if {"submitit.core._submit", str(jobs)} <= set(process.info["cmdline"] or ()))
-    for process in (child, *child.children()):
-        process.send_signal(number)
-    assert job.result() == "exit code 0: " and run.state() == "finished"
-    assert starts(run) == ["new 3", "resumed 3"]
+    job = submitit.LocalExecutor(tmp_path / "jobs").submit(places.Job(run))
+    signal_job(run, number)
+    assert job.result() == 0 and run.state() == "finished" and starts(run) == ["new 3", "resumed 3"]
 
 
 # ------------------------------------------------------------------------------------------- the command line
 
-def run_study(monkeypatch, capsys, system, name, *flags, runs=(("Adam", {}),)):
+def run_study(monkeypatch, capsys, system, name, *flags):
     """Exit code, standard output and error of a study's command line, of whose runs none takes place."""
     monkeypatch.setattr(study, "carry_out", lambda runs, options: {})
     monkeypatch.setattr(sys, "argv", ["study.py", *map(str, flags)])
     with pytest.raises(SystemExit) as ended:
-        study.study(system, name, "", list(runs), seeds=(1,), max_time=5.0)
+        study.study(system, name, "", [("Adam", {})], seeds=(1,), max_time=5.0)
     return ended.value.code, *capsys.readouterr()
 
 
@@ -159,20 +161,16 @@ def test_the_folder_of_another_study_is_refused(tmp_path, monkeypatch, capsys):
     """Of another system as well as of the same one; --list shows nothing of it as one's own."""
     folder = ["--output", tmp_path / "s"]
     assert run_study(monkeypatch, capsys, "Poisson", "peers", *folder)[0] == 0
-    for system, name, flags in (("Nonlinear_Oscillators", "peers", []), ("Poisson", "network", []),
-                                ("Schroedinger", "peers", ["--list"])):
-        code, out, err = run_study(monkeypatch, capsys, system, name, *folder, *flags)
-        assert (code, out) == (2, "") and len(err.splitlines()) == 1
-        assert f"the folder {tmp_path / 's'} is that of the study Poisson/peers: choose another one" in err
     code, out, _ = run_study(monkeypatch, capsys, "Poisson", "peers", "--list", *folder)
     assert code == 0 and out.endswith("1 of 1 runs are left; they take about 0 h 01 min\n")
     with locked(tmp_path / "s" / "study"):
-        code, out, err = run_study(monkeypatch, capsys, "Poisson", "peers", *folder)
-    assert (code, out) == (2, "") and len(err.splitlines()) == 1 and f"process {os.getpid()} on " in err
-
-
-def test_seeds():
-    assert study.seed_range("1-3") == [1, 2, 3] and study.seed_range("4,1-2,2") == [4, 1, 2]
+        for system, name, flags, words in (
+                ("Nonlinear_Oscillators", "peers", [], "is that of the study Poisson/peers: choose another"),
+                ("Poisson", "network", [], "is that of the study Poisson/peers: choose another one"),
+                ("Schroedinger", "peers", ["--list"], "is that of the study Poisson/peers: choose another"),
+                ("Poisson", "peers", [], f"process {os.getpid()} on ")):
+            code, out, err = run_study(monkeypatch, capsys, system, name, *folder, *flags)
+            assert (code, out) == (2, "") and len(err.splitlines()) == 1 and words in err
 
 
 @pytest.mark.parametrize("flags, words", [
@@ -180,14 +178,14 @@ def test_seeds():
     (["--cpus-per-task", "5"], "--cpus-per-task is for --cluster slurm"),
     (["--cluster", "moon"], "--cluster"),
     (["--cluster", "slurm", "--mem", "much"], "'much' is not a positive"),
-    (["--output", "file/x"], "cannot write to the folder"), ([], "there is no submit script")])
+    (["--output", "file/x"], "cannot write to the folder")])
 def test_bad_input(tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    code, out, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--output", "x", *flags,
-                               runs=[("Adam" if flags else "Adamm", {})])
+    code, out, err = run_study(monkeypatch, capsys, "Poisson", "peers", "--output", "x", *flags)
     assert (code, out) == (2, "") and len(err.splitlines()) == 1 and words in err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert study.seed_range("1-3") == [1, 2, 3] and study.seed_range("4,1-2,2") == [4, 1, 2]
 
 
 # ------------------------------------------------------------------------------ Slurm by scripts in its place
@@ -214,29 +212,27 @@ def slurm_study(system, tmp_path, seeds, *slurm):
 
 
 def test_a_study_on_slurm_is_one_array_and_one_question_at_a_time(system, tmp_path, commands):
-    """420 jobs, which end when squeue has been asked for the fifth time, and for the second time did not
-    answer; the flags reach the job file. Slurm wants a number of tasks beside --gpus-per-task (man sbatch).
-    The next call finds two of the jobs in the queue, and submits the others.
+    """There are jobs of an earlier call until squeue has been asked for the third time; then 420 are
+    submitted, which end when it has been asked for the sixth time. For the second and the fifth time it does
+    not answer. The flags reach the job file; Slurm wants a number of tasks beside --gpus-per-task (man
+    sbatch).
     """
-    commands(sbatch=f'cat "$1" >{tmp_path}/job; echo Submitted batch job 17', squeue=(
-        f"case $(wc -l <{tmp_path}/squeue.log) in 2) echo refused >&2; exit 1;; "
-        "[134]) for i in $(seq 0 419); do echo 17_$i RUNNING; done;; esac"))
+    commands(sbatch=f'cat "$1" >{tmp_path}/job; wc -l <{tmp_path}/squeue.log; echo Submitted batch job 17',
+             squeue=(f"case $(wc -l <{tmp_path}/squeue.log) in [25]) echo refused >&2; exit 1;; "
+                     "[14]) for i in $(seq 0 419); do echo RUNNING; done;; esac"))
     runs, chosen = slurm_study(system, tmp_path, range(420), "--partition=gpu", "--account=me", "--time=7",
                                "--gpus-per-task=2", "--mem=1.5", "--cpus-per-task=4")
     failures = study.carry_out(runs, chosen)
-    assert set(failures.values()) == {"its job ended without a result"} and len(failures) == 420
+    assert set(failures.values()) == {"its process has ended, and it is new"} and len(failures) == 420
     assert len((tmp_path / "sbatch.log").read_text().splitlines()) == 1
     asked = (tmp_path / "squeue.log").read_text().splitlines()
-    assert len(asked) == 5 and all(line.endswith("--jobs=17") for line in asked)
-    asked = {line.removeprefix("#SBATCH --") for line in (tmp_path / "job").read_text().splitlines()
+    flags = {line.removeprefix("#SBATCH --") for line in (tmp_path / "job").read_text().splitlines()
              if line.startswith("#SBATCH")}
     assert {"partition=gpu", "account=me", "time=7", "gpus-per-task=2", "ntasks-per-node=1",
-            "cpus-per-task=4", "mem=1536M", "requeue", "array=0-419%420"} <= asked
-    assert {run.threads for run in runs} == {4} and (runs[7].folder / "slurm_job.txt").read_text() == "17_7"
-    commands(sbatch="echo Submitted batch job 18", squeue="echo 17_0 PENDING; echo 17_2 RUNNING")
-    jobs = places.Slurm(chosen).start(runs[:4])
-    assert [jobs[run].job_id for run in runs[:4]] == ["17_0", "18_0", "17_2", "18_1"]
-    assert (runs[1].folder / "slurm_job.txt").read_text() == "18_0"
+            "cpus-per-task=4", "mem=1536M", "requeue", "array=0-419%420"} <= flags
+    name, = (flag.removeprefix("job-name=") for flag in flags if flag.startswith("job-name="))
+    assert len(asked) == 6 and all(line.endswith(f"--name={name}") for line in asked)
+    assert {run.threads for run in runs} == {4} and name.startswith("studies_")
 
 
 @pytest.mark.parametrize("sbatch, words", [
@@ -253,38 +249,33 @@ def test_without_submitit_or_slurm_a_sentence_says_what_is_missing(tmp_path, com
     commands(sbatch="", squeue="")
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(cli.SettingsError, match=r"pip install 'hig\[cluster\]'"):
-        places.Slurm(options(tmp_path))
-    (tmp_path / "commands" / "srun").unlink()
-    monkeypatch.setenv("PATH", str(tmp_path / "commands"))
-    with pytest.raises(cli.SettingsError, match="the command srun is missing"):
-        places.Slurm(options(tmp_path))
+        places.Slurm([], options(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(cli.SettingsError, match="the command sbatch is missing"):
+        places.Slurm([], options(tmp_path))
 
 
 @pytest.mark.skipif(slurm.missing() != "", reason=slurm.missing())
 def test_a_real_slurm_preempts_one_run_of_four_and_cancels_another(system, tmp_path_factory, monkeypatch):
     """The one goes on by itself, and the other when the command is given again."""
     folder = tmp_path_factory.mktemp("s")  # short: sockets have names of 108 bytes at most
-    chosen = options(folder, jobs=None, cluster="slurm", slurm={"partition": "test", "time": 5})
+    chosen = options(folder, jobs=9, cluster="slurm", slurm={"partition": "test", "time": 5})
     runs = make(system, chosen, ["endless", "finished"], (1, 2))
     preempted, cancelled = runs[:2]
     monkeypatch.setattr(places.Slurm, "poll", 1.0)
 
-    def ask(*command):      # scancel tries again, and fails if the job has ended by then
-        return subprocess.run(command, check=False, capture_output=True, text=True).stdout
-
     def interfere():
-        slurm.wait_for(lambda: all((run.folder / "NLO_Fake_CHECKPOINT.npz").exists() for run in runs[:2]))
-        jobs = [(run.folder / "slurm_job.txt").read_text() for run in runs[:2]]
-        ask("scancel", jobs[1])
-        # by its own number: scancel repeats signals to an array
-        number = re.match(r"JobId=(\d+)", ask("scontrol", "show", "job", jobs[0]))[1]
-        ask("scancel", "--signal=TERM", number)
+        signal_job(preempted, signal.SIGTERM)
+        slurm.wait_for((cancelled.folder / "NLO_Fake_CHECKPOINT.npz").exists)
+        array = subprocess.run(["squeue", "--noheader", "--format=%F"], check=True, capture_output=True,
+                               text=True).stdout.split()[0]
+        subprocess.run(["scancel", f"{array}_1"], check=True)
 
     with slurm.running(folder) as configuration, ThreadPoolExecutor() as pool:
         monkeypatch.setenv("SLURM_CONF", str(configuration))
         interference = pool.submit(interfere)
-        assert study.carry_out(runs, chosen) == {cancelled: "exit code 0: "}
-        assert interference.result() is None and cancelled.state() == "interrupted"
+        assert study.carry_out(runs, chosen) == {cancelled: "its process has ended, and it is interrupted"}
+        assert interference.result() is None and starts(cancelled) == ["new 1"]
         assert study.carry_out(runs, chosen) == {}
     assert [run.state() for run in runs] == ["finished"] * 4
     assert [starts(run) for run in runs] == [["new 1", "resumed 1"]] * 2 + [["new 1"]] * 2

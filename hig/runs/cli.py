@@ -71,7 +71,6 @@ FLAGS = {   # type, symbol and meaning; an optimizer has those of the second hal
 
 def submit(system, optimizer, description, **settings):
     """Parses the command line, trains, and exits the process; arguments as in `parse`."""
-    standard_streams()
     settings = parse(system, optimizer, description, **settings)
     try:
         experiment = load(f"{system}.experiment")                       # TensorFlow loads after the checks
@@ -177,13 +176,6 @@ def silent_start():
         os.close(nothing)
 
 
-def standard_streams():
-    """Prints characters that the encoding of standard output and error lacks, η for instance, as "?"."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):                            # not where a notebook has replaced it
-            stream.reconfigure(errors="replace")
-
-
 def fail(sentence):
     """Ends the process for bad input: the sentence on stderr, exit code 2."""
     print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
@@ -191,7 +183,13 @@ def fail(sentence):
 
 
 def make_parser(description):
-    """An argparse parser that shows the description as it is, and calls `fail` for bad flags."""
+    """An argparse parser that shows the description as it is, and calls `fail` for bad flags.
+
+    From here on standard output and error show characters that their encoding lacks, η for instance, as "?".
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):                              # not where a notebook has replaced it
+            stream.reconfigure(errors="replace")
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: fail(f"{message} (--help lists the flags)")

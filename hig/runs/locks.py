@@ -8,10 +8,9 @@ earlier boot therefore locks nothing.
 import errno
 import os
 import platform
-import re
 from contextlib import contextmanager, suppress
 
-PATIENCE = 0.2  # seconds to wait for a process that is just removing the file
+PATIENCE = 0.2  # seconds to wait for a process that only looks, or is just removing the file
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)                  # of a file system without locks
 
 
@@ -32,8 +31,11 @@ def locked(name):
     try:
         lock.acquire()
     except Timeout:
-        raise BlockingIOError(f"{_owner(path) or 'another process'} is writing {name.name} in {path.parent}; "
-                              "wait for it, stop it, or choose another folder with --output") from None
+        owner = ""
+        with suppress(OSError):
+            owner = path.read_text(encoding="utf-8", errors="replace")
+        raise BlockingIOError(f"{owner or 'another process'} is writing {name.name} in {path.parent}; wait "
+                              "for it, stop it, or choose another folder with --output") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise OSError(f"cannot lock {name.name} in the folder {path.parent}: "
@@ -49,21 +51,19 @@ def locked(name):
 
 
 def held(name):
-    """Whether a living process holds the lock of the results called `name` (as in `locked`).
+    """Whether a process holds the lock of the results called `name` (as in `locked`).
 
-    Its file tells, because trying the lock could refuse a run that begins just then. A process of another
-    host is believed. One of this host must live and be older than the file, because numbers are used again.
+    On file systems without locks the lock file is believed.
     """
-    import psutil
-
-    path = name.with_name(f".{name.name}.lock")
-    owner = re.fullmatch(r"process (\d+) on (.*)", _owner(path))
-    if not owner or owner[2] != platform.node():
-        return bool(owner)
+    import fcntl
     try:
-        return psutil.Process(int(owner[1])).create_time() <= path.stat().st_mtime + 1
-    except (psutil.Error, OSError):
-        return False
+        with open(name.with_name(f".{name.name}.lock"), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)        # a run that begins just now is patient
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        return error.errno in NO_LOCKS
+    return False
 
 
 def state_of(path, results):
@@ -80,10 +80,3 @@ def state_of(path, results):
     if state == "running" and not held(path.with_name(path.name.removesuffix("_RESULTS.pickle"))):
         return "interrupted"
     return state
-
-
-def _owner(path):
-    """What the lock file says: "process 123 on host"; empty if nothing can be read."""
-    with suppress(OSError):
-        return path.read_text(encoding="utf-8", errors="replace")
-    return ""

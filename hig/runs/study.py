@@ -15,6 +15,7 @@ import argparse
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -38,6 +39,7 @@ SLURM = {   # type, symbol and meaning of sbatch's settings
     "gpus_per_task": (cli.positive_integer, "N", "of a job"),
     "mem": (lambda text: f"{round(1024 * cli.positive(text))}M", "GB", "memory of a job"),
 }
+THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")     # BLAS, TensorFlow
 
 
 def study(system, name, description, runs, *, seeds, max_time):
@@ -52,15 +54,11 @@ def study(system, name, description, runs, *, seeds, max_time):
         runs: list of (optimizer, {setting: value}): the submit script of that name, and its flags.
         seeds, max_time: iterable of int, and seconds of training of each run; flags replace them.
     """
-    cli.standard_streams()
     options = parse(system, name, description, seeds, max_time)
     folder = Path(__file__).resolve().parents[2] / system
     todo = [make_run(options, folder, *run, seed) for run in runs for seed in options.seeds]
     owner = options.output / "study.txt"
     try:
-        for run in todo:
-            if not run.script.is_file():
-                raise cli.SettingsError(f"there is no submit script {run.script}")
         found = owner.read_text(errors="replace").strip() if owner.exists() else f"{system}/{name}"
         if found != f"{system}/{name}":
             raise cli.SettingsError(f"the folder {options.output} is that of the study {found}: choose "
@@ -95,6 +93,7 @@ def parse(system, name, description, seeds, max_time, arguments=None):
     for key, (kind, symbol, text) in SLURM.items():
         add(f"--{key.replace('_', '-')}", type=kind, metavar=symbol, help=f"with --cluster slurm: {text}")
     options = parser.parse_args(arguments)
+    options.jobs = options.jobs or (1 if options.cluster == "local" else 1000)
     options.slurm = {key: value for key in SLURM if (value := getattr(options, key)) is not None}
     if options.slurm and options.cluster == "local":
         cli.fail(f"--{next(iter(options.slurm)).replace('_', '-')} is for --cluster slurm")
@@ -122,11 +121,6 @@ class Run(NamedTuple):
     max_time: float
     threads: int | None
 
-    @property
-    def setting(self):
-        """Name of its setting."""
-        return self.folder.parent.name
-
     def results(self):
         """The content of its pickle; None if there is none, or a damaged one."""
         for path in self.folder.glob("*_RESULTS.pickle"):
@@ -150,17 +144,23 @@ class Run(NamedTuple):
         """Whether nothing is left of it."""
         return self.state() in ("finished", "diverged")
 
-    def seconds_left(self):
-        """About how long it still takes."""
-        results = self.results()
-        trained = results["simulation_time"][-1] if results else 0.0
-        return places.START_UP + max(0.0, self.max_time - trained)
+    def start(self, **options):
+        """The process that begins or continues it; what it prints goes to stderr.txt in its folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(self.script), *self.flags, "--output", str(self.folder)]
+        if self.results() and any(self.folder.glob("*_CHECKPOINT.npz")):
+            command.append("--resume")
+        threads = dict.fromkeys(THREADS, str(self.threads)) if self.threads else {}
+        with open(self.folder / "stderr.txt", "wb") as log:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                    env={**os.environ, **threads}, **options)
 
-    def command(self):
-        """The command that begins or continues it."""
-        resume = self.results() and any(self.folder.glob("*_CHECKPOINT.npz"))
-        return [sys.executable, str(self.script), *self.flags, "--output", str(self.folder),
-                *(["--resume"] if resume else [])]
+    def why(self):
+        """The last line that it has printed; "interrupted", for instance, if it has printed none."""
+        with suppress(OSError):
+            if said := (self.folder / "stderr.txt").read_text(errors="replace").strip():
+                return said.split("\n")[-1]
+        return f"its process has ended, and it is {self.state()}"
 
 
 def make_run(options, system, optimizer, settings, seed):
@@ -169,9 +169,8 @@ def make_run(options, system, optimizer, settings, seed):
                                      for key, value in settings.items())])
     flags = {**settings, "seed": seed, "max_time": f"{options.max_time:g}"}
     words = [f"--{key.replace('_', '-')}={value}" for key, value in flags.items()]
-    threads = 1 if (options.jobs or 1) > 1 else None
-    if options.cluster == "slurm":
-        threads = options.slurm.get("cpus_per_task", 1)
+    shared = options.cluster == "slurm" or options.jobs > 1
+    threads = options.slurm.get("cpus_per_task", 1) if shared else None
     return Run(system / f"submit_{optimizer}.py", (*words, "--quiet"),
                options.output / setting / f"seed_{seed}", options.max_time, threads)
 
@@ -193,37 +192,36 @@ def carry_out(runs, options):
     def say(text):
         tqdm.write(text, file=sys.stderr)
 
+    def report():
+        for run in [run for run in left if run.done()]:
+            left.remove(run)
+            bar.update(1)
+            say(f"{run.folder.parent.name} {run.folder.name}: {run.state()} ({len(left)} runs left)")
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    place = places.Slurm(options) if options.cluster == "slurm" else places.Here(options)
-    left, failures = [run for run in runs if not run.done()], {}
+    left = [run for run in runs if not run.done()]
+    place = (places.Slurm if options.cluster == "slurm" else places.Here)(left, options)
     with tqdm(total=len(left), desc="runs", disable=None, leave=False) as bar:
         try:
-            jobs = place.start(left)
-            while jobs:
+            while place.busy():
                 time.sleep(place.poll)
-                for run, how in place.ended(jobs):
-                    del jobs[run]
-                    if not run.done():
-                        failures[run] = how
-                    bar.update(1)
-                    say(f"{run.setting} {run.folder.name}: {failures.get(run) or run.state()} ({len(jobs)} "
-                        "runs left)")
+                report()
+            report()
         except KeyboardInterrupt:
-            try:
+            with suppress(KeyboardInterrupt):
                 place.stop(say)
-            except KeyboardInterrupt:
-                os._exit(130)               # does not wait for the runs, as the end of the threads would
             sys.exit(130)
-    return failures
+    return {run: run.why() for run in left}
 
 
 def list_runs(runs, options):
     """Prints what would run, and how long it takes."""
     for run in runs:
         print(f"{run.state():11} {run.folder}  {' '.join(run.flags)}")
-    left = [run.seconds_left() for run in runs if not run.done()]
-    at_once = max(1, min(options.jobs or (1 if options.cluster == "local" else len(left)), len(left)))
-    hours, minutes = divmod(math.ceil(sum(left) / at_once / 60), 60)
+    left = [run for run in runs if not run.done()]
+    trained = sum(results["simulation_time"][-1] for run in left if (results := run.results()))
+    seconds = max(0.0, len(left) * (places.START_UP + options.max_time) - trained)
+    hours, minutes = divmod(math.ceil(seconds / max(1, min(options.jobs, len(left))) / 60), 60)
     print(f"{len(left)} of {len(runs)} runs are left; they take about {hours} h {minutes:02d} min")
 
 
@@ -236,15 +234,17 @@ def print_table(runs, failures):
 
     def row(run):
         state, results = run.state(), run.results()
-        row = {"setting": run.setting, "died": state == "diverged", "failed": run in failures}
-        for key in ("test_loss", "validation_loss"):
-            curve = results[key] if state == "finished" and key in results else np.zeros(0)
-            ends = curve[np.isfinite(curve)][-1:] if state != "diverged" else [np.inf]
-            row[key] = ends[0] if len(ends) else np.nan
-        peak = results["provenance"].get("peak_memory") if state == "finished" else None
-        return {**row, "megabytes": peak / 1e6 if peak else np.nan}
+        row = {"setting": run.folder.parent.name, "died": state == "diverged", "failed": run in failures}
+        if state == "diverged":
+            return {**row, "test_loss": np.inf, "validation_loss": np.inf}
+        if state == "finished":
+            for key in {"test_loss", "validation_loss"} & set(results):
+                row[key] = next(iter(results[key][np.isfinite(results[key])][::-1]), np.nan)
+            row["megabytes"] = results["provenance"].get("peak_memory", np.nan) / 1e6
+        return row
 
-    table = pandas.DataFrame(map(row, runs)).groupby("setting", sort=False).agg(
+    columns = ("setting", "died", "failed", "test_loss", "validation_loss", "megabytes")
+    table = pandas.DataFrame(map(row, runs), columns=columns).groupby("setting", sort=False).agg(
         runs=("died", "size"), died=("died", "sum"), failed=("failed", "sum"), median=("test_loss", "median"),
         lowest=("test_loss", "min"), highest=("test_loss", "max"), validation=("validation_loss", "median"),
         MB=("megabytes", "max"))
