@@ -8,7 +8,7 @@ from hig.figures.losses import draw_losses
 
 def draw_over_updates(ax, groups, colors, options):
     """Panel: the same losses over the number of updates, of runs whose files tell it; without a legend."""
-    able = {label: [run for run in members if "updates_per_epoch" in run.results.get("provenance", {})]
+    able = {label: [run for run in members if "updates_per_epoch" in run.results["provenance"]]
             for label, members in groups.items()}
     ax.set(xscale="log", xlabel=AXES["updates"])
     draw_losses(ax, {label: members for label, members in able.items() if members}, colors,

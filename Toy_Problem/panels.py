@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
-from hig.figures.curves import LOSSES, Panel, System, drawable, end_loss, find_death, thin, x_values
-from hig.figures.style import choose_dashes, legible
+from hig.figures.curves import Panel, System, drawable, find_death, thin, x_values
+from hig.figures.panels import draw_finals
+from hig.figures.style import choose_dashes
 
 
 def draw_activations(ax, groups, colors, options):
@@ -58,27 +59,6 @@ def of_one_seed(groups):
         return ""
     seeds = {members[0].results["sim_par"].get("seed") for members in groups.values()}
     return f", seed {seeds.pop()} alone" if len(seeds) == 1 else ", one seed alone"
-
-
-def draw_finals(ax, groups, colors, options):
-    """Panel for several seeds: the final loss of each run, and a bar at their median."""
-    ax.set(xscale="linear", xlabel="", ylabel=f"final {LOSSES[options.y]}")
-    names = [label.replace("_", " ") for label in groups]
-    if max(map(len, names)) > 8:                                        # words side by side would overlap
-        names = [name.replace(" ", "\n") for name in names]
-    ax.set_xticks(range(len(groups)), [legible(name) for name in names])
-    ax.set_xlim(-0.6, len(groups) - 0.4)
-    ax.grid(False, axis="x")
-    for i, (label, members) in enumerate(groups.items()):
-        finals = np.array([end_loss(run, options.y) for run in members])
-        alive = finals[np.isfinite(finals)]
-        spread = np.linspace(-0.2, 0.2, len(alive)) if len(alive) > 1 else np.zeros(len(alive))
-        ax.plot(i + spread, alive, "o", color=colors[label], markersize=4, alpha=0.7, markeredgewidth=0)
-        if np.isfinite(np.median(finals)):
-            ax.plot([i - 0.35, i + 0.35], [np.median(finals)] * 2, "-", color=colors[label])
-        if len(alive) < len(finals):
-            ax.annotate(f"{len(finals) - len(alive)} died", (i, 1), xycoords=("data", "axes fraction"),
-                        ha="center", va="bottom", color=colors[label], fontsize=9)
 
 
 def case(settings):

@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 
 import dashboard
 from hig.figures.curves import state_of
-from hig.figures.reading import read_runs
+from hig.figures.reading import read_run
 from hig.live import page, watching
 from hig.runs.locks import locked
 from hig.runs.results import load_results, save_results
@@ -46,36 +46,31 @@ def marks(sent):
 # ------------------------------------------------------------------------------------------------- the files
 
 def test_only_changed_files_are_read_again(tmp_path):
-    """A file written anew is noticed although its time and size are the same; a scene, by its lines."""
-    known, path, scene = {}, save(tmp_path / "NLO_GN_RESULTS.pickle", falling()), tmp_path / "scene"
+    """A file written anew is noticed although its time and size are the same."""
+    known, path = {}, save(tmp_path / "NLO_GN_RESULTS.pickle", falling())
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    scene.mkdir()
-    (scene / "log_step_time.txt").write_text("1 0.5\n")
-    (scene / "log_loss_HIG_0.txt").write_text("0 3.0\n")
     first, before = watching.look([tmp_path, tmp_path, path], known), path.stat()
     save(path, falling(rate=0.4))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    (scene / "log_loss_HIG_0.txt").write_text("0 3.0\n1 2.0\n")
     now = watching.look([tmp_path], known)
-    assert [now[file] is first[file] for file in now] == [False, True, False]
+    assert [now[file] is first[file] for file in now] == [False, True]
     assert now[path].runs[0].results["train_loss"][1] == np.exp(-0.4)
-    assert_array_equal(now[scene].runs[0].results["train_loss"], [3, 2])
     path.unlink()
-    assert len(watching.look([tmp_path], known)) == 2
+    assert len(watching.look([tmp_path], known)) == 1
 
 
 def test_the_state_of_a_run(tmp_path):
     """A run is running only as long as a process holds its lock; a killed one leaves the lock's file."""
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(), state="running")
-    (run,) = read_runs(path)
+    run = read_run(path)
     assert state_of(run) == "interrupted"
     with locked(tmp_path / "NLO_HIG"):
         assert state_of(run) == "running"
     (tmp_path / ".NLO_HIG.lock").write_text(f"process {os.getpid()} on here")
     assert state_of(run) == "interrupted"
     for state in ("finished", "interrupted", "diverged"):
-        assert state_of(read_runs(save(path, falling(), state=state))[0]) == state
-    assert state_of(read_runs(save(path, [1, 0.5, np.nan]))[0]) == "diverged"
+        assert state_of(read_run(save(path, falling(), state=state))) == state
+    assert state_of(read_run(save(path, [1, 0.5, np.nan]))) == "diverged"
 
 
 # ----------------------------------------------------------------------------------------- what is shown
@@ -137,7 +132,8 @@ def test_a_dead_run_ends_in_a_cross(tmp_path):
     assert marks(sent) == [("x-thin", 6, 1e3, "")]
     assert rows(sent)[0][:5] == ["GN", "died at NaN, t = 6 s", "3", "inf", "inf"]
     save(path, [1, 0.1, 0.005], test=[1, 0.009, np.nan])                # its seconds to 1e-2, 1e-3, 1e-4
-    row = ["GN", "finished", "2", "5.000e-03", "9.000e-03", "4", "2", "–", "–", os.path.relpath(path)]
+    row = ["GN", "finished", "2", "5.000e-03", "9.000e-03", "4", "not recorded", "2", "–", "–",
+           os.path.relpath(path)]
     assert rows(refresh(tmp_path))[0] == row
 
 

@@ -61,7 +61,7 @@ def test_published_seeds(folder):
     assert set(written) == set(runs)
     for name, cells in written.items():
         (run,) = runs[name]
-        epochs, train, test, _, *reached = numbers(run, THRESHOLDS)
+        epochs, train, test, _, _, *reached = numbers(run, THRESHOLDS)
         for text, number in zip(cells[1:], [epochs, train, test, *reached], strict=True):
             assert agree(text, number), (name, text, number)
         settings = run.results["sim_par"]
@@ -80,7 +80,7 @@ def test_published_budgets(folder, system, budget, sentence):
     assert set(written) == set(runs)
     for (name, cells), short in zip(written.items(), re.search(sentence, README).groups(), strict=True):
         (run,) = runs[name]
-        epochs, _, test, seconds, *reached = numbers(run, (1e-4, 1e-5, 1e-6, 1e-7))
+        epochs, _, test, seconds, _, *reached = numbers(run, (1e-4, 1e-5, 1e-6, 1e-7))
         found = [epochs, test, np.nanmin(run.results["test_loss"]), *reached]
         for text, number in zip([*cells[1:], short], [*found, test], strict=True):
             assert agree(text, number), (name, text, number)
@@ -94,7 +94,7 @@ def test_poisson():
     assert set(written) == set(runs)
     for name, cells in written.items():
         (run,) = runs[name]
-        updates, train, test, _, *reached = numbers(run, (100, 30, 10, 0.1, 0.06))
+        updates, train, test, _, _, *reached = numbers(run, (100, 30, 10, 0.1, 0.06))
         assert sum(int(part.replace(",", "")) for part in cells[1].split("+")) == updates
         assert agree(cells[3], train) and agree(cells[4], test), name
         for text, seconds in zip(cells[5:], reached, strict=True):
@@ -191,7 +191,7 @@ def test_cart_pole():
                                   if loss <= threshold), np.inf) for threshold in (1e-2, 1e-4)]
                            for run in own], axis=0)
         peak = max(run.results["provenance"]["peak_memory"] for run in own) / 1e6
-        found = [per_epoch * measured[0], peak, *measured[4:], *(per_epoch * first)]
+        found = [per_epoch * measured[0], peak, *measured[5:], *(per_epoch * first)]
         for text, number in zip([updates, memory, *reached], found, strict=True):
             assert agree(text, number), (setting, text, number)
         assert finals_agree(own, median, limits, died), setting

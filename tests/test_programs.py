@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from hig.figures.reading import read_runs
 from tests.test_plot import falling, save, save_toy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,16 +41,6 @@ def test_the_user_s_matplotlibrc_changes_nothing(tmp_path):
     code, _, errors = shell(f"{PLOT} . --output theirs.svg", tmp_path, MATPLOTLIBRC=str(tmp_path))
     assert code == 0 and not errors and (tmp_path / "plain.svg").read_text() == (tmp_path /
                                                                                  "theirs.svg").read_text()
-
-
-def test_the_last_line_of_a_log_that_is_still_being_written(tmp_path):
-    """What has no end yet is not read, be it a whole number, half of one or a step alone."""
-    for rest in ("", "3 1", "3", "3 1.2e", "3 \n"[:2]):
-        (tmp_path / "log_step_time.txt").write_text("1 0.5\n2 0.25\n" + rest)
-        (tmp_path / "log_loss_HIG_0.txt").write_text("0 3.0\n1 2.0\n2 1.5\n" + rest)
-        (run,) = read_runs(tmp_path)
-        assert list(run.results["train_loss"]) == [3, 2, 1.5] and list(run.results["simulation_time"]) == [0,
-            0.5, 0.75]
 
 
 def test_without_dash_there_is_a_sentence(tmp_path):

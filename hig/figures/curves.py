@@ -62,7 +62,9 @@ class System(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One curve: prefix of its system, name in the legend, its file, its content as in `hig.runs.results`."""
+    """One curve: prefix of its system, name in the legend, its file, its content as in `hig.runs.results`,
+    with an empty "provenance" where the file has none.
+    """
     system: str
     label: str
     path: Path
@@ -87,9 +89,7 @@ def system(prefix):
 
 
 def state_of(run):
-    """The state of a run as in `hig.runs.locks.state_of`; "unknown" for a scene, which does not tell."""
-    if run.path.is_dir():
-        return "unknown"
+    """The state of a run as in `hig.runs.locks.state_of`; "diverged" of the published code's, too."""
     return "diverged" if find_death(run) else locks.state_of(run.path, run.results)
 
 
@@ -109,7 +109,7 @@ def x_values(run, axis):
     epochs = run.results["epochs"].astype(float)
     if axis == "epochs":
         return epochs
-    if "updates_per_epoch" not in run.results.get("provenance", {}):
+    if "updates_per_epoch" not in run.results["provenance"]:
         raise ValueError(f"{run.path} does not tell how many updates an epoch has, for --x updates")
     return epochs * run.results["provenance"]["updates_per_epoch"]
 
@@ -130,7 +130,7 @@ def find_death(run):
     if index < len(train):
         dead = test[index] if np.isfinite(train[index]) else train[index]
         return Death(index, float(seconds[index]), "NaN" if np.isnan(dead) else "inf")
-    if run.results.get("provenance", {}).get("state") == "diverged":    # and did not record the value
+    if run.results["provenance"].get("state") == "diverged":    # and did not record the value
         return Death(index, float(seconds[-1]), "NaN")
     return None
 
@@ -141,7 +141,7 @@ def take_overs(run, axis):
     The position is that of the last entry before, in a thinned curve not necessarily the optimizer's last
     epoch. A pretrained run tells its switch, a curve of training by hand the `method` of each entry.
     """
-    epoch, method = run.results.get("provenance", {}).get("switch_epoch"), run.results.get("method", ())
+    epoch, method = run.results["provenance"].get("switch_epoch"), run.results.get("method", ())
     names = dict(re.findall(r"(\d+) (\w+)", run.results["sim_par"].get("methods", "")))
     before = [] if epoch is None else np.flatnonzero(run.results["epochs"] <= epoch)[-1:]
     found = [(i, "switch") for i in before]

@@ -1,15 +1,13 @@
 """Curves from files: found below a folder, read, and sorted into cases and groups.
 
 A pickle is named `<prefix>_<X>_RESULTS.pickle`, with a prefix of `hig.figures.curves.SYSTEMS` and X for the
-legend. A folder with `log_step_time.txt` is a scene of PhiFlow's, as the published Poisson code wrote it.
+legend.
 """
 
 import os
 import re
 import sys
 from pathlib import Path
-
-import numpy as np
 
 from hig.figures.curves import SYSTEMS, Run, system, x_values
 from hig.runs.results import load_results
@@ -22,86 +20,50 @@ APART = ("studies", "Peers", "Published_Budgets")   # each folder in them has a 
 
 
 def find_files(folder):
-    """Pickles and PhiFlow scenes below a folder, sorted; none under a date, hidden, or in one of APART."""
+    """Pickles below a folder, sorted; none under a date, hidden, or in one of APART."""
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in APART)
         found += [Path(place, name) for name in sorted(files)
                   if name.endswith("_RESULTS.pickle") and name[0] != "."]
-        found += [Path(place)] if "log_step_time.txt" in files else []
     return found
 
 
-def read_runs(path):
-    """The runs in a pickle (one) or in a PhiFlow scene folder (one for each logged loss).
+def read_run(path):
+    """The run in a pickle.
 
     Raises:
         ValueError: the file is not a curve; one sentence that names it and the reason.
     """
-    path = Path(path)
-    if path.is_dir():
-        return read_scene(path)
-    system, label = describe(path.name)
-    return [Run(system, label, path, load_results(path))]
+    return Run(*describe(path.name), path, {"provenance": {}, **load_results(path)})
 
 
 def describe(filename):
     """Prefix of the system and legend name in a file's name: `NLO_HIG_RESULTS.pickle` → ("NLO", "HIG")."""
-    prefix = filename.split("_")[0] if filename.split("_")[0] in SYSTEMS else ""
-    more = f"(?:{system(prefix).in_names}_)?" if prefix else ""
-    start = f"{prefix}_" if prefix else ""
-    match = re.fullmatch(rf"{start}{more}(.+)_RESULTS(?:_(\d+-\d+-\d+_\d+.*))?\.pickle", filename)
-    label, date = match.groups() if match else (Path(filename).stem, None)
-    label = re.sub(r"(?i)(?<=.)[_-]seed[_-]?\d+$", "", "L-BFGS" if label == "LBFGS" else label)
-    return prefix if match else "", f"{label} {date}" if date else label
-
-
-def read_scene(folder):
-    """The runs of a PhiFlow scene.
-
-    log_step_time.txt has step and seconds, log_loss_<X>_0.txt step and loss. PhiFlow counts the steps that
-    have ended: loss 0 is that of the untrained network.
-
-    Raises:
-        ValueError: a file is not of that form.
-    """
-    def columns(file):
-        try:
-            *lines, last = file.read_text().split("\n")      # a last line without end is still being written
-            table = np.loadtxt(lines or [last], ndmin=2, usecols=(0, 1))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{file} cannot be used as a curve: {str(error).splitlines()[0]}") from None
-        return table[np.argsort(table[:, 0], kind="stable")].T
-    ended, seconds = columns(folder / "log_step_time.txt")
-    clock, runs = np.concatenate([[0.0], np.cumsum(seconds)]), []
-    for file in sorted(folder.glob("log_loss_*_0.txt")):
-        steps, losses = columns(file)
-        times = clock[np.searchsorted(ended, steps, side="right")]
-        results = {"epochs": steps, "train_loss": losses, "test_loss": np.full(len(losses), np.nan),
-                   "simulation_time": times, "epoch_time": np.diff(times), "sim_par": {},
-                   "provenance": {"updates_per_epoch": 1}}
-        runs.append(Run("POISSON", file.name[len("log_loss_"):-len("_0.txt")], folder, results))
-    if not runs:
-        raise ValueError(f"{folder} cannot be used as a curve: it has no file log_loss_<X>_0.txt")
-    return runs
+    prefix = filename.split("_")[0]
+    start = rf"{prefix}_(?:{system(prefix).in_names}_)?" if prefix in SYSTEMS else ""
+    match = re.fullmatch(rf"{start}(.+?)(?i:[_-]seed[_-]?\d+)?_RESULTS(_\d+-\d+-\d+_.+)?\.pickle", filename)
+    if not match:
+        return "", Path(filename).stem
+    label, date = match.groups(default="")
+    label = "L-BFGS" if label == "LBFGS" else label
+    return prefix if start else "", label + date.replace("_", " ", 1)
 
 
 def collect(paths, axis):
     """Runs of pickles, which must be readable, and of folders, where unreadable ones are only reported."""
-    runs, seen = [], set()
+    runs = {}
     for path in map(Path, paths):
         for file in find_files(path) if path.is_dir() else [path]:
-            if file.resolve() in seen:
-                continue
-            seen.add(file.resolve())
             try:
-                found = read_runs(file)
-                runs += [run for run in found if len(x_values(run, axis))]
+                run = read_run(file)
+                x_values(run, axis)         # raises if the file does not tell them
+                runs.setdefault(file.resolve(), run)
             except ValueError as error:
                 if not path.is_dir():
                     raise
                 print(f"plot.py: {error}", file=sys.stderr)
-    return runs
+    return list(runs.values())
 
 
 def sort_into_cases(runs):
@@ -118,23 +80,24 @@ def varied_settings(runs):
     """The settings in which runs of one optimizer differ, besides the seed.
 
     Returns:
-        {optimizer: DataFrame} in the order of legends: a row for each run, its index the place in `runs`,
-        sorted by seed; a column of texts for each setting that differs, – where a file does not tell it, the
-        learning rate last.
+        {optimizer: (its runs by seed, DataFrame)} in the order of legends. The DataFrame has a row for each
+        of these runs and a column of texts for each setting that differs, – where a file does not tell it,
+        the learning rate last.
     """
     import pandas
 
-    def place(i):
-        label, seed = runs[i].label, runs[i].results["sim_par"].get("seed")
-        name = label.split()[0]
-        return (OPTIMIZERS.index(name) if name in OPTIMIZERS else len(OPTIMIZERS), label, numeric(str(seed)),
-                numeric(str(runs[i].path)))
+    def place(run):
+        name, seed = run.label.split()[0], run.results["sim_par"].get("seed")
+        return ([*OPTIMIZERS, name].index(name), run.label, numeric(str(seed)), numeric(str(run.path)))
 
-    order = sorted(range(len(runs)), key=place)
-    labels = pandas.Series([runs[i].label for i in order], index=order)
-    settings = pandas.DataFrame([settings_of(runs[i]) for i in order], index=order)
-    return {label: own[sorted(own.columns[own.nunique() > 1], key=lambda key: (key == "learning_rate", key))]
-            for label, own in settings.fillna("–").groupby(labels, sort=False)}
+    found = {}
+    for run in sorted(runs, key=place):
+        found.setdefault(run.label, []).append(run)
+    for label, own in found.items():
+        texts = pandas.DataFrame(map(settings_of, own)).fillna("–")
+        varied = sorted(texts.columns[texts.nunique() > 1], key=lambda key: (key == "learning_rate", key))
+        found[label] = own, texts[varied]
+    return found
 
 
 def group_runs(runs):
@@ -145,13 +108,13 @@ def group_runs(runs):
     the largest group has the optimizer's name alone.
     """
     groups = {}
-    for label, own in varied_settings(runs).items():
+    for label, (own, settings) in varied_settings(runs).items():
         found = {}
-        for place, *values in own.itertuples(name=None):
-            found.setdefault(tuple(values), []).append(runs[place])
-        words = {values: ", ".join(map(setting, own, values)) for values in found}
+        for run, (_, *values) in zip(own, settings.itertuples(name=None)):
+            found.setdefault(tuple(values), []).append(run)
+        words = {values: ", ".join(map(setting, settings, values)) for values in found}
         order = sorted(found, key=lambda values: [numeric(value) for value in values])
-        if len(own.columns) > 2:
+        if len(settings.columns) > 2:
             *_, second, most = sorted(found, key=lambda values: len(found[values]))
             words = {values: folder_name(few[0]) for values, few in found.items()}
             order = sorted(found, key=words.get)

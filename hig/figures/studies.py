@@ -15,23 +15,35 @@ MANY = 6                                # settings of an optimizer that a figure
 
 def subjects(runs):
     """{optimizer: names of the settings that a study of these runs is about}, the leading one first."""
-    return {label: [key for key in own if key not in BUDGET] for label, own in varied_settings(runs).items()}
+    return {label: [key for key in settings if key not in BUDGET]
+            for label, (_, settings) in varied_settings(runs).items()}
+
+
+def finals(runs, wanted):
+    """DataFrame, a row for each run: its settings as texts, "optimizer", "group" and "loss".
+
+    The group is its label in `group_runs`, the loss its `end_loss` for `wanted`, "test" or "train".
+    """
+    import pandas
+
+    return pandas.DataFrame([
+        {**settings_of(run), "optimizer": run.label, "group": label, "loss": end_loss(run, wanted)}
+        for label, members in group_runs(runs).items() for run in members]).fillna("–")
 
 
 def best_partners(runs, wanted):
     """Labels of the groups of runs that a figure shows in colour; the others stand grey behind them.
 
     If an optimizer has more than MANY settings, one is in colour for each value of its leading setting: that
-    with the lowest median of the final losses, "test" or "train" as `wanted`.
+    with the lowest median of the `finals`.
     """
-    groups, keys = group_runs(runs), subjects(runs)
-    best = {}
-    for label, members in groups.items():
-        optimizer = members[0].label
-        many = sum(few[0].label == optimizer for few in groups.values()) > MANY and len(keys[optimizer]) > 1
-        place = (optimizer, settings_of(members[0]).get(keys[optimizer][0], "–") if many else label)
-        best.setdefault(place, []).append((np.median([end_loss(run, wanted) for run in members]), label))
-    return {min(few)[1] for few in best.values()}
+    table, best = finals(runs, wanted), []
+    for optimizer, keys in subjects(runs).items():
+        own = table[table["optimizer"] == optimizer]
+        many = own["group"].nunique() > MANY and len(keys) > 1
+        medians = own.groupby([keys[0] if many else "group", "group"], sort=False)["loss"].median()
+        best += [group for _, group in medians.groupby(level=0, sort=False).idxmin()]
+    return best
 
 
 def study_panels(runs):
@@ -50,14 +62,6 @@ def study_panels(runs):
             if len(varied) == len(own) == 2 and pairs.count(label) >= FEWEST]
 
 
-def finals(runs, keys, wanted):
-    """DataFrame, a row for each run: "optimizer", the settings `keys` as texts, "loss" as in `end_loss`."""
-    import pandas
-
-    return pandas.DataFrame([{"optimizer": run.label, **{key: settings_of(run).get(key, "–") for key in keys},
-                              "loss": end_loss(run, wanted)} for run in runs])
-
-
 def named(key):
     """A setting at an axis, as word and symbol."""
     return legible(WORDS.get(key, key.replace("_", " ")))
@@ -70,7 +74,7 @@ def draw_over_setting(key, ax, groups, colors, options):
     """
     from matplotlib.ticker import LogFormatterSciNotation
 
-    table = finals([run for members in groups.values() for run in members], [key], options.y)
+    table = finals([run for members in groups.values() for run in members], options.y)
     values = sorted(table[key].unique(), key=numeric)
     plain = choose_colors(list(table["optimizer"].unique()), options.colors, options.style)
     ax.set(xscale="linear", xlabel=named(key), ylabel=f"final {LOSSES[options.y]}")
@@ -101,29 +105,27 @@ def draw_heat_map(optimizer, first, second, ax, groups, colors, options):
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
     from matplotlib.patches import Rectangle
 
-    table = finals([run for members in groups.values() for run in members], [first, second], options.y)
-    every = table.groupby(["optimizer", first, second])["loss"].median()
+    runs = [run for members in groups.values() for run in members]
+    table = finals(runs, options.y)
+    own, every = table[table["optimizer"] == optimizer], table.groupby("group")["loss"].median()
     every = every[np.isfinite(every)] if np.isfinite(every).any() else [1.0]
-    own = table[table["optimizer"] == optimizer].groupby([first, second])["loss"]
-    medians = own.median().unstack()
-    died = own.agg(lambda losses: f"{np.isinf(losses).sum()}/{len(losses)} died").unstack()
-    rows, columns = (sorted(values, key=numeric) for values in (medians.index, medians.columns))
-    medians, died = (cells.reindex(index=rows, columns=columns) for cells in (medians, died))
-    shown = np.ma.masked_invalid(medians.to_numpy(float))
-    image = ax.pcolormesh(shown, norm=LogNorm(min(every), max(every)), edgecolors="white", linewidth=1,
-                          cmap=LinearSegmentedColormap.from_list("", ["#f2f2f2", "#8a8a8a"]))
-    for i, j in np.argwhere(medians.notna().to_numpy()):
-        loss, dead = medians.iat[i, j], died.iat[i, j]
-        words = [f"{loss:.0e}" if np.isfinite(loss) else "×"] + [dead] * (not dead.startswith("0/"))
+    rows, columns = (sorted(own[key].unique(), key=numeric) for key in (first, second))
+    medians = np.full((len(rows), len(columns)), np.nan)
+    for (row, column), losses in own.groupby([first, second])["loss"]:
+        i, j, loss, died = rows.index(row), columns.index(column), losses.median(), np.isinf(losses).sum()
+        medians[i, j] = loss
+        words = [f"{loss:.0e}" if np.isfinite(loss) else "×"] + [f"{died}/{len(losses)} died"] * bool(died)
         text = ("\n" if len(rows) < 6 else " ").join(words)
-        ink = "black" if np.isfinite(loss) else ax.xaxis.label.get_color()
-        ax.annotate(text, (j + 0.5, i + 0.5), ha="center", va="center", color=ink,
+        ax.annotate(text, (j + 0.5, i + 0.5), ha="center", va="center",
+                    color="black" if np.isfinite(loss) else ax.xaxis.label.get_color(),
                     fontsize=8 if len(columns) < 7 else 6)
-    for label in best_partners([run for members in groups.values() for run in members], options.y):
-        if groups[label][0].label == optimizer:
-            row, column = (settings_of(groups[label][0]).get(key, "–") for key in (first, second))
-            corner = columns.index(column) + 0.04, rows.index(row) + 0.04
-            ax.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colors[label], linewidth=2.5))
+    greys = LinearSegmentedColormap.from_list("", ["#f2f2f2", "#8a8a8a"])
+    image = ax.pcolormesh(np.ma.masked_invalid(medians), norm=LogNorm(min(every), max(every)), cmap=greys,
+                          edgecolors="white", linewidth=1)
+    best = own[own["group"].isin(best_partners(runs, options.y))].drop_duplicates("group").set_index("group")
+    for label, row, column in best[[first, second]].itertuples():
+        corner = columns.index(column) + 0.04, rows.index(row) + 0.04
+        ax.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colors[label], linewidth=2.5))
     ax.set(xscale="linear", yscale="linear", xlabel=named(second), ylabel=named(first))
     ax.grid(False)
     ax.set_xticks(np.arange(len(columns)) + 0.5, [legible(text) for text in columns])

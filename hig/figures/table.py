@@ -6,31 +6,32 @@ from hig.figures.curves import (SYSTEMS, drawn_points, end_loss, final_loss, fin
                                 loss_kind, short, state_of, system, time_to_reach)
 from hig.figures.reading import group_runs, sort_into_cases
 
-UNKNOWN = "not recorded"                # peak memory of a file that does not tell it
-
 
 def numbers(run, thresholds):
-    """Epochs, final losses, seconds, seconds to each threshold; infinite where a run died or did not get.
+    """Epochs, final losses, seconds, peak memory in MB, and seconds to each threshold (list of floats).
 
-    The test loss of a run that has never measured one is NaN.
+    They are infinite where a run died or did not get, and NaN where a file does not tell: the test loss of a
+    run that has never measured one, and the memory.
     """
     train = np.inf if find_death(run) else final_loss(run, "train")
     test = end_loss(run, "test") if loss_kind(run, "test") == "test" else np.nan
     reached = [time_to_reach(run, threshold) for threshold in thresholds]
     return [run.results["epochs"][-1], train, test, run.results["simulation_time"][-1],
+            run.results["provenance"].get("peak_memory", np.nan) / 1e6,
             *(np.inf if seconds is None else seconds for seconds in reached)]
 
 
 def names(thresholds):
     """What the `numbers` are, for the head of a table."""
-    return ["epochs", "train loss", "test loss", "time [s]", *(f"to {level:g} [s]" for level in thresholds)]
+    return ["epochs", "train loss", "test loss", "time [s]", "peak memory [MB]",
+            *(f"to {level:g} [s]" for level in thresholds)]
 
 
 def summary(runs):
     """DataFrame of the runs of one system: a row for each, and one for the median of several seeds.
 
     Columns: "system" (with its case), "optimizer" (as `hig.figures.reading.group_runs` names it), "seed" or
-    "median", those of `numbers`, "peak memory [MB]" (NaN where a file does not tell it), and "remark".
+    "median", those of `numbers`, and "remark".
     """
     import pandas
 
@@ -39,8 +40,6 @@ def summary(runs):
     for title, case in sort_into_cases(runs).items():
         for label, members in group_runs(case).items():
             rows = pandas.DataFrame([numbers(run, thresholds) for run in members], None, columns, float)
-            memory = [run.results.get("provenance", {}).get("peak_memory", np.nan) for run in members]
-            rows.insert(4, "peak memory [MB]", np.array(memory, float) / 1e6)
             middle, seeds = rows.median(), [str(run.results["sim_par"].get("seed", "–")) for run in members]
             rows["seed"] = seeds
             rows["remark"] = [remark(run, seeds.count(seed) == 1) for run, seed in zip(members, seeds)]
@@ -49,15 +48,14 @@ def summary(runs):
                 died = f", {died} died" if died else ""
                 rows.loc[len(rows)] = {**middle, "seed": "median", "remark": f"of {len(members)}{died}"}
             parts.append(rows.assign(system=title, optimizer=label.replace("_", " ")))
-    rows = pandas.concat(parts, ignore_index=True)
-    return rows[["system", "optimizer", "seed", *rows.columns[:-4], "remark"]]
+    return pandas.concat(parts)[["system", "optimizer", "seed", *columns, "remark"]]
 
 
 def remark(run, alone):
     """How a run ended unless it finished, and its file unless its seed is `alone` in its group."""
-    state, reason = str(find_death(run) or state_of(run)), run.results.get("provenance", {}).get("reason")
+    state, reason = str(find_death(run) or state_of(run)), run.results["provenance"].get("reason")
     state = f"failed: {reason}" if reason else state
-    return ", ".join([state] * (state not in ("finished", "unknown")) + [str(run.path)] * (not alone))
+    return ", ".join([state] * (state != "finished") + [str(run.path)] * (not alone))
 
 
 def table(runs):
@@ -75,7 +73,7 @@ def cell(name, value):
     if isinstance(value, str):
         return value
     if name == "peak memory [MB]":
-        return UNKNOWN if np.isnan(value) else f"{value:.0f}"
+        return "not recorded" if np.isnan(value) else f"{value:.0f}"
     if name.endswith("loss"):
         return "–" if np.isnan(value) else f"{value:.3e}"
     return f"{value:.0f}" if name == "epochs" else "–" if np.isinf(value) else short(value)

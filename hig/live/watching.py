@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from hig.figures.curves import loss_kind
-from hig.figures.reading import find_files, read_runs
+from hig.figures.reading import find_files, read_run
 
 
 class Found(NamedTuple):
-    """What a file or PhiFlow scene held when it had this stamp: runs, or a sentence why it has none."""
+    """What a file held when it had this stamp: a list with its run, or a sentence why it has none."""
     stamp: tuple
     runs: list
     error: str = ""
@@ -26,11 +26,11 @@ def look(paths, known):
     for path in [file.resolve() for path in paths
                  for file in (find_files(path) if path.is_dir() else [path])]:
         with suppress(OSError):                                         # it is gone since it was listed
-            states = map(Path.stat, sorted(path.glob("log_*.txt")) if path.is_dir() else [path])
-            stamp = tuple((state.st_mtime_ns, state.st_size, state.st_ino) for state in states)
+            state = path.stat()
+            stamp = state.st_mtime_ns, state.st_size, state.st_ino
             if path not in known or known[path].stamp != stamp:
                 try:
-                    known[path] = Found(stamp, read_runs(path))
+                    known[path] = Found(stamp, [read_run(path)])
                 except ValueError as error:
                     known[path] = Found(stamp, [], str(error))
             found[path] = known[path]
@@ -45,7 +45,7 @@ def quantities(run):
     """
     results, length = run.results, len(run.results["epochs"])
     losses = {"test_loss": results[f"{loss_kind(run, 'test')}_loss"], "train_loss": results["train_loss"]}
-    arrays = {**losses, **results.get("provenance", {}), **results, **losses}
+    arrays = {**losses, **results["provenance"], **results, **losses}
     return {key: np.concatenate([np.full(length - len(values), np.nan), values])
             for key, values in arrays.items() if key not in ("epochs", "simulation_time")
             and isinstance(values, np.ndarray) and values.ndim == 1 and length - len(values) in (0, 1)}

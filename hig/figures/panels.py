@@ -1,0 +1,45 @@
+"""Panels that the `panels.py` of several systems show beside the loss."""
+
+import numpy as np
+
+from hig.figures.curves import LOSSES, drawable, end_loss
+from hig.figures.losses import draw_curves
+from hig.figures.style import choose_dashes, legible
+
+LETTERS = 40    # of all names below the final losses; more stand aslant
+
+
+def draw_quantity(key, words, ax, groups, colors, options, span=None):
+    """Panel: an array of the pickles over the x axis; medians and bands of several seeds.
+
+    Args:
+        key: its name. words: at the y axis.
+        span: limits of a linear y axis, which shows all values; None for a logarithmic one.
+    """
+    ax.set(ylabel=words, **({"yscale": "linear", "ylim": span} if span else {}))
+    for label, dashes in choose_dashes(groups).items():
+        curves = [drawable(run, run.results[key], options.x, ax.get_xscale() == "log",
+                           None if span else options.smooth, positive=not span) for run in groups[label]]
+        draw_curves(ax, curves, colors[label], dashes=dashes)
+
+
+def draw_finals(ax, groups, colors, options, middle=np.median):
+    """Panel: the final loss of each run, and a bar at their middle, to which a run that died is infinite."""
+    ax.set(xscale="linear", xlabel="", ylabel=f"final {LOSSES[options.y]}")
+    names = [legible(label.replace("_", " ")) for label in groups]
+    if sum(map(len, names)) > LETTERS:
+        ax.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor", fontsize=9)
+    else:
+        ax.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    ax.grid(False, axis="x")
+    for i, (label, members) in enumerate(groups.items()):
+        finals = np.array([end_loss(run, options.y) for run in members])
+        alive, color = finals[np.isfinite(finals)], colors[label]
+        spread = np.linspace(-0.2, 0.2, len(alive)) if len(alive) > 1 else np.zeros(len(alive))
+        ax.plot(i + spread, alive, "o", color=color, markersize=4, alpha=0.7, markeredgewidth=0)
+        if np.isfinite(middle(finals)):
+            ax.plot([i - 0.35, i + 0.35], [middle(finals)] * 2, "-", color=color)
+        if len(alive) < len(finals):
+            ax.annotate(f"{len(finals) - len(alive)} died", (i, 1), xycoords=("data", "axes fraction"),
+                        ha="center", va="bottom", color=color, fontsize=9)
