@@ -59,10 +59,9 @@ def test_seeds_become_a_median_with_a_band(tmp_path):
     assert_allclose(line.get_ydata(), np.median(curves, axis=0), rtol=1e-12)  # exp of log: rounding
     (band,) = ax.collections
     vertices = band.get_paths()[0].vertices
-    for i in range(20):
+    for i, at_once in enumerate(np.transpose(curves)):
         here = vertices[vertices[:, 0] == 2.0 * i, 1]
-        assert_allclose([here.min(), here.max()], [min(c[i] for c in curves), max(c[i] for c in curves)],
-                        rtol=1e-12)
+        assert_allclose([here.min(), here.max()], [at_once.min(), at_once.max()], rtol=1e-12)
     assert line.get_label() == f"HIG: {np.median([c[-1] for c in curves]):.1e}, median of 5 runs"
 
 
@@ -75,7 +74,7 @@ def test_a_band_interpolates_the_logarithm():
     x, middle, low, high, count = curves.median_band(both)
     assert_array_equal(x, [0, 1, 2, 4])
     assert_allclose(low, [1, 0.1, 0.01, 1e-4], rtol=1e-12)
-    assert_allclose(high, [1, 0.5, 0.5, 0.5], rtol=1e-12)               # a run that has finished counts on
+    assert_allclose(high, [1, 0.5, 0.5, 0.5], rtol=1e-12)           # a run that has finished counts on
     assert_allclose(middle, (low + high) / 2, rtol=1e-12)           # of the losses, not of their logarithms
     assert count == 2
 
@@ -92,31 +91,34 @@ def test_a_young_run_leaves_the_median_where_it_is():
     assert x[-1] == 3 and count == 2  # no median of fewer than half of the runs
 
 
-def test_the_legend_says_how_many_runs_the_median_is_of(tmp_path):
-    for seed in range(4):
-        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(20 if seed else 3),
-             state="finished" if seed else "interrupted", settings={"seed": seed})
-    ax, *_ = draw([tmp_path])
-    assert lines(ax)["HIG"].get_label() == f"HIG: {1.1 * falling()[-1]:.1e}, median of 3 of 4 runs"
-    assert lines(ax)["HIG"].get_xdata()[-1] == 38
-
-
-def test_runs_of_different_budgets_are_not_mixed(tmp_path):
-    for seed, budget in enumerate((60.0, 60.0, 6.0)):
-        save(tmp_path / str(seed) / "NLO_HIG_RESULTS.pickle", falling(int(budget)),
-             settings={"seed": seed, "max_time": budget})
-    assert list(lines(draw([tmp_path])[0])) == ["HIG (6 s)", "HIG (60 s)"]
-
-
 def test_dead_runs_count_as_infinite_in_the_median():
     alive = [curve(np.arange(4), np.full(4, level)) for level in (1.0, 2.0, 3.0)]
     dead = [curve(np.arange(2), np.full(2, 0.1), death=(2.0, 0.1))] * 2
     x, middle, low, high, _ = curves.median_band(alive + dead)
     assert_array_equal(x, np.arange(4))
-    assert_allclose(middle, [1, 1, 3, 3], rtol=1e-12)
-    assert_allclose(low, [0.1, 0.1, 1, 1], rtol=1e-12)
-    assert_allclose(high, [3, 3, 3, 3], rtol=1e-12)
+    assert_allclose([middle, low, high], [[1, 1, 3, 3], [0.1, 0.1, 1, 1], [3, 3, 3, 3]], rtol=1e-12)
     assert_array_equal(curves.median_band(alive[:1] + dead)[1][2:], [np.inf, np.inf])
+
+
+# ---------------------------------------------------------------------------------------- settings
+
+@pytest.mark.parametrize("files, labels", [
+    ({f"{seed}/NLO_HIG": {"seed": seed, "max_time": budget} for seed, budget in enumerate((60.0, 60.0, 6.0))},
+     ["HIG (6 s)", "HIG (60 s)"]),
+    ({f"{widths}/NLO_HIG": {"hidden": widths} for widths in ("160,160,160", "20,20,20", "80,80,80")},
+     ["HIG (hidden=20,20,20)", "HIG (hidden=80,80,80)", "HIG (hidden=160,160,160)"]),
+    ({"a/NLO_HIG": {"eta": 1.0}, "b/NLO_HIG": {"eta": 1.0}, "c/NLO_HIG": {"eta": 0.5}},
+     ["HIG (eta=0.5)", "HIG (eta=1)"]),
+    ({"ours/NLO_HIG": {"eta": 1, "tau": 1}, "published/NLO_HIG": {"learningrate": 1, "trunc": 1e-6}},
+     ["HIG (ours)", "HIG (published)"]),
+    ({**{f"seed_{i}/NLO_HIG": {"seed": i, "a": 1, "b": 2, "c": 3} for i in range(4)}, "odd/NLO_HIG": {}},
+     ["HIG (odd)", "HIG"]),
+    ({"NLO_HIG_seed1": {"seed": 1}, "NLO_HIG_seed2": {"seed": 2}}, ["HIG"])])
+def test_runs_are_told_apart_by_their_settings_but_the_seed(tmp_path, files, labels):
+    """In numeric order; by their folder where files name the settings in their own way."""
+    for name, settings in files.items():
+        save(tmp_path / f"{name}_RESULTS.pickle", falling(), settings=settings)
+    assert list(reading.group_runs(reading.collect([tmp_path], "time"))) == labels
 
 
 def test_up_to_three_settings_of_an_optimizer_have_its_colour_and_differ_in_their_lines(tmp_path):
@@ -140,23 +142,6 @@ def test_many_settings_are_graded_in_numeric_order(tmp_path):
     assert np.all(np.diff(brightness) > 0)
     assert final.get_xlabel() == "batch size"
     assert [label.get_text() for label in final.get_xticklabels()] == ["16", "32", "64", "128", "512", "1024"]
-
-
-def test_widths_of_networks_are_in_the_order_of_their_numbers(tmp_path):
-    for widths in ("160,160,160", "20,20,20", "80,80,80"):
-        save(tmp_path / widths / "NLO_HIG_RESULTS.pickle", falling(), settings={"hidden": widths})
-    ax, _, final = draw([tmp_path])
-    order = ["20,20,20", "80,80,80", "160,160,160"]
-    assert list(lines(ax)) == [f"HIG (hidden={widths})" for widths in order]
-    assert [label.get_text() for label in final.get_xticklabels()] == order
-
-
-def test_one_odd_file_does_not_tear_a_band_apart(tmp_path):
-    for seed in range(4):
-        save(tmp_path / f"seed_{seed}" / "NLO_HIG_RESULTS.pickle", falling(),
-             settings={"seed": seed, "a": 1, "b": 2, "c": 3})
-    save(tmp_path / "odd" / "NLO_HIG_RESULTS.pickle", falling(), settings={"seed": 9})
-    assert list(lines(draw([tmp_path])[0])) == ["HIG (odd)", "HIG"]
 
 
 # ---------------------------------------------------------------------------------------- studies
@@ -184,24 +169,22 @@ def test_a_study_shows_final_losses_over_its_setting(tmp_path):
 
 
 def test_a_study_of_two_settings_is_a_heat_map(tmp_path):
+    """From three pairs of them on."""
     table = {(eta, tau): eta * 1e-3 + tau for eta in (1, 2) for tau in (1e-6, 1e-5, 1e-4)}
+    for eta, tau in ((1, 1e-6), (2, 1e-5)):
+        study(tmp_path / "two", "HIG", 3 * (1e-3,), learning_rate=eta, truncation=tau)
+    assert not any("final" in ax.get_title(loc="left") for ax in draw([tmp_path]))
     for (eta, tau), final in table.items():
-        study(tmp_path, "HIG", (final, final, np.nan if eta == 2 else final), learning_rate=eta,
+        study(tmp_path / "six", "HIG", (final, final, np.nan if eta == 2 else final), learning_rate=eta,
               truncation=tau)
-    panel = next(ax for ax in draw([tmp_path])
-                 if ax.get_title(loc="left") == "HIG: median of the final test loss")
+    panel, = (ax for ax in draw([tmp_path / "six"])
+              if ax.get_title(loc="left") == "HIG: median of the final test loss")
     (image,) = panel.collections
     assert_allclose(np.reshape(image.get_array(), (3, 2)),
                     [[table[eta, tau] for eta in (1, 2)] for tau in (1e-6, 1e-5, 1e-4)])
     assert panel.get_ylabel() == "truncation τ" and panel.get_xlabel() == "learning rate η"
     assert image.colorbar.ax.get_ylabel() == "lower is better"
     assert sum("1/3 died" in text.get_text() for text in panel.texts) == 3
-
-
-def test_two_settings_in_two_pairs_are_no_heat_map(tmp_path):
-    for eta, tau in ((1, 1e-6), (2, 1e-5)):
-        study(tmp_path, "HIG", (eta * 1e-3,) * 3, learning_rate=eta, truncation=tau)
-    assert not any("final" in ax.get_title(loc="left") for ax in draw([tmp_path]))
 
 
 def test_of_many_settings_the_best_partner_of_each_leading_value_is_in_colour(tmp_path):
@@ -229,35 +212,28 @@ def test_of_many_settings_the_best_partner_of_each_leading_value_is_in_colour(tm
     assert_allclose(greys[:, 0], greys[:, 2]), np.all(np.diff(greys[:, 0]) < 0)  # the lower the lighter
 
 
-def test_runs_with_other_settings_are_not_mixed(tmp_path):
-    for place, eta in (("a", 1.0), ("b", 1.0), ("c", 0.5)):
-        save(tmp_path / place / "NLO_HIG_RESULTS.pickle", falling(), settings={"eta": eta, "tau": 1})
-    assert list(lines(draw([tmp_path])[0])) == ["HIG (eta=0.5)", "HIG (eta=1)"]
-    published = {"learningrate": 1, "batchsize": 128, "trunc": 1e-6}
-    save(tmp_path / "published" / "NLO_HIG_RESULTS.pickle", falling(), settings=published)
-    ax, *_ = draw([tmp_path / "a", tmp_path / "published"])
-    assert list(lines(ax)) == ["HIG (a)", "HIG (published)"]
-    assert len({line.get_linestyle() for line in lines(ax).values()}) == 2
-
-
-def test_a_seed_in_the_name_is_no_other_optimizer(tmp_path):
-    for seed in (1, 2):
-        save(tmp_path / f"NLO_HIG_seed{seed}_RESULTS.pickle", falling())
-    assert list(lines(draw([tmp_path])[0])) == ["HIG"]
-
-
 # ---------------------------------------------------------------------------------------- runs that died
 
-@pytest.mark.parametrize("value", ["NaN", "inf"])
-def test_a_dead_run_ends_in_a_cross(tmp_path, value):
-    losses = falling()
-    losses[12:] = float(value)
-    ax, *_ = draw([save(tmp_path / "NLO_GN_RESULTS.pickle", losses, state="diverged")])
-    line, (cross,) = lines(ax)["GN"], crosses(ax)
-    assert_array_equal(line.get_xdata(), np.arange(12) * 2.0)
-    assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (24, line.get_ydata()[-1])   # when and where
-    assert cross.get_color() == line.get_color()
-    assert line.get_label() == f"GN: died at {value}, t = 24 s"
+def cut(count, value=np.nan, losses=falling()):
+    """Losses of which the first ones are left, and then this value."""
+    return np.where(np.arange(len(losses)) < count, losses, value)
+
+
+@pytest.mark.parametrize("losses, state, said, drawn, cross", [
+    (cut(12), "diverged", "died at NaN, t = 24 s", 12, 24),
+    (cut(12, np.inf), "diverged", "died at inf, t = 24 s", 12, 24),
+    ([1.0, np.nan], "diverged", "died at NaN, t = 2 s", 1, 2),
+    ([np.nan], "diverged", "died at NaN, t = 0 s", 0, None),
+    (np.r_[falling(5), np.nan, falling(14)], "finished", None, 19, None),       # it came back
+    (falling(), "diverged", "died at NaN, t = 38 s", 20, 38)])                  # it did not record the value
+def test_a_dead_run_ends_in_a_cross(tmp_path, losses, state, said, drawn, cross):
+    ax, *_ = draw([save(tmp_path / "NLO_GN_RESULTS.pickle", losses, state=state)])
+    line, found = lines(ax)["GN"], crosses(ax)
+    assert len(line.get_xdata()) == drawn and len(found) == (cross is not None)
+    assert line.get_label() == f"GN: {said}" if said else "died" not in line.get_label()
+    for mark in found:                                                  # when and where
+        assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (cross, line.get_ydata()[-1])
+        assert mark.get_color() == line.get_color()
 
 
 def test_a_run_that_explodes_does_not_flatten_the_others(tmp_path):
@@ -272,42 +248,21 @@ def test_a_run_that_explodes_does_not_flatten_the_others(tmp_path):
     assert crosses(ax)[0].get_ydata()[0] == top and crosses(ax)[0].get_xdata()[0] == 38
 
 
-def test_runs_that_die_at_once_or_not_at_all(tmp_path):
-    passing = falling()
-    passing[5] = np.nan
-    for name, losses, state, died, count in (
-            ("GN", [1.0, np.nan], "diverged", "died at NaN, t = 2 s", 1),
-            ("SGD", [np.nan], "diverged", "died at NaN, t = 0 s", 0),
-            ("Adam", passing, "finished", None, 19), ("SIP", falling(), "diverged", "died at", 20)):
-        ax, *_ = draw([save(tmp_path / f"NLO_{name}_RESULTS.pickle", losses, state=state)])
-        line = lines(ax)[name]
-        assert len(line.get_xdata()) == count and len(crosses(ax)) == bool(died and count)
-        assert died is None or died in line.get_label()
-
-
-def test_dead_seeds_are_counted(tmp_path):
-    for seed in range(3):
-        losses = falling()
-        losses[10:] = np.nan if seed == 0 else losses[10:]
-        save(tmp_path / str(seed) / "NLO_GN_RESULTS.pickle", losses)
+@pytest.mark.parametrize("runs, said, died", [
+    ([falling()] * 3 + [falling(3)], f"{1.1 * falling()[-1]:.1e}, median of 3 of 4 runs", []),
+    ([cut(10), falling(), falling()], f"{1.1 * falling()[-1]:.1e}, median of 3 runs, 1 died", [20]),
+    ([cut(10), falling(), falling(), cut(0), cut(0)], "3 of 5 died", [20]),
+    ([np.r_[falling(count), np.nan] for count in (1, 3, 8)], "3 of 3 died", [2, 6, 16])])
+def test_the_legend_says_what_the_median_is_of_and_how_many_died(tmp_path, capsys, runs, said, died):
+    for seed, losses in enumerate(runs):
+        save(tmp_path / str(seed) / "NLO_GN_RESULTS.pickle", losses, settings={"seed": seed},
+             state="interrupted" if len(losses) == 3 else "finished")
     ax, *_ = draw([tmp_path])
-    assert lines(ax)["GN"].get_label().endswith("median of 3 runs, 1 died") and len(crosses(ax)) == 1
-    losses[:] = np.nan
-    save(tmp_path / "3" / "NLO_GN_RESULTS.pickle", losses)
-    save(tmp_path / "4" / "NLO_GN_RESULTS.pickle", losses)
-    assert lines(draw([tmp_path])[0])["GN"].get_label() == "GN: 3 of 5 died"
-
-
-def test_a_folder_of_dead_runs_only(tmp_path, capsys):
-    for seed, lived in enumerate((1, 3, 8)):
-        save(tmp_path / str(seed) / "NLO_GN_RESULTS.pickle", np.r_[falling(lived), np.nan],
-             settings={"seed": seed}, state="diverged")
-    ax, *_ = draw([tmp_path])
-    assert sorted(cross.get_xdata()[0] for cross in crosses(ax)) == [2, 6, 16]
-    assert lines(ax)["GN"].get_label() == "GN: 3 of 3 died"
-    save(tmp_path / "NLO_HIG_RESULTS.pickle", [np.nan], state="diverged")
-    assert plot.main([str(tmp_path)]) == 0 and plot.main([str(tmp_path / "NLO_HIG_RESULTS.pickle")]) == 0
-    assert "of 3, 3 died" in capsys.readouterr().out
+    assert lines(ax)["GN"].get_label() == f"GN: {said}"
+    assert sorted(cross.get_xdata()[0] for cross in crosses(ax)) == died
+    assert plot.main([str(tmp_path)]) == 0                              # also where nothing is left to draw
+    count = sum(not np.isfinite(losses).all() for losses in runs)
+    assert capsys.readouterr().out.rstrip().endswith(f"of {len(runs)}" + f", {count} died" * bool(count))
 
 
 def test_seeds_are_in_numeric_order(tmp_path):
