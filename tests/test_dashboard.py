@@ -17,7 +17,6 @@ from hig.figures.curves import state_of
 from hig.figures.reading import read_run
 from hig.live import page, watching
 from hig.runs.locks import locked
-from hig.runs.results import load_results, save_results
 from tests.browser import ROOT, browser, click, graph, text, until, visit  # noqa: F401
 from tests.test_plot import falling, save
 
@@ -104,9 +103,7 @@ def test_quantities_are_the_arrays_with_a_value_for_each_entry_or_update(tmp_pat
     assert sent["figure"].layout.yaxis.title.text == "error of the population of |2⟩"
     for key, expected in (("population_error_2", [3, 2]), ("epoch_time", [2, 2, 2])):
         assert_array_equal(named(refresh(tmp_path, y=key))["HIG"].y, expected)      # on a logarithmic axis
-    results = load_results(path)
-    del results["provenance"]                                           # as in the published files
-    save_results(path, results)
+    save(path, falling(4), provenance=None)                             # as in the published files
     assert "QMC_HIG_RESULTS.pickle" in refresh(tmp_path, x="updates")["note"]
 
 
@@ -146,9 +143,8 @@ def test_a_long_curve_is_thinned_and_keeps_its_extremes(tmp_path):
 
 
 def test_where_another_optimizer_takes_over_it_is_named(tmp_path):
-    path = save(tmp_path / "POISSON_Adam_then_HIG_RESULTS.pickle", falling(), test=falling())
-    results = load_results(path)
-    save_results(path, {**results, "provenance": {**results["provenance"], "switch_epoch": 7}})
+    save(tmp_path / "POISSON_Adam_then_HIG_RESULTS.pickle", falling(), test=falling(),
+         provenance={"switch_epoch": 7})
     save(tmp_path / "POISSON_interactive_RESULTS.pickle", falling(4), test=falling(4),
          method=np.array([2.0, 2, 2, 0]), settings={"methods": "0 Adam, 1 GN, 2 HIG"})
     assert marks(refresh(tmp_path, switches=[])) == [

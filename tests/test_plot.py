@@ -1,32 +1,30 @@
 """The figures of plot.py: what is in their axes."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from numpy.testing import assert_allclose, assert_array_equal
 
 import plot
 from hig.figures import curves, losses, reading, style
 from hig.figures.table import table
-from hig.runs.results import load_results, save_results
-
-PROJECT = Path(plot.__file__).parent
+from hig.runs.results import save_results
 
 
-def save(path, losses, seconds=None, test=None, state="finished", settings=None, updates=32, **more):
+def save(path, losses, seconds=None, test=None, state="finished", settings=None, provenance={}, **more):
     """A pickle with these training losses; the test losses are 10 % larger unless they are given."""
     losses = np.asarray(losses, float)
     seconds = np.arange(len(losses)) * 2.0 if seconds is None else np.asarray(seconds, float)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if provenance is not None:
+        more["provenance"] = {"state": state, "updates_per_epoch": 32, **provenance}
     save_results(path, {
         "epochs": np.arange(len(losses)), "train_loss": losses,
         "test_loss": losses * 1.1 if test is None else np.asarray(test, float),
         "simulation_time": seconds, "epoch_time": np.diff(seconds), "sim_par": settings or {"seed": 1},
-        "provenance": {"state": state, "updates_per_epoch": updates}, **more})
+        **more})
     return path
 
 
@@ -34,13 +32,9 @@ def falling(length=20, rate=0.5, start=1.0):
     return start * np.exp(-rate * np.arange(length))
 
 
-def options(*arguments):
-    return plot.parse(list(arguments))
-
-
 def draw(paths, *arguments):
     """Axes of the figure that `plot.py PATHS ARGUMENTS` writes."""
-    chosen = options(*map(str, paths), *arguments)
+    chosen = plot.parse([*map(str, paths), *arguments])
     return losses.make_figure(reading.collect(chosen.paths, chosen.x), chosen).axes
 
 
@@ -51,11 +45,6 @@ def lines(ax):
 
 def crosses(ax):
     return [line for line in ax.lines if line.get_marker() == "x"]
-
-
-def box(artist):
-    """Where a drawn artist is, in pixels."""
-    return artist.get_window_extent(artist.figure.canvas.get_renderer())
 
 
 # ---------------------------------------------------------------------------------------- curves
@@ -73,13 +62,12 @@ def test_losses_over_seconds(tmp_path):
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [f"HIG: {1.1 * losses[-1]:.1e}"]
 
 
-@pytest.mark.parametrize("axis,factor,label", [("epochs", 1, "epochs"), ("updates", 32, "updates")])
-def test_other_axes(tmp_path, axis, factor, label):
+@pytest.mark.parametrize("axis, factor", [("epochs", 1), ("updates", 32)])
+def test_other_axes(tmp_path, axis, factor):
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
     ax, *_ = draw([path], "--x", axis, "--y", "train")
-    assert_array_equal(lines(ax)["HIG"].get_xdata(), factor * np.arange(20))
-    assert_array_equal(lines(ax)["HIG"].get_ydata(), falling())
-    assert ax.get_xlabel() == label and ax.get_ylabel() == "training loss"
+    assert_array_equal(lines(ax)["HIG"].get_xydata(), np.transpose([factor * np.arange(20), falling()]))
+    assert ax.get_xlabel() == axis and ax.get_ylabel() == "training loss"
 
 
 def test_the_paper_s_colours_and_the_order_of_the_legend(tmp_path):
@@ -125,28 +113,28 @@ def test_styles_and_colours_are_applied(tmp_path):
     assert to_rgba(lines(dark)["GN"].get_color()) == to_rgba("#D55E00")
 
 
-def test_losses_that_a_log_axis_cannot_show_are_left_out(tmp_path):
-    losses = falling()
-    losses[[3, 4]] = 0, -1e-8  # the fidelity of a quantum state can exceed 1 by rounding
-    ax, *_ = draw([save(tmp_path / "QMC_HIG_RESULTS.pickle", losses)])
-    assert_array_equal(lines(ax)["HIG"].get_xdata(), np.delete(np.arange(20) * 2.0, [3, 4]))
+@pytest.mark.parametrize("prefix, scale, change, shown", [
+    ("QMC", "linear", {3: 0, 4: -1e-8}, np.delete(np.arange(20), [3, 4])),  # a fidelity above 1 by rounding
+    ("POISSON", "log", {}, np.arange(1, 20)),                               # time 0 has no place there
+    ("NLO", "linear", {i: np.nan for i in range(20) if i % 5}, np.arange(0, 20, 5)),      # measured so often
+    ("POISSON", "log", {i: np.nan for i in range(20) if i % 15}, [15])])    # a single point is seen, too
+def test_what_axes_cannot_show_is_left_out(tmp_path, prefix, scale, change, shown):
+    test = falling()
+    test[list(change)] = list(change.values())
+    path = save(tmp_path / f"{prefix}_HIG_RESULTS.pickle", falling(), test=test)
+    ax, *_ = draw([path])
+    line = lines(ax)["HIG"]
+    assert_array_equal(line.get_xydata(), np.transpose([2.0 * np.array(shown), test[shown]]))
+    assert (ax.get_xscale(), ax.get_yscale()) == (scale, "log") and not crosses(ax)
+    assert (line.get_marker() == "o") == (len(shown) == 1)
+    row = table(reading.collect([path], "time")).splitlines()[1]
+    assert f"{test[shown[-1]]:.3e}" in row and "nan" not in row
 
 
-def test_poisson_is_logarithmic_in_time_and_needs_no_test_set(tmp_path):
-    save(tmp_path / "POISSON_HIG_RESULTS.pickle", falling(), test=np.full(20, np.nan))
-    ax, *_ = draw([tmp_path])
-    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+def test_without_test_losses_those_of_training_are_drawn(tmp_path):
+    ax, *_ = draw([save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(), test=np.full(20, np.nan))])
     assert ax.get_ylabel() == "training loss"
-    assert_array_equal(lines(ax)["HIG"].get_xdata(), np.arange(1, 20) * 2.0)  # time 0 has no place there
-    assert_array_equal(lines(ax)["HIG"].get_ydata(), falling()[1:])
-
-
-def test_test_losses_measured_now_and_then(tmp_path):
-    test = np.full(20, np.nan)
-    test[::5] = falling()[::5]
-    ax, *_ = draw([save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(), test=test)])
-    assert_array_equal(lines(ax)["HIG"].get_xdata(), np.arange(20)[::5] * 2.0)
-    assert not crosses(ax)
+    assert_array_equal(lines(ax)["HIG"].get_ydata(), falling())
 
 
 def test_an_example_of_the_best_run_has_a_panel_with_labelled_colour_scales(tmp_path):
@@ -171,36 +159,18 @@ def test_an_example_of_the_best_run_has_a_panel_with_labelled_colour_scales(tmp_
     assert all(bar.get_ylabel() for bar in panel.child_axes if not bar.get_title())
 
 
-@pytest.mark.parametrize("axis, position, thinned", [("time", 14.0, 14.0 - 2), ("epochs", 7, 6),
-                                                     ("updates", 7 * 32, 6 * 32)])
-def test_the_switch_of_a_pretrained_run_is_marked(tmp_path, axis, position, thinned):
-    path = save(tmp_path / "POISSON_Adam_then_HIG_RESULTS.pickle", falling())
-    assert not draw([path], "--x", axis)[0].texts
-    results = load_results(path)
-    results["provenance"]["switch_epoch"] = 7
-    kept = {key: np.delete(values, 7) for key, values in results.items() if np.shape(values) == (20,)}
-    kept["epoch_time"] = np.diff(kept["simulation_time"])
-    for content, expected in ((results, position), ({**results, **kept}, thinned)):     # the last one before
-        save_results(path, content)
-        ax, *_ = draw([path], "--x", axis)
-        assert [text.get_text() for text in ax.texts] == ["switch"] and ax.texts[0].xy[0] == expected
-        assert any(list(line.get_xdata()) == [expected] * 2 for line in ax.lines)
-        FigureCanvasAgg(ax.figure).draw()
-        place, mark = box(ax.get_legend()), ax.transData.transform((expected, 1))[0]
-        assert not place.x0 < mark < place.x1                           # the legend is beside it
-
-
-def test_one_measured_point_is_seen_and_the_table_has_the_last_one(tmp_path):
-    """A short Poisson run: evaluated at updates 0, which a log axis has no place for, and 10 of 15."""
-    losses = falling(15)
-    test = np.where(np.arange(15) % 10 == 0, losses, np.nan)
-    path = save(tmp_path / "POISSON_HIG_RESULTS.pickle", losses, test=test)
-    ax, *_ = draw([path])
-    line = lines(ax)["HIG"]
-    assert_array_equal(line.get_xdata(), [20.0])
-    assert line.get_marker() == "o"
-    row = table(reading.collect([path], "time")).splitlines()[1]
-    assert f"{losses[10]:.3e}" in row and "nan" not in row
+@pytest.mark.parametrize("axis, unit", [("time", 2.0), ("epochs", 1), ("updates", 32)])
+@pytest.mark.parametrize("epochs, last", [(np.arange(20), 7), (np.delete(np.arange(21), 7), 6)])
+def test_the_switch_of_a_pretrained_run_is_marked(tmp_path, axis, unit, epochs, last):
+    """At the entry of that epoch, or in a thinned curve at the last one before."""
+    path = save(tmp_path / "POISSON_Adam_then_HIG_RESULTS.pickle", falling(), 2.0 * epochs, epochs=epochs,
+                provenance={"switch_epoch": 7})
+    ax, *_ = draw([path], "--x", axis)
+    assert [text.get_text() for text in ax.texts] == ["switch"] and ax.texts[0].xy[0] == last * unit
+    assert any(list(line.get_xdata()) == [last * unit] * 2 for line in ax.lines)
+    ax.figure.draw_without_rendering()
+    place, mark = ax.get_legend().get_window_extent(), ax.transData.transform((last * unit, 1))[0]
+    assert not place.x0 < mark < place.x1                               # the legend is beside it
 
 
 def test_smoothing_is_a_geometric_mean_over_seconds():
@@ -217,9 +187,9 @@ def test_smoothing_is_a_geometric_mean_over_seconds():
 
 def test_smoothing_is_applied(tmp_path):
     path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling() * np.tile([1, 2], 10))
-    (rough, *_), (smoothed, *_) = draw([path]), draw([path], "--smooth", "4")
-    assert np.diff(np.log(lines(rough)["HIG"].get_ydata())).max() > 0
-    assert np.diff(np.log(lines(smoothed)["HIG"].get_ydata())[:-1]).max() < 0
+    rough, smoothed = (np.diff(np.log(lines(draw([path], *more)[0])["HIG"].get_ydata())[:-1])
+                       for more in ((), ("--smooth", "4")))
+    assert rough.max() > 0 > smoothed.max()
 
 
 # ---------------------------------------------------------------------------------------- layout
@@ -234,19 +204,14 @@ def test_a_legend_covers_no_curve(tmp_path, size, names, levels):
         losses = falling(rate=1 / (1 + level)) if few else np.full(20, level)
         save(tmp_path / f"QMC_{name}_RESULTS.pickle", losses)
     ax, *_ = draw([tmp_path], "--size", size)
-    figure = ax.figure
-    FigureCanvasAgg(figure).draw()
-    legend = ax.get_legend() or figure.legends[0]
-    frame, place = box(ax), box(legend)
+    ax.figure.draw_without_rendering()
+    frame = ax.get_window_extent()
+    place = (ax.get_legend() or ax.figure.legends[0]).get_window_extent()
     for line in lines(ax).values():
-        x, y = ax.transData.transform(line.get_xydata()).T
-        assert not np.any((place.x0 < x) & (x < place.x1) & (place.y0 < y) & (y < place.y1))
-    inside = (frame.x0 <= place.x0 and place.x1 <= frame.x1 + 1
-              and frame.y0 <= place.y0 and place.y1 <= frame.y1 + 1)
-    assert inside == few
+        assert not place.count_contains(ax.transData.transform(line.get_xydata()))
+    assert (frame.padded(1).count_contains(place.corners()) == 4) == few
     assert few or (place.x0 > frame.x1 if size == "wide" else place.y0 >= frame.y1)
-    whole = figure.bbox
-    assert min(place.x0, place.y0) >= 0 and place.x1 <= whole.x1 and place.y1 <= whole.y1
+    assert ax.figure.bbox.padded(1).count_contains(place.corners()) == 4
 
 
 def test_the_legends_of_a_wide_study_do_not_cover_each_other(tmp_path):
@@ -256,10 +221,10 @@ def test_the_legends_of_a_wide_study_do_not_cover_each_other(tmp_path):
         save(tmp_path / str(rate) / f"NLO_{name}_RESULTS.pickle", np.full(20, rate + (name == "GN")),
              settings={"learning_rate": rate})
     *_, study = axes = draw([tmp_path], "--size", "wide")
-    FigureCanvasAgg(study.figure).draw()
+    study.figure.draw_without_rendering()
     beside, = axes[0].figure.legends
     assert study.get_xlabel() == "learning rate η"
-    assert not box(beside).overlaps(box(study.get_legend()))
+    assert not beside.get_window_extent().overlaps(study.get_legend().get_window_extent())
 
 
 @pytest.mark.parametrize("size, rows, columns", [("column", 4, 2), ("wide", 2, 4)])
@@ -275,10 +240,13 @@ def test_a_case_is_a_column_or_in_a_wide_figure_a_row(tmp_path, size, rows, colu
 # ---------------------------------------------------------------------------------------- systems
 
 def test_every_system_has_its_panel(tmp_path):
+    """Each λ of the toy problem has one; a file that does not tell its λ, nor more, comes last."""
     for prefix in ("TOY", "POISSON", "QMC", "NLO"):
         save(tmp_path / f"{prefix}_HIG_RESULTS.pickle", falling())
+    save_toy(tmp_path, "HIG", 0.01)
     titles = [ax.get_title(loc="left") for ax in draw([tmp_path]) if ax.axison]
-    assert titles == ["Nonlinear oscillators", "Schroedinger equation", "Poisson problem", "Toy problem"]
+    assert titles == ["Nonlinear oscillators", "Schroedinger equation", "Poisson problem",
+                      "Toy problem, λ = 0.01", "Toy problem"]
 
 
 def test_populations_of_the_dipole_have_a_panel_each(tmp_path):
@@ -296,15 +264,13 @@ def test_populations_of_the_dipole_have_a_panel_each(tmp_path):
     assert len(draw([tmp_path])) == 2  # with several systems only their losses
 
 
-def save_toy(folder, name, factor, losses=None, seed=0, **more):
+def save_toy(folder, name, factor, losses=falling(), seed=0, **more):
     """A pickle of the toy problem; the path goes from (0, 0) in equal steps to (1, 2)."""
-    losses = falling() if losses is None else losses
     way = np.linspace(0, 1, len(losses))
     arrays = {"activation_mean": 0.1 + 0.8 * way, "activation_std": 0.2 * (1 - way), "path_y1": way,
-              "path_y2": 2 * way}
+              "path_y2": 2 * way, **more}
     settings = {"lambda": factor, "seed": seed, "path_target_y1": 1.0, "path_target_y2": 2.0}
-    return save(folder / f"TOY_lambda_{factor:g}_{name}_RESULTS.pickle", losses, settings=settings, **arrays,
-                **more)
+    return save(folder / f"TOY_lambda_{factor:g}_{name}_RESULTS.pickle", losses, settings=settings, **arrays)
 
 
 def test_the_toy_problem_has_three_panels_for_each_lambda(tmp_path):
@@ -333,13 +299,9 @@ def test_the_toy_problem_has_three_panels_for_each_lambda(tmp_path):
 
 
 def test_a_path_ends_where_the_run_died_and_does_not_widen_the_view(tmp_path):
-    losses = falling()
-    losses[15:] = np.nan
-    path = save_toy(tmp_path, "GN", 1.0, losses)
-    results = load_results(path)
-    results["path_y1"][10], results["path_y2"][15:] = 1e9, np.nan
-    save_results(path, results)
-    paths = draw([path])[2]
+    losses, path = falling(), np.linspace(0, 1, 20)
+    losses[15:], path[10] = np.nan, 1e9
+    paths = draw([save_toy(tmp_path, "GN", 1.0, losses, path_y1=path, path_y2=losses - 1)])[2]
     assert len(paths.lines[0].get_xdata()) == 15 and paths.get_xlim()[1] < 2
 
 
@@ -362,14 +324,6 @@ def test_final_losses_of_several_seeds_have_a_panel(tmp_path):
     axes = draw([tmp_path])
     axes[0].figure.draw_without_rendering()
     assert min(ax.get_position().width for ax in axes) > 0.3  # a long legend does not squeeze the panels
-
-
-def test_the_toy_problem_beside_other_systems_shows_its_losses(tmp_path):
-    save_toy(tmp_path, "HIG", 0.01)
-    save(tmp_path / "TOY_HIG_RESULTS.pickle", falling())  # one that does not tell its λ, nor more
-    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    titles = [ax.get_title(loc="left") for ax in draw([tmp_path]) if ax.axison]
-    assert titles == ["Nonlinear oscillators", "Toy problem, λ = 0.01", "Toy problem"]
 
 
 @pytest.mark.parametrize("name,expected", [

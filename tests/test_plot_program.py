@@ -13,7 +13,6 @@ from PIL import Image
 
 import plot
 from hig.figures import reading
-from hig.runs.results import load_results, save_results
 from tests.test_plot import falling, save
 
 PROJECT = Path(plot.__file__).parent
@@ -23,20 +22,14 @@ def test_everything_is_drawn_by_default(tmp_path, capsys):
     save(tmp_path / "Nonlinear_Oscillators" / "NLO_HIG_RESULTS.pickle", falling())
     save(tmp_path / "Schroedinger" / "seed_1" / "QMC_HIG_RESULTS.pickle", falling())
     assert plot.main([], root=tmp_path) == 0
-    figures = [tmp_path / "Nonlinear_Oscillators/plot.png", tmp_path / "Schroedinger/plot.png",
-               tmp_path / "figures/overview.png"]
-    assert sorted(tmp_path.rglob("*.p*ng")) == sorted(figures)
+    figures = [tmp_path / name for name in ("Nonlinear_Oscillators/plot.png", "Schroedinger/plot.png",
+                                            "figures/overview.png")]
+    assert sorted(tmp_path.rglob("*.png")) == sorted(figures)
     for figure in figures:
         pixels = np.asarray(Image.open(figure))
         assert pixels.shape[1] > 800 and pixels.shape[0] > 400
         assert len(np.unique(pixels)) > 20      # text and lines with smooth edges; a blank page has one value
     assert capsys.readouterr().out.splitlines()[:3] == [str(figure) for figure in figures]
-
-
-def test_one_system_needs_no_overview(tmp_path):
-    save(tmp_path / "Poisson" / "POISSON_HIG_RESULTS.pickle", falling())
-    assert plot.main([], root=tmp_path) == 0
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")] == ["Poisson/plot.png"]
 
 
 @pytest.fixture
@@ -66,7 +59,7 @@ def test_studies_have_figures_of_their_own(tmp_path, drawn, capsys):
     studies = tmp_path / "Poisson" / "studies"
     for study in ("batch_size", "kappa"):
         save(studies / study / f"{study}_1" / "POISSON_HIG_RESULTS.pickle", falling())
-    assert plot.main([], root=tmp_path) == 0 and drawn == {"Poisson/plot.png": ["Poisson"]}
+    assert plot.main([], root=tmp_path) == 0 and drawn == {"Poisson/plot.png": ["Poisson"]}     # no overview
     drawn.clear()
     capsys.readouterr()
     assert plot.main([str(studies)]) == 0
@@ -101,10 +94,8 @@ def test_vector_figures_hold_text_as_text_and_are_reproducible(tmp_path):
 def curves(tmp_path):
     """An interrupted run of the oscillators that tells its memory; two of Poisson's without test losses."""
     losses = np.array([1.0, 0.05, 8e-3, 9e-4, 2e-3])
-    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", losses, seconds=[0, 1.5, 3, 4.5, 1234], test=losses,
-                state="interrupted")
-    results = load_results(path)
-    save_results(path, {**results, "provenance": {**results["provenance"], "peak_memory": 830_000_000}})
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", losses, seconds=[0, 1.5, 3, 4.5, 1234], test=losses,
+         state="interrupted", provenance={"peak_memory": 830_000_000})
     for seed in (1, 2):
         save(tmp_path / str(seed) / "POISSON_Adam_RESULTS.pickle", seed * falling(4), test=np.full(4, np.nan),
              settings={"seed": seed})
@@ -125,9 +116,8 @@ def test_the_table(curves, capsys):
 
 
 def test_why_a_run_failed_is_told(tmp_path, capsys):
-    path = save(tmp_path / "NLO_GN_RESULTS.pickle", falling(), state="failed")
-    results = load_results(path)
-    save_results(path, {**results, "provenance": {**results["provenance"], "reason": "SVD did not converge"}})
+    path = save(tmp_path / "NLO_GN_RESULTS.pickle", falling(), state="failed",
+                provenance={"reason": "SVD did not converge"})
     assert plot.main([str(path)]) == 0
     assert capsys.readouterr().out.rstrip().endswith("  failed: SVD did not converge")
 
@@ -193,10 +183,7 @@ def test_nothing_to_draw(tmp_path, capsys):
 
 
 def test_updates_of_a_file_that_does_not_count_them(tmp_path, capsys):
-    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    results = load_results(path)
-    del results["provenance"]
-    save_results(path, results)
+    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(), provenance=None)
     assert plot.main([str(path), "--x", "updates"]) == 2
     assert "how many updates an epoch has" in capsys.readouterr().err
     assert plot.main([str(path), "--x", "epochs"]) == 0
