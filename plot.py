@@ -33,10 +33,10 @@ from hig.figures.losses import make_figure
 from hig.figures.reading import APART, collect
 from hig.figures.style import COLORS, write_figure, write_file
 from hig.figures.table import table, tidy
-from hig.runs.cli import make_parser, positive
+from hig.runs.cli import FLAGS, make_parser, positive
 
 ROOT = Path(__file__).resolve().parent
-FIGURES, ANIMATIONS = (".png", ".pdf", ".svg"), (".gif", ".mp4")
+FIGURES = ".png", ".pdf", ".svg"
 
 
 def named(*suffixes):
@@ -76,17 +76,13 @@ def parse_trajectories(arguments):
         help="what --save-weights of a submit script wrote; several files are drawn side by side")
     add("--output", type=named(*FIGURES), metavar="FILE",
         help="figure to write (png, pdf or svg; default: a PNG beside the weights)")
-    add("--animate", type=named(*ANIMATIONS), metavar="FILE",
-        help="animation to write (gif, or mp4 with ffmpeg)")
+    add("--animate", type=named(".gif"), metavar="FILE", help="animation to write (gif)")
     add("--losses", type=Path, nargs="+", metavar="PATH",
         help="pickles or folders whose loss curves are drawn at the right")
-    add("--seed", type=int, default=1, metavar="N",
+    add("--seed", type=FLAGS["seed"][0], default=1, metavar="N",
         help="of the samples that are drawn (default: %(default)s)")
     add_looks(parser)
-    options = parser.parse_args(arguments)
-    if not 0 <= options.seed < 2**32:
-        parser.error(f"argument --seed: {options.seed} is not between 0 and 4294967295")
-    return options
+    return parser.parse_args(arguments)
 
 
 def add_looks(parser):
@@ -141,13 +137,13 @@ def figures_asked_for(options, root):
 
 def write_tables(figures, options):
     """Writes what --csv asks for: a file beside each figure, or one for all with a column "figure"."""
+    import pandas
+
     tables = {output: tidy(runs, options) for runs, output in figures}
     if options.csv is True:
         files = {output.with_suffix(".csv"): rows for output, rows in tables.items()}
     else:
-        import pandas
-        every = pandas.concat(tables, names=["figure"]) if len(tables) > 1 else tables[figures[0][1]]
-        files = {options.csv: every.reset_index("figure") if len(tables) > 1 else every}
+        files = {options.csv: pandas.concat(tables, names=["figure"]).reset_index("figure")}
     for file, rows in files.items():
         write_file(file, rows.to_csv(index=False, float_format="%.6g").encode())
         print(file)
@@ -160,7 +156,7 @@ def main(arguments=None, root=ROOT):
         if arguments[:1] == ["trajectories"]:
             options = parse_trajectories(arguments[1:])
             from hig.figures.pictures import draw_trajectories
-            draw_trajectories(options, root)
+            draw_trajectories(options)
             return 0
         options = parse(arguments)
         figures = figures_asked_for(options, root)

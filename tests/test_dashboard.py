@@ -53,7 +53,7 @@ def test_only_changed_files_are_read_again(tmp_path):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     now = watching.look([tmp_path], known)
     assert [now[file] is first[file] for file in now] == [False, True]
-    assert now[path].runs[0].results["train_loss"][1] == np.exp(-0.4)
+    assert now[path].run.results["train_loss"][1] == np.exp(-0.4)
     path.unlink()
     assert len(watching.look([tmp_path], known)) == 1
 

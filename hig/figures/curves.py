@@ -249,24 +249,22 @@ def median_band(curves, logarithmic=True):
             maximum is that of the living, infinite where there are none.
         count: how many runs the last median is of.
     """
-    lost = sum(curve.death is not None and not len(curve.x) for curve in curves)
-    curves = [curve for curve in curves if len(curve.x)]
+    curves = [curve for curve in curves if len(curve.x) or curve.death]
     ends = [curve.death[0] if curve.death else curve.x[-1] for curve in curves]
     grid = np.unique(np.concatenate([*(curve.x for curve in curves), ends]))
-    grid = grid[grid >= max((curve.x[0] for curve in curves), default=0)]
-    there = np.array([(grid <= end) | curve.ended | (curve.death is not None)
-                      for curve, end in zip(curves, ends)] + [np.ones(len(grid), bool)] * lost)
+    grid = grid[grid >= max((curve.x[0] for curve in curves if len(curve.x)), default=0)]
+    there = np.array([(grid <= end) | curve.ended | bool(curve.death) for curve, end in zip(curves, ends)])
     enough = 2 * there.sum(axis=0) >= len(there)
     grid, there = grid[enough], there[:, enough]
     forth, back = (np.log, np.exp) if logarithmic else (np.asarray, np.asarray)
-    values = np.array([back(np.interp(grid, curve.x, forth(curve.y))) for curve in curves]
-                      + [np.full(len(grid), np.inf)] * lost)
+    values = np.full(there.shape, np.inf)
     for row, curve in zip(values, curves):
+        if len(curve.x):
+            row[:] = back(np.interp(grid, curve.x, forth(curve.y)))
         if curve.death:
             row[grid >= curve.death[0]] = np.inf
     values[~there] = np.nan
-    high = np.where(np.isinf(values), -np.inf, values)
-    high = np.nanmax(high, axis=0)
+    high = np.nanmax(np.where(np.isinf(values), -np.inf, values), axis=0)
     high[np.isinf(high)] = np.inf
     count = int(there[:, -1].sum()) if len(grid) else 0
     return grid, np.nanmedian(values, axis=0), np.nanmin(values, axis=0), high, count

@@ -12,8 +12,8 @@ A file of weights does not tell its system: the one whose network has the shapes
 """
 
 import io
-import tempfile
 from argparse import Namespace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +28,11 @@ from hig.runs.cli import SettingsError, load
 FRAMES, FRAMES_PER_SECOND, PAUSE = 40, 12, 2.0      # of an animation; PAUSE: seconds on its last frame
 COLORS_OF_A_GIF = 128
 SIZE = 4.2, 5.8              # inches for each file of weights
+ENDING = ".weights.h5"
 
 
-def solve(weights, seed, root):
+def solve(weights, seed):
     """(module that draws, its solution) for a file of weights; arguments as in the module docstring.
-
-    Args:
-        root: folder with the systems' folders.
 
     Raises:
         ValueError: no system has a network of these shapes, or the file cannot be read.
@@ -43,7 +41,7 @@ def solve(weights, seed, root):
         raise ValueError(f"cannot load the weights {weights}: there is no such file")
     reasons = []
     for folder in SYSTEMS.values():
-        if (root / folder / "pictures.py").is_file():
+        if find_spec(f"{folder}.pictures"):
             pictures = load(f"{folder}.pictures")
             try:
                 return pictures, pictures.solve(weights, seed)
@@ -52,22 +50,22 @@ def solve(weights, seed, root):
     raise ValueError(f"{weights} does not hold a network of which there are pictures ({reasons[0]})")
 
 
-def make_picture(solutions, names, options):
-    """A matplotlib figure: a column for each (module, solution) of `solve`, with its name, and one of losses.
+def make_picture(options):
+    """A matplotlib figure: a column for each file of weights, with its name, and one of losses.
 
     Args:
-        solutions, names: lists of one length.
-        options: style and colors of the command line; losses, a list of files or folders with curves of one
-            system that are drawn at the right, or None.
+        options: weights (list of Path), seed, style and colors of the command line; losses, a list of files
+            or folders with curves of one system that are drawn at the right, or None.
 
     Returns:
         the figure, and a function of progress in [0, 1] that shows so much of it.
 
     Raises:
-        ValueError: there are no such curves, or they are of several systems.
+        ValueError: weights cannot be used, there are no such curves, or they are of several systems.
     """
     from matplotlib.figure import Figure
 
+    solutions = [solve(path, options.seed) for path in options.weights]
     runs = collect(options.losses, "time") if options.losses else []
     if options.losses and len({run.system for run in runs}) != 1:
         found, paths = "those of several" if runs else "none", " ".join(map(str, options.losses))
@@ -77,10 +75,10 @@ def make_picture(solutions, names, options):
     places = figure.subfigures(1, columns, squeeze=False)[0]
     colors = [readable(color, options.style) for color in TRAJECTORIES[options.colors]]
     shows = []
-    for column, (pictures, solution), name in zip(places, solutions, names):
+    for column, (pictures, solution), path in zip(places, solutions, options.weights):
         together = [other for drawn_by, other in solutions if drawn_by is pictures]
         shows.append(pictures.draw(column, solution, together, colors))
-        column.suptitle(legible(name.replace("_", " ")))
+        column.suptitle(legible(path.name.removesuffix(ENDING).replace("_", " ")))
     if runs:
         draw_losses(places[-1], runs, Namespace(x="time", y="test", smooth=None, size="column",
                                                 style=options.style, colors=options.colors))
@@ -88,44 +86,17 @@ def make_picture(solutions, names, options):
     return figure, lambda progress: [show(progress) for show in shows]
 
 
-def animate(figure, show, suffix):
-    """Bytes of an animation of the figure as it grows, which stays on its last frame for PAUSE seconds.
-
-    Args:
-        figure, show: of `make_picture`.
-        suffix: ".gif" or ".mp4".
-
-    Raises:
-        ValueError: the format is mp4 and there is no ffmpeg.
-    """
-    from matplotlib import animation
-
-    if suffix == ".mp4" and not animation.writers.is_available("ffmpeg"):
-        raise ValueError("mp4 needs the program ffmpeg, which is not installed; a name that ends in .gif "
-                         "does not")
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")                                    # stays that of the whole picture
-    if suffix == ".gif":
-        return gif(figure, show)
-    writer = animation.writers["ffmpeg"](fps=FRAMES_PER_SECOND)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, f"animation{suffix}")
-        with writer.saving(figure, str(file), dpi=100):
-            for frame in range(FRAMES + round(PAUSE * FRAMES_PER_SECOND)):
-                show(min(1, (frame + 1) / FRAMES))
-                writer.grab_frame(facecolor=figure.get_facecolor())
-        return file.read_bytes()
-
-
-def gif(figure, show):
-    """Bytes of a GIF, arguments as in `animate`.
+def animate(figure, show):
+    """Bytes of a GIF of the figure as it grows, which stays on its last frame for PAUSE seconds.
 
     All frames have the colours of the last one, without dithering, so that what stands still is stored once:
-    a fifth of what matplotlib's own writer takes.
+    a fifth of what matplotlib's own writer takes. Arguments are what `make_picture` returns.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")                                    # stays that of the whole picture
     canvas, frames = FigureCanvasAgg(figure), []
     for frame in range(FRAMES):
         show((frame + 1) / FRAMES)
@@ -148,38 +119,33 @@ def moving_picture(*files, seed=1, style="paper", colors="paper"):
     Raises:
         ValueError: weights cannot be used; one sentence.
     """
-    files = [Path(file) for file in files]
-    solutions = [solve(file, seed, Path(__file__).resolve().parents[2]) for file in files]
     with looks(style):
-        picture = make_picture(solutions, [file.name.removesuffix(".weights.h5") for file in files],
-                               Namespace(style=style, colors=colors, losses=None))
-        return animate(*picture, ".gif")
+        return animate(*make_picture(Namespace(weights=list(map(Path, files)), seed=seed, style=style,
+                                               colors=colors, losses=None)))
 
 
-def draw_trajectories(options, root):
+def draw_trajectories(options):
     """Draws what `plot.py trajectories` asks for and prints the names of the files.
 
     Without output or animation that is a PNG beside the first file of weights.
 
     Args:
-        options: weights (list of Path), seed, output and animate (Path or None), style and colors.
-        root: folder with the systems' folders.
+        options: those of `make_picture`; output and animate (Path or None).
 
     Raises:
         ValueError: weights cannot be used, or a file cannot be written; one sentence.
     """
-    solutions = [solve(path, options.seed, root) for path in options.weights]
-    names = [path.name.removesuffix(".weights.h5") for path in options.weights]
     output = options.output
     if not output and not options.animate:
+        names = [path.name.removesuffix(ENDING) for path in options.weights]
         output = options.weights[0].with_name(f"{'_'.join(names)}_trajectories.png")
     with looks(options.style):
+        figure, show = make_picture(options)
         if output:
-            write_figure(make_picture(solutions, names, options)[0], output, options.style)
+            write_figure(figure, output, options.style)
             print(output)
         if options.animate:
-            picture = make_picture(solutions, names, options)
-            write_file(options.animate, animate(*picture, options.animate.suffix.lower()))
+            write_file(options.animate, animate(figure, show))
             print(options.animate)
 
 

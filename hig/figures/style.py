@@ -62,10 +62,8 @@ def choose_colors(groups, palette, look="paper", shown=None):
         look: "paper" or "dark".
         shown: those in colour (default: all); the others are grey.
     """
-    settings, others = {}, itertools.cycle(COLORS[palette]["others"])
-    for label in (label for label in groups if shown is None or label in shown):
-        settings.setdefault(label.split(" (")[0], []).append(label)
-    colors = dict.fromkeys(groups, GREY[look])
+    settings = by_optimizer(label for label in groups if shown is None or label in shown)
+    colors, others = dict.fromkeys(groups, GREY[look]), itertools.cycle(COLORS[palette]["others"])
     for name, labels in settings.items():
         own = COLORS[palette].get(name.split()[0])
         own = own if own and own not in colors.values() else next(others)
@@ -78,11 +76,16 @@ def choose_colors(groups, palette, look="paper", shown=None):
 
 def choose_dashes(groups):
     """{label: line style}: solid, but different ones for two or three settings of an optimizer."""
-    settings = {}
-    for label in groups:
-        settings.setdefault(label.split(" (")[0], []).append(label)
-    return {label: dashes for labels in settings.values()
+    return {label: dashes for labels in by_optimizer(groups).values()
             for label, dashes in zip(labels, DASHES if len(labels) <= len(DASHES) else ["-"] * len(labels))}
+
+
+def by_optimizer(labels):
+    """{optimizer: list of its labels}, of labels as in `choose_colors`."""
+    found = {}
+    for label in labels:
+        found.setdefault(label.split(" (")[0], []).append(label)
+    return found
 
 
 def readable(color, look):
@@ -99,8 +102,6 @@ def readable(color, look):
 
 def graded(color, count, wide):
     """So many colours from dark to light: shades of one, or `wide` apart in a colour map."""
-    if count == 1:
-        return [color]
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
     dark, light = [0.65 * part for part in to_rgb(color)], [1 - 0.6 * (1 - part) for part in to_rgb(color)]

@@ -176,7 +176,7 @@ def refresh(paths, known, case, x, y, switches, shown, tick=None):
         PreventUpdate: nothing has changed.
     """
     found = look(paths, known)
-    cases = sort_into_cases([run for file in found.values() for run in file.runs])
+    cases = sort_into_cases([file.run for file in found.values() if file.run])
     if case not in cases and cases:                                     # at first: what has been written last
         case = max(cases, key=lambda title: max(found[run.path].stamp for run in cases[title]))
     states = {title: [state_of(run) for run in runs] for title, runs in cases.items()}

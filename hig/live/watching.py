@@ -1,19 +1,18 @@
 """What the folders hold now, for a page that looks repeatedly, and what can be drawn of a run."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from hig.figures.curves import loss_kind
+from hig.figures.curves import Run, loss_kind
 from hig.figures.reading import find_files, read_run
 
 
 class Found(NamedTuple):
-    """What a file held when it had this stamp: a list with its run, or a sentence why it has none."""
+    """What a file held when it had this stamp: a run, or a sentence why it has none."""
     stamp: tuple
-    runs: list
+    run: Run | None = None
     error: str = ""
 
 
@@ -30,9 +29,9 @@ def look(paths, known):
             stamp = state.st_mtime_ns, state.st_size, state.st_ino
             if path not in known or known[path].stamp != stamp:
                 try:
-                    known[path] = Found(stamp, [read_run(path)])
+                    known[path] = Found(stamp, read_run(path))
                 except ValueError as error:
-                    known[path] = Found(stamp, [], str(error))
+                    known[path] = Found(stamp, error=str(error))
             found[path] = known[path]
     return found
 
