@@ -52,31 +52,29 @@ def losses_along(model, x, target, kappa, rates):
     shares = np.split(direction, np.cumsum([weight.size for weight in start])[:-1])
     promised, actual = [], []
     for rate in rates:
-        model.network.set_weights([weight + rate * share.reshape(weight.shape) for weight, share in zip(start,
-            shares)])
+        model.network.set_weights([weight + rate * share.reshape(weight.shape)
+                                   for weight, share in zip(start, shares)])
         promised.append(float(tf.reduce_mean(loss(target, outcome + rate * change))))
         actual.append(float(tf.reduce_mean(loss(target, model(x)))))
     model.network.set_weights(start)
     return np.linalg.norm(direction), np.array(promised), np.array(actual)
 
 
-def draw_step(seed=0, factor=0.01, look="paper", palette="paper"):
-    """Figure of the first step for λ = factor: singular values, what a step makes of them, losses along it.
-    """
+def draw_step(seed=0, factor=0.01):
+    """Figure of the first step for λ = factor: singular values, what a step makes of them, losses along it."""
     from matplotlib.figure import Figure
 
     model, ((x, target), _) = build_model(seed, factor), draw_data(seed)
     x, target = x[:BATCH], target[:BATCH]
-    with style(look):
+    with style("paper"):
         figure = Figure((11, 3.4), layout="constrained")
         left, middle, right = figure.subplots(1, 3)
-        draw_spectra(left,
+        draw_spectra(left, "before training: singular values",
                      {f"λ = {other:g}": jacobian(build_model(seed, other), x) for other in (1.0, factor)})
-        left.set_title("before training: singular values", fontsize=10, loc="left")
         sigma = np.linalg.svd(jacobian(model, x), compute_uv=False)
         sigma = sigma[sigma > TRUNCATION * sigma[0]]
         for name, (kappa, rate, owner) in METHODS.items():
-            color = COLORS[palette][owner]
+            color = COLORS["paper"][owner]
             middle.plot(sigma / sigma[0], (sigma / sigma[0]) ** (kappa + 1), "o-", color=color,
                         label=f"{name}, $κ={kappa:g}$", markersize=4)
             rates = rate * np.geomspace(1e-4, 1e3, 71)                  # the 41st is η
@@ -98,7 +96,7 @@ def draw_step(seed=0, factor=0.01, look="paper", palette="paper"):
     return figure
 
 
-def draw_trained(files, seed=0, factor=0.01, look="paper", palette="paper"):
+def draw_trained(files, seed=0, factor=0.01):
     """Figure of the singular values after training for λ = factor, beside those before.
 
     Args:
@@ -114,20 +112,19 @@ def draw_trained(files, seed=0, factor=0.01, look="paper", palette="paper"):
         model = build_model(seed, factor)
         if path:
             load_weights(model.network, Path(path))
-        matrices[name], colors[name] = jacobian(model, x), COLORS[palette].get(name, "gray")
-    with style(look):
+        matrices[name], colors[name] = jacobian(model, x), COLORS["paper"].get(name, "gray")
+    with style("paper"):
         figure = Figure((5, 3.4), layout="constrained")
-        ax = figure.subplots()
-        draw_spectra(ax, matrices, colors)
-        ax.set_title(f"after training: singular values, λ = {factor:g}", fontsize=10, loc="left")
+        draw_spectra(figure.subplots(), f"after training: singular values, λ = {factor:g}", matrices, colors)
     return figure
 
 
-def draw_spectra(ax, matrices, colors=None):
+def draw_spectra(ax, title, matrices, colors=None):
     """The singular values of some Jacobians, {label: (n, p)}, above rounding (of float32 derivatives)."""
     for label, matrix in matrices.items():
         sigma = np.linalg.svd(matrix, compute_uv=False)
         sigma = sigma[sigma > np.finfo(np.float32).eps * sigma[0]]
         ax.plot(np.arange(1, len(sigma) + 1), sigma, ".-", label=label, color=colors and colors[label])
     ax.set(yscale="log", xlabel="$i$", ylabel="$σ_i$ of $J$")
+    ax.set_title(title, fontsize=10, loc="left")
     ax.legend()
