@@ -1,7 +1,7 @@
 """Levenberg-Marquardt on the nonlinear oscillators, its damping controlled: what one would use today.
 
-Seed and batch size are those of HIG. The damping at the start is the best of 0.1, 1 and 10 after 11 epochs
-(`python Nonlinear_Oscillators/submit_LM.py --seed 1 --epochs 11 --damping …`).
+Seed and batch size are those of HIG. The damping at the start is that of the lowest validation loss in
+study_settings.py.
 """
 
 from hig.runs.cli import submit
@@ -10,7 +10,7 @@ from Nonlinear_Oscillators import flags
 SEED = 22
 BATCH_SIZE = 128
 LEARNING_RATE = 1.0      # η, the full Gauss-Newton step
-DAMPING = 0.1            # μ at the start, in units of the mean eigenvalue of J Jᵀ
+DAMPING = 10.0           # μ at the start, in units of the mean eigenvalue of J Jᵀ
 MAX_TIME = 3600.0        # seconds of training
 
 if __name__ == "__main__":
