@@ -36,7 +36,7 @@ def run(settings):
 
     The optimizer "SIP" is Adam with the simulator `ScaleInvariant`.
     """
-    train_data, test_data = ((states, states) for states in draw_data(settings.seed))
+    train_data, test_data, _ = ((states, states) for states in draw_data(settings.seed))
     constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT, "coupling": COUPLING,
                  "control_strength": CONTROL_STRENGTH}
     simulator, optimizer = CHAIN, None

@@ -21,22 +21,15 @@ VALIDATION_SAMPLES = 1024      # by which settings are chosen
 
 
 def draw_data(seed):
-    """(train, test): initial states, uniform in [0, 1), (4096, 2N) float32 each.
+    """Initial states of training, test and validation set, uniform in [0, 1): (4096, 2N), (4096, 2N) and
+    (1024, 2N) float32.
 
     The numbers are the published code's, which draws them from numpy's global generator after
-    `np.random.seed(seed)`.
+    `np.random.seed(seed)`; those for validation follow them.
     """
-    states = np.random.RandomState(seed).rand(TRAIN_SAMPLES + TEST_SAMPLES, 2 * N_OSCILLATORS)
-    states = states.astype(np.float32)
-    return states[:TRAIN_SAMPLES], states[TRAIN_SAMPLES:]
-
-
-def draw_validation(seed):
-    """Further initial states, which the same generator draws after those of `draw_data`: (1024, 2N) float32.
-    """
-    generator = np.random.RandomState(seed)
-    generator.rand(TRAIN_SAMPLES + TEST_SAMPLES, 2 * N_OSCILLATORS)
-    return generator.rand(VALIDATION_SAMPLES, 2 * N_OSCILLATORS).astype(np.float32)
+    samples = TRAIN_SAMPLES + TEST_SAMPLES + VALIDATION_SAMPLES
+    states = np.random.RandomState(seed).rand(samples, 2 * N_OSCILLATORS).astype(np.float32)
+    return np.split(states, [TRAIN_SAMPLES, TRAIN_SAMPLES + TEST_SAMPLES])
 
 
 def loss(target, outcome):
@@ -53,8 +46,7 @@ def build_model(seed, hidden=HIDDEN):
 
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
-    train, test, validation = ((states, states)
-                               for states in (*draw_data(settings.seed), draw_validation(settings.seed)))
+    train, test, validation = ((states, states) for states in draw_data(settings.seed))
     constants = {"n_oscillators": N_OSCILLATORS, "n_steps": N_STEPS, "dt": DT,
                  "control_strength": CONTROL_STRENGTH}
     return train_on_fixed_data(settings, "NLO", build_model(settings.seed, settings.hidden or HIDDEN), loss,

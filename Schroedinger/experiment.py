@@ -25,22 +25,11 @@ DIPOLE = Dipole(N_POINTS, N_STEPS, DT, BOX)
 
 
 def draw_data(seed):
-    """(train, test): targets as pairs, (1024, 28) float32 each; see `draw_targets`."""
-    targets = draw_targets(seed)
-    return targets[:TRAIN_SAMPLES], targets[TRAIN_SAMPLES:TRAIN_SAMPLES + TEST_SAMPLES]
-
-
-def draw_validation(seed):
-    """Further targets, which the same generator draws after those of `draw_data`: (1024, 28) float32."""
-    return draw_targets(seed)[TRAIN_SAMPLES + TEST_SAMPLES:]
-
-
-def draw_targets(seed):
-    """Targets as pairs, those of the three sets one after the other: (3072, 28) float32.
+    """Targets of training, test and validation set as pairs, (1024, 28) float32 each.
 
     The numbers are the published code's, which draws them from numpy's global generator after
     `np.random.seed(seed)`: for each sample two normal coefficients, and then two phases that it does not use.
-    f1 and f2 are the coefficients divided by their norm.
+    f1 and f2 are the coefficients divided by their norm. The numbers for validation follow.
     """
     generator = np.random.RandomState(seed)
 
@@ -52,7 +41,8 @@ def draw_targets(seed):
     samples = TRAIN_SAMPLES + TEST_SAMPLES + VALIDATION_SAMPLES
     f = np.array([coefficients() for _ in range(samples)])                              # (3072, 2)
     targets = f @ np.array([DIPOLE.eigenstate(2), DIPOLE.eigenstate(3)])                # (3072, 14), real
-    return np.stack([targets, np.zeros_like(targets)], axis=-1).reshape(len(f), -1).astype(np.float32)
+    pairs = np.stack([targets, np.zeros_like(targets)], axis=-1).reshape(len(f), -1).astype(np.float32)
+    return np.split(pairs, [TRAIN_SAMPLES, TRAIN_SAMPLES + TEST_SAMPLES])
 
 
 class FromGroundState:
@@ -124,8 +114,7 @@ def evaluation(model, train_data, test_data, validation_data=None):
 
 def run(settings):
     """Trains with the settings of a submit script; returns how it ended, see `hig.runs.training.train`."""
-    train, test, validation = ((targets, targets)
-                               for targets in (*draw_data(settings.seed), draw_validation(settings.seed)))
+    train, test, validation = ((targets, targets) for targets in draw_data(settings.seed))
     constants = {"n_points": N_POINTS, "n_steps": N_STEPS, "dt": DT, "box": list(BOX)}
     return train_on_fixed_data(settings, "QMC", build_model(settings.seed), loss, train, test, constants,
                                measure=partial(evaluation, validation_data=validation))

@@ -87,7 +87,7 @@ class Method:
 
     def begin(self, seed):
         """Weights and data of that seed; the optimizer as new."""
-        train, test = self.experiment.draw_data(seed)
+        train, test, _ = self.experiment.draw_data(seed)
         self.steps, self.time, self.times = iter(self.batched(train)[0](0)), 0.0, [math.inf] * len(LEVELS)
         initial = self.experiment.build_model(seed)
         for variable, value in zip([*self.model.weights, *self.model.optimizer.variables],

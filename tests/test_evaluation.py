@@ -3,9 +3,8 @@ curves.
 """
 
 import numpy as np
-import pytest
 
-from hig.runs.cli import SettingsError, parse
+from hig.runs.cli import parse
 from hig.runs.results import load_results
 from Toy_Problem import experiment, flags
 
@@ -36,19 +35,6 @@ def test_the_same_run_with_fewer_measurements(tmp_path):
     before = np.r_[full["train_loss"][0], full["train_loss"][:-1]]
     np.testing.assert_allclose(some["train_loss"], before, rtol=1e-6)  # float32: another order of summation
     assert not np.allclose(some["train_loss"][1:], full["train_loss"][1:], rtol=1e-4)
-
-
-def test_resumed_in_between(tmp_path):
-    """Stopped where nothing was measured, the run goes on with the same numbers; another N would mix two
-    kinds of loss.
-    """
-    straight = curve(tmp_path / "straight", "--epochs", 7, "--evaluate-every", EVERY)
-    curve(tmp_path / "resumed", "--epochs", 4, "--evaluate-every", EVERY)
-    with pytest.raises(SettingsError, match="evaluate_every"):
-        curve(tmp_path / "resumed", "--epochs", 7, "--resume")
-    resumed = curve(tmp_path / "resumed", "--epochs", 7, "--evaluate-every", EVERY, "--resume")
-    for key in ("epochs", "train_loss", "test_loss", "path_y1"):
-        np.testing.assert_array_equal(resumed[key], straight[key])
 
 
 def test_a_run_that_dies_between_two_measurements_is_stopped(tmp_path):

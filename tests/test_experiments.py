@@ -12,8 +12,20 @@ from hig.runs.cli import SettingsError, parse
 from hig.runs.experiments import make_optimizer
 from hig.runs.initialization import draw_published_weights
 from hig.runs.results import load_results
+from Cart_Pole.simulator import CartPoles, SwingUp
+from Linear_Chain.simulator import LinearChain
 from Nonlinear_Oscillators import experiment, flags, power_flags
+from Nonlinear_Oscillators.simulator import Oscillators
+from Poisson import experiment as poisson
+from Poisson.fields import held_out_fields
 from Poisson.network import build_network
+from Poisson.simulator import Laplace
+from Regression import experiment as regression
+from Schroedinger.simulator import Dipole
+from tests import tiny
+from tests.reference import flat, jacobian_by_rows, power_by_svd
+from Toy_Problem import experiment as toy_problem
+from Toy_Problem.simulator import Scaling
 
 L = keras.layers
 
@@ -116,9 +128,88 @@ def test_no_truncation_is_allowed(tmp_path):
     assert make_optimizer(settings("HIG", tmp_path, "--truncation", "0")).truncation == 0
 
 
-@pytest.mark.parametrize("words", ["--kappa=2", "--kappa=nan", "--kappa=half", "--hidden=20,,20",
-                                   "--hidden=0", "--hidden="])
-def test_bad_input(tmp_path, words, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        settings("Power", tmp_path, words, add=power_flags)
-    assert len(capsys.readouterr().err.splitlines()) == 1
+# ------------------------------------------------------------------------------------- what all systems share
+
+@pytest.mark.parametrize("make, name", [
+    *((lambda n=name, v=value: Oscillators(**{n: v}), name)
+      for name, value in (("n_steps", 0), ("dt", 0.0), ("dt", -1.0))),
+    *((lambda n=name, v=value: LinearChain(**{n: v}), name)
+      for name, value in (("n_oscillators", 0), ("n_steps", 0), ("dt", 0.0))),
+    *((lambda n=name, v=value: Dipole(**{n: v}), name)
+      for name, value in (("n_points", 2), ("n_steps", 0), ("dt", 0.0), ("box", (1.0, 1.0)))),
+    *((lambda v=value: Scaling(v), "factor") for value in (0.0, -1.0, float("nan"))),
+    (lambda: Laplace(1), "resolution"), (lambda: CartPoles(0), "n_poles"), (lambda: CartPoles(1, 0.0), "dt"),
+    (lambda: SwingUp(CartPoles(), None, 0, 1.0), "n_steps")])
+def test_simulators_refuse_settings_that_make_no_sense(make, name):
+    with pytest.raises(ValueError, match=name):
+        make()
+
+
+def of_poisson(optimizer):
+    target = held_out_fields(2, 3)[1]
+    return poisson.build_model(3, 0, optimizer), target, target, 1.0
+
+
+def of_regression(optimizer, task):
+    model = regression.build_model(task, 2)
+    model.compile(optimizer=optimizer, loss=regression.loss)
+    return model, *(array[:32] for array in regression.draw_data(task, 0)[0]), 2 / 32
+
+
+def of_toy_problem(optimizer, factor):
+    model, (x, target) = toy_problem.build_model(0, factor), toy_problem.draw_data(0)[0]
+    model.compile(optimizer=optimizer, loss=toy_problem.loss)
+    return model, x, target, 1 / 256
+
+
+@pytest.mark.parametrize("kappa", [-0.5, -1.0])
+@pytest.mark.parametrize("system, choice, truncation", [
+    (of_poisson, (), 1e-5), (of_regression, ("toy_1d",), 1e-3), (of_regression, ("polynomial",), 1e-3),
+    (of_toy_problem, (1.0,), 1e-2), (of_toy_problem, (0.01,), 1e-2)])
+def test_an_update_is_that_of_the_explicit_svd(system, choice, truncation, kappa):
+    """Δθ = −η J^κ g by the SVD of J taken row by row, with g = c (y − y*) for the c of each system's loss.
+
+    The toy problem has n = 512 rows and p = 30 columns, and the others have more columns than rows.
+
+    τ is far above the rounding of float32 derivatives, 6e-8 σ_max, or all σ are; the tolerance is the one
+    over the other, with room for sums over rows.
+    """
+    model, x, target, factor = system(JacobianPower(0.01, kappa, truncation), *choice)
+    before, outcome = flat(model.trainable_variables), model(x).numpy().astype(float)
+    jacobian = jacobian_by_rows(lambda: model(x), model.trainable_variables)
+    sigma = np.linalg.svd(jacobian, compute_uv=False)
+    assert np.abs(sigma / sigma[0] / truncation - 1).min() > 0.01                   # none sits on the cut
+    expected = -0.01 * power_by_svd(jacobian, kappa, truncation) @ (factor * (outcome - target)).ravel()
+    model.train_on_batch(x, target)
+    step = flat(model.trainable_variables) - before
+    assert np.linalg.norm(step - expected) < 1e-3 * np.linalg.norm(expected) and model.route == "factored"
+
+
+RESUMED = [     # script, flags, epochs of both parts, curves beside the losses, arrays of the provenance
+    ("Toy_Problem/submit_LM.py", "--lambda 0.01", (1, 2), (), ["damping"]),
+    ("Toy_Problem/submit_HIG_adaptive.py", "--lambda 0.01", (1, 2), (), ["learning_rate"]),
+    ("Toy_Problem/submit_Adam.py", "--lambda 1 --evaluate-every 3", (4, 7), ["path_y1"], ()),
+    ("Regression/submit_Adam.py", "--batch-size 999", (4, 9), ["validation_loss"], ()),
+    ("Poisson/submit_Adam.py", "--resolution 4", (17, 23), ["x_distance_l1", "example_x"], ()),
+    ("Poisson/submit_HIG.py", "--resolution 4 --batch-size 2", (17, 23), ["x_distance_l1"],
+     ["rank"]),
+    pytest.param("Nonlinear_Oscillators/submit_Muon.py", "--hidden 6,5", (1, 2), (), (),
+                 marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("script, flags, epochs, curves, logged", RESUMED)
+def test_a_run_in_two_parts_is_the_whole_run_bit_for_bit(tmp_path, script, flags, epochs, curves, logged):
+    """Data, weights, state of the optimizer, what its step control has come to, and its curves."""
+    for folder, *words in (["whole", epochs[1]], ["parts", epochs[0]], ["parts", epochs[1], "--resume"]):
+        assert tiny.submit(script, *flags.split(), "--quiet", "--output", tmp_path / folder, "--epochs",
+                           *words) == 0
+    whole, parts = (load_results(next((tmp_path / folder).glob("*_RESULTS.pickle")))
+                    for folder in ("whole", "parts"))
+    assert whole["epochs"].tolist() == list(range(epochs[1] + 1))
+    for key in ("epochs", "train_loss", "test_loss", *curves):
+        np.testing.assert_array_equal(whole[key], parts[key])
+    for key in logged:
+        np.testing.assert_array_equal(whole["provenance"][key], parts["provenance"][key])
+        assert key == "rank" or len(set(whole["provenance"][key])) == len(whole["provenance"][key])
+    measured = whole["test_loss"][np.isfinite(whole["test_loss"])]
+    assert np.isfinite(whole["train_loss"]).all() and measured[-1] < measured[0]

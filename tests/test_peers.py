@@ -1,8 +1,6 @@
 """The submit scripts of today's optimizers: they run and resume, and L-BFGS is SciPy's."""
 
-import runpy
 import signal
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +10,11 @@ import pytest
 import scipy.optimize
 
 import hig
-from hig.figures.reading import describe
 from hig.runs.experiments import make_optimizer
 from hig.runs.lbfgs import ByLBFGS
 from hig.runs.results import load_results
 from Nonlinear_Oscillators.network import build_network
+from tests import tiny
 from tests.test_model import squares
 from tests.test_steps import Parameters, rosenbrock, weights_of
 
@@ -25,13 +23,10 @@ SMALL = {"Nonlinear_Oscillators": ("--hidden", "6,5"), "Toy_Problem": ("--lambda
          "Poisson": ("--resolution", "4")}
 
 
-def submit(monkeypatch, system, optimizer, folder, *flags):
+def submit(system, optimizer, folder, *flags):
     """A submit script, in this process: its exit code."""
-    monkeypatch.setattr(sys, "argv", ["submit", *SMALL.get(system, ()), "--output", str(folder), "--quiet",
-                                      *map(str, flags)])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / system / f"submit_{optimizer}.py"), run_name="__main__")
-    return end.value.code
+    return tiny.submit(f"{system}/submit_{optimizer}.py", *SMALL.get(system, ()), "--output",
+                       folder, "--quiet", *flags)
 
 
 def results(folder):
@@ -49,7 +44,7 @@ def test_every_script_names_an_optimizer_with_its_settings(tmp_path, monkeypatch
     monkeypatch.setattr("hig.runs.cli.load",
                         lambda module: SimpleNamespace(run=lambda settings: asked.append(settings)
                                                        or "finished"))
-    assert submit(monkeypatch, script.parent.name, script.stem.removeprefix("submit_"), tmp_path,
+    assert submit(script.parent.name, script.stem.removeprefix("submit_"), tmp_path,
                   "--max-time", 1) == 0
     settings, = asked
     settings.optimizer = settings.optimizer.removeprefix("Adam_then_")
@@ -71,30 +66,8 @@ def test_muon_leaves_the_output_layer_to_adam():
     assert sum("velocity" in variable.path for variable in optimizer.variables) == 5
 
 
-@pytest.mark.parametrize("system, optimizer", [
-    ("Toy_Problem", "LM"), ("Toy_Problem", "HIG_adaptive"),
-    pytest.param("Nonlinear_Oscillators", "Muon", marks=pytest.mark.slow)])
-def test_two_epochs_and_one_and_one_resumed_are_the_same_bit_for_bit(tmp_path, monkeypatch, system,
-                                                                     optimizer):
-    """Losses, and what step control has come to, which is a variable of the optimizer."""
-    assert submit(monkeypatch, system, optimizer, tmp_path / "whole", "--epochs", 2) == 0
-    assert submit(monkeypatch, system, optimizer, tmp_path / "parts", "--epochs", 1) == 0
-    assert submit(monkeypatch, system, optimizer, tmp_path / "parts", "--epochs", 2, "--resume") == 0
-    whole, parts = results(tmp_path / "whole"), results(tmp_path / "parts")
-    assert whole["epochs"].tolist() == [0, 1, 2] and np.isfinite(whole["train_loss"]).all()
-    assert whole["test_loss"][2] < whole["test_loss"][0]
-    for key in ("train_loss", "test_loss"):
-        np.testing.assert_array_equal(whole[key], parts[key])
-    controlled = {"LM": "damping", "HIG_adaptive": "learning_rate"}.get(optimizer)
-    if controlled:
-        assert len(set(whole["provenance"][controlled])) == 2           # it has moved
-        np.testing.assert_array_equal(whole["provenance"][controlled], parts["provenance"][controlled])
-    assert ("damping" in whole["sim_par"]) == (optimizer == "LM")
-
-
-def test_levenberg_marquardt_after_adam(tmp_path, monkeypatch):
-    assert submit(monkeypatch, "Poisson", "Adam_then_LM", tmp_path, "--pretrain-time", "1e-9", "--steps",
-                  2) == 0
+def test_levenberg_marquardt_after_adam(tmp_path):
+    assert submit("Poisson", "Adam_then_LM", tmp_path, "--pretrain-time", "1e-9", "--steps", 2) == 0
     provenance = results(tmp_path)["provenance"]
     assert provenance["switch_epoch"] == 1
     np.testing.assert_array_equal(np.isnan(provenance["damping"]), [True, False])
@@ -154,7 +127,7 @@ def test_it_stops_where_a_callback_says_and_leaves_the_weights_of_that_iteration
 def test_its_curve_falls_is_resumed_and_survives_ctrl_c(tmp_path, monkeypatch):
     """The loss of the whole training set falls in every iteration, 1e-6 of it for rounding."""
     system = "Nonlinear_Oscillators"
-    assert submit(monkeypatch, system, "LBFGS", tmp_path, "--epochs", 4) == 0
+    assert submit(system, "LBFGS", tmp_path, "--epochs", 4) == 0
     append = hig.runs.training.TrainingRun.on_epoch_end
 
     def and_interrupt(run, epoch, logs=None):
@@ -162,23 +135,17 @@ def test_its_curve_falls_is_resumed_and_survives_ctrl_c(tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         append(run, epoch, logs)
     monkeypatch.setattr("hig.runs.training.TrainingRun.on_epoch_end", and_interrupt)
-    assert submit(monkeypatch, system, "LBFGS", tmp_path, "--resume") == 130
+    assert submit(system, "LBFGS", tmp_path, "--resume") == 130
     curve = results(tmp_path)
     assert curve["epochs"].tolist() == list(range(8)) and curve["provenance"]["state"] == "interrupted"
     assert (curve["train_loss"][1:] < curve["train_loss"][:-1] * (1 + 1e-6)).all()
     assert curve["sim_par"]["batch_size"] == 4096 and curve["sim_par"]["memory"] == 50
-    assert submit(monkeypatch, system, "LBFGS", tmp_path, "--resume", "--epochs", 8) == 0
+    assert submit(system, "LBFGS", tmp_path, "--resume", "--epochs", 8) == 0
 
 
 def test_a_run_that_finds_no_lower_loss_is_finished(tmp_path, monkeypatch):
     """Not an endless one."""
     monkeypatch.setattr(scipy.optimize, "minimize", lambda function, start,
                         **_: scipy.optimize.OptimizeResult(x=start))
-    assert submit(monkeypatch, "Nonlinear_Oscillators", "LBFGS", tmp_path) == 0
+    assert submit("Nonlinear_Oscillators", "LBFGS", tmp_path) == 0
     assert results(tmp_path)["provenance"]["state"] == "finished"
-
-
-def test_its_name_in_legends():
-    assert describe("NLO_LBFGS_RESULTS.pickle") == ("NLO",
-                                                    "L-BFGS") and describe("QMC_LM_RESULTS.pickle") == ("QMC",
-                                                                                                        "LM")

@@ -38,7 +38,7 @@ def test_oscillators(weights):
     """Positions from the simulator's own end points; the curves in the axes are these positions."""
     drawer, solution = solved(weights, "nlo")
     assert drawer.__name__ == "Nonlinear_Oscillators.pictures"
-    _, test = oscillators.draw_data(1)
+    _, test, _ = oscillators.draw_data(1)
     model = oscillators.build_model(0)
     load_weights(model.network, weights / "nlo.weights.h5")
     np.testing.assert_array_equal(solution["positions"][0], test[:drawer.SAMPLES, :2])

@@ -333,6 +333,9 @@ def test_final_losses_of_several_seeds_have_a_panel(tmp_path):
     ("TOY_lambda_1e-05_HIG_seed2_RESULTS.pickle", ("TOY", "HIG")),
     ("NLO_HIG_seed3_RESULTS.pickle", ("NLO", "HIG")), ("other.pickle", ("", "other")),
     ("NLO_HIG_RESULTS_2026-11-23_093012.pickle", ("NLO", "HIG 2026-11-23_093012")),
+    ("NLO_LBFGS_RESULTS.pickle", ("NLO", "L-BFGS")),
+    ("POLES_4_HIG_adaptive_RESULTS.pickle", ("POLES", "HIG_adaptive")),
+    ("REGRESSION_toy_1d_HIG_adaptive_RESULTS.pickle", ("REGRESSION", "HIG_adaptive")),
 ])
 def test_names(name, expected):
     assert reading.describe(name) == expected

@@ -1,15 +1,10 @@
 """The Poisson problem: PhiFlow's operator and noise, the published order of random numbers, and whole runs.
 """
 
-import argparse
 import itertools
 import json
 import re
-import runpy
-import sys
-from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,18 +13,15 @@ from phi.tf.flow import CenteredGrid, Noise, batch, extrapolation, field
 
 import Poisson
 from hig.runs.cli import parse
-from hig.jacobian import FactoredJacobian
 from hig.runs.locks import locked
 from hig.optimizers import HIG
 from hig.runs.results import load_results
 from hig.runs.training import SettingsError
 from Poisson import experiment
 from Poisson.fields import held_out_fields, training_fields
-from Poisson.network import build_network
 from Poisson.simulator import Laplace
-from tests.reference import flat, jacobian_by_rows, power_by_svd
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests import tiny
+from tests.reference import flat
 
 
 def stencil(n):
@@ -68,11 +60,6 @@ def test_inverse():
     y = np.random.default_rng(1).normal(size=(3, 64))
     np.testing.assert_allclose(Laplace().inverse(tf.constant(y)), np.linalg.solve(stencil(8), y.T).T,
                                atol=1e-13)
-
-
-def test_resolution_is_checked():
-    with pytest.raises(ValueError, match="resolution is 1"):
-        Laplace(1)
 
 
 # ---------------------------------------------------------------------------------------------------- data
@@ -129,13 +116,6 @@ def test_held_out_fields():
 
 # ---------------------------------------------------------------------------------------------- network, loss
 
-def test_network():
-    network = build_network(8)
-    assert network.count_params() == 24896
-    assert [layer.units for layer in network.layers] == [64, 128, 64, 64]
-    assert [layer.activation.__name__ for layer in network.layers] == ["tanh"] * 3 + ["linear"]
-
-
 def test_initial_weights_depend_on_the_seed_alone():
     def weights(seed):
         return flat(experiment.build_model(4, seed, "adam").network.trainable_variables)
@@ -176,34 +156,6 @@ def test_evaluation():
                                example["example_target"].ravel(), atol=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------------- HIG
-
-def test_jacobian_is_factored_and_right():
-    """PhiFlow's network takes the route by layers; J against one backward pass per output, in float32."""
-    model = experiment.build_model(3, 0, HIG(0.01, truncation=1e-5))
-    target = held_out_fields(2, 3)[1]
-    derivatives = model.derivatives_for(target, target, None)
-    *_, jacobian = derivatives.linearise(target, target, None)
-    assert isinstance(jacobian, FactoredJacobian) and derivatives.route == "factored"
-    explicit = jacobian_by_rows(lambda: model(target), model.network.trainable_variables)
-    np.testing.assert_allclose(jacobian.rows(0, 2), explicit, atol=1e-5 * np.abs(explicit).max())
-
-
-def test_update_is_that_of_the_explicit_svd():
-    """Δθ = −η J^κ g with g = y − y*, the gradient of the sum; tolerance: float32 J, σ_max/σ_min of a few
-    hundred.
-    """
-    model = experiment.build_model(3, 0, HIG(0.01, truncation=1e-5))
-    target = held_out_fields(2, 3)[1]
-    variables = model.network.trainable_variables
-    before = flat(variables)
-    residual = flat([model(target) - target])
-    power = power_by_svd(jacobian_by_rows(lambda: model(target), variables), -0.5, 1e-5)
-    model.train_on_batch(target, target)
-    expected = -0.01 * power @ residual
-    assert np.linalg.norm(flat(variables) - before - expected) < 1e-3 * np.linalg.norm(expected)
-
-
 # ------------------------------------------------------------------------------------------------------ flags
 
 def settings(optimizer, folder, *flags, add=Poisson.flags):
@@ -214,19 +166,12 @@ def settings(optimizer, folder, *flags, add=Poisson.flags):
 
 def test_steps_are_epochs(tmp_path):
     assert [settings("HIG", tmp_path, flag, "7").epochs for flag in ("--steps", "--epochs")] == [7, 7]
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    Poisson.flags(parser)
-    with pytest.raises(argparse.ArgumentError, match="is not a whole number from 2 on"):
-        parser.parse_args(["--resolution", "1"])
 
 
-def test_a_batch_beyond_the_memory_ends_with_one_sentence(tmp_path, monkeypatch, capfd):
-    flags = ["--batch-size", "1000000", "--resolution", "100", "--output", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["submit_HIG.py", *flags])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / "Poisson" / "submit_HIG.py"), run_name="__main__")
+def test_a_batch_beyond_the_memory_ends_with_one_sentence(tmp_path, capfd):
+    assert tiny.submit("Poisson/submit_HIG.py", "--batch-size", 1000000, "--resolution", 100, "--output",
+                       tmp_path) == 2
     errors = capfd.readouterr().err
-    assert end.value.code == 2
     assert "GiB of memory" in errors and "reduce" in errors and errors.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
@@ -235,21 +180,6 @@ def test_a_batch_beyond_the_memory_ends_with_one_sentence(tmp_path, monkeypatch,
 
 def curve(folder, optimizer):
     return load_results(folder / f"POISSON_{optimizer}_RESULTS.pickle")
-
-
-@pytest.mark.parametrize("optimizer", ["Adam", "HIG"])
-def test_resumed_equals_uninterrupted(tmp_path, optimizer):
-    """Bit for bit: the same fields, weights and optimizer state."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert experiment.run(settings(optimizer, whole, "--steps", "23")) == "finished"
-    experiment.run(settings(optimizer, parts, "--steps", "17"))
-    experiment.run(settings(optimizer, parts, "--steps", "23", "--resume"))
-    whole, parts = curve(whole, optimizer), curve(parts, optimizer)
-    assert whole["epochs"].tolist() == list(range(24))
-    for key in ("epochs", "train_loss", "test_loss", "x_distance_l1", "example_x", "example_residual"):
-        np.testing.assert_array_equal(whole[key], parts[key])
-    assert np.flatnonzero(np.isfinite(whole["test_loss"])).tolist() == [0, 10, 20]
-    assert whole["test_loss"][20] < whole["test_loss"][0]
 
 
 def test_pretraining_is_adam_and_then_hig(tmp_path):

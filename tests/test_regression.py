@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import hig
-from hig.figures.reading import describe
 from hig.runs.cli import SettingsError, parse
 from hig.runs.experiments import shuffled_batches
-from hig.runs.results import load_results
 from Regression import experiment, flags
 from Regression.network import HIDDEN, build_network, draw_weights
-from tests.reference import jacobian_by_rows, power_by_svd
 
 
 def settings(folder, *arguments, optimizer="Adam", **defaults):
@@ -69,13 +65,6 @@ def coefficients(draw):
     found = [experiment.mean_square(powers) for powers in experiment.exponents()]
     np.testing.assert_allclose(found, squares, rtol=1e-12)
     return np.random.default_rng([draw, 3]).standard_normal(210) / np.sqrt(squares)
-
-
-def test_mean_squares():
-    """E[x⁸] = 105, E[x⁴ y⁴] = 9, E[x² y² z² w²] = 1 and the constant, of a standard normal."""
-    known = (([4, 0, 0, 0, 0, 0], 105), ([2, 0, 2, 0, 0, 0], 9), ([1, 1, 0, 1, 1, 0], 1), ([0] * 6, 1))
-    for powers, expected in known:
-        assert experiment.mean_square(np.array(powers)) == expected
 
 
 @pytest.mark.parametrize("task", ["toy_1d", "polynomial"])
@@ -165,42 +154,6 @@ def test_batches_of_all_samples_and_more():
         shuffled_batches((rows, rows), 7, seed=0)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
-    for folder, arguments in (("straight", ["--epochs", 9]), ("resumed", ["--epochs", 4]),
-                              ("resumed", ["--epochs", 9, "--resume"])):
-        assert experiment.run(settings(tmp_path / folder, "--batch-size", 999, *arguments)) == "finished"
-    straight, resumed = (load_results(tmp_path / folder / "REGRESSION_toy_1d_Adam_RESULTS.pickle")
-                         for folder in ("straight", "resumed"))
-    assert straight["provenance"]["updates_per_epoch"] == 10 and straight["sim_par"]["task"] == "toy_1d"
-    for loss in ("train_loss", "test_loss", "validation_loss"):
-        np.testing.assert_array_equal(resumed[loss], straight[loss])
-    assert straight["test_loss"][-1] < 0.95 * straight["test_loss"][0]
-    assert 0 < abs(straight["validation_loss"][-1] / straight["test_loss"][-1] - 1) < 0.1
-
-
-# ------------------------------------------------------------------------------------------------- one update
-
-@pytest.mark.parametrize("task", ["toy_1d", "polynomial"])
-def test_an_update_of_half_inverse_gradients(task):
-    """θ − η J^(−1/2) g with g = 2 (y − y*)/B, by the SVD of J taken row by row.
-
-    τ = 1e-3 keeps what is far above the rounding of float32 derivatives, 6e-8 σ_max; the tolerance is that
-    over τ, with room.
-    """
-    x, y = (array[:32] for array in experiment.draw_data(task, 0)[0])
-    model = experiment.build_model(task, 2)
-    model.compile(optimizer=hig.HIG(0.16, truncation=1e-3), loss=experiment.loss)
-    before = np.concatenate([w.numpy().ravel() for w in model.trainable_variables])
-    jacobian = jacobian_by_rows(lambda: model(x), model.trainable_variables)
-    sigma = np.linalg.svd(jacobian, compute_uv=False) / np.linalg.norm(jacobian, 2)
-    assert np.abs(sigma / 1e-3 - 1).min() > 0.01                                    # none sits on the cut
-    gradient = 2 * (model(x).numpy().astype(float) - y).ravel() / 32
-    expected = -0.16 * power_by_svd(jacobian, -0.5, 1e-3) @ gradient
-    model.train_on_batch(x, y)
-    step = np.concatenate([w.numpy().ravel() for w in model.trainable_variables]) - before
-    assert np.linalg.norm(step - expected) < 1e-3 * np.linalg.norm(expected) and model.route == "factored"
-
-
 # --------------------------------------------------------------------------------------- settings and figures
 
 POLYNOMIAL = {"learning_rate": 0.16, "truncation": 1e-6, "flags": flags(learning_rate=3.2, truncation=1e-8)}
@@ -214,14 +167,3 @@ POLYNOMIAL = {"learning_rate": 0.16, "truncation": 1e-6, "flags": flags(learning
 def test_a_task_has_settings_of_its_own_unless_they_are_named(tmp_path, arguments, expected):
     chosen = settings(tmp_path, *arguments, optimizer="HIG", **POLYNOMIAL)
     assert (chosen.learning_rate, chosen.truncation) == expected and chosen.epochs == 20
-
-
-def test_a_task_that_does_not_exist(tmp_path, capsys):
-    with pytest.raises(SystemExit) as status:
-        settings(tmp_path, "--task", "cubic")
-    assert status.value.code == 2 and "--task" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("task", ["toy_1d", "polynomial"])
-def test_names_of_curves(task):
-    assert describe(f"REGRESSION_{task}_HIG_adaptive_RESULTS.pickle") == ("REGRESSION", "HIG_adaptive")

@@ -10,14 +10,12 @@ from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import submitit  # its set-up of logging closes what a running test is captured with: import it before
 
 from hig.runs import cli, places, study
 from hig.runs.locks import locked
-from hig.runs.results import save_results
 from tests import slurm
 
 ROOT = Path(__file__).resolve().parents[1]

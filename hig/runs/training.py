@@ -71,8 +71,9 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
         label: str, what progress and messages call the run; the optimizer's name if None.
 
     Returns:
-        "finished", "interrupted" (Ctrl-C), "terminated" (SIGTERM), "diverged" (loss inf or NaN) or "failed"
-        (LAPACK did not converge or memory did not suffice; the reason is on stderr).
+        "finished", "interrupted" (Ctrl-C), "terminated" (SIGTERM; "interrupted" in the pickle), "diverged"
+        (loss inf or NaN) or "failed" (LAPACK did not converge or memory did not suffice; the reason is on
+        stderr).
 
     Raises:
         SettingsError: if there is nothing to resume, or that run had other settings or started from other
@@ -107,7 +108,8 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
         run.close()
     if settings.save_weights:
         save_weights(model.network, settings.save_weights)
-    return run.state
+    stopped = run.state == "interrupted" and run.stop_signal == signal.SIGTERM
+    return "terminated" if stopped else run.state
 
 
 class TrainingRun(keras.callbacks.Callback):
@@ -115,9 +117,9 @@ class TrainingRun(keras.callbacks.Callback):
 
     def __init__(self, name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages, label=None):
         super().__init__()
-        self.results, self.parameters, self.checkpoint = (
-            name.with_name(f"{name.name}_{end}") for end in ("RESULTS.pickle", "PARAMETERS.txt",
-                                                             "CHECKPOINT.npz"))
+        self.results = name.with_name(f"{name.name}_RESULTS.pickle")
+        self.parameters = name.with_name(f"{name.name}_PARAMETERS.txt")
+        self.checkpoint = name.with_name(f"{name.name}_CHECKPOINT.npz")
         self.evaluate, self.snapshot, self.settings = evaluate, snapshot, settings
         self.sim_par = dict(sim_par)
         self.stages = stages                                # [(model, seconds at which the next takes over)]
@@ -163,7 +165,10 @@ class TrainingRun(keras.callbacks.Callback):
         if not self.curve["epochs"]:
             self._append(0.0, None)
             with writing_to(self.results.parent):
-                self._move_earlier()
+                with suppress(ValueError, KeyError):        # no earlier run, damaged, or the published code's
+                    if load_results(self.results)["provenance"]["state"] == "finished":
+                        self.checkpoint.unlink(missing_ok=True)
+                self._keep(self.results, self.checkpoint)
                 write_parameters(self.parameters, self.sim_par)
             self._save()
 
@@ -174,7 +179,7 @@ class TrainingRun(keras.callbacks.Callback):
         elapsed = time.perf_counter() - self.epoch_began
         self._append(self.time + elapsed, logs)
         if self.state == "running" and self.stop_signal:
-            self.state = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[self.stop_signal]
+            self.state = "interrupted"
         if self.over() or self.stage_model is not self.model:
             self.model.stop_training = True
         elif self.time - self.saved_at > self.saving_took / SAVING_SHARE:
@@ -191,10 +196,7 @@ class TrainingRun(keras.callbacks.Callback):
             self.state = "diverged"
 
     def _thin(self):
-        """Halves the number of the curve's entries, where they are closest in time.
-
-        Raises:
-            ValueError: it has too few entries for that.
+        """Halves the number of the curve's entries, where they are closest in time; ValueError if it has few.
         """
         entries = len(self.curve["epochs"])
         if entries < 6:
@@ -204,13 +206,6 @@ class TrainingRun(keras.callbacks.Callback):
         self.curve = {key: [values[i] for i in kept] for key, values in self.curve.items()}
 
     # ---------------------------------------------------------------------------------------- files
-
-    def _move_earlier(self):
-        """Removes the checkpoint of an earlier run that had finished; gives other results a dated name."""
-        with suppress(ValueError, KeyError):                # none, damaged, or the published code's
-            if load_results(self.results)["provenance"]["state"] == "finished":
-                self.checkpoint.unlink(missing_ok=True)
-        self._keep(self.results, self.checkpoint)
 
     def _keep(self, *paths):
         """Gives files a dated name, and says so."""
@@ -234,19 +229,16 @@ class TrainingRun(keras.callbacks.Callback):
 
     def _content(self):
         """What goes into the pickle."""
-        last = bisect_left(self.curve["simulation_time"], self.stages[0][1])        # of the first stage
-        switched = {"switch_epoch": epoch for epoch in self.curve["epochs"][last:last + 1]}
         curve = {key: np.array(values) for key, values in self.curve.items()}
-        spectrum = {key: curve.pop(key)[1:] for key in self.logged}
-        return {
-            **curve,
-            "epoch_time": np.diff(self.curve["simulation_time"]),
-            **(self.snapshot() if self.snapshot else {}),
-            "sim_par": self.sim_par,
-            "provenance": {**self.provenance, "peak_memory": peak_memory(),
-                           "state": self.state.replace("terminated", "interrupted"),
-                           **({"reason": self.reason} if self.state == "failed" else {}), **switched,
-                           **spectrum}}
+        found = {**self.provenance, "peak_memory": peak_memory(), "state": self.state,
+                 **{key: curve.pop(key)[1:] for key in self.logged}}
+        if self.state == "failed":
+            found["reason"] = self.reason
+        if self.time >= self.stages[0][1]:                              # the end of pretraining
+            found["switch_epoch"] = self.curve["epochs"][bisect_left(self.curve["simulation_time"],
+                                                                     self.stages[0][1])]
+        return {**curve, "epoch_time": np.diff(curve["simulation_time"]),
+                **(self.snapshot() if self.snapshot else {}), "sim_par": self.sim_par, "provenance": found}
 
     def resume(self):
         """Takes curve, weights and optimizer state from the checkpoint of an interrupted run.
@@ -296,12 +288,11 @@ class TrainingRun(keras.callbacks.Callback):
                             f"train loss {self.curve['train_loss'][-1]:.4g}, test loss "
                             f"{last_known(self.curve['test_loss']):.4g}")
         self.progress.message(f"curve in {self.results}")
-        if self.state in ("interrupted", "terminated"):
+        if self.state == "interrupted":
             self.progress.message("continue with --resume")
-        told = {"diverged": f"diverged: the loss is not finite after epoch {self.epoch} ({self.time:.1f} s "
-                            "of training)",
-                "failed": f"stopped in epoch {self.epoch + 1}: {self.reason}"}.get(self.state)
-        if told:
+        if self.state in ("diverged", "failed"):
+            told = (f"stopped in epoch {self.epoch + 1}: {self.reason}" if self.state == "failed" else
+                    f"diverged: the loss is not finite after epoch {self.epoch} ({self.time:.1f} s of training)")
             print(f"{self.label} {told}; the curve up to there is in {self.results}", file=sys.stderr)
 
     def fail(self, error):
@@ -331,8 +322,7 @@ class TrainingRun(keras.callbacks.Callback):
         """
         if not self.curve["epochs"]:
             raise KeyboardInterrupt from None
-        self.state = "terminated" if self.stop_signal == signal.SIGTERM else "interrupted"
-        self.midway = True
+        self.state, self.midway = "interrupted", True
 
 
 def entries_to_keep(times, measured, intervals):
