@@ -123,7 +123,6 @@ def test_the_network_acts_at_every_step(n_poles, weights):
 def test_an_update_in_the_loop_is_that_of_the_whole_jacobian(n_poles, monkeypatch):
     """Ten steps, six states: −J^(−1/2) g by an SVD of J, whose rows are backward passes in float64.
 
-    The singular values have a gap between 6e-3 and 1e-3 of the largest, or none is below it, so that the
     No singular value is between 2e-4 and 6e-3 of the largest, so that rounding does not decide which are
     truncated. The update in float32 differs by 2e-6 of its length. Negative controls: a Jacobian in which the
     weights act at the first step alone, and Gauss-Newton's power of the whole one.

@@ -104,12 +104,16 @@ def test_another_default_dtype_of_keras_is_refused(monkeypatch, capsys, floatx):
     assert f"float32, but Keras' default is {floatx}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("variable, value, words", [
-    ("KERAS_HOME", ".", "Keras rejects its settings in ./keras.json"),
-    ("PYTHONOPTIMIZE", "2", "leave out -OO and PYTHONOPTIMIZE=2")])
-def test_where_keras_does_not_import_there_is_a_sentence(tmp_path, variable, value, words):
+@pytest.mark.parametrize("system, environment, missing, words", [
+    ("Linear_Chain", {"KERAS_HOME": "."}, "none", "Keras rejects its settings in ./keras.json"),
+    ("Linear_Chain", {"PYTHONOPTIMIZE": "2"}, "none", "leave out -OO and PYTHONOPTIMIZE=2"),
+    ("Linear_Chain", {"KERAS_BACKEND": "nonsense"}, "none", "set KERAS_BACKEND=tensorflow"),
+    ("Poisson", {}, "phi", "the package phi is not installed: pip install 'hig[poisson]'")])
+def test_what_a_run_lacks_is_a_sentence(tmp_path, system, environment, missing, words):
     (tmp_path / "keras.json").write_text('{"floatx": "bfloat16"}')
-    code, out, err = program(ROOT / "Linear_Chain/submit_Adam.py", "--output", tmp_path / "results",
-                             cwd=tmp_path, **{variable: value})
+    script = str(ROOT / system / "submit_Adam.py")
+    code, out, err = program("-c", f"import runpy, sys; sys.modules[{missing!r}] = None; sys.argv[1:] = "
+                             f"['--output', 'results']; runpy.run_path({script!r}, run_name='__main__')",
+                             cwd=tmp_path, **environment)
     assert (code, out) == (2, b"") and words.encode() in err.splitlines()[-1]
     assert b"Traceback" not in err and not list((tmp_path / "results").iterdir())

@@ -213,3 +213,28 @@ def test_a_run_in_two_parts_is_the_whole_run_bit_for_bit(tmp_path, script, flags
         assert key == "rank" or len(set(whole["provenance"][key])) == len(whole["provenance"][key])
     measured = whole["test_loss"][np.isfinite(whole["test_loss"])]
     assert np.isfinite(whole["train_loss"]).all() and measured[-1] < measured[0]
+
+
+def evaluated(folder, *flags):
+    """The curve of seven epochs of Adam on the toy problem with λ = 1, each a batch of all samples."""
+    tiny.submit("Toy_Problem/submit_Adam.py", "--output", folder, "--quiet", "--lambda", 1, "--epochs", 7,
+                "--batch-size", 256, *flags)
+    return load_results(next(folder.glob("*_RESULTS.pickle")))
+
+
+def test_the_same_run_with_fewer_measurements(tmp_path):
+    """Measured epochs have the values of a run that measures all, bit for bit; the others NaN.
+
+    The training loss is that of the batch before its update, here that after the epoch before; that of every
+    epoch tells that a run has died.
+    """
+    full, some = evaluated(tmp_path / "full"), evaluated(tmp_path / "some", "--evaluate-every", 3)
+    assert some["sim_par"]["evaluate_every"] == 3 and "evaluate_every" not in full["sim_par"]
+    measured = np.arange(8) % 3 == 0
+    for key in ("test_loss", "activation_mean", "activation_std", "path_y1", "path_y2"):
+        np.testing.assert_array_equal(some[key], np.where(measured, full[key], np.nan))
+    before = np.r_[full["train_loss"][0], full["train_loss"][:-1]]
+    np.testing.assert_allclose(some["train_loss"], before, rtol=1e-6)  # float32: another order of summation
+    assert not np.allclose(some["train_loss"][1:], full["train_loss"][1:], rtol=1e-4)
+    died = evaluated(tmp_path / "died", "--evaluate-every", 1000, "--learning-rate", 1e30)
+    assert died["provenance"]["state"] == "diverged" and died["epochs"][-1] < 7

@@ -49,24 +49,11 @@ def test_every_pin_is_within_its_range():
         assert {clause.operator for clause in requirement.specifier} == {">=", "<"}, requirement
 
 
-def locked():
-    """{name: version} of requirements.lock for this Python and machine."""
-    lines = map(Requirement, (line for line in (ROOT / "requirements.lock").read_text().splitlines()
-                              if line[0] != "#"))
-    found = [(canonicalize_name(line.name), line.specifier) for line in lines if not line.marker
-             or line.marker.evaluate()]
-    assert len(found) == len(dict(found))
-    return {name: str(specifier).removeprefix("==") for name, specifier in found}
-
-
-def test_the_lock_has_every_pin_and_all_that_these_packages_need():
-    lock, pinned = locked(), {**pins("requirements.txt"), **pins("tests/requirements.txt")}
-    assert pinned.items() <= lock.items()
-    for name in lock:
-        for needed in map(Requirement, metadata.requires(name) or ()):
-            if not needed.marker or needed.marker.evaluate({"extra": ""}):
-                assert needed.specifier.contains(lock[canonicalize_name(needed.name)],
-                                                 prereleases=True), (name, needed)
+def test_the_lock_has_every_pin():
+    """It is made from the two lists by uv, which CONTRIBUTING describes; pip itself notices what it lacks."""
+    lock = re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    pinned = {**pins("requirements.txt"), **pins("tests/requirements.txt")}
+    assert {(canonicalize_name(name), version) for name, version in pinned.items()} <= set(lock)
 
 
 def test_every_folder_with_code_is_installed(tmp_path):
@@ -97,20 +84,6 @@ def test_another_backend_of_keras_is_one_sentence():
     assert re.fullmatch("ImportError: hig needs Keras with its TensorFlow backend, found: .+; set "
                         "KERAS_BACKEND=tensorflow",
                         process.stderr.splitlines()[-1])
-
-
-@pytest.mark.parametrize("script, environment, missing, words", [
-    ("Nonlinear_Oscillators", {"KERAS_BACKEND": "numpy"}, "none", "set KERAS_BACKEND=tensorflow"),
-    ("Nonlinear_Oscillators", {"KERAS_BACKEND": "nonsense"}, "none", "set KERAS_BACKEND=tensorflow"),
-    ("Poisson", {}, "phi", "the package phi is not installed: pip install 'hig[poisson]'")])
-def test_what_a_run_lacks_is_one_sentence(tmp_path, script, environment, missing, words):
-    code = f"import sys, runpy; sys.modules[{missing!r}] = None; " \
-           f"sys.argv[1:] = ['--output', {str(tmp_path)!r}]; " \
-           f"runpy.run_path({str(ROOT / script / 'submit_Adam.py')!r}, run_name='__main__')"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ,
-        **environment})
-    assert process.returncode == 2 and len(process.stderr.splitlines()) == 1 and words in process.stderr
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

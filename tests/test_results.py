@@ -39,14 +39,8 @@ def read(file, data):
 
 
 def assert_equal(read, written):
-    assert read.keys() == written.keys()
-    for key, value in written.items():
-        if isinstance(value, np.ndarray):
-            np.testing.assert_array_equal(read[key], value)
-        elif isinstance(value, dict):
-            assert_equal(read[key], value)
-        else:
-            assert read[key] == value and type(read[key]) is type(value)
+    np.testing.assert_equal(read, written)
+    assert list(map(type, read["sim_par"].values())) == list(map(type, written["sim_par"].values()))
 
 
 def test_what_is_written_is_read_back_here_and_by_numpy_1(file):

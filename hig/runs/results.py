@@ -11,10 +11,6 @@ The layout is that of the published code (`NLO_<X>_RESULTS.pickle`, `QMC_<X>_RES
 
 This project adds `provenance` (a dict: versions, hardware, state of the run, singular values kept) and, if an
 experiment measures more, further numeric arrays with one or two axes. All keys of dicts are strings.
-
-Example:
-    >>> save_results("NLO_HIG_RESULTS.pickle", results)         # doctest: +SKIP
-    >>> load_results("NLO_HIG_RESULTS.pickle")["test_loss"][-1]  # doctest: +SKIP
 """
 
 import itertools
