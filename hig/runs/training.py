@@ -290,9 +290,10 @@ class TrainingRun(keras.callbacks.Callback):
         self.progress.message(f"curve in {self.results}")
         if self.state == "interrupted":
             self.progress.message("continue with --resume")
-        if self.state in ("diverged", "failed"):
-            told = (f"stopped in epoch {self.epoch + 1}: {self.reason}" if self.state == "failed" else
-                    f"diverged: the loss is not finite after epoch {self.epoch} ({self.time:.1f} s of training)")
+        told = {"failed": f"stopped in epoch {self.epoch + 1}: {self.reason}",
+                "diverged": f"diverged: the loss is not finite after epoch {self.epoch} ({self.time:.1f} s "
+                            "of training)"}.get(self.state)
+        if told:
             print(f"{self.label} {told}; the curve up to there is in {self.results}", file=sys.stderr)
 
     def fail(self, error):
