@@ -179,7 +179,8 @@ def test_an_update_is_that_of_the_explicit_svd(system, choice, truncation, kappa
     jacobian = jacobian_by_rows(lambda: model(x), model.trainable_variables)
     sigma = np.linalg.svd(jacobian, compute_uv=False)
     assert np.abs(sigma / sigma[0] / truncation - 1).min() > 0.01                   # none sits on the cut
-    expected = -0.01 * power_by_svd(jacobian, kappa, truncation) @ (factor * (outcome - target)).ravel()
+    gradient = factor * np.ravel(outcome - np.array(target))
+    expected = -0.01 * power_by_svd(jacobian, kappa, truncation) @ gradient
     model.train_on_batch(x, target)
     step = flat(model.trainable_variables) - before
     assert np.linalg.norm(step - expected) < 1e-3 * np.linalg.norm(expected) and model.route == "factored"

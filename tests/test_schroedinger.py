@@ -275,8 +275,7 @@ def test_published_curve_of_adam():
 @pytest.mark.slow
 def test_a_run_of_hig(tmp_path):
     """One epoch from the published settings and seed, as the submit script runs it. No curve is published;
-    Adam is at 0.998 after its first. The further course, 1e-2 within 3 epochs, is in
-    benchmarks/schroedinger.py.
+    Adam is at 0.998 after its first.
     """
     settings = parse("Schroedinger", "HIG", "", seed=1, batch_size=16, learning_rate=0.5, truncation=1e-5,
                      max_time=600.0, arguments=["--epochs", "1", "--quiet", "--output", str(tmp_path)])

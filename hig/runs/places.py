@@ -81,8 +81,10 @@ class Slurm:
         Raises:
             SettingsError: Slurm does not take the jobs.
         """
-        states = job_states(f"--name={self.name}") if self.left else []
-        if states != [] or self.submitted or not self.left:
+        if not self.left:
+            return False
+        states = job_states(f"--name={self.name}")
+        if states != [] or self.submitted:
             return states != []
         try:
             with cli.writing_to(self.folder), redirect_stderr(io.StringIO()), self.executor.batch():
