@@ -19,4 +19,4 @@ def draw_over_updates(ax, groups, colors, options):
         ax.set_axis_off()
 
 
-SYSTEM = System("Nonlinear oscillators", panels=(Panel(draw_over_updates, arrays=("train_loss",)),))
+SYSTEM = System("Nonlinear oscillators", panels=(Panel(draw_over_updates),))

@@ -33,4 +33,4 @@ def case(settings):
 
 
 SYSTEM = System("Regression", case=case, in_names=f"(?:{'|'.join(TASKS)})", thresholds=(0.1, 1e-4, 1e-8),
-                panels=(Panel(draw_beside_published, arrays=("test_loss",)),))
+                panels=(Panel(draw_beside_published),))

@@ -76,4 +76,4 @@ SYSTEM = System(
            "path_y1": "output y₁ for one sample", "path_y2": "output y₂ for one sample"},
     panels=(Panel(draw_activations, arrays=("activation_mean", "activation_std")),
             Panel(draw_paths, arrays=("path_y1", "path_y2")),
-            Panel(draw_finals, arrays=("train_loss",), seeds=2)))
+            Panel(draw_finals, seeds=2)))

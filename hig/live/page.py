@@ -15,7 +15,7 @@ from hig.figures.curves import AXES, Curve, drawable, drawn_points, state_of, sy
 from hig.figures.losses import legend_text
 from hig.figures.reading import group_runs, sort_into_cases
 from hig.figures.style import choose_colors, choose_dashes
-from hig.figures.table import cell, names, numbers, remark
+from hig.figures.table import cell, summary
 from hig.live.server import make_app
 from hig.live.watching import look, quantities
 
@@ -107,26 +107,21 @@ def group_traces(label, runs, curves, color, dash, options):
     return traces
 
 
-def make_table(groups, colors, errors):
-    """A row for each run, as in the table of plot.py; its settings show as one points at it.
+def make_table(runs, colors, errors):
+    """The table of plot.py, with the colours of the curves.
 
     Args:
-        groups, colors: as in `make_figure`.
+        runs: list of Run of one case.
+        colors: as in `make_figure`.
         errors: sentences about files that are no curves; each has a row of its own.
     """
-    rows, heads = [], []
-    for label, run in ((label, run) for label, runs in groups.items() for run in runs):
-        levels = system(run.system).thresholds
-        heads = names(levels)
-        swatch = html.Span(className="swatch", style={"background": colors[label]})
-        settings = ", ".join(f"{key} {value}" for key, value in run.results["sim_par"].items())
-        rows.append(html.Tr([html.Td([swatch, label.replace("_", " ")]),
-                             html.Td(remark(run, True) or state_of(run), className=state_of(run)),
-                             *map(html.Td, map(cell, heads, numbers(run, levels))),
-                             html.Td(os.path.relpath(run.path), className="text")], title=settings))
+    rows, heads, colors = [], [], {label.replace("_", " "): color for label, color in colors.items()}
+    for values in summary(runs).drop(columns="system").to_dict("records") if runs else []:
+        swatch = html.Span(className="swatch", style={"background": colors[values["optimizer"]]})
+        heads, (name, *cells) = list(values), map(cell, values, values.values())
+        rows.append(html.Tr([html.Td([swatch, name]), *map(html.Td, cells)]))
     rows += [html.Tr([html.Td(f"unreadable: {error}", className="problem", colSpan=99)]) for error in errors]
-    return html.Table([html.Thead(html.Tr([*map(html.Th, ["optimizer", "state", *heads, "file"])])),
-                       html.Tbody(rows)])
+    return html.Table([html.Thead(html.Tr([*map(html.Th, heads)])), html.Tbody(rows)])
 
 
 # -------------------------------------------------------------------------------------------------- the page
@@ -203,7 +198,7 @@ def refresh(paths, known, case, x, y, switches, shown, tick=None):
         figure = Patch()
         figure["data"] = data
     return {"figure": figure,
-            "table": make_table(groups, colors, [file.error for file in found.values() if file.error]),
+            "table": make_table(runs, colors, [file.error for file in found.values() if file.error]),
             "note": note if runs else f"No curves in {', '.join(map(os.path.relpath, paths))} yet.",
             "cases": {title: f"{title} ({len(own)}{', running' * ('running' in own)})"
                       for title, own in states.items()}, "case": case,
