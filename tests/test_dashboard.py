@@ -132,14 +132,6 @@ def test_a_dead_run_ends_in_a_cross(tmp_path):
     assert rows(refresh(tmp_path))[0] == row
 
 
-def test_a_long_curve_is_thinned_and_keeps_its_extremes(tmp_path):
-    losses = np.exp(np.random.default_rng(0).normal(size=4000))
-    losses[[1000, 3000]] = 1e4, 1e-4
-    save(tmp_path / "NLO_HIG_RESULTS.pickle", losses, test=losses)
-    curve = named(refresh(tmp_path))["HIG"].y
-    assert len(curve) <= 2 * page.BINS + 2 and (curve.max(), curve.min()) == (1e4, 1e-4)
-
-
 def test_where_another_optimizer_takes_over_it_is_named(tmp_path):
     save(tmp_path / "POISSON_Adam_then_HIG_RESULTS.pickle", falling(), test=falling(),
          provenance={"switch_epoch": 7})

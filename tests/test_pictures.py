@@ -159,14 +159,3 @@ def test_weights_that_cannot_be_drawn(weights, tmp_path, capsys):
         assert plot.main(["trajectories", "--weights", str(path), "--output", str(tmp_path / output)]) == 2
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
-
-
-@pytest.mark.parametrize("arguments, words", [
-    ([], "--weights"), (["--weights", "a.h5", "--output", "a.png"], ".weights.h5"),
-    (["--weights", "a.weights.h5", "--output", "a.gif"], ".png"),
-    (["--weights", "a.weights.h5", "--animate", "a.mp4"], ".gif"),
-    (["--weights", "a.weights.h5", "--output", "a.png", "--seed", "-1"], "--seed")])
-def test_bad_options(arguments, words, capsys):
-    with pytest.raises(SystemExit) as status:
-        plot.main(["trajectories", *arguments])
-    assert status.value.code == 2 and words in capsys.readouterr().err

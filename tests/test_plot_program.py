@@ -32,42 +32,30 @@ def test_everything_is_drawn_by_default(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[:3] == [str(figure) for figure in figures]
 
 
-@pytest.fixture
-def drawn(tmp_path, monkeypatch):
-    """{figure: folders of its runs}, filled instead of drawing; names of figures are below tmp_path."""
-    found = {}
+SYSTEMS = "Poisson/POISSON_HIG Poisson_seeds/seed_1/POISSON_HIG Oscillators/NLO_HIG"
+EACH = {"Poisson": "Poisson", "Poisson_seeds": "seed_1", "Oscillators": "Oscillators",
+        ".": "Oscillators Poisson seed_1"}
+STUDIES = "Poisson/POISSON_HIG Poisson/studies/batch/b_1/POISSON_HIG Poisson/studies/kappa/k_1/POISSON_HIG"
+
+
+@pytest.mark.parametrize("files, asked, figures", [
+    (SYSTEMS, ".", EACH), (SYSTEMS, "Poisson_seeds", {"Poisson_seeds": "seed_1"}),
+    (f"{SYSTEMS} studies/many/seed_2/POISSON_HIG", ".", {**EACH, "studies/many": "seed_2"}),
+    (STUDIES, None, {"Poisson": "Poisson"}),        # all systems; a single one needs no overview
+    (STUDIES, "Poisson/studies", {"Poisson/studies/batch": "b_1", "Poisson/studies/kappa": "k_1"}),
+    (STUDIES, "Poisson/studies/kappa", {"Poisson/studies/kappa": "k_1"})])
+def test_which_folders_get_a_figure(tmp_path, monkeypatch, capsys, files, asked, figures):
+    """`figures`: {folder of plot.png: folders of its runs}. The table of each study has its name above it."""
+    drawn = {}
     monkeypatch.setattr(plot, "make_figure", lambda runs, _: sorted(run.path.parent.name for run in runs))
-    monkeypatch.setattr(plot, "write_figure", lambda runs, output, look: found.update(
-        {output.relative_to(tmp_path).as_posix(): runs}))
-    return found
-
-
-def test_a_folder_of_several_systems_gets_a_figure_for_each_of_its_folders(tmp_path, drawn):
-    for name in ("Poisson/POISSON_HIG", "Poisson_seeds/seed_1/POISSON_HIG", "Oscillators/NLO_HIG"):
+    monkeypatch.setattr(plot, "write_figure", lambda runs, output, look: drawn.update(
+        {output.relative_to(tmp_path).parent.as_posix(): " ".join(runs)}))
+    for name in files.split():
         save(tmp_path / f"{name}_RESULTS.pickle", falling())
-    every = {"Poisson/plot.png": ["Poisson"], "Poisson_seeds/plot.png": ["seed_1"],
-             "Oscillators/plot.png": ["Oscillators"], "plot.png": ["Oscillators", "Poisson", "seed_1"]}
-    assert plot.main([str(tmp_path)]) == 0 and drawn == every
-    save(tmp_path / "studies" / "many" / "seed_2" / "POISSON_HIG_RESULTS.pickle", falling())
-    assert plot.main([str(tmp_path)]) == 0 and drawn == {**every, "studies/many/plot.png": ["seed_2"]}
-    drawn.clear()
-    assert plot.main([str(tmp_path / "Poisson_seeds")]) == 0 and list(drawn) == ["Poisson_seeds/plot.png"]
-
-
-def test_studies_have_figures_of_their_own(tmp_path, drawn, capsys):
-    save(tmp_path / "Poisson" / "POISSON_HIG_RESULTS.pickle", falling())
-    studies = tmp_path / "Poisson" / "studies"
-    for study in ("batch_size", "kappa"):
-        save(studies / study / f"{study}_1" / "POISSON_HIG_RESULTS.pickle", falling())
-    assert plot.main([], root=tmp_path) == 0 and drawn == {"Poisson/plot.png": ["Poisson"]}     # no overview
-    drawn.clear()
-    capsys.readouterr()
-    assert plot.main([str(studies)]) == 0
-    assert drawn == {f"Poisson/studies/{study}/plot.png": [f"{study}_1"] for study in ("batch_size", "kappa")}
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line] == [
-        *(str(tmp_path / figure) for figure in drawn), *["study", "system", "Poisson"] * 2]
-    drawn.clear()
-    assert plot.main([str(studies / "kappa")]) == 0 and list(drawn) == ["Poisson/studies/kappa/plot.png"]
+    assert plot.main([] if asked is None else [str(tmp_path / asked)], root=tmp_path) == 0
+    assert drawn == figures
+    studies = sum("studies" in folder for folder in figures) if len(figures) > 1 else 0
+    assert capsys.readouterr().out.count("\nstudy ") == studies
 
 
 def test_where_the_figure_goes(tmp_path):
@@ -176,14 +164,18 @@ def test_updates_of_a_file_that_does_not_count_them(tmp_path, capsys):
     assert plot.main([str(path), "--x", "epochs"]) == 0
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--x", "days"], ["--size", "x"], ["--csv", "a.txt"], ["--output", "figure.gif"], ["--output", "png"],
-    ["--smooth", "0"], ["--smooth", "-1.5"], ["--what"], ["--style", "x"], ["--colors", "x"], ["--y", "x"]])
-def test_bad_options(arguments, capsys):
+@pytest.mark.parametrize("line, words", [
+    *((line, line.split()[0]) for line in (
+        "--x days", "--size x", "--csv a.txt", "--output figure.gif", "--output png", "--smooth 0",
+        "--smooth -1.5", "--what", "--style x", "--colors x", "--y x")),
+    ("trajectories", "--weights"), ("trajectories --weights a.h5", ".weights.h5"),
+    ("trajectories --weights a.weights.h5 --output a.gif", ".png"),
+    ("trajectories --weights a.weights.h5 --animate a.mp4", ".gif"),
+    ("trajectories --weights a.weights.h5 --seed -1", "--seed")])
+def test_bad_options(line, words, capsys):
     with pytest.raises(SystemExit) as status:
-        plot.main(arguments)
-    assert status.value.code == 2
-    assert arguments[0] in capsys.readouterr().err
+        plot.main(line.split())
+    assert status.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_a_figure_that_cannot_be_written(tmp_path, capsys, monkeypatch):

@@ -80,21 +80,20 @@ def draw_over_setting(key, ax, groups, colors, options):
     ax.set(xscale="linear", xlabel=named(key), ylabel=f"final {LOSSES[options.y]}")
     ax.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1.5, 0.4)))  # of a single decade
     ax.set_xticks(range(len(values)), map(legible, values), fontsize=7 if sum(map(len, values)) > 30 else 10)
+    table = table.assign(place=table[key].map(values.index), alive=table["loss"].replace(np.inf, np.nan))
     for optimizer, own in table.groupby("optimizer", sort=False):
-        color, middle = plain[optimizer], own.groupby(key)["loss"].median().replace(np.inf, np.nan)
-        middle = middle[sorted(middle.index, key=numeric)]
-        ax.plot([values.index(text) for text in middle.index], middle, "o-", color=color, markersize=5,
+        color, losses = plain[optimizer], own.groupby("place")["loss"]
+        cells = own.groupby("place")["alive"].agg(["min", "max", "count"])
+        ax.plot(cells.index, losses.median().replace(np.inf, np.nan), "o-", color=color, markersize=5,
                 label=legible(optimizer.replace("_", " ")))
-        for text, losses in own.groupby(key)["loss"]:
-            x, alive = values.index(text), losses[np.isfinite(losses)]
-            ax.plot([x, x], [alive.min(), alive.max()], color=color, alpha=0.35, linewidth=5,
-                    solid_capstyle="butt")
-            if len(alive) < len(losses):
+        ax.plot([cells.index] * 2, cells[["min", "max"]].T, color=color, alpha=0.35, linewidth=5,
+                solid_capstyle="butt")
+        for x, alive, count in zip(cells.index, cells["count"], losses.size()):
+            if alive < count:
                 ax.plot([x], [1], "x", color=color, transform=ax.get_xaxis_transform(), markersize=8,
                         markeredgewidth=2, clip_on=False)
-                ax.annotate(f"{len(losses) - len(alive)}/{len(losses)}", (x, 1), (0, -8), color=color,
-                            xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8,
-                            ha="center", va="top")
+                ax.annotate(f"{count - alive}/{count}", (x, 1), (0, -8), color=color, fontsize=8, ha="center",
+                            va="top", xycoords=("data", "axes fraction"), textcoords="offset points")
 
 
 def draw_heat_map(optimizer, first, second, ax, groups, colors, options):
