@@ -81,9 +81,8 @@ def test_the_paper_s_colours_and_the_order_of_the_legend(tmp_path):
 
 @pytest.mark.parametrize("palette", style.COLORS)
 def test_all_colours_differ(palette):
-    colors = [color for key, color in style.COLORS[palette].items()
-              if key != "others"] + style.COLORS[palette]["others"]
-    values = np.array([to_rgba(color)[:3] for color in colors])
+    *colors, others = style.COLORS[palette].values()
+    values = np.array([to_rgba(color)[:3] for color in [*colors, *others]])
     distance = np.abs(values[:, None] - values[None]).sum(-1) + 9 * np.eye(len(values))
     assert distance.min() > 0.15  # of at most 3; two greens that a reader would confuse differ by less
 
@@ -138,22 +137,22 @@ def test_without_test_losses_those_of_training_are_drawn(tmp_path):
 
 
 def test_an_example_of_the_best_run_has_a_panel_with_labelled_colour_scales(tmp_path):
+    """x and its truth have one scale; the target and the residual one each."""
     rng = np.random.default_rng(0)
-    names = ("x", "x_ground_truth", "target", "residual")
-    better, worse = ({f"example_{name}": rng.normal(size=(8, 8)) for name in names} for _ in range(2))
+    names = {"predicted x": ["x", "x_ground_truth"], "true x": ["x_ground_truth", "x"],
+             "target y*": ["target"], "residual y − y*": ["residual"]}
+    better, worse = ({f"example_{name}": rng.normal(size=(8, 8)) for name, *_ in names.values()}
+                     for _ in range(2))
     save(tmp_path / "POISSON_HIG_RESULTS.pickle", falling(rate=0.5), **better)
     save(tmp_path / "POISSON_Adam_RESULTS.pickle", falling(rate=0.1), **worse)
     _, panel, *rest = draw([tmp_path])
     assert "HIG" in panel.get_title() and not rest                       # colour bars and images are insets
     images = {ax.get_title(): ax.images[0] for ax in panel.child_axes if ax.get_title()}
-    expected = dict(zip(("predicted x", "true x", "target y*", "residual y − y*"), names))
-    assert set(images) == set(expected)
-    for title, name in expected.items():
-        assert_array_equal(images[title].get_array(), better[f"example_{name}"])
-    for together in (names[:2], names[2:3], names[3:]):  # x and its truth; the target; the residual
+    assert set(images) == set(names)
+    for title, together in names.items():
+        assert_array_equal(images[title].get_array(), better[f"example_{together[0]}"])
         limit = max(np.abs(better[f"example_{name}"]).max() for name in together)
-        for title in (title for title, name in expected.items() if name in together):
-            assert images[title].get_clim() == (-limit, limit)
+        assert images[title].get_clim() == (-limit, limit)
     share = np.linalg.norm(better["example_residual"]) / np.linalg.norm(better["example_target"])
     assert f"residual is {100 * share:.2g} % of the target" in panel.get_title()
     assert all(bar.get_ylabel() for bar in panel.child_axes if not bar.get_title())

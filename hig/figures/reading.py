@@ -10,12 +10,9 @@ import sys
 from pathlib import Path
 
 from hig.figures.curves import SYSTEMS, Run, system, x_values
+from hig.figures.style import COLORS, SYMBOLS
 from hig.runs.results import load_results
 
-OPTIMIZERS = ("Adam", "GN", "HIG", "SGD", "Adagrad", "Adadelta", "RMSprop", "SIP", "Muon", "L-BFGS",
-              "HIG_Krylov", "HIG_adaptive", "LM")   # in the order of legends
-SYMBOLS = {"kappa": "κ", "learning_rate": "η", "truncation": "τ", "damping": "μ", "krylov": "k",
-           "batch_size": "batch"}
 APART = ("studies", "Peers", "Published_Budgets")   # each folder in them has a figure of its own
 
 
@@ -88,7 +85,7 @@ def varied_settings(runs):
 
     def place(run):
         name, seed = run.label.split()[0], run.results["sim_par"].get("seed")
-        return ([*OPTIMIZERS, name].index(name), run.label, numeric(str(seed)), numeric(str(run.path)))
+        return ([*COLORS["paper"], name].index(name), run.label, numeric(str(seed)), numeric(str(run.path)))
 
     found = {}
     for run in sorted(runs, key=place):

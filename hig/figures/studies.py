@@ -6,7 +6,7 @@ import numpy as np
 
 from hig.figures.curves import LOSSES, end_loss
 from hig.figures.reading import group_runs, numeric, settings_of, varied_settings
-from hig.figures.style import WORDS, choose_colors, legible
+from hig.figures.style import SYMBOLS, WORDS, choose_colors, legible
 
 BUDGET = ["max_time", "epochs"]         # settings that are no subject of a study
 FEWEST = 3                              # values that make a study
@@ -63,8 +63,9 @@ def study_panels(runs):
 
 
 def named(key):
-    """A setting at an axis, as word and symbol."""
-    return legible(WORDS.get(key, key.replace("_", " ")))
+    """A setting at an axis, as word and symbol: "learning rate η", "batch size"."""
+    symbol = SYMBOLS.get(key, "")
+    return legible(WORDS.get(key, key.replace("_", " ")) + f" {symbol}" * (len(symbol) == 1))
 
 
 def draw_over_setting(key, ax, groups, colors, options):

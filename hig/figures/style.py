@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from hig.runs.files import write_atomically
 
-COLORS = {
+COLORS = {  # of the optimizers, in the order of legends
     "paper": {"Adam": "dodgerblue", "GN": "crimson", "HIG": "darkorchid", "SGD": "slategray",
               "Adagrad": "darkorange", "Adadelta": "forestgreen", "RMSprop": "saddlebrown",
               "SIP": "darkturquoise", "Muon": "seagreen", "L-BFGS": "goldenrod", "HIG_Krylov": "mediumblue",
@@ -21,9 +21,9 @@ COLORS = {
 
 GREY = {"paper": "#cfcfcf", "dark": "#3f444c"}      # of curves that only stand behind the others
 DASHES = ("-", "--", "-.")              # of the settings of one optimizer, if there are no more
-WORDS = {"kappa": "power κ", "learning_rate": "learning rate η", "truncation": "truncation τ",
-         "damping": "damping μ", "krylov": "Krylov steps k",
-         "hidden": "widths of the hidden layers"}                       # of settings, at an axis
+SYMBOLS = {"kappa": "κ", "learning_rate": "η", "truncation": "τ", "damping": "μ", "krylov": "k",
+           "batch_size": "batch"}                                       # of settings, in legends
+WORDS = {"kappa": "power", "krylov": "Krylov steps", "hidden": "widths of the hidden layers"}
 
 # two positions, the control, a target; none is the colour of an optimizer; "safe" is Tol's muted scheme
 TRAJECTORIES = {"paper": ("teal", "darkgoldenrod", "dimgray", "firebrick"),
