@@ -64,27 +64,30 @@ def test_an_import_upwards_is_found(tmp_path, file, line):
     assert len(arrows(tmp_path)) == 1
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """A copy of the project, installed as README says into a virtual environment of its own: what its program
-    gives.
+def clone(root, *paths):
+    """Copies the project to `root` (Path) as git has it, without results, and makes a virtual environment
+    there that finds what is installed here, and `paths`.
     """
-    root = tmp_path_factory.mktemp("checkout") / "hig"
-    left_out = shutil.ignore_patterns(".*", "results", "build", "*.egg-info", "__pycache__", "*.pickle",
-                                      "*.npz", "*.png")
+    left_out = shutil.ignore_patterns(".*", "results", "build", "studies", "*.egg-info", "__pycache__",
+                                      "*.pickle", "*_PARAMETERS.txt", "*.npz", "*.png")
     shutil.copytree(ROOT, root, ignore=left_out)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
-    found = subprocess.run([root / ".venv/bin/python", "-c",
-                            "import sysconfig; print(sysconfig.get_path('purelib'))"],
-                           check=True, capture_output=True, text=True).stdout.strip()
-    # TensorFlow and the rest, but not hig
-    Path(found, "packages.pth").write_text(str(Path(np.__file__).parents[1]))
+    packages, = (root / ".venv" / "lib").glob("*/site-packages")
+    (packages / "packages.pth").write_text("\n".join(map(str, [Path(np.__file__).parents[1], *paths])))
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the project, installed as README says: its folder, and a function that runs its Python."""
+    root = tmp_path_factory.mktemp("checkout") / "hig"
+    clone(root)                                                         # TensorFlow and the rest, but not hig
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-    def python(*words):
+    def python(*words, says=""):
+        """What is printed; on stderr there is what it `says`, or nothing."""
         done = subprocess.run([root / ".venv/bin/python", *words], cwd=root, capture_output=True, text=True,
                               env=environment)
-        assert done.returncode == 0 and not done.stderr, done.stderr
+        assert done.returncode == 0 and (says in done.stderr if says else not done.stderr), done.stderr
         return done.stdout
     python("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-build-isolation",
            "--no-deps", "-e", ".")
@@ -112,11 +115,7 @@ def test_a_new_system_with_fixed_data_trains_is_drawn_and_studied_without_instal
                                                                                                "of", "mine"]
     study = root / "Pendulum/study_optimizers.py"
     study.write_text(re.sub("OPTIMIZERS = .*", 'OPTIMIZERS = ("Adam",)', study.read_text()))
-    done = subprocess.run([root / ".venv/bin/python", study, "--seeds", "3", "--max-time", "1"],
-                          capture_output=True, text=True,
-                          cwd=root, env={name: value for name, value in os.environ.items()
-                                         if name != "PYTHONPATH"})
-    assert done.returncode == 0 and "seed_3: finished" in done.stderr
+    python(study, "--seeds", "3", "--max-time", "1", says="seed_3: finished")
     run, = (root / "Pendulum/studies/optimizers").glob("*/seed_3/PEN_Adam_RESULTS.pickle")
     assert load_results(run)["sim_par"]["seed"] == 3
 

@@ -5,15 +5,14 @@ budgets.
 import os
 import re
 import select
-import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from tests.browser import PATIENCE, ROOT
+from tests.test_house import clone
 
 README = (ROOT / "README.md").read_text()
 PROSE = re.sub(r"```python\n.*?```", "", README, flags=re.DOTALL)
@@ -30,18 +29,9 @@ NOT_RUN = {
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """The project as a clone has it, with a virtual environment that finds what is installed here."""
+    """The project as a clone has it, with the virtual environment that `make` sets up."""
     copy = tmp_path_factory.mktemp("clone") / "hig"
-    shutil.copytree(ROOT, copy, ignore=lambda folder, names: [
-        name for name in names
-        if name in ("__pycache__", "studies") or name[0] == "." or name.endswith((".egg-info", ".npz"))])
-    for system in copy.glob("[A-Z]*/"):
-        for left in (*system.glob("*.pickle"), *system.glob("*_PARAMETERS.txt"), *system.glob("plot.png")):
-            left.unlink()                                                  # of runs in this checkout
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", copy / ".venv"], check=True)
-    packages, = (copy / ".venv" / "lib").glob("*/site-packages")
-    there = [path for path in sys.path if path.endswith("site-packages")]
-    (packages / "copy.pth").write_text(f"{copy}\nimport sys; sys.path += {there!r}\n")
+    clone(copy, copy)
     (copy / ".venv" / "installed").touch()  # newer than the requirements: make has nothing to do
     return copy
 
