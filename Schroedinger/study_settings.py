@@ -1,12 +1,12 @@
 """Question: which settings suit each method on the quantum dipole, by the validation loss?
 
-Each method has five trials of some twenty seconds, from a seed that no comparison uses, with the batch size
-of its submit script. `study_peers.py` compares the methods on other seeds.
+Each method has five trials of about a minute, from a seed that no comparison uses, with the batch size of its
+submit script. `study_peers.py` compares the methods on other seeds.
 """
 
 from hig.runs.study import study
 
-TRIALS = {               # method: epochs, in some twenty seconds; the setting that varies, and its values
+TRIALS = {               # method: epochs of a trial; the setting that varies, and its values
     "HIG": (12, "learning_rate", (0.1, 0.25, 0.5, 1.0, 2.0)),
     "HIG_Krylov": (12, "learning_rate", (0.1, 0.25, 0.5, 1.0, 2.0)),
     "Adam": (100, "learning_rate", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),

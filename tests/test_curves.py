@@ -168,10 +168,10 @@ def test_a_study_shows_final_losses_over_its_setting(tmp_path):
 
 
 def test_a_study_of_two_settings_is_a_heat_map(tmp_path):
-    """From three pairs of them on."""
+    """If their pairs fill a grid: three of the four in "three" do not."""
     table = {(eta, tau): eta * 1e-3 + tau for eta in (1, 2) for tau in (1e-6, 1e-5, 1e-4)}
-    for eta, tau in ((1, 1e-6), (2, 1e-5)):
-        study(tmp_path / "two", "HIG", 3 * (1e-3,), learning_rate=eta, truncation=tau)
+    for eta, tau in ((1, 1e-6), (1, 1e-5), (2, 1e-5)):
+        study(tmp_path / "three", "HIG", 3 * (1e-3,), learning_rate=eta, truncation=tau)
     assert not any("final" in ax.get_title(loc="left") for ax in draw([tmp_path]))
     for (eta, tau), final in table.items():
         study(tmp_path / "six", "HIG", (final, final, np.nan if eta == 2 else final), learning_rate=eta,

@@ -1,5 +1,6 @@
 """What a study shows beside its curves: the final loss over one or two varied settings."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -49,17 +50,20 @@ def best_partners(runs, wanted):
 def study_panels(runs):
     """Functions that draw the panels of a study, as `hig.figures.losses.draw_losses`; empty if it is none.
 
-    One varied setting of at least three values has one panel. Two have a heat map for each optimizer that
-    varies both, in at least three pairs.
+    One varied setting of at least three values has one panel. Two have a heat map for each optimizer whose
+    pairs of values fill a grid of at least three.
     """
     keys = subjects(runs)
     varied = sorted({key for own in keys.values() for key in own})
     if len(varied) == 1:
         values = {settings_of(run).get(*varied, "–") for run in runs if keys[run.label]}
         return [partial(draw_over_setting, *varied)] * (len(values) >= FEWEST)
-    pairs = [few[0].label for few in group_runs(runs).values()]
+
+    def is_grid(label, own):
+        pairs = {tuple(settings_of(run).get(key, "–") for key in own) for run in runs if run.label == label}
+        return FEWEST <= len(pairs) == math.prod(len(set(values)) for values in zip(*pairs))
     return [partial(draw_heat_map, label, *own) for label, own in keys.items()
-            if len(varied) == len(own) == 2 and pairs.count(label) >= FEWEST]
+            if len(varied) == len(own) == 2 and is_grid(label, own)]
 
 
 def named(key):
