@@ -18,9 +18,9 @@ with rows a_b, and Δ (n × out), with rows δ_r. Then
     Jᵀ v  = Aᵀ (v ∘ Δ)  for W,   Σ_r v_r δ_r  for b
 
 where ∘ is the elementwise product. The term A Aᵀ is present only if the kernel is trained, and the term 1
-only if the bias is. `FactoredJacobian` computes this. `RowsJacobian` takes chunks of rows of J, for weights
-that act in any other way. `PenalizedJacobian` adds quadratic penalties on weights as further rows of J. All
-three give K, JᵀJ, Jᵀv and J d. `hig.routes` obtains them from a model and checks that they are right.
+only if the bias is. `FactoredJacobian` computes this. `RowsJacobian` holds J as a matrix, for weights that
+act in any other way. `PenalizedJacobian` adds quadratic penalties on weights as further rows of J. All three
+give K, JᵀJ, Jᵀv and J d. `hig.routes` obtains them from a model and checks that they are right.
 
 All computations are in NumPy and float64, whatever the precision of the network, because the singular values
 of J are square roots of the eigenvalues of J Jᵀ.
@@ -31,10 +31,26 @@ import numpy as np
 _STRIPE_ROWS = 128          # rows of K computed at a time: 128 × n float64 fit in the cache
 # most rows of a matrix M for which M Mᵀ is one BLAS call; OpenBLAS 0.3.29 crashes for more
 _LARGEST_PRODUCT = 4096
-_CHUNK_BYTES = 2**27        # of J formed at a time if J is not kept
+_CHUNK_BYTES = 2**27        # of J formed at a time from its factors
 
 
-class FactoredJacobian:
+class _ByRows:
+    """What follows from `chunks_of_rows`, which yields J in chunks: (slice of rows, (rows, p) float64)."""
+
+    def normal(self, v):
+        """(JᵀJ (p, p), Jᵀv (p,)) float64 for v of shape (n,): the small side where p < n."""
+        matrix, vector = np.zeros((self.shape[1],) * 2), np.zeros(self.shape[1])
+        for where, rows in self.chunks_of_rows():
+            matrix += rows.T @ rows
+            vector += rows.T @ v[where]
+        return matrix, vector
+
+    def row_squares(self):
+        """Σ_j J_rj² for each row, (n,) float64: the diagonal of K."""
+        return np.concatenate([np.sum(rows**2, axis=1) for _, rows in self.chunks_of_rows()])
+
+
+class FactoredJacobian(_ByRows):
     """J by the factors A and Δ of Dense layers, if all weights are kernels or biases of these.
 
     Args:
@@ -105,14 +121,6 @@ class FactoredJacobian:
                 gradients[bias] = per_sample.sum(axis=0)
         return [gradients[index] for index in sorted(gradients)]
 
-    def row_squares(self):
-        """Σ_j J_rj² for each row, (n,) float64: the diagonal of K."""
-        squares, d = np.zeros(self.shape[0]), self.shape[0] // len(self.inputs[0])
-        for a, delta, kernel, bias in self._layers():
-            share = np.sum(a**2, axis=1) * (kernel is not None) + (bias is not None)
-            squares += np.repeat(share, d) * np.sum(delta**2, axis=1)
-        return squares
-
     def rows(self, first, last):
         """The rows of J of the samples first … last − 1, ((last − first)·d, p) float64."""
         d = self.shape[0] // len(self.inputs[0])
@@ -154,104 +162,45 @@ class FactoredJacobian:
             last = min(first + samples, batch)
             yield slice(first * d, last * d), self.rows(first, last)
 
-    def normal(self, v):
-        """(JᵀJ (p, p), Jᵀv (p,)) float64 for v of shape (n,): the small side where p < n."""
-        return _normal(self, v)
 
-
-class RowsJacobian:
-    """J by its rows, for weights that act in any way, with the same products as FactoredJacobian.
-
-    If J fits the budget, it is kept in memory. Otherwise K is summed over groups of weights whose columns
-    fit, with one computation of the rows for each group, and JᵀJ is summed over chunks of rows.
+class RowsJacobian(_ByRows):
+    """J as a matrix, for weights that act in any way.
 
     Args:
-        chunks: function of a group (tuple of indices of weights in θ) → iterator of (slice of rows, [array
-            (rows, *shape of the weight) for each weight of the group]), any float dtype; each row comes once.
+        matrix: J, (n, p) float64.
         shapes: list of the weights' shapes.
-        rows: n.
-        budget: bytes that J may take.
-        vjp: function of v (n,) → Jᵀ v, a list of arrays, by one backward pass; used if J is not kept.
 
     Attributes:
         shape: (n, p).
     """
 
-    def __init__(self, chunks, shapes, rows, budget, vjp):
-        self.chunks, self.shapes, self.vjp = chunks, [tuple(shape) for shape in shapes], vjp
-        self.sizes = [int(np.prod(shape)) for shape in self.shapes]
-        self.shape = rows, sum(self.sizes)
-        self.matrix, self.groups = None, [[]]
-        for index, size in enumerate(self.sizes):
-            if self.groups[-1] and 8 * rows * (sum(self.sizes[i] for i in self.groups[-1]) + size) > budget:
-                self.groups.append([])
-            self.groups[-1].append(index)
-
-    def _columns(self, group):
-        """The columns of J of a group of weights, (n, p of the group) float64."""
-        columns = np.empty((self.shape[0], sum(self.sizes[index] for index in group)))
-        for where, blocks in self.chunks(tuple(group)):
-            np.concatenate([np.reshape(block, (len(block), -1)) for block in blocks], axis=1,
-                           out=columns[where], casting="same_kind")
-        return columns
+    def __init__(self, matrix, shapes):
+        self.matrix, self.shapes, self.shape = matrix, shapes, matrix.shape
 
     def gram(self):
         """K = J Jᵀ, (n, n) float64."""
-        if len(self.groups) == 1:
-            self.matrix = self._columns(self.groups[0]) if self.matrix is None else self.matrix
-            return _gram_of(self.matrix)
-        gram = np.zeros((self.shape[0],) * 2)
-        for group in self.groups:
-            gram += _gram_of(self._columns(group))
+        n = len(self.matrix)
+        if n <= _LARGEST_PRODUCT:
+            return self.matrix @ self.matrix.T
+        gram = np.empty((n, n))
+        for first in range(0, n, _LARGEST_PRODUCT):
+            rows = slice(first, min(first + _LARGEST_PRODUCT, n))
+            gram[rows, rows] = self.matrix[rows] @ self.matrix[rows].T
+            gram[rows, :first] = self.matrix[rows] @ self.matrix[:first].T
+            gram[:first, rows] = gram[rows, :first].T
         return gram
-
-    def chunks_of_rows(self):
-        """Yields J in chunks: (slice of rows, (rows, p) float64). J is then kept if it fits the budget."""
-        if self.matrix is not None:
-            yield slice(0, self.shape[0]), self.matrix
-            return
-        held = np.empty(self.shape) if len(self.groups) == 1 else None
-        for where, blocks in self.chunks(tuple(range(len(self.shapes)))):
-            rows = np.concatenate([np.reshape(block, (len(block), -1)) for block in blocks], axis=1,
-                                  dtype=np.float64)
-            if held is not None:
-                held[where] = rows
-            yield where, rows
-        self.matrix = held
-
-    def normal(self, v):
-        """(JᵀJ (p, p), Jᵀv (p,)) float64 for v of shape (n,): the small side where p < n."""
-        return _normal(self, v)
-
-    def push(self, direction):
-        """J d, (n,) float64, for d of shape (p,). If J is not kept, its rows are computed again."""
-        change = np.empty(self.shape[0])
-        for where, rows in self.chunks_of_rows():
-            change[where] = rows @ direction
-        return change
 
     def pullback(self, v):
         """Jᵀ v for v of shape (n,): a list of float64 arrays, shaped like the weights and in their order."""
-        if self.matrix is None:
-            return [np.asarray(gradient, np.float64) for gradient in self.vjp(v)]
         return unflatten(self.matrix.T @ v, self.shapes)
 
-    def row_squares(self):
-        """Σ_j J_rj² for each row, (n,) float64: the diagonal of K."""
-        squares = np.zeros(self.shape[0])
-        for where, blocks in self.chunks(tuple(range(len(self.shapes)))):
-            squares[where] = sum(np.sum(np.reshape(block, (len(block), -1)).astype(np.float64)**2, axis=1)
-                                 for block in blocks)
-        return squares
+    def push(self, direction):
+        """J d, (n,) float64, for d of shape (p,)."""
+        return self.matrix @ direction
 
-    def pullback_by_rows(self, v):
-        """Jᵀ v as in `pullback`, but always from the rows, for the check that the rows are right."""
-        total = [np.zeros(shape) for shape in self.shapes]
-        for group in self.groups:
-            for where, blocks in self.chunks(tuple(group)):
-                for index, block in zip(group, blocks):
-                    total[index] += np.tensordot(v[where], np.asarray(block, np.float64), 1)
-        return total
+    def chunks_of_rows(self):
+        """Yields J: (slice of all rows, (n, p) float64)."""
+        yield slice(0, len(self.matrix)), self.matrix
 
 
 class PenalizedJacobian:
@@ -299,29 +248,6 @@ class PenalizedJacobian:
         """J d of all rows, (n + q,) float64, for d of shape (p,)."""
         return np.concatenate([self.jacobian.push(direction),
                                self.scales * np.asarray(direction)[self.columns]])
-
-
-def _normal(jacobian, v):
-    """(JᵀJ, Jᵀv) float64 of a Jacobian whose rows come in chunks."""
-    matrix, vector = np.zeros((jacobian.shape[1],) * 2), np.zeros(jacobian.shape[1])
-    for where, rows in jacobian.chunks_of_rows():
-        matrix += rows.T @ rows
-        vector += rows.T @ v[where]
-    return matrix, vector
-
-
-def _gram_of(matrix):
-    """M Mᵀ, exactly symmetric, of a float64 matrix with any number of rows."""
-    n = len(matrix)
-    if n <= _LARGEST_PRODUCT:
-        return matrix @ matrix.T
-    gram = np.empty((n, n))
-    for first in range(0, n, _LARGEST_PRODUCT):
-        last = min(first + _LARGEST_PRODUCT, n)
-        gram[first:last, first:last] = matrix[first:last] @ matrix[first:last].T
-        gram[first:last, :first] = matrix[first:last] @ matrix[:first].T
-        gram[:first, first:last] = gram[first:last, :first].T
-    return gram
 
 
 def flatten(arrays):

@@ -37,19 +37,22 @@ _PROBES_OF_ROWS = 8         # random vectors for the norms of rows; the proof ne
 _PROBES = 2                 # random vectors for the trace of K outside the Krylov space
 
 
-def ways(derivatives, in_network):
+def ways(functions, in_network):
     """The ways to take products that may be right for a model, the fastest first.
 
     The way through the network comes first if its d backward passes are no more than the steps, or if the
     simulator's own `linearize` replaces them. Otherwise it comes last.
 
     Args:
-        derivatives: hig.routes.Derivatives.
+        functions: hig.functions.Functions.
         in_network: whether all weights act in the network, and samples are not known to mix.
     """
-    names = ["double backward"] if derivatives.loop_reads_weights else ["forward mode", "double backward"]
+    names = ["double backward"]
+    if not functions.structure.loop_reads_weights:
+        names.insert(0, "forward mode")
     if in_network:
-        cheap = derivatives.d <= derivatives.krylov or hasattr(derivatives.model.simulator, "linearize")
+        model = functions.model
+        cheap = functions.d <= model.optimizer.krylov or hasattr(model.simulator, "linearize")
         names.insert(0 if cheap else len(names), "through the network")
     return names
 
@@ -62,19 +65,19 @@ class Products:
     adds a row to J, with one entry, its scale, in its column.
 
     Args:
-        derivatives: hig.routes.Derivatives.
+        functions: hig.functions.Functions.
         way: "through the network", "forward mode" or "double backward".
         chunk: samples that go through the model at a time. None: the whole batch, or as many as fit into half
             of the device's free memory beside the vectors kept.
         xla: whether XLA may compile the functions.
     """
 
-    def __init__(self, derivatives, way, chunk=None, xla=True):
-        self.derivatives, self.model, self.way = derivatives, derivatives.model, way
-        self.batch, self.shape, self.shapes = derivatives.batch, derivatives.shape, derivatives.shapes
+    def __init__(self, functions, way, chunk=None, xla=True):
+        self.functions, self.model, self.way = functions, functions.model, way
+        self.batch, self.shape, self.shapes = functions.batch, functions.shape, functions.shapes
         self.samples = min(chunk or self._fitting(), self.batch)        # in a pass
-        function = partial(derivatives.compiler.function, xla=xla)
-        self._loss = function(derivatives._trace_loss, "The loss")
+        function = partial(functions.compiler.function, xla=xla)
+        self._loss = function(functions.trace_loss, "The loss")
         self._linearise = function(self._trace_linearise, "The linearised simulator")
         self.pull = function(self._trace_pull, "A product with the transposed Jacobian")
         self.push = function(self._trace_push, "A product with the Jacobian")
@@ -89,9 +92,9 @@ class Products:
         through_network = self.way == "through the network"
         if through_network and hasattr(self.model.simulator, "linearize"):
             return self.batch
-        repeated = self.derivatives.d if through_network else 1
-        each = _COPIES * repeated * self.derivatives.pass_memory / self.batch
-        kept = 8 * self.derivatives.krylov * min(self.shape)
+        repeated = self.functions.d if through_network else 1
+        each = _COPIES * repeated * self.functions.structure.memory / self.batch
+        kept = 8 * self.functions.model.optimizer.krylov * min(self.shape)
         fitting = max(1.0, (device_memory() - kept) / 2 / each) if each else self.batch
         return self.batch if fitting >= self.batch else 2**int(math.log2(fitting))
 
@@ -108,15 +111,15 @@ class Products:
         """Loss, outcome, g, and [M]."""
         def linearise(x):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                outcome, _, controls, target, seeds = repeated_pass(self.derivatives, x, tape.watch)
+                outcome, _, controls, target, seeds = repeated_pass(self.functions, x, tape.watch)
             cotangents = tape.gradient(target, controls, seeds,
                                        unconnected_gradients=tf.UnconnectedGradients.ZERO)
             dtype = tf.float64 if self._flat(outcome).dtype == tf.float64 else tf.float32
-            return outcome, tf.concat([tf.cast(tf.reshape(leaf, [self.samples, self.derivatives.d, -1]),
+            return outcome, tf.concat([tf.cast(tf.reshape(leaf, [self.samples, self.functions.d, -1]),
                                                dtype)
                                        for leaf in tf.nest.flatten(cotangents)], axis=2)
         outcome, matrices = self._joined(linearise, x)
-        loss, outcome, gradient = self.derivatives.loss_and_gradient(x, y_true, sample_weight, outcome)
+        loss, outcome, gradient = self.functions.loss_and_gradient(x, y_true, sample_weight, outcome)
         return loss, outcome, gradient, [matrices]
 
     # -------------------------------------------------------------------------------------- chunks of samples
@@ -134,7 +137,7 @@ class Products:
         """The rows of chunk i of nested tensors; the last chunk is filled up by repeating the last sample."""
         rows = tf.minimum(i * self.samples + tf.range(self.samples), self.batch - 1)
         x, *others = arguments
-        return (self.derivatives.of_samples(lambda t: tf.gather(t, rows), x),
+        return (self.functions.of_samples(lambda t: tf.gather(t, rows), x),
                 *tf.nest.map_structure(lambda t: tf.gather(t, rows), others))
 
     # ------------------------------------------------------------------------------------------- the products
@@ -142,11 +145,11 @@ class Products:
     def _function(self, x):
         """What is differentiated: the outcomes (samples, d), or the network's controls (samples, c)."""
         if self.way != "through the network":
-            return self._flat(self.derivatives.outcome_of(x))
+            return self._flat(self.functions.outcome_of(x))
         return self._flat(self.model.network(self.model.network_input(x), training=False))
 
     def _flat(self, structure):
-        return self.derivatives.flat(structure, self.samples)
+        return self.functions.flat(structure, self.samples)
 
     def _trace_pull(self, operator, u):
         """Jᵀu, (p,), for u with one entry for each row of J."""
@@ -158,7 +161,7 @@ class Products:
                 cotangent = tf.einsum("bd,bdc->bc", cotangent, tf.cast(matrices[0], u.dtype))
             with tf.GradientTape() as tape:
                 value = self._function(x)
-            gradients = tape.gradient(value, self.derivatives.values(), tf.cast(cotangent, value.dtype),
+            gradients = tape.gradient(value, self.functions.values(), tf.cast(cotangent, value.dtype),
                                       tf.UnconnectedGradients.ZERO)
             return tf.concat([tf.cast(tf.reshape(gradient, [-1]), u.dtype) for gradient in gradients], axis=0)
         rows = tf.reshape(u[:n], [self.batch, -1])
@@ -177,7 +180,7 @@ class Products:
     def _trace_push(self, operator, v):
         """J v for v (p,)."""
         x, matrices, penalties = operator
-        values = self.derivatives.values()
+        values = self.functions.values()
         shares = tf.split(v, [math.prod(shape) for shape in self.shapes])
         tangents = [tf.cast(tf.reshape(share, value.shape), value.dtype)
                     for share, value in zip(shares, values)]
@@ -282,7 +285,7 @@ class Products:
             signs = tf.cast(2 * tf.random.stateless_uniform([rows if keeps_u else len(v)], (22, probe), 0, 2,
                                                             tf.int32) - 1, kept.dtype)
             if keeps_u:                                                 # this device's, then the penalties'
-                first, n = self.derivatives.split.before * self.derivatives.d, self.shape[0]
+                first, n = self.functions.split.before * self.functions.d, self.shape[0]
                 signs = tf.concat([signs[first:first + n], signs[rows - (len(u) - n):]], axis=0)
                 size = _norm(across(self._pull_all(operator, _orthogonal(signs, kept, across))))
             else:

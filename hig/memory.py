@@ -7,7 +7,6 @@ releases it before it kills a process.
 Source: the kernel's documents admin-guide/cgroup-v2 and admin-guide/cgroup-v1/memory.
 """
 
-import math
 import subprocess
 from pathlib import Path, PurePosixPath
 
@@ -19,38 +18,33 @@ _VERSION_2 = "memory.max", "memory.current", ("inactive_file", "active_file")
 _VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")
 
 
-def require_memory(rows, network, advice):
+def require_memory(rows, columns, numbers, advice):
     """Refuses a batch whose update by a power of the Jacobian takes more memory than is free.
 
     Args:
-        rows: n = B·d, rows of the Jacobian.
-        network: built keras.Model or layer.
+        rows, columns, numbers: as in `update_memory`.
         advice: str, what to do, the end of the message.
 
     Raises:
         MemoryError: one sentence with the numbers and the advice.
     """
-    weights = [variable.shape for variable in network.trainable_variables]
-    columns = sum(math.prod(shape) for shape in weights)
-    needed, available = update_memory(rows, columns, sum(shape[-1] for shape in weights
-                                                         if len(shape))), available_memory()
+    needed, available = update_memory(rows, columns, numbers), available_memory()
     if needed > available:
         raise MemoryError(f"a Jacobian of n = {rows} rows and p = {columns} columns takes "
                           f"{needed / 2**30:.1f} GiB of memory for each update, and {available / 2**30:.1f} "
                           f"GiB are free; {advice}")
 
 
-def update_memory(rows, weights, widths):
+def update_memory(rows, columns, numbers):
     """About how many bytes (int) an update takes at its peak.
 
-    These are K (JᵀJ if n > p), the copy of it that LAPACK reduces, and the Jacobian's factors.
+    These are K (JᵀJ if n > p), the copy of it that LAPACK reduces, and what is kept of each row of J.
 
     Args:
-        rows: n = B·d, rows of the Jacobian.
-        weights: p, trainable weights of the network.
-        widths: sum of the last axes of the trainable weights; their factors have n numbers per unit.
+        rows, columns: n and p, those of the Jacobian.
+        numbers: kept of each row: its p entries, or those of its factors.
     """
-    return 8 * (2 * min(rows, weights)**2 + 3 * rows * widths)
+    return 8 * (2 * min(rows, columns)**2 + rows * numbers)
 
 
 def keep_freed_memory():

@@ -8,12 +8,11 @@ import tensorflow as tf
 from hig.backend import keras, leaves
 from hig.compiled import Compiler, full_precision
 from hig.control import step
-from hig.jacobian import flatten, small_side
+from hig.functions import samples
 from hig.optimizers import JacobianPower
-from hig.powers import blas_threads
 from hig.proof import moved
 from hig.replicas import Split, anywhere, once, place
-from hig.routes import Derivatives, samples
+from hig.routes import Derivatives
 
 PARTS = "network", "simulator", "network_input"
 KEPT_SHAPES = 48            # batch shapes whose compiled functions are kept, 5 to 30 MB each
@@ -294,7 +293,11 @@ class PhysicsModel(keras.Model):
     # ------------------------------------------------------------------------------------------------ a step
 
     def train_step(self, data):
-        """One update of the weights: plain gradients or a Jacobian power, as the optimizer asks for."""
+        """One update of the weights: by Keras with an ordinary optimizer, else along a power of the Jacobian.
+
+        The loss L, the outcome y, g and J of the batch (`hig.routes`) give J^κ g (`JacobianPower.power`, by
+        `hig.powers`), `hig.control` scales it, and the optimizer applies it.
+        """
         if not isinstance(self.optimizer, JacobianPower):
             return super().train_step(data)
         x, y_true, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -302,25 +305,27 @@ class PhysicsModel(keras.Model):
         batch = x, y_true, sample_weight
         split = Split(samples(x, y_true), self._reductions() != {"sum"})
         derivatives = self.derivatives_for(*batch)
-        derivatives.split = split
+        functions = derivatives.functions
+        functions.split = split
         for _ in range(2):  # again if J^κ g is not finite because of XLA alone
             loss, outcome, gradient, jacobian = derivatives.linearise(*batch)               # L, y, g, J
-            self.route = derivatives.route
-            loss, gradient, jacobian, rest = derivatives.penalties.extend(
-                x, loss, gradient, jacobian, lambda: derivatives.curvature(batch, outcome, gradient)[0])
-            direction, numbers = step(  # of fixed or adaptive size
-                self.optimizer, loss, self.power(jacobian, gradient, split.samples, rest),  # J^κ g
-                partial(derivatives.quadratic_model, batch, outcome, gradient, jacobian),
-                partial(derivatives.loss_after, batch))
+            loss, gradient, jacobian, rest = functions.penalties.extend(                    # + regularisers
+                x, loss, gradient, jacobian, lambda: functions.curvature(batch, outcome, gradient)[0])
+            power = self.optimizer.power(jacobian, gradient, split.samples, rest)           # J^κ g
+            direction, numbers = step(                                          # of fixed or adaptive size
+                self.optimizer, loss, power,
+                partial(functions.quadratic_model, batch, outcome, gradient, jacobian),
+                partial(functions.loss_after, batch))
             finite = direction is None or bool(tf.reduce_all(tf.math.is_finite(direction)))
             if finite or not anywhere(derivatives.mended(batch)):
                 break
-        to_record = loss, x, y_true, outcome, sample_weight
-        if direction is None:  # no step was good enough
-            results = derivatives.record(*to_record)
+        self.route, to_record = derivatives.route, (loss, x, y_true, outcome, sample_weight)
+        if direction is None:                                                   # no step was good enough
+            results = functions.record(*to_record)
         else:
-            results = derivatives.apply(tf.convert_to_tensor(direction), *to_record)  # θ ← θ − η · direction
-        self._count_spectrum(numbers)
+            results = functions.apply(tf.convert_to_tensor(direction), *to_record)      # θ ← θ − η · direction
+        self._spectrum_sum += np.array(numbers, float)
+        self._spectrum_count += 1
         return {**results, **self.mean_spectrum(), **results}  # in a clash of names, metrics win
 
     def derivatives_for(self, x, y_true, sample_weight):
@@ -335,42 +340,11 @@ class PhysicsModel(keras.Model):
             while len(self._derivatives) >= KEPT_SHAPES:
                 del self._derivatives[next(iter(self._derivatives))]
             derivatives = Derivatives(self, self.compiler, x, y_true, sample_weight)
-            self.optimizer.check(weights, derivatives.penalties)
+            self.optimizer.check(weights, derivatives.functions.penalties)
             self._derivatives[key] = derivatives
         self.optimizer.build_for(weights)
         self._derivatives[key] = self._derivatives.pop(key)             # the latest comes last
         return self._derivatives[key]
-
-    def power(self, jacobian, gradient, samples, rest=None):
-        """J^κ g as a function of the loss, on which the damping depends; K is formed only once.
-
-        Args:
-            jacobian: FactoredJacobian, RowsJacobian or PenalizedJacobian; with the optimizer's `krylov`,
-                KrylovJacobian or a PenalizedJacobian of it.
-            gradient: g, (n,).
-            samples: B.
-            rest: plain gradient of the penalties that are no sums of squares, (p,) float64, added to J^κ g.
-
-        Returns:
-            function of the loss L → (direction, numbers): the direction (p,) float64 for the concatenated
-            weights, and the numbers that `optimizer.logged` names. If g or J is not finite, the direction is
-            NaN, so that a diverged run shows in its loss.
-        """
-        if self.optimizer.krylov:
-            return self.optimizer.krylov_power(jacobian, gradient, samples, rest)
-        n, p = jacobian.shape
-        with blas_threads(min(n, p)):
-            matrix, vector = small_side(jacobian, gradient)
-        finite = np.isfinite(matrix.diagonal()).all() and np.isfinite(vector).all()  # |K_ij|² ≤ K_ii K_jj
-
-        def direction(loss):
-            if not finite:
-                return np.full(p, np.nan), (0.0, np.nan, np.nan)[:len(self.optimizer.logged)]
-            with blas_threads(min(n, p)):
-                v, numbers = self.optimizer.coefficients(matrix, vector, samples, loss)
-                found = flatten(jacobian.pullback(v)) if n <= p else v
-            return found if rest is None else found + rest, numbers
-        return direction
 
     def trace_update(self, direction, *to_record):
         """Moves the weights by −η · direction, (p,), and updates the metrics as `trace_record` does."""
@@ -402,10 +376,6 @@ class PhysicsModel(keras.Model):
     def reset_spectrum(self):
         """Resets the means that `mean_spectrum` gives."""
         self._spectrum_sum, self._spectrum_count = 0.0, 0
-
-    def _count_spectrum(self, spectrum):
-        self._spectrum_sum += np.array(spectrum, float)
-        self._spectrum_count += 1
 
     def mean_spectrum(self):
         """Means since the last reset of the numbers that `optimizer.logged` names, for instance "rank"."""

@@ -13,8 +13,10 @@ import numpy as np
 
 from hig.backend import keras
 from hig.control import ENOUGH, FIRST
+from hig.jacobian import flatten, small_side
 from hig.krylov import krylov_space
-from hig.powers import check_damping, check_settings, gram_coefficients, levenberg_marquardt_coefficients
+from hig.powers import (blas_threads, check_damping, check_settings, gram_coefficients,
+                        levenberg_marquardt_coefficients)
 
 SPECTRUM = ("rank", "sigma_max", "sigma_min")
 KRYLOV = ("krylov_steps", "krylov_change")
@@ -26,6 +28,32 @@ LARGEST = 1e8               # η and q stay between 1/LARGEST and LARGEST
 RESOLVED = 1e-8             # √ε: smallest σ/σ_max that K = J Jᵀ resolves in float64
 CHANGING_STEPS = ("gradient_accumulation_steps", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay",
                   "ema_overwrite_frequency")  # Keras' options that change the step −η d
+
+
+def _checked(name, check, meaning):
+    """A property whose value passes `check` whenever it is set."""
+    def set_value(optimizer, value):
+        setattr(optimizer, f"_{name}", check(value))
+    return property(lambda optimizer: getattr(optimizer, f"_{name}"), set_value,
+                    doc=f"{meaning}; may be set between updates.")
+
+
+def _resolved(truncation):
+    """τ as a float; warns if K does not resolve it."""
+    _, truncation = check_settings(0.0, truncation)
+    if 0 < truncation < RESOLVED:
+        warnings.warn(f"truncation is {truncation:g}, but singular values below {RESOLVED:g} of the largest "
+                      "are lost in the rounding of J Jᵀ in float64: what is kept of them is noise",
+                      stacklevel=4)
+    return truncation
+
+
+def _krylov_steps(steps):
+    """k as an int, or None. Raises ValueError if it is neither None nor a whole number of at least 1."""
+    if steps is not None and not (steps >= 1 and steps == int(steps)):
+        raise ValueError("krylov must be a whole number of at least 1, or None for the exact method, got "
+                         f"{steps}")
+    return None if steps is None else int(steps)
 
 
 @keras.saving.register_keras_serializable("hig")
@@ -66,6 +94,7 @@ class JacobianPower(keras.optimizers.Optimizer):
     """
 
     damping_adapts = False      # whether `adapt` changes the damping, and not η
+    _unlogged = 0               # how many of a spectrum's first numbers are not logged
 
     def __init__(self, learning_rate, kappa, truncation, damping=0.0, adaptive=False, name="jacobian_power",
                  *, krylov=None, krylov_tolerance=1e-3, krylov_chunk=None, spectral_filter=None, **options):
@@ -101,10 +130,9 @@ class JacobianPower(keras.optimizers.Optimizer):
         """Creates the variables of what step control measures; see `hig.control`."""
         self.warned, self.last_step = False, None
         names = "first_loss", "last_decrease", "own_decrease", "next_decrease", "measurements"
-        numbers = [self._number(name, 0.0) for name in names]
-        (self.first_loss, self.last_decrease, self.own_decrease, self.next_decrease,
-         self.measurements) = numbers
-        return numbers
+        for name in names:
+            setattr(self, name, self._number(name, 0.0))
+        return [getattr(self, name) for name in names]
 
     def _number(self, name, value):
         return self.add_variable((), keras.initializers.Constant(value), name=name)
@@ -125,36 +153,10 @@ class JacobianPower(keras.optimizers.Optimizer):
                                                name="last_step")
             self.controls = [*others, self.last_step]
 
-    @property
-    def kappa(self):
-        """κ, float in [−1, 1]; may be set between updates."""
-        return self._kappa
-
-    @kappa.setter
-    def kappa(self, value):
-        self._kappa, _ = check_settings(value, 0.0)
-
-    @property
-    def truncation(self):
-        """τ, float in [0, 1); may be set between updates."""
-        return self._truncation
-
-    @truncation.setter
-    def truncation(self, value):
-        _, self._truncation = check_settings(0.0, value)
-        if 0 < self._truncation < RESOLVED:
-            warnings.warn(f"truncation is {self._truncation:g}, but singular values below {RESOLVED:g} of "
-                          "the largest are lost in the rounding of J Jᵀ in float64: what is kept of them "
-                          "is noise", stacklevel=2)
-
-    @property
-    def damping(self):
-        """μ in units of the mean eigenvalue, float ≥ 0; may be set between updates."""
-        return self._damping
-
-    @damping.setter
-    def damping(self, value):
-        self._damping = check_damping(value)
+    kappa = _checked("kappa", lambda value: check_settings(value, 0.0)[0], "κ, float in [−1, 1]")
+    truncation = _checked("truncation", _resolved, "τ, float in [0, 1)")
+    damping = _checked("damping", check_damping, "μ in units of the mean eigenvalue, float ≥ 0")
+    krylov = _checked("krylov", _krylov_steps, "k, int ≥ 1, or None for the exact J^κ g")
 
     @property
     def learning_rate(self):
@@ -172,48 +174,64 @@ class JacobianPower(keras.optimizers.Optimizer):
         """The step of one weight: `direction` is its part of J^κ g, shaped like `variable`."""
         self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * direction)
 
-    def coefficients(self, matrix, vector, samples, loss):
-        """(v, numbers to log), where J^κ g is Jᵀ v if K and g are given, and v itself if JᵀJ and Jᵀg are.
+    def power(self, jacobian, gradient, samples, rest=None):
+        """J^κ g of a batch as a function of the loss, on which the damping depends; K is formed only once.
 
         Args:
-            matrix, vector: float64 (n, n) and (n,), those of `hig.jacobian.small_side`. The matrix may be
-                overwritten unless the damping adapts.
+            jacobian: FactoredJacobian, RowsJacobian or PenalizedJacobian; with `krylov`, KrylovJacobian or a
+                PenalizedJacobian of it.
+            gradient: g, (n,).
             samples: B.
-            loss: L before the step.
-        """
-        damping = self._current_damping(loss) * np.trace(matrix) / len(matrix) if self.damping else 0.0
-        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping,
-                                        overwrite=True, spectral_filter=self.spectral_filter)
-        return v, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
-
-    def krylov_power(self, jacobian, gradient, samples, rest=None):
-        """J^κ g by `hig.krylov` as a function of the loss, on which the damping depends.
-
-        The Krylov space is built only once. Arguments as in `hig.PhysicsModel.power`.
+            rest: plain gradient of the penalties that are no sums of squares, (p,) float64, added to J^κ g.
 
         Returns:
-            function of the loss L → (direction, numbers): a tensor (p,), and the numbers that `logged` names
-            without those of `adapted`.
+            function of the loss L → (direction, numbers): the direction (p,) for the concatenated weights,
+            float64, or a tensor of J's dtype with `krylov`; and the numbers that `logged` names, without
+            those of `adapted`. If g or J is not finite, the direction is NaN, so that a diverged run shows in
+            its loss.
         """
+        power = (self._krylov_power if self.krylov else self._exact_power)(jacobian, gradient, samples)
+        if rest is None:
+            return power
+
+        def with_rest(loss):
+            direction, numbers = power(loss)
+            return direction + (keras.ops.cast(rest, direction.dtype) if self.krylov else rest), numbers
+        return with_rest
+
+    def _exact_power(self, jacobian, gradient, samples):
+        n, p = jacobian.shape
+        with blas_threads(min(n, p)):
+            matrix, vector = small_side(jacobian, gradient)             # K and g, or JᵀJ and Jᵀg if p < n
+        finite = np.isfinite(matrix.diagonal()).all() and np.isfinite(vector).all()  # |K_ij|² ≤ K_ii K_jj
+
+        def power(loss):
+            if not finite:
+                return np.full(p, np.nan), (0.0, np.nan, np.nan)[self._unlogged:]
+            damping = self._current_damping(loss) * np.trace(matrix) / len(matrix) if self.damping else 0.0
+            with blas_threads(min(n, p)):
+                v, numbers = self._coefficients(matrix, vector, damping)
+                v = self._scale(samples) * v
+                return flatten(jacobian.pullback(v)) if n <= p else v, numbers       # J^κ g = Jᵀ v
+        return power
+
+    def _krylov_power(self, jacobian, gradient, samples):
         space = krylov_space(jacobian, gradient, self.krylov, self.krylov_tolerance, self.kappa,
                              self.truncation, self.spectral_filter)
 
         def power(loss):
             direction, spectrum = space.power(self._current_damping(loss) if self.damping else 0.0)
-            return direction if rest is None else direction + keras.ops.cast(rest, direction.dtype), spectrum
+            return self._scale(samples) * direction, spectrum[self._unlogged:]
         return power
 
-    @property
-    def krylov(self):
-        """k, int ≥ 1, or None for the exact J^κ g; may be set between updates."""
-        return self._krylov
+    def _coefficients(self, matrix, vector, damping):
+        """(v, numbers to log): v = f(K) g, or J^κ g itself from JᵀJ and Jᵀg. The matrix is overwritten."""
+        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping,
+                                        overwrite=True, spectral_filter=self.spectral_filter)
+        return v, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
 
-    @krylov.setter
-    def krylov(self, value):
-        if value is not None and not (value >= 1 and value == int(value)):
-            raise ValueError("krylov must be a whole number of at least 1, or None for the exact method, got "
-                             f"{value}")
-        self._krylov = None if value is None else int(value)
+    def _scale(self, samples):
+        return 1
 
     def _current_damping(self, loss):
         """The damping of an update, in units of the mean eigenvalue; with `adaptive` it falls with the loss.
@@ -343,6 +361,8 @@ class LevenbergMarquardt(JacobianPower):
     Source: Levenberg 1944; Marquardt 1963; Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ.
     """
 
+    _unlogged = len(SPECTRUM)   # by Cholesky no singular values are computed
+
     def __init__(self, learning_rate=1.0, damping=1.0, adaptive=True, name="levenberg_marquardt", **options):
         super().__init__(learning_rate, -1.0, 0.0, damping, adaptive, name=name, **options)
         if not self.damping > 0:
@@ -355,21 +375,11 @@ class LevenbergMarquardt(JacobianPower):
             self.factor = self._number("damping_factor", self.damping)  # q
             self.controls = [self.factor, *self._measured()]
 
-    def coefficients(self, matrix, vector, samples, loss):
-        """As in JacobianPower, without numbers to log: no singular values are computed."""
-        damping = self._current_damping(loss) * np.trace(matrix) / len(matrix)
-        return samples / 2 * levenberg_marquardt_coefficients(matrix, vector, damping), ()
+    def _coefficients(self, matrix, vector, damping):
+        return levenberg_marquardt_coefficients(matrix, vector, damping), ()
 
-    def krylov_power(self, jacobian, gradient, samples, rest=None):
-        """As in JacobianPower."""
-        power = super().krylov_power(jacobian, gradient, samples)
-
-        def scaled(loss):
-            direction, spectrum = power(loss)
-            direction = samples / 2 * direction
-            return direction if rest is None else direction + keras.ops.cast(rest,
-                direction.dtype), spectrum[len(SPECTRUM):]
-        return scaled
+    def _scale(self, samples):
+        return samples / 2
 
     def _current_damping(self, loss):
         return self._factor() * self._loss_ratio(loss) if self.adaptive else self.damping

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from hig.backend import keras, leaves
-from hig.jacobian import RowsJacobian, flatten
+from hig.jacobian import flatten
 
 _EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
@@ -32,23 +32,23 @@ class Proof:
     """Compares a route to the Jacobian of a model with automatic differentiation of the whole model.
 
     Args:
-        derivatives: hig.routes.Derivatives.
+        functions: hig.functions.Functions.
     """
 
-    def __init__(self, derivatives):
-        self.derivatives = derivatives
+    def __init__(self, functions):
+        self.functions, self.krylov = functions, functions.model.optimizer.krylov
 
     def reference(self, x, y_true, sample_weight, v=None):
         """The `Reference` of a batch for v (n,), or for a random v if None."""
-        loss, outcome, gradient = self.derivatives.plain_loss(x, y_true, sample_weight)
+        loss, outcome, gradient = self.functions.plain_loss(x, y_true, sample_weight)
         if v is None:
-            v = tf.random.stateless_normal([self.derivatives.n], (22, 7), dtype=gradient.dtype)
-        product = self.derivatives.plain_vjp(x, tf.cast(v, gradient.dtype))
+            v = tf.random.stateless_normal([self.functions.n], (22, 7), dtype=gradient.dtype)
+        product = self.functions.plain_vjp(x, tf.cast(v, tf.float64))
         return Reference(loss, outcome, gradient, np.asarray(v, np.float64), product)
 
     def not_finite(self, reference):
         """A sentence if the loss is finite but a derivative is not, whatever the route; else ""."""
-        broken = [weight.path for weight, share in zip(self.derivatives.weights, reference.product)
+        broken = [weight.path for weight, share in zip(self.functions.weights, reference.product)
                   if share is not None and not np.isfinite(share).all()]
         if not (broken and np.isfinite(reference.loss) and np.isfinite(reference.gradient).all()):
             return ""
@@ -59,7 +59,7 @@ class Proof:
     def refuse(self, batch, reason):
         """Raises a ValueError that says why no route is right."""
         outcomes = [np.concatenate([np.ravel(leaf)
-                                    for leaf in tf.nest.flatten(self.derivatives.plain_loss(*batch)[1])])
+                                    for leaf in tf.nest.flatten(self.functions.plain_loss(*batch)[1])])
                                     for _ in range(2)]
         if not np.allclose(*outcomes, rtol=self._tolerance(outcomes[0]), atol=0, equal_nan=True):
             raise ValueError("the outcome is another one at every call, so that it has no Jacobian: draw "
@@ -89,7 +89,7 @@ class Proof:
                 wanted) <= 10 * tolerance * np.linalg.norm(wanted)
         if any(map(differ, tf.nest.flatten(outcome), tf.nest.flatten(reference.outcome))):
             return "a faster route gives another outcome than the model does"
-        loss_without, _, gradient_without = self.derivatives.loss_of_outcome(*batch, outcome)
+        loss_without, _, gradient_without = self.functions.loss_of_outcome(*batch, outcome)
         if differ(gradient, gradient_without) or np.isfinite(loss_without) and not np.isfinite(loss):
             return "the loss or its gradient is another one than without XLA"
         wrong = self._wrong_weights(jacobian, reference, tolerance)
@@ -101,11 +101,11 @@ class Proof:
         if wrong:
             named = " and ".join(map(repr, wrong[:2]))
             return f"{named} acts on the outcome in a way that a faster route misses"
-        return self._inconsistency(jacobian, reference.v, tolerance) if self.derivatives.krylov else ""
+        return self._inconsistency(jacobian, reference.v, tolerance) if self.krylov else ""
 
     def _inconsistency(self, jacobian, v, tolerance):
         """What is wrong with products J w, as a clause: ⟨J w, v⟩ must equal ⟨w, Jᵀv⟩ for a random w."""
-        w = np.random.default_rng(3).standard_normal(self.derivatives.shape[1])
+        w = np.random.default_rng(3).standard_normal(self.functions.shape[1])
         forwards, backwards = jacobian.push(w), flatten(jacobian.pullback(v))
         size = np.linalg.norm(forwards) + np.linalg.norm(backwards)
         wrong = np.isfinite(backwards).all() and not abs(forwards @ v - w @ backwards) <= tolerance * size
@@ -113,19 +113,18 @@ class Proof:
 
     def _wrong_weights(self, jacobian, reference, tolerance):
         """Paths of the weights whose share of Jᵀv differs from the reference's."""
-        found = (jacobian.pullback_by_rows if isinstance(jacobian, RowsJacobian)
-                 else jacobian.pullback)(reference.v)
+        found = jacobian.pullback(reference.v)
         wanted = [np.zeros(shape) if gradient is None else np.asarray(gradient, np.float64)
-                  for gradient, shape in zip(reference.product, self.derivatives.shapes)]
+                  for gradient, shape in zip(reference.product, self.functions.shapes)]
         floor = 0.01 * np.sqrt(sum(np.sum(gradient**2) for gradient in wanted))
-        return [weight.path for weight, one, other in zip(self.derivatives.weights, found, wanted)
+        return [weight.path for weight, one, other in zip(self.functions.weights, found, wanted)
                 if np.isfinite(other).all() and not np.linalg.norm(one - other) <= tolerance *
                 (np.linalg.norm(other) + floor)]
 
     def _tolerance(self, *outcomes):
         """√ε of the coarsest dtype in which the model computes."""
         dtypes = {tf.as_dtype(leaf.dtype).name for leaf in outcomes} | {
-            keras.backend.standardize_dtype(layer.compute_dtype) for part in self.derivatives.model.layers
+            keras.backend.standardize_dtype(layer.compute_dtype) for part in self.functions.model.layers
             for layer in leaves(part)}
         return max(np.sqrt(_EPSILON.get(dtype, 0.0)) for dtype in dtypes)
 

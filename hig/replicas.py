@@ -50,6 +50,29 @@ def _sum(strategy, tensor):
     return strategy.run(across, args=(tensor,))
 
 
+def check_model(functions):
+    """Refuses models whose loss on a batch is not made up of the losses on its parts.
+
+    Args:
+        functions: hig.functions.Functions.
+
+    Raises:
+        ValueError: samples reach each other's outcomes, or layers add to the loss.
+    """
+    structure = functions.structure
+    if structure.certainly_mixed:
+        raise ValueError(f"samples reach each other's outcomes by {structure.mixing}, so that a batch cannot "
+                         "be split among devices: train on one")
+    if structure.mixing:
+        functions.compiler.warn("It is not known whether samples reach each other's outcomes "
+                                f"({structure.mixing}): on several devices they do so within each device "
+                                "alone")
+    if structure.penalties > sum(weight.regularizer is not None for weight in functions.weights):
+        raise ValueError("layers add to the loss (add_loss, activity regularisers), of which it is not "
+                         "known how the parts of a batch make up the whole: leave them out, or train on "
+                         "one device")
+
+
 class Together:
     """A function of tensors with sums over the devices, compiled for all devices of this process at once.
 

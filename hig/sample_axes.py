@@ -34,15 +34,15 @@ _ELEMENTWISE = frozenset("""
     Rint Round Rsqrt RsqrtGrad SelectV2 Select Selu SeluGrad Sigmoid SigmoidGrad Sign Sin Sinh Snapshot
     Softplus SoftplusGrad Softsign SoftsignGrad Spence Sqrt SqrtGrad Square SquaredDifference StopGradient
     Sub Tan Tanh TanhGrad TruncateDiv TruncateMod Xdivy Xlog1py Xlogy ZerosLike Zeta""".split())
-_REDUCTIONS = frozenset("Sum Mean Prod Max Min Any All ArgMax ArgMin EuclideanNorm".split())
 _WITHIN_LAST_AXIS = {"Softmax": 1, "LogSoftmax": 1, "FFT": 1, "IFFT": 1, "RFFT": 1, "IRFFT": 1, "FFT2D": 2,
                      "IFFT2D": 2, "RFFT2D": 2, "IRFFT2D": 2, "FFT3D": 3, "IFFT3D": 3, "RFFT3D": 3,
                      "IRFFT3D": 3, "TopKV2": 1, "MatrixInverse": 2, "Cholesky": 2, "SelfAdjointEigV2": 2,
                      "Svd": 2, "Qr": 2, "MatrixDeterminant": 2, "LogMatrixDeterminant": 2,
                      "MatrixDiagPartV3": 2, "MatrixDiagPart": 2, "MatrixBandPart": 2, "MatrixExponential": 2,
                      "MatrixSquareRoot": 2, "Lu": 2, "Eig": 2, "MatrixDiagV3": 1, "MatrixDiag": 1}
-_SOLVES = frozenset("MatrixSolve MatrixTriangularSolve BatchMatMul BatchMatMulV2 BatchMatMulV3 "
-                    "MatrixSolveLs".split())
+_PRODUCTS = {"MatMul": ("transpose_a", "transpose_b"), "MatrixSolve": ("adjoint",),     # and their flags
+             "MatrixTriangularSolve": ("adjoint",), "MatrixSolveLs": (),
+             **dict.fromkeys(("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), ("adj_x", "adj_y"))}
 _ON_FIRST_AXIS = frozenset(
     """Conv2D Conv3D DepthwiseConv2dNative MaxPool AvgPool MaxPool3D AvgPool3D MaxPoolV2 Dilation2D
     FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 ResizeBilinear ResizeNearestNeighbor ResizeBicubic
@@ -65,6 +65,49 @@ _ARITHMETIC = {                                                         # to com
     "Pack": lambda *values: np.stack(values), "ConcatV2": lambda *values: np.concatenate([np.atleast_1d(v)
         for v in values[:-1]]),
     "Reshape": np.reshape}
+
+
+def _reduced(array, attributes, out, axes):
+    keep = slice(0, 1) if attributes["keep_dims"].b else 0
+    reduced = np.atleast_1d(axes) % array.ndim
+    return array[tuple(keep if axis in reduced else slice(None) for axis in range(array.ndim))]
+
+
+def _strided(array, attributes, out, begin, end, strides):
+    def masked(name, i):
+        return attributes[f"{name}_mask"].i >> i & 1
+
+    def index(i):
+        if masked("ellipsis", i) or masked("new_axis", i):
+            return Ellipsis if masked("ellipsis", i) else None
+        if masked("shrink_axis", i):
+            return 0
+        if begin is None and not masked("begin", i) or end is None and not masked("end", i):
+            return slice(0, 1)                                          # some part
+        return slice(None if masked("begin", i) else int(begin[i]), None if masked("end", i) else int(end[i]),
+                     int(strides[i]))
+    return array[tuple(index(i) for i in range(len(strides)))]
+
+
+def _sliced(array, attributes, out, begin, size):
+    if begin is None:                                                   # where it is smaller, some part
+        begin = [size != count for size, count in zip(array.shape, out)]
+    return array[tuple(slice(int(first), first + count) for first, count in zip(begin, out))]
+
+
+# operations that pick or reorder entries: functions of (array, attributes, shape of the output, constants)
+_VIEWS = {
+    **dict.fromkeys("Sum Mean Prod Max Min Any All ArgMax ArgMin EuclideanNorm".split(), _reduced),
+    **dict.fromkeys(("Transpose", "ConjugateTranspose"), lambda array, _, out, order: array.transpose([*order])),
+    "BroadcastTo": lambda array, _, out, shape: np.broadcast_to(array, out),
+    "ExpandDims": lambda array, _, out, axis: np.expand_dims(array, int(axis)),
+    "Squeeze": lambda array, attributes, out: array.squeeze(tuple(attributes["squeeze_dims"].list.i) or None),
+    "Unpack": lambda array, attributes, out: np.moveaxis(array, attributes["axis"].i, 0)[0],
+    "Split": lambda array, _, out, axis: array[tuple(map(slice, out))],
+    "SplitV": lambda array, _, out, sizes, axis: array[tuple(map(slice, out))],
+    "Slice": _sliced, "StridedSlice": _strided,
+    "ReverseV2": lambda array, _, out, axes: np.flip(array, tuple(axes)),
+    "OneHot": lambda array, attributes, out, *_: np.expand_dims(array, attributes["axis"].i)}
 
 
 class SampleAxes:
@@ -245,77 +288,38 @@ class _Nodes:
         if op in ("Shape", "ShapeN", "Rank", "Size", "BroadcastGradientArgs", "BroadcastArgs",
                   "InvertPermutation", "TensorListLength"):
             return None
-        if op in ("BroadcastTo", "Tile") and states[0] is not None and all(s is None for s in states[1:]):
-            axis, inner = state
-            axis += len(out) - len(shape)
-            whole = out[axis] == shape[axis - len(out) + len(shape)] or op == "Tile"
-            return (axis, inner) if whole else unknown
+        if op in _VIEWS:
+            data = 1 if op == "Split" else 0
+            constants = [constant(index) for index in range(len(inputs)) if index != data]
+            return self._moved(states[data], shapes[data], out_shapes, lambda array, out: _VIEWS[op](
+                array, node.attr, out, *constants), op)
+        if op == "Tile":
+            return state if states[1] is None else unknown
         if op == "Reshape":
             return self._reshape(state, shape, out) or unknown
-        if op in _REDUCTIONS:
-            axes = np.atleast_1d(constant(1)) % len(shape)
-            if state is None or states[1] is not None:
-                return unknown
-            if state[0] in axes:
-                return mixing
-            keep = op not in ("ArgMax", "ArgMin") and node.attr["keep_dims"].b
-            return state if keep else (state[0] - int(np.sum(axes < state[0])), state[1])
-        if op in ("Transpose", "ConjugateTranspose"):
-            return list(constant(1)).index(state[0]), state[1]
-        if op == "ExpandDims":
-            axis = int(constant(1)) % len(out)
-            return state[0] + (axis <= state[0]), state[1]
-        if op == "Squeeze":
-            removed = [axis % len(shape) for axis in node.attr["squeeze_dims"].list.i] or [
-                axis for axis, size in enumerate(shape) if size == 1]
-            return unknown if state[0] in removed else (state[0] - sum(axis < state[0] for axis in removed),
-                                                        state[1])
         if op == "Pack":
-            axis = node.attr["axis"].i % len(out)
-            joined = self._same([(s, sh) for s, sh in inputs if s is not None], op)
-            if isinstance(joined, Mixed):
-                return joined
-            return joined[0] + (axis <= joined[0]), joined[1]
-        if op == "Unpack":
-            axis = node.attr["axis"].i % len(shape)
-            if axis == state[0]:
-                return mixing
-            return state[0] - (axis < state[0]), state[1]
+            joined = self._same(inputs, op)
+            return joined if isinstance(joined, Mixed) else self._moved(
+                joined, next(sh for s, sh in inputs if s is not None), out_shapes,
+                lambda array, _: np.expand_dims(array, node.attr["axis"].i), op)
         if op in ("ConcatV2", "Concat"):
             axis = int(constant(len(references) - 1)) % len(out)
-            parts = inputs[:-1]
-            joined = self._same([(s, sh) for s, sh in parts if s is not None], op)
+            joined = self._same(inputs[:-1], op)
             if isinstance(joined, Mixed) or axis != joined[0]:
                 return joined
-            return joined if all(s is not None for s, _ in parts) else mixing
-        if op in ("Split", "SplitV"):
-            data = 1 if op == "Split" else 0
-            axis = int(constant(0 if op == "Split" else 2)) % len(shapes[data])
-            state = states[data]
-            whole = axis != state[0] or all(size[axis] % (self.batch * state[1]) == 0 for size in out_shapes)
-            return state if whole else mixing
-        if op == "StridedSlice":
-            return self._strided_slice(node, state, shape, out, references)
-        if op == "Slice":
-            if out[state[0]] == shape[state[0]]:
-                return state
-            begin = constant(1)
-            block = self.batch * state[1]
-            return state if begin is not None and begin[state[0]] % block == 0 == out[
-                state[0]] % block else mixing
+            return joined if all(s is not None for s in states[:-1]) else mixing
         if op in ("Pad", "PadV2", "MirrorPad"):
             return state if out[state[0]] == shape[state[0]] else mixing
-        if op in ("ReverseV2", "Roll"):
-            axes = np.atleast_1d(constant(1 if op == "ReverseV2" else 2)) % len(shape)
+        if op in ("Roll", "Cumsum", "Cumprod", "CumulativeLogsumexp"):
+            axes = np.atleast_1d(constant(2 if op == "Roll" else 1)) % len(shape)
             return mixing if state[0] in axes else state
-        if op in ("Cumsum", "Cumprod", "CumulativeLogsumexp"):
-            return mixing if int(constant(1)) % len(shape) == state[0] else state
-        if op == "MatMul":
-            return self._matmul(states, shapes, (node.attr["transpose_a"].b, node.attr["transpose_b"].b), op)
-        if op in _SOLVES:
-            flags = (node.attr["adj_x"].b, node.attr["adj_y"].b) if op.startswith("Batch") else (
-                node.attr["adjoint"].b, False)
-            return self._matmul(states, shapes, flags, op)
+        if op in _PRODUCTS:
+            flags = [*(node.attr[name].b for name in _PRODUCTS[op]), False, False]
+            terms = [term[:-2] + term[:-3:-1] if flag else term for term, flag in zip(("...ij", "...jk"),
+                                                                                      flags)]
+            # a solution depends on all rows of the right-hand side, and on all entries of the matrix
+            terms[0] = "...ab" if "Solve" in op else terms[0]
+            return self._einsum(f"{terms[0]},{terms[1]}->...ik", states, shapes, out, op)
         if op == "Einsum":
             return self._einsum(node.attr["equation"].s.decode(), states, shapes, out, op)
         if op in _WITHIN_LAST_AXIS:
@@ -335,10 +339,6 @@ class _Nodes:
             return (0, 1) if all(s in (None, (0, 1)) for s in states) else mixing
         if op in ("SpaceToBatchND", "BatchToSpaceND"):
             return state if state == (0, 1) else unknown
-        if op == "OneHot":
-            axis = node.attr["axis"].i
-            axis = len(out) - 1 if axis == -1 else axis
-            return state[0] + (axis <= state[0]), state[1]
         if op in ("ResourceGather", "GatherV2", "Gather"):
             return self._gather(node, op, states, shapes, constant(2) if op == "GatherV2" else 0)
         if op in ("GatherNd", "ResourceGatherNd"):
@@ -385,8 +385,33 @@ class _Nodes:
         return found
 
     def _same(self, inputs, op):
-        states = {state for state, _ in inputs}
+        """The state that all inputs have that depend on the samples."""
+        states = {state for state, _ in inputs if state is not None}
         return states.pop() if len(states) == 1 else Mixed(op, True)
+
+    def _moved(self, state, shape, out_shapes, view, op):
+        """The state after an operation that picks or reorders entries, which a view of an array can do.
+
+        Args:
+            view: function of an array of this shape and the shape of an output → the array of this output.
+        """
+        axis, inner = state
+        sizes = [max(size, 1) for size in shape]                        # unknown ones play no part
+        sizes[axis] = shape[axis] if shape[axis] > 0 else self.batch * inner
+        samples = np.arange(sizes[axis]) // inner % self.batch
+        array = np.broadcast_to(samples.reshape([-1 if i == axis else 1 for i in range(len(sizes))]), sizes)
+        found = set()
+        for out in out_shapes:
+            moved = view(array, [size if size >= 0 else None for size in out])
+            axes = [i for i, stride in enumerate(moved.strides) if stride and moved.shape[i] > 1]
+            if len(axes) != 1:
+                return Mixed(op, True)
+            count = moved.shape[axes[0]]
+            along = moved[tuple(slice(None) if i == axes[0] else 0 for i in range(moved.ndim))]
+            if count % (inner * self.batch) or (along != np.arange(count) // inner % self.batch).any():
+                return Mixed(op, True)
+            found.add((axes[0], inner))
+        return found.pop() if len(found) == 1 else Mixed(op, False)
 
     def _reshape(self, state, shape, out):
         """(axis, inner) after a row-major reshape; None if the samples no longer lie along one axis."""
@@ -399,86 +424,17 @@ class _Nodes:
                 return index, stride // behind
         return None
 
-    def _strided_slice(self, node, state, shape, out, references):
-        begin, end, strides = (self._constant(reference) for reference in references[1:4])
-        masks = {name: node.attr[f"{name}_mask"].i
-                 for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
-        length = self.look_up(references[1])[1][0]
-        inside = outside = 0
-        fixed = sum(not masks["new_axis"] >> i & 1 and not masks["ellipsis"] >> i & 1 for i in range(length))
-        for i in range(length):
-            if masks["ellipsis"] >> i & 1:
-                step = len(shape) - fixed
-                if inside <= state[0] < inside + step:
-                    return outside + state[0] - inside, state[1]
-                inside, outside = inside + step, outside + step
-            elif masks["new_axis"] >> i & 1:
-                outside += 1
-            elif masks["shrink_axis"] >> i & 1:
-                if inside == state[0]:
-                    return Mixed(node.op, True)
-                inside += 1
-            else:
-                if inside == state[0]:
-                    stride = None if strides is None else strides[i]
-                    block = self.batch * state[1]
-                    first = 0 if masks["begin"] >> i & 1 else None if begin is None else int(begin[i]) % max(
-                        shape[inside], 1)
-                    if stride == 1 and (out[outside] == shape[inside] or (
-                            first is not None and first % block == 0 == out[outside] % block)):
-                        return outside, state[1]
-                    return Mixed(node.op, True)
-                inside, outside = inside + 1, outside + 1
-        return outside + state[0] - inside, state[1]
-
-    def _matmul(self, states, shapes, transposed, op):
-        """The state of a product or solution over the last two axes, with the axes before them broadcast."""
-        rank = max(len(shape) for shape in shapes)
-        found = None
-        for place, (state, shape, flag) in enumerate(zip(states, shapes, transposed)):
-            if state is None:
-                continue
-            axis, inner = state[0] + rank - len(shape), state[1]
-            if axis >= rank - 2:                                        # the matrix' own axes
-                row = (axis == rank - 2) != flag                        # its first axis, once transposed
-                free = row if place == 0 else not row
-                if "Solve" in op and place == 0 or not free:
-                    return Mixed(op, True)
-                axis = rank - 2 if place == 0 else rank - 1
-            if found not in (None, (axis, inner)):
-                return Mixed(op, True)
-            found = axis, inner
-        return found
-
     def _einsum(self, equation, states, shapes, out, op):
+        def written_out(labels, rank):                                  # the axes of the dots, from their end
+            before, dots, after = labels.partition("...")
+            return before + "0123456789"[10 - (rank - len(before + after)) if dots else 10:] + after
+
         operands, result = equation.split("->")
-        found = None
-        for labels, state, shape in zip(operands.split(","), states, shapes):
-            if state is None:
-                continue
-            if "..." in labels:
-                before = labels.index("...")
-                hidden = len(shape) - (len(labels) - 3)
-                after = state[0] - before - hidden
-                label = labels[state[0]] if state[0] < before else labels[before + 3 +
-                                                                          after] if after >= 0 else (
-                    state[0] - before - hidden)  # an axis of the dots, counted from their end
-            else:
-                label = labels[state[0]]
-            if found not in (None, (label, state[1])):
-                return Mixed(op, True)
-            found = label, state[1]
-        label, inner = found
-        if isinstance(label, int):
-            before = result.index("...")
-            hidden = len(out) - (len(result) - 3)
-            return before + hidden + label, inner
-        if label not in result:
-            return Mixed(op, True)
-        axis = result.index(label)
-        if "..." in result and axis > result.index("..."):
-            axis += len(out) - len(result)
-        return axis, inner
+        found = {(written_out(labels, len(shape))[state[0]], state[1]) for labels, state, shape
+                 in zip(operands.split(","), states, shapes) if state is not None}
+        label, inner = found.pop()
+        axis = written_out(result, len(out)).find(label)
+        return Mixed(op, True) if found or axis < 0 else (axis, inner)
 
     def _gather(self, node, op, states, shapes, axis):
         params, indices = states[:2]

@@ -1,4 +1,4 @@
-"""Where the weights of a model act, read from its traced graph.
+"""What the traced graph of a model says: where its weights act, and whether samples stay apart.
 
 If a weight W acts only in a product z = a W + b, on one row a per sample, then its part of row r of J is
 a_r ⊗ ∂y_r/∂z, and the factors a and ∂y/∂z are enough. `layer_products` follows the value of every weight to
@@ -9,6 +9,100 @@ import math
 from typing import NamedTuple
 
 import tensorflow as tf
+
+from hig.own_weights import own_weights
+from hig.sample_axes import SampleAxes
+
+LOOPS = ("While", "StatelessWhile")
+
+
+class Structure:
+    """What the graph of x → y says about a model: which routes to its Jacobian can be right.
+
+    Args:
+        functions: hig.functions.Functions, of which only weights, batch and what has to do with x are set.
+        x: the first batch.
+
+    Attributes:
+        outputs: d, numbers in the outcome of a sample.
+        penalties: number of the model's `losses` after a call on a batch.
+        not_layered: "" if all weights act in layer products with one row for each sample, else a clause that
+            says why not.
+        mixing: "" if samples stay apart, else the operation by which they may reach each other's outcomes.
+        certainly_mixed: whether they do.
+        network_alone: whether weights act only in the network.
+        loop, loop_in_network, loop_reads_weights: whether there is a loop, also in the network, and whether
+            a loop reads weights.
+        has_own_weights: whether every row can have weights of its own (`hig.own_weights`).
+        variables: what the model reads but does not train.
+        memory: about how many bytes the tensors of a forward pass of the batch take; 0 if unknown.
+    """
+
+    def __init__(self, functions, x):
+        model, batch, network_span = functions.model, functions.batch, []
+
+        def outcome_of(x):
+            operations = tf.compat.v1.get_default_graph().get_operations
+            if model.composed:
+                inputs = model.network_input(x)
+                before = len(operations())
+                controls = model.network(inputs, training=False)
+                network_span[:] = before, len(operations())
+                outcome = model.simulator(x, controls)
+            else:
+                outcome = model(x, training=False)
+            self.penalties = len(model.losses)
+            return tf.identity(functions.flat(outcome, batch))
+
+        self.not_layered, self.mixing = "the graph of the model cannot be read", "its graph cannot be read"
+        self.certainly_mixed = self.network_alone = self.has_own_weights = False
+        self.loop = self.loop_in_network = self.loop_reads_weights = False
+        self.variables, self.memory = (), 0
+        try:
+            traced = functions.compiler.trace(outcome_of, x)
+        except Exception:  # the model runs only as plain Python
+            self.outputs = int(functions.flat(functions.outcome_of(x), batch).shape[1])
+            self.penalties = len(model.losses)
+            return
+        graph, outcome = traced.graph, traced.graph.outputs[0]
+        self.outputs, self.memory = int(outcome.shape[1]), graph_memory(graph)
+        trained = {id(weight.value.handle) for weight in functions.weights}
+        self.variables = [variable for variable in traced.variables if id(variable.handle) not in trained]
+        axes = SampleAxes(traced, len(tf.nest.flatten(x)), batch)
+        products, self.not_layered = layer_products(graph, functions.weights, outcome, batch)
+        if products and not all(axes.one_row_each(product.sums) for product in products):
+            self.not_layered = "a layer is called on rows that are not those of the samples"
+        mixed = axes.verdict()
+        self.mixing, self.certainly_mixed = mixed and mixed.operation, bool(mixed) and mixed.certain
+        uses = weight_operations(graph, functions.weights, outcome)
+        self.loop = any(operation.type in LOOPS for operation in graph.get_operations())
+        self.loop_reads_weights = any(operation.type in LOOPS and operation.inputs[index].dtype == tf.resource
+                                      for each in uses for operation, index in each)
+        if network_span:
+            inside = set(graph.get_operations()[slice(*network_span)])
+            self.loop_in_network = any(operation.type in LOOPS for operation in inside)
+            self.network_alone = all(operation in inside for each in uses for operation, _ in each)
+        self.has_own_weights = (bool(self.not_layered) or functions.compiler.eager) and not self.mixing and (
+            _may_have_own_weights(functions, x))
+
+
+def _may_have_own_weights(functions, x):
+    """Whether weights act only in Dense layers, and samples stay apart if rows have their own weights."""
+    leaves, weights, batch = tf.nest.flatten(x), functions.weights, functions.batch
+
+    def outcome_of(*arguments):
+        own = dict(zip(map(id, weights), arguments[len(leaves):]))
+        with own_weights(own, shared=False):
+            return tf.identity(functions.flat(functions.outcome_of(
+                tf.nest.pack_sequence_as(x, arguments[:len(leaves)])), batch))
+    try:
+        traced = functions.compiler.trace(outcome_of, *leaves, *(
+            tf.zeros((batch, *weight.shape), weight.dtype) for weight in weights))
+    except Exception:  # a layer's rows are not the samples
+        return False
+    held = {id(outside) for outside, _ in traced.graph.captures}
+    return not any(id(weight.value.handle) in held for weight in weights) and (
+        SampleAxes(traced, len(leaves) + len(weights), batch).verdict() == "")
 
 
 class Product(NamedTuple):
@@ -117,7 +211,7 @@ def graph_memory(graph):
             shapes = [[dim.size for dim in shape.dim] for shape in node.attr["_output_shapes"].list.shape
                       if not shape.unknown_rank]
             total += dtype.size * sum(math.prod(shape) for shape in shapes if min(shape, default=0) >= 0)
-            if node.op in ("While", "StatelessWhile"):
+            if node.op in LOOPS:
                 limit = constants.get(node.input[1].split(":")[0])
                 times = int(tf.make_ndarray(limit.attr["value"].tensor)) if limit else 1
                 total += max(times, 1) * memory(bodies[node.attr["body"].func.name])

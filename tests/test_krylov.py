@@ -24,12 +24,11 @@ from tests.test_networks_physics import LOSSES, SIMULATORS, STRUCTURES
 
 ALL = 10**6                 # steps: as many as there are
 
-TABLE = {**{build.__name__: build for build in ELSEWHERE}, **LAYERS, **FROZEN, **OUTSIDE, **STRUCTURES,
+TABLE = {**ELSEWHERE, **LAYERS, **FROZEN, **OUTSIDE, **STRUCTURES,
          **{name: lambda name=name: Case(stack(4, 2), SIMULATORS[name]) for name in SIMULATORS},
          **{name: lambda options=options: Case(stack(4, 2), **options) for name, options in LOSSES.items()}}
 # TensorFlow's recomputed gradients have no derivative of their own
-for name in ("recompute_grad", "remat_scope"):
-    del TABLE[name]
+del TABLE["recompute_grad"]
 COMPILED = {"dense": lambda: Case(stack(7, 5, 2)),
             "more rows than weights": lambda: Case(stack(2), lambda x, u: tf.concat(
                 [u, u**2, tf.sin(u), x * u[:, :1]], axis=1)),
@@ -86,7 +85,7 @@ def products_of(case, way, chunk=None):
     model.compile(hig.HIG(ETA, 1e-6, krylov=3), case.loss, run_eagerly=True)
     x, y_tensor = tf.nest.map_structure(tf.constant, (case.x, y))
     jacobian, gradient, _ = derivatives(case, model, case.x, y)
-    products = krylov.Products(model.derivatives_for(x, y_tensor, None), way, chunk)
+    products = krylov.Products(model.derivatives_for(x, y_tensor, None).functions, way, chunk)
     return products, (x, y_tensor, None), jacobian, gradient
 
 
@@ -113,7 +112,8 @@ def test_chunks_are_compiled_by_xla(float64):
         model = hig_model(case)
         x, y = tf.nest.map_structure(tf.constant, (case.x, targets(case, model)))
         model.compile(hig.HIG(ETA, 1e-6, krylov=3, krylov_chunk=chunk), case.loss, jit_compile=True)
-        products = krylov.Products(model.derivatives_for(x, y, None), "through the network", chunk)
+        products = krylov.Products(model.derivatives_for(x, y, None).functions, "through the network",
+                                   chunk)
         _, _, gradient, jacobian = products.linearise(x, y, None)
         directions.append(krylov.KrylovSpace(jacobian, gradient, 3, 0.0, -0.5, 1e-6).power()[0])
     np.testing.assert_allclose(*directions, rtol=1e-9)
@@ -170,14 +170,14 @@ def test_200_steps_in_single_precision_stay_orthogonal():
     model = hig.PhysicsModel(network, lambda x, u: u * np.geomspace(1, 1e-3, 8, dtype="float32"))
     model.compile(hig.HIG(1.0, 1e-6, krylov=200, krylov_tolerance=0), "mse", jit_compile=False)
     x, y = tf.constant(x), tf.zeros((64, 8))
-    products = krylov.Products(model.derivatives_for(x, y, None), "forward mode", None)
+    products = krylov.Products(model.derivatives_for(x, y, None).functions, "forward mode")
     _, _, gradient, jacobian = products.linearise(x, y, None)
     kept = krylov.KrylovSpace(jacobian, gradient, 200, 0.0, -0.5, 1e-6).state[6].numpy()
     assert kept.shape == (200, 512) and kept.dtype == np.float32
     assert np.abs(kept @ kept.T - np.eye(200)).max() < 1e-5
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(krylov, "_orthogonal", lambda vector, *others: vector)
-        products = krylov.Products(products.derivatives, "forward mode", None)
+        products = krylov.Products(products.functions, "forward mode")
         _, _, gradient, jacobian = products.linearise(x, y, None)
         kept = krylov.KrylovSpace(jacobian, gradient, 200, 0.0, -0.5, 1e-6).state[6].numpy()
         assert np.abs(kept @ kept.T - np.eye(200)).max() > 0.1
@@ -279,22 +279,6 @@ def test_products_that_do_not_belong_together_are_noticed(monkeypatch):
     assert model.route == "krylov, double backward"
 
 
-@pytest.mark.parametrize("value", [0, -1, 2.5])
-def test_steps_out_of_range_are_named(value):
-    with pytest.raises(ValueError,
-                       match="krylov must be a whole number of at least 1, or None for the exact method, got "
-                             f"{value}"):
-        hig.HIG(1.0, 1e-6, krylov=value)
-
-
-def test_the_settings_survive_saving():
-    optimizer = hig.LevenbergMarquardt(krylov=7, krylov_tolerance=0.0)
-    again = hig.LevenbergMarquardt.from_config(optimizer.get_config())
-    assert (again.krylov, again.krylov_tolerance,
-            again.logged) == (7, 0.0, ("krylov_steps", "krylov_change", "damping", "trust"))
-    assert hig.HIG.from_config(hig.HIG(1.0, 1e-6).get_config()).krylov is None
-
-
 @pytest.mark.slow
 def test_what_does_not_fit_the_memory_says_what_would():
     """n = 160,000 rows take 400 GB for K."""
@@ -338,10 +322,10 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
 def test_chunks_are_found_from_the_free_memory(monkeypatch, float64):  # noqa: F811
     """All five samples in one pass where there is room, two where there is half of it, else one by one."""
     products, *_ = products_of(Case(stack(4, 2)), "forward mode")
-    of_all, kept = 4 * products.derivatives.pass_memory, 8 * 3 * min(products.shape)
+    of_all, kept = 4 * products.functions.structure.memory, 8 * 3 * min(products.shape)
     for free, samples in ((kept + 2 * of_all, 5), (kept + of_all, 2), (0, 1)):
         monkeypatch.setattr(krylov, "device_memory", lambda: free)
-        assert krylov.Products(products.derivatives, "forward mode").samples == samples
+        assert krylov.Products(products.functions, "forward mode").samples == samples
 
 
 @pytest.mark.parametrize("steps", [1, 40])

@@ -201,29 +201,14 @@ def test_a_route_with_a_wrong_term_is_not_taken(float64, monkeypatch, fault):
 
 def test_rows_with_a_wrong_term_are_not_taken(float64, monkeypatch):
     """All rows wrong, on every route: then there is no step at all, but a sentence."""
-    right = hig.jacobian.RowsJacobian.pullback_by_rows
-    monkeypatch.setattr(hig.jacobian.RowsJacobian, "pullback_by_rows",
+    right = hig.jacobian.RowsJacobian.pullback
+    monkeypatch.setattr(hig.jacobian.RowsJacobian, "pullback",
                         lambda *a: [piece * (1 + 1e-6) for piece in right(*a)])
     with pytest.raises(ValueError, match="cannot be computed reliably"):
         first_update(stack(4, 2), SIMULATORS["neighbours"])
 
 
 # --- trainable changed --------------------------------------------------------------------------------------
-
-def test_frozen_after_compile(float64):
-    """Frozen between `compile` and the first step; the test's second half is Keras' own step, κ = 1."""
-    case = Case(stack(4, 2))
-    model = hig_model(case)
-    y = targets(case, model)
-    model.compile(hig.HIG(ETA, truncation=1e-3), squares)
-    case.network.layers[0].trainable = False
-    before = flat([weight.numpy() for weight in model.trainable_variables])
-    jacobian, gradient, _ = derivatives(case, model, case.x, y)
-    expected = moved(model, power_by_svd(jacobian, -0.5, 1e-3) @ gradient)
-    kernel = case.network.layers[0].kernel.numpy()
-    assert_same_step(one_step(case, model, y), expected, before)
-    np.testing.assert_array_equal(case.network.layers[0].kernel, kernel)
-
 
 @pytest.mark.parametrize("first, then", [(True, False), (False, True)], ids=["frozen", "thawed"])
 def test_trainable_changed_between_steps_counts_at_once(float64, first, then):
@@ -268,8 +253,8 @@ def well_conditioned(x, u):
     return tf.stack([u[:, 0] + 0.5 * u[:, 1], tf.sin(u[:, 1])], axis=1)
 
 
-@pytest.mark.parametrize("convolution", [False, True], ids=["dense", "convolution"])
-@pytest.mark.parametrize("name", PRECISIONS)
+@pytest.mark.parametrize("name, convolution", [*((name, False) for name in PRECISIONS), ("float32", True),
+                                               ("bfloat16", True)])
 def test_precisions(policy, name, convolution):
     """A float64 twin with the same weights says what is right; η = 1, so that no step is lost in rounding."""
     def build():

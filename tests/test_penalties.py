@@ -9,7 +9,6 @@ import tensorflow as tf
 
 import hig
 from hig.control import step
-from hig.jacobian import FactoredJacobian, PenalizedJacobian, RowsJacobian
 from tests.networks import squares
 from tests.reference import flat, power_by_svd
 
@@ -191,8 +190,8 @@ def test_one_fixed_step(float64, name, kappa):
                                atol=1e-7 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", [*ROUGH, "activity", "add_loss"])
-@pytest.mark.parametrize("optimizer", ["HIG", "LM"])
+@pytest.mark.parametrize("name, optimizer", [*((name, "HIG") for name in ROUGH), ("L1", "LM"),
+                                             ("activity", "LM"), ("add_loss", "HIG")])
 def test_adaptive_steps_refuse_what_is_no_sum_of_squares(float64, name, optimizer):
     x, y = data(6)
     if name == "add_loss":
@@ -265,44 +264,3 @@ def test_krylov_steps_with_a_penalty_in_single_precision():
         model.train_on_batch(x, y)
         steps.append(weights_of(model) - before)
     np.testing.assert_allclose(steps[1], steps[0], atol=1e-3 * np.abs(steps[0]).max())
-
-
-# --- the Jacobian with further rows ---
-
-def some_jacobian(kind):
-    """A Jacobian of 4 samples × 2 outputs with p = 13 in two layers, and the same as a matrix."""
-    rng = np.random.default_rng(2)
-    inputs = [rng.normal(size=(4, 2)), rng.normal(size=(4, 2))]
-    cotangents = [rng.normal(size=(8, 3)), rng.normal(size=(8, 2))]
-    factored = FactoredJacobian(inputs, cotangents, [1, 2], [0, None])
-    matrix = factored.rows(0, 4)
-    if kind == "factored":
-        return factored, matrix
-    shapes = [(3,), (2, 3), (2, 2)]
-
-    def chunks(group):
-        ends = np.cumsum([0, 3, 6, 4])
-        for first in (0, 3, 6):
-            rows = slice(first, min(first + 3, 8))
-            yield rows, [matrix[rows, ends[i]:ends[i + 1]].reshape(-1, *shapes[i]) for i in group]
-    return RowsJacobian(chunks, shapes, 8, 10**9 if kind == "held" else 1, lambda v: [
-        part.reshape(shape) for part, shape in zip(np.split(matrix.T @ v, [3, 9]), shapes)]), matrix
-
-
-@pytest.mark.parametrize("kind", ["factored", "held", "not held"])
-def test_products_with_further_rows(kind):
-    """Against the matrix of all rows: K, JᵀJ, Jᵀv, J d; and those of J alone."""
-    rng = np.random.default_rng(3)
-    jacobian, matrix = some_jacobian(kind)
-    d, v = rng.normal(size=13), rng.normal(size=8 + 4)
-    np.testing.assert_allclose(jacobian.push(d), matrix @ d, atol=1e-12)
-    columns, scales = np.array([0, 4, 5, 12]), np.array([2.0, 0.1, 3.0, 1.0])
-    penalized = PenalizedJacobian(jacobian, columns, scales)
-    whole = np.vstack([matrix, np.zeros((4, 13))])
-    whole[8 + np.arange(4), columns] = scales
-    assert penalized.shape == whole.shape
-    np.testing.assert_allclose(penalized.gram(), whole @ whole.T, atol=1e-12)
-    np.testing.assert_allclose(penalized.normal(v)[0], whole.T @ whole, atol=1e-12)
-    np.testing.assert_allclose(penalized.normal(v)[1], whole.T @ v, atol=1e-12)
-    np.testing.assert_allclose(flat(penalized.pullback(v)), whole.T @ v, atol=1e-12)
-    np.testing.assert_allclose(penalized.push(d), whole @ d, atol=1e-12)
