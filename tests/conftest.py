@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 
 import pytest
+import threadpoolctl
 
 # in the background of a script: children would ignore Ctrl-C, too
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -31,6 +32,13 @@ def float64():
     yield
     keras.config.set_floatx(before[0])
     keras.config.set_dtype_policy(before[1])
+
+
+@pytest.fixture
+def one_blas_thread():
+    """For small matrices, where several threads only make tests slow on a busy machine."""
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.fixture(autouse=True)

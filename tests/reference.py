@@ -39,3 +39,14 @@ def power_by_svd(jacobian, kappa, truncation):
 def flat(arrays):
     """The arrays one after the other as one vector of float64."""
     return np.concatenate([np.ravel(np.asarray(a, np.float64)) for a in arrays])
+
+
+def jacobian_of_spectrum(n, p, sigma, seed=0):
+    """J (n, p) with these singular values and random singular vectors, and a normally distributed g (n,)."""
+    rng = np.random.default_rng(seed)
+    U, V = (np.linalg.qr(rng.standard_normal((size, size)))[0][:, :len(sigma)] for size in (n, p))
+    return (U * sigma) @ V.T, rng.standard_normal(n)
+
+
+def relative_error(value, expected):
+    return np.linalg.norm(value - expected) / np.linalg.norm(expected)

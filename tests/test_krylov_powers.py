@@ -1,5 +1,4 @@
-"""hig.powers.operator_power against the explicit power, LSQR, and products from other libraries' automatic
-differentiation.
+"""hig.powers.operator_power against the explicit power and SciPy's LSQR.
 
 Tolerances: 1e-9 is what the recurrence promises when it has reached the rank, at condition 1e4 (it comes to
     1e-12).
@@ -8,31 +7,18 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.sparse.linalg
-import threadpoolctl
 
 from hig import powers
 from hig.powers import jacobian_power, operator_power
+from tests.reference import jacobian_of_spectrum, relative_error
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
 KAPPAS = (1.0, 0.3, 0.0, -0.5, -1.0)
 
 
-@pytest.fixture(autouse=True)
-def one_blas_thread():
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        yield
-
-
-def jacobian(n, p, rank, condition=1e4, seed=0):
-    """J (n, p) of that rank with singular values from 3 to 3/condition, and g (n,), also outside the range of
-    J.
-    """
-    rng = np.random.default_rng(seed)
-    U, V = (scipy.linalg.qr(rng.standard_normal((size, size)))[0][:, :rank] for size in (n, p))
-    return (U * np.geomspace(3.0, 3.0 / condition, rank)) @ V.T, rng.standard_normal(n)
-
-
-def relative_error(value, expected):
-    return np.linalg.norm(value - expected) / np.linalg.norm(expected)
+def jacobian(n, p, rank, condition=1e4):
+    """J (n, p) of that rank with singular values from 3 to 3/condition, and g, also outside its range."""
+    return jacobian_of_spectrum(n, p, np.geomspace(3.0, 3.0 / condition, rank))
 
 
 SHAPES = {"n < p": (30, 50, 30), "n > p": (50, 30, 30), "square": (40, 40, 40), "rank-deficient, n < p": (30,
@@ -106,9 +92,9 @@ def test_few_steps_come_near_and_the_change_tells_how_near():
 @pytest.mark.parametrize("duplicated", [False, True])
 @pytest.mark.parametrize("kappa", [-0.3, -0.5, -0.9])
 def test_a_gradient_outside_the_range_of_j_does_not_make_steps_explode(monkeypatch, kappa, duplicated):
-    """J of rank 40 and 25 with 50 rows, the second with every sample twice and other targets: for no k is the step
-    more than 2.5 times as long as the exact one, and its error falls to that of rounding. Negative control:
-    without SMALLEST_RITZ some steps are more than three times as long.
+    """J of rank 40 and 25 with 50 rows, the second with every sample twice and other targets: for no k is the
+    step more than 2.5 times as long as the exact one, and its error falls to that of rounding. Negative
+    control: without SMALLEST_RITZ some steps are more than three times as long.
     """
     J, g = jacobian(50, 80, 40, condition=100)
     J = np.vstack([J[:25]] * 2) if duplicated else J
@@ -177,42 +163,3 @@ def test_any_linear_operator():
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         operator_power(np.ones((3, 5)), *arguments)
-
-
-def test_jax():
-    """The Jacobian of a small network by JAX' own jvp and vjp, compared with its `jacfwd`."""
-    jax = pytest.importorskip("jax", reason="JAX is not installed")
-    shape, x = (4, 3), np.random.default_rng(2).standard_normal((6, 4))
-    theta = jax.numpy.asarray(np.random.default_rng(3).standard_normal(12))
-
-    def outcome(theta):
-        return jax.numpy.sin(jax.numpy.tanh(x @ theta.reshape(shape))).ravel()
-
-    y, pullback = jax.vjp(outcome, theta)
-    J = scipy.sparse.linalg.LinearOperator(
-        (y.size, theta.size),
-        matvec=lambda v: jax.jvp(outcome, (theta,), (jax.numpy.asarray(v, theta.dtype),))[1],
-        rmatvec=lambda u: pullback(jax.numpy.asarray(u, y.dtype))[0])
-    direction, _ = operator_power(J, np.asarray(y), -0.5, 1e-3)
-    J = np.asarray(jax.jacfwd(outcome)(theta))
-    expected = jacobian_power(J, -0.5, 1e-3)[0] @ np.asarray(y, np.float64)
-    assert relative_error(direction, expected) < 1e-4                   # float32 unless JAX is told otherwise
-
-
-def test_pytorch():
-    """The same by PyTorch's torch.func."""
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    shape, x = (4, 3), torch.tensor(np.random.default_rng(2).standard_normal((6, 4)))
-    theta = torch.tensor(np.random.default_rng(3).standard_normal(12))
-
-    def outcome(theta):
-        return torch.sin(torch.tanh(x @ theta.reshape(shape))).ravel()
-
-    y, pullback = torch.func.vjp(outcome, theta)
-    J = scipy.sparse.linalg.LinearOperator(
-        (y.numel(), theta.numel()),
-        matvec=lambda v: torch.func.jvp(outcome, (theta,), (torch.as_tensor(v).ravel(),))[1].numpy(),
-        rmatvec=lambda u: pullback(torch.as_tensor(u).ravel())[0].numpy(), dtype=np.float64)
-    direction, _ = operator_power(J, y.numpy(), -0.5, 1e-7)
-    expected = jacobian_power(torch.func.jacfwd(outcome)(theta).numpy(), -0.5, 1e-7)[0] @ y.numpy()
-    assert relative_error(direction, expected) < 1e-9

@@ -48,28 +48,21 @@ def moves(history):
 
 # --- Keras' options of an optimizer act on the direction J^κ g as they act on a gradient --------------------
 
-def test_clipping_by_norm():
-    """Each weight's share of the direction is scaled to the norm; by the norm of all together with
-    global_clipnorm.
+@pytest.mark.parametrize("option", ["clipnorm", "global_clipnorm", "clipvalue"])
+def test_clipping(option):
+    """Each weight's share of the direction is scaled to the norm, by its own or that of all together; or its
+    entries are clipped.
     """
     move, = moves(weights_after(power()))
-    directions = [np.linalg.norm(share) / RATE for share in move]
-    limit = np.median(directions)
-    clipped, = moves(weights_after(power(clipnorm=limit)))
-    for share, one, norm in zip(move, clipped, directions):
-        np.testing.assert_allclose(one, share * min(1, limit / norm), atol=1e-6)
-    together = np.sqrt(sum(norm**2 for norm in directions))
-    clipped, = moves(weights_after(power(global_clipnorm=0.25 * together)))
-    for share, one in zip(move, clipped):
-        np.testing.assert_allclose(one, 0.25 * share, atol=1e-6)
-
-
-def test_clipping_by_value():
-    move, = moves(weights_after(power()))
-    limit = np.median(np.abs(move[0])) / RATE
-    clipped, = moves(weights_after(power(clipvalue=limit)))
-    for share, one in zip(move, clipped):
-        np.testing.assert_allclose(one, np.clip(share, -RATE * limit, RATE * limit), atol=1e-6)
+    norms = np.array([np.linalg.norm(share) for share in move]) / RATE
+    together = np.linalg.norm(norms)
+    limit = {"clipnorm": np.median(norms), "global_clipnorm": 0.25 * together,
+             "clipvalue": np.median(np.abs(move[0])) / RATE}[option]
+    clipped, = moves(weights_after(power(**{option: limit})))
+    for share, one, norm in zip(move, clipped, norms):
+        expected = {"clipnorm": share * min(1, limit / norm), "global_clipnorm": 0.25 * share,
+                    "clipvalue": np.clip(share, -RATE * limit, RATE * limit)}[option]
+        np.testing.assert_allclose(one, expected, atol=1e-6)
 
 
 def test_accumulation_takes_the_mean_of_the_directions():

@@ -81,14 +81,11 @@ SIMULATORS = {
     "tf_function": tf.function(lambda x, u: simulator(x, u)),
     "cumulated": lambda x, u: tf.cumsum(tf.concat([u, x], axis=1), axis=1),
     "linearized": Linearized(),
-    "one_outcome": lambda x, u: tf.reduce_sum(u**2 * x[:, :2], axis=1, keepdims=True),
     "scalar_outcome": lambda x, u: tf.reduce_sum(u**2 * x[:, :2], axis=1),
     "image": lambda x, u: tf.reshape(
         u[:, :, None, None] * tf.reshape(x[:, :2], [-1, 1, 2, 1]), [-1, 2, 2, 1]),
-    "ignores_the_state": lambda x, u: tf.exp(u),
     "outcome_that_is_never_moved": lambda x, u: tf.concat([simulator(x, u), x], axis=1),
     # samples that know of each other
-    "array_of_the_batch": lambda x, u: tf.constant(rows(2, seed=5)) * u**2,
     "array_of_the_batch_as_outcome": lambda x, u: tf.concat([tf.constant(rows(2, seed=5)) + u, u**2], axis=1),
     "batch_mean": lambda x, u: simulator(x, u) - tf.reduce_mean(simulator(x, u), axis=0),
     "batch_maximum": lambda x, u: u / tf.reduce_max(tf.abs(u)),
@@ -104,7 +101,7 @@ def test_simulators(float64, jit_compile, name):
                     jit_compile)
 
 
-@pytest.mark.parametrize("name", ["batch_mean", "array_of_the_batch"])
+@pytest.mark.parametrize("name", ["batch_mean", "array_of_the_batch_as_outcome"])
 def test_coupled_samples_and_a_convolution(float64, name):
     network = keras.Sequential([keras.Input((3, 2)), keras.layers.Conv1D(2, 2, activation="tanh"),
                                 keras.layers.Flatten(), keras.layers.Dense(2)])
@@ -114,14 +111,8 @@ def test_coupled_samples_and_a_convolution(float64, name):
 
 # --- structures ---------------------------------------------------------------------------------------------
 
-def two_controls(form):
-    """A network that hands out two arrays in the given form: keep its names out of alphabetical order."""
-    return Net(lambda self, x: form(self.first(x), self.last(tf.tanh(self.first(x)))),
-               first=dense(2, FEATURES), last=dense(1, 2))
-
-
 def two_heads(form, convolution=False):
-    """The same with every Dense layer called once, or behind a convolution."""
+    """A network that hands out two arrays in the given form: keep its names out of alphabetical order."""
     layer = keras.layers.Conv1D(2, 2, activation="tanh") if convolution else None
 
     def body(self, x):
@@ -149,15 +140,11 @@ def into(form):
 STRUCTURES = {
     "controls_in_a_dict": lambda: Case(two_heads(as_dict), from_dict, route="factored"),
     "controls_in_a_dict_behind_a_convolution": lambda: Case(two_heads(as_dict, True), from_dict),
-    "controls_in_a_dict_layer_called_twice": lambda: Case(two_controls(as_dict), from_dict),
     "controls_in_a_list": lambda: Case(two_heads(lambda *u: list(u)), lambda x, u: simulator(x, u[0] * u[1])),
-    "controls_in_a_tuple": lambda: Case(two_heads(lambda *u: u, True),
-                                        lambda x, u: simulator(x, u[0] * u[1])),
     "control_that_is_not_used": lambda: Case(two_heads(as_dict), lambda x, u: u["force"] * x[:, :2]),
     "outcomes_in_a_dict": lambda: Case(stack(4, 2), into(lambda y, z: {"image": y, "energy": z}),
                                        route="factored"),
     "outcomes_in_a_list": lambda: Case(stack(4, 2), into(lambda y, z: [y, z])),
-    "outcomes_in_a_tuple": lambda: Case(stack(4, 2), into(lambda y, z: (y, z))),
     "outcomes_in_a_dict_of_a_coupled_batch": lambda: Case(stack(4, 2), into(
         lambda y, z: {"image": y - tf.reduce_mean(y, axis=0), "energy": z}), route="whole batch"),
     "state_in_a_dict": lambda: Case(
@@ -212,14 +199,6 @@ def test_losses(float64, jit_compile, options):
     hold_to_the_svd(Case(stack(4, 2), **options), jit_compile)
 
 
-class Penalized(keras.layers.Layer):
-    """Passes its input on and adds its mean square to the loss."""
-
-    def call(self, x):
-        self.add_loss(0.1 * keras.ops.mean(x**2))
-        return x
-
-
 PENALTIES = {
     "kernel_regularizer": lambda: Case(stack(4, 2, kernel_regularizer=keras.regularizers.L2(0.1))),
     "bias_regularizer_of_a_convolution": lambda: Case(keras.Sequential([
@@ -227,8 +206,6 @@ PENALTIES = {
         keras.layers.Flatten(), keras.layers.Dense(2)]), x=rows(3, 1), simulator=lambda x, u: simulator(x[:,
             :, 0], u)),
     "activity_regularizer": lambda: Case(stack(4, 2, activity_regularizer=keras.regularizers.L2(0.1))),
-    "add_loss": lambda: Case(keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4, "tanh"),
-                                               Penalized(), keras.layers.Dense(2)])),
     "add_loss_in_the_simulator": lambda: Case(stack(4, 2), PenalizedSimulator()),
 }
 

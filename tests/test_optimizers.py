@@ -6,56 +6,90 @@ import pytest
 
 import hig
 
-OPTIMIZERS = [hig.HIG(0.5, truncation=1e-5), hig.GaussNewton(1.0, truncation=0.0, name="gn"),
-              hig.JacobianPower(0.1, kappa=0.25, truncation=1e-3)]
+DECAY = keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9)
+OPTIMIZERS = [hig.HIG(0.5, 1e-5, damping=0.1, adaptive=True), hig.GaussNewton(1.0, 0.0, damping=0.1, name="gn"),
+              hig.JacobianPower(0.1, kappa=0.25, truncation=1e-3), hig.HIG(1.0, 1e-6, krylov=7),
+              hig.LevenbergMarquardt(0.5, 0.1, krylov=7, krylov_tolerance=0.0)]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
 def test_config_survives_both_ways_of_serialising(optimizer):
+    names = ("kappa", "truncation", "damping", "adaptive", "krylov", "krylov_tolerance", "logged", "name")
     for again in (type(optimizer).from_config(optimizer.get_config()),
                   keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))):
-        assert type(again) is type(optimizer)
-        assert (again.kappa, again.truncation,
-                again.name) == (optimizer.kappa, optimizer.truncation, optimizer.name)
+        assert type(again) is type(optimizer) and again.get_config() == optimizer.get_config()
+        assert [getattr(again, name) for name in names] == [getattr(optimizer, name) for name in names]
         assert float(again.learning_rate) == pytest.approx(float(optimizer.learning_rate))
 
 
 def test_the_names_stand_for_their_powers():
     assert (hig.HIG(1.0, 1e-6).kappa, hig.GaussNewton(1.0, 1e-6).kappa) == (-0.5, -1.0)
+    assert hig.LevenbergMarquardt(krylov=7).logged == ("krylov_steps", "krylov_change", "damping", "trust")
 
 
-def test_a_step_is_learning_rate_times_direction():
-    variable = keras.Variable(np.array([1.0, 2.0], "float32"))
-    hig.HIG(0.25, truncation=1e-6).apply_directions([np.array([4.0, -8.0], "float32")], [variable])
-    np.testing.assert_array_equal(variable.numpy(), [0.0, 4.0])
+@pytest.mark.parametrize("rate, expected", [
+    (0.25, [-1.0, 2.0]), (keras.optimizers.schedules.PiecewiseConstantDecay([0], [1.0, 0.5]), [-6.0, 12.0])],
+    ids=["number", "schedule"])
+def test_steps_are_learning_rate_times_direction(rate, expected):
+    """One step with η = 1/4, or two with η = 1 and 1/2."""
+    variable, optimizer = keras.Variable(np.zeros(2, "float32")), hig.HIG(rate, truncation=1e-6)
+    for _ in range(2 if callable(rate) else 1):
+        optimizer.apply_directions([np.array([4.0, -8.0], "float32")], [variable])
+    np.testing.assert_array_equal(variable.numpy(), expected)
 
 
-def test_learning_rate_schedule():
-    variable = keras.Variable(np.zeros(1, "float32"))
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [1.0, 0.5])
-    optimizer = hig.HIG(schedule, truncation=1e-6)
-    optimizer.apply_directions([np.ones(1, "float32")], [variable])
-    optimizer.apply_directions([np.ones(1, "float32")], [variable])
-    np.testing.assert_array_equal(variable.numpy(), [-1.5])
+def power(**settings):
+    return hig.JacobianPower(**{"learning_rate": 1.0, "kappa": -0.5, "truncation": 1e-6, **settings})
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"learning_rate": 0.0}, "learning_rate"), ({"learning_rate": float("nan")}, "learning_rate"),
-    ({"learning_rate": -1}, "learning_rate"), ({"kappa": -1.5}, "kappa"), ({"kappa": float("nan")}, "kappa"),
-    ({"truncation": 1.0}, "truncation"), ({"truncation": -1e-6}, "truncation"),
-])
-def test_settings_out_of_range(settings, words):
+def adaptive(**settings):
+    return hig.HIG(1.0, 1e-6, adaptive=True, **settings)
+
+
+@pytest.mark.parametrize("make, settings, words", [
+    *((power, {"learning_rate": value}, "learning_rate") for value in (0.0, float("nan"), -1)),
+    *((power, {"kappa": value}, "kappa") for value in (-1.5, float("nan"))),
+    *((power, {"truncation": value}, "truncation") for value in (1.0, -1e-6)),
+    *((power, {"krylov": value}, "krylov must be a whole number of at least 1, or None for the exact method, "
+       f"got {value}") for value in (0, -1, 2.5)),
+    (power, {"damping": -1.0}, "damping must be at least 0"),
+    (power, {"loss_scale_factor": 8.0}, "loss_scale_factor"),
+    (hig.LevenbergMarquardt, {"damping": 0.0}, "damping must be positive"),
+    (hig.LevenbergMarquardt, {"learning_rate": 0.0}, "learning_rate"),
+    (lambda: hig.HIG(DECAY, 1e-6, adaptive=True), {}, "schedule"),
+    *((make, {name: value}, f"{name} is {value}") for make, name, value in (
+        (adaptive, "gradient_accumulation_steps", 2), (adaptive, "clipnorm", 0.01),
+        (adaptive, "global_clipnorm", 2.0), (adaptive, "ema_overwrite_frequency", 5),
+        (hig.LevenbergMarquardt, "gradient_accumulation_steps", 2),
+        (hig.LevenbergMarquardt, "clipvalue", 0.5), (hig.LevenbergMarquardt, "weight_decay", 0.1)))])
+def test_settings_out_of_range(make, settings, words):
+    if "ema_overwrite_frequency" in settings:
+        settings = {**settings, "use_ema": True}
     with pytest.raises(ValueError, match=words):
-        hig.JacobianPower(**{"learning_rate": 1.0, "kappa": -0.5, "truncation": 1e-6, **settings})
+        make(**settings)
 
 
-@pytest.mark.parametrize("value", [-1.0, float("nan"), np.float32(-1.0), float("inf")])
-def test_a_learning_rate_may_be_set_to_zero_but_not_to_nonsense(value):
-    optimizer = hig.HIG(0.5, truncation=1e-6)
-    optimizer.learning_rate = 0.0
+@pytest.mark.parametrize("name, value", [
+    ("kappa", 3.0), ("kappa", float("nan")), ("truncation", 1.0), ("truncation", -0.1), ("damping", -1.0),
+    *(("learning_rate", value) for value in (-1.0, float("nan"), np.float32(-1.0), float("inf")))])
+def test_settings_are_checked_when_changed_later(name, value):
+    optimizer = power()
+    before = getattr(optimizer, name)
+    with pytest.raises(ValueError, match=name):
+        setattr(optimizer, name, value)
+    assert float(getattr(optimizer, name)) == float(before)
+    optimizer.learning_rate = 0.0                                       # during a warm-up
     assert float(optimizer.learning_rate) == 0.0
-    with pytest.raises(ValueError, match="learning_rate"):
-        optimizer.learning_rate = value
+
+
+def test_a_schedule_is_refused_when_it_is_assigned_to_what_sets_its_own_learning_rate():
+    optimizer = hig.HIG(0.3, 1e-6, adaptive=True)
+    with pytest.raises(ValueError, match="learning_rate is a schedule"):
+        optimizer.learning_rate = DECAY
+    assert float(optimizer.learning_rate) == pytest.approx(0.3)
+    for other in (hig.HIG(0.3, 1e-6), hig.LevenbergMarquardt()):        # η is not what adapts
+        other.learning_rate = DECAY
+        assert float(other.learning_rate) == 1.0
 
 
 def test_a_truncation_that_float64_cannot_resolve_is_told_when_it_is_set():
@@ -70,8 +104,18 @@ def test_a_truncation_that_float64_cannot_resolve_is_told_when_it_is_set():
     optimizer.truncation = 1e-8
 
 
+@pytest.mark.parametrize("hand_over", [
+    lambda optimizer, v: optimizer.apply([np.ones(2)], [v]),
+    lambda optimizer, v: optimizer.apply_gradients([(np.ones(2), v)])], ids=["apply", "apply_gradients"])
+def test_plain_gradients_are_refused(hand_over):
+    variable = keras.Variable(np.zeros(2))
+    with pytest.raises(TypeError, match="hig.PhysicsModel"):
+        hand_over(hig.HIG(0.1, truncation=1e-3), variable)
+    np.testing.assert_array_equal(variable, np.zeros(2))
+
+
 def test_an_ordinary_keras_model_cannot_use_it_by_mistake():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(optimizer=hig.HIG(1.0, truncation=1e-6), loss="mse")
-    with pytest.raises(TypeError, match="PhysicsModel"):
+    with pytest.raises(TypeError, match="hig.PhysicsModel"):
         model.fit(np.ones((2, 2)), np.ones((2, 1)), verbose=0)

@@ -1,8 +1,7 @@
-"""hig.powers against closed forms, constructed spectra, and the explicit singular value decomposition.
+"""hig.powers against closed forms, constructed spectra, matrix functions and least squares by SciPy.
 
-Tolerances: ROUNDING is what float64 leaves of well-conditioned products of at most some hundred rows.
-Gram-form
-results carry the conditioning of K: `allowed_error` is the accuracy promised for every path.
+Tolerances: ROUNDING is what float64 leaves of well-conditioned products of at most some hundred rows. Results
+of the Gram form carry the conditioning of K: `allowed_error` is the accuracy promised for every path.
 """
 import numpy as np
 import pytest
@@ -10,19 +9,15 @@ import scipy.linalg
 import threadpoolctl
 
 from hig import powers, tridiagonal
-from hig.powers import gram_coefficients, jacobian_power
+from hig.powers import check_damping, gram_coefficients, jacobian_power, levenberg_marquardt_coefficients
+from tests.reference import jacobian_of_spectrum, relative_error
+
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
 KAPPAS = (1.0, 0.3, 0.0, -0.5, -1.0)
 METHODS = ("eigh", "tridiagonal")
 EPS = np.finfo(np.float64).eps
 ROUNDING = 1e-12
-
-
-@pytest.fixture(autouse=True)
-def one_blas_thread():
-    """Matrices here are small; several threads only make the tests slow on a busy machine."""
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        yield
 
 
 def random_orthogonal(rng, n):
@@ -39,10 +34,6 @@ def gram_of_spectrum(rng, eigenvalues):
 def exact_coefficients(Q, eigenvalues, kept, g, kappa):
     """v = Σ λ^((κ−1)/2) q qᵀ g over the kept eigenpairs K was built from."""
     return Q[:, kept] @ (eigenvalues[kept] ** ((kappa - 1) / 2) * (Q[:, kept].T @ g))
-
-
-def relative_error(value, expected):
-    return np.linalg.norm(value - expected) / np.linalg.norm(expected)
 
 
 def allowed_error(condition):
@@ -63,29 +54,6 @@ def test_power_of_a_diagonal_matrix_takes_each_entry_to_kappa(shape, kappa):
     power, spectrum = jacobian_power(J, kappa, 1e-6)
     np.testing.assert_allclose(power, expected, atol=ROUNDING)
     assert spectrum == (3, 4, pytest.approx(5.0), pytest.approx(0.5))
-
-
-@pytest.mark.parametrize("kappa", KAPPAS)
-def test_power_of_an_outer_product(kappa):
-    """J = u wᵀ has the one singular value ‖u‖‖w‖, so J^κ = (‖u‖‖w‖)^(κ−1) w uᵀ."""
-    u, w = np.array([3.0, 0.0, -4.0]), np.array([1.0, 2.0, 2.0, 4.0])   # norms 5 and 5
-    power, spectrum = jacobian_power(np.outer(u, w), kappa, 1e-6)
-    np.testing.assert_allclose(power, 25.0 ** (kappa - 1) * np.outer(w, u), atol=ROUNDING)
-    assert spectrum.rank == 1
-
-
-@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
-@pytest.mark.parametrize("kappa", KAPPAS)
-def test_power_of_a_scaled_isometry(shape, kappa):
-    """Orthonormal rows or columns times s: every singular value is s, so J^κ = s^κ Qᵀ."""
-    Q = random_orthogonal(np.random.default_rng(1), 9)[:shape[0], :shape[1]]
-    power, _ = jacobian_power(0.2 * Q, kappa, 1e-6)
-    np.testing.assert_allclose(power, 0.2**kappa * Q.T, atol=ROUNDING)
-
-
-def test_kappa_one_is_the_transpose():
-    J = np.random.default_rng(2).standard_normal((6, 11))
-    np.testing.assert_allclose(jacobian_power(J, 1.0, 0.0)[0], J.T, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("shape", [(8, 13), (13, 8), (9, 9)])
@@ -117,25 +85,38 @@ def test_scaling_law(kappa, factor):
 
 # --- the Gram form against the explicit one ---
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("damping", [1e-6, 1e-2, 10.0])
 @pytest.mark.parametrize("kappa", KAPPAS)
-@pytest.mark.parametrize("n, p, rank", [(15, 40, 15), (40, 15, 15), (15, 40, 6), (40, 15, 6), (20, 20, 20)])
-def test_both_gram_sides_equal_the_explicit_power(n, p, rank, kappa, method):
-    rng = np.random.default_rng(5)
-    U, V = random_orthogonal(rng, n)[:, :rank], random_orthogonal(rng, p)[:, :rank]
-    sigma = np.geomspace(1e-2, 1.0, rank)
-    J, g = (U * sigma) @ V.T, rng.standard_normal(n)
-    power, explicit = jacobian_power(J, kappa, 1e-4)
-    v, rows = gram_coefficients(J @ J.T, g, kappa, 1e-4, method)
-    direct, columns = gram_coefficients(J.T @ J, J.T @ g, kappa, 1e-4, method)
-    # 1e-9: condition of K is 1e4, so 1e4 ε·(some tens), and the quadrature's 1e-10
-    assert relative_error(J.T @ v, power @ g) < 1e-9
-    assert relative_error(direct, power @ g) < 1e-9
-    assert explicit.rank == rows.rank == columns.rank == rank
+@pytest.mark.parametrize("n, p", [(20, 30), (30, 20)])
+def test_damped_power_equals_a_matrix_function(n, p, kappa, damping):
+    """Jᵀ (J Jᵀ + μ)^((κ−1)/2), the power taken by SciPy; for κ = 1 that is Jᵀ."""
+    J, _ = jacobian_of_spectrum(n, p, np.geomspace(1.0, 1e-4, 20))
+    damped = scipy.linalg.fractional_matrix_power(J @ J.T + damping * np.eye(n), (kappa - 1) / 2)
+    power, spectrum = jacobian_power(J, kappa, 1e-9, damping)
+    assert relative_error(power, J.T @ damped.real) < 1e-9              # cond K = 1e8 times rounding
+    assert spectrum == jacobian_power(J, kappa, 1e-9)[1]                # of J, not of what damping makes of it
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("damping", [0.0, 1e-9, 1e-5, 1e-2])
+@pytest.mark.parametrize("kappa", KAPPAS)
+@pytest.mark.parametrize("n, p, rank, truncation", [(15, 40, 15, 1e-5), (40, 15, 6, 1e-5), (20, 20, 20, 0.0),
+                                                    (40, 50, 40, 3e-3), (50, 40, 40, 3e-3)])
+def test_both_gram_sides_equal_the_explicit_power(n, p, rank, truncation, kappa, damping, method):
+    """Singular values over four decades, all kept or 15 of 40 truncated: the cut looks at undamped σ."""
+    J, g = jacobian_of_spectrum(n, p, np.geomspace(1.0, 1e-4, rank))
+    power, explicit = jacobian_power(J, kappa, truncation, damping)
+    v, rows = gram_coefficients(J @ J.T, g, kappa, truncation, method, damping)
+    direct, columns = gram_coefficients(J.T @ J, J.T @ g, kappa, truncation, method, damping)
+    # cond K = 1e8 times rounding where nothing is truncated
+    assert relative_error(J.T @ v, power @ g) < 1e-7 and relative_error(direct, power @ g) < 1e-7
+    kept = 25 if truncation == 3e-3 else rank
+    assert explicit.rank == rows.rank == columns.rank == kept
     assert (explicit.size, rows.size, columns.size) == (min(n, p), n, p)
     for spectrum in (explicit, rows, columns):
         assert spectrum.sigma_max == pytest.approx(1.0, rel=1e-10)
-        assert spectrum.sigma_min == pytest.approx(1e-2, rel=1e-8)   # σ² to ε is σ to ε/1e-4
+        # σ² to ε is σ_min to ε/1e-8
+        assert spectrum.sigma_min == pytest.approx(np.geomspace(1.0, 1e-4, rank)[kept - 1], rel=1e-6)
 
 
 @pytest.mark.parametrize("truncated", [0, 1, 10, 110, 190], ids="{} truncated".format)
@@ -164,8 +145,8 @@ def test_every_path_reaches_the_promised_accuracy(condition, truncated):
 
 
 def test_the_accuracy_check_notices_a_slightly_wrong_power():
-    """Negative control: an exponent off by 1e-5, or one eigenvalue too many dropped, is far outside the
-    promise.
+    """Negative control: an exponent off by 1e-5, one eigenvalue too many dropped, or one per cent more of
+    damping, is far outside the promise.
     """
     rng = np.random.default_rng(7)
     lam = np.geomspace(1e-8, 1.0, 200)
@@ -177,6 +158,8 @@ def test_the_accuracy_check_notices_a_slightly_wrong_power():
         assert relative_error(gram_coefficients(K, g, -0.5 + 1e-5, 0.0, method)[0], expected) > 1e-5
         one_less, spectrum = gram_coefficients(K, g, -0.5, np.sqrt(1.05e-8), method)
         assert spectrum.rank == 199 and relative_error(one_less, expected) > 1e-2
+        damped, more = (gram_coefficients(K, g, -0.5, 0.0, method, mu)[0] for mu in (1e-5, 1.01e-5))
+        assert relative_error(more, damped) > 1e-4
 
 
 @pytest.mark.parametrize("exponent", [1e-9, 1e-3, 0.25, 0.5, 0.75, 0.999, 1 - 1e-9])
@@ -256,19 +239,6 @@ def test_degenerate_matrices(K, kappa):
         assert spectrum.rank == np.linalg.matrix_rank(K)
 
 
-@pytest.mark.parametrize("truncated", [1, 12, 13, 40, 60, 87, 88, 99])
-def test_any_number_of_truncated_eigenvalues(truncated):
-    rng = np.random.default_rng(9)
-    lam = np.concatenate([np.geomspace(1e-9, 1e-7, truncated),
-                          np.geomspace(1.0, 1e-5, 100 - truncated)[::-1]])
-    K, Q = gram_of_spectrum(rng, lam)
-    g = rng.standard_normal(100)
-    expected = exact_coefficients(Q, lam, slice(truncated, 100), g, -0.5)
-    v, spectrum = gram_coefficients(K, g, -0.5, 1e-3, "tridiagonal")
-    assert spectrum.rank == 100 - truncated
-    assert relative_error(v, expected) < 1e-9  # the quadrature's 1e-10, and ε λ_max/λ_min = 2e-11
-
-
 # --- filters in the place of the hard cut ---
 
 def smooth(s):
@@ -335,6 +305,35 @@ def test_a_filter_that_gives_no_weights_is_refused(spectral_filter):
         jacobian_power(np.diag([3.0, 2.0, 1.0, 0.0]), -0.5, 0.0, 0.0, spectral_filter)
 
 
+# --- Levenberg and Marquardt ---
+
+@pytest.mark.parametrize("n, p", [(30, 45), (45, 30), (30, 30)])
+@pytest.mark.parametrize("damping", [1e-7, 1e-3, 1.0])
+def test_levenberg_marquardt_solves_the_augmented_least_squares_problem(n, p, damping):
+    """s = −Jᵀ v minimises ‖J s + g‖² + μ ‖s‖² = ‖(J, √μ) s + (g, 0)‖², here by LAPACK's SVD on that matrix.
+    """
+    J, g = jacobian_of_spectrum(n, p, np.geomspace(1.0, 1e-3, 30))
+    augmented, target = np.vstack([J, np.sqrt(damping) * np.eye(p)]), -np.concatenate([g, np.zeros(p)])
+    expected = scipy.linalg.lstsq(augmented, target)[0]
+    small = levenberg_marquardt_coefficients(J.T @ J, J.T @ g, damping)
+    step, more = (-J.T @ levenberg_marquardt_coefficients(J @ J.T, g, mu) for mu in (damping, 1.01 * damping))
+    # cond of K + μ is 1e6 at most
+    assert relative_error(step, expected) < 1e-8 and relative_error(-small, expected) < 1e-8
+    assert relative_error(step, -J.T @ gram_coefficients(J @ J.T, g, -1.0, 0.0, "eigh", damping)[0]) < 1e-8
+    assert relative_error(more, expected) > 1e-8                        # negative control
+
+
+@pytest.mark.filterwarnings("error")
+def test_levenberg_marquardt_without_damping_on_a_singular_matrix():
+    """Cholesky fails on K of rank 5 in 8, in exact binary arithmetic; the eigendecomposition gives the
+    pseudo-inverse.
+    """
+    K = np.diag([4.0, 2.0, 1.0, 0.5, 0.25, 0.0, 0.0, 0.0])
+    np.testing.assert_allclose(levenberg_marquardt_coefficients(K, np.ones(8), 0.0),
+                               [0.25, 0.5, 1.0, 2.0, 4.0, 0.0, 0.0, 0.0], atol=ROUNDING)
+    assert (levenberg_marquardt_coefficients(np.zeros((3, 3)), np.ones(3), 0.0) == 0).all()
+
+
 # --- inputs ---
 
 @pytest.mark.parametrize("method", ("auto",) + METHODS)
@@ -368,22 +367,24 @@ def test_without_truncation_rounding_noise_gives_a_finite_result(rank):
             assert np.isfinite(v).all() and rank <= spectrum.rank <= 100 and spectrum.sigma_min > 0
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_any_real_dtype_and_layout_gives_float64_and_leaves_the_input_alone(method):
+@pytest.mark.parametrize("solve", [
+    *(lambda K, g, method=method: gram_coefficients(K, g, -1.0, 1e-6, method, 2.0)[0] for method in METHODS),
+    lambda K, g: levenberg_marquardt_coefficients(K, g, 2.0)], ids=[*METHODS, "Levenberg-Marquardt"])
+def test_any_real_dtype_and_layout_gives_float64_and_leaves_the_input_alone(solve):
     rng = np.random.default_rng(10)
     J = rng.integers(-9, 9, (8, 12))   # K is exact in every type used here
     K, g = J @ J.T, rng.integers(-9, 9, 8)
-    expected = jacobian_power(J, -0.5, 1e-6)[0] @ g
+    expected = np.linalg.solve(K + 2.0 * np.eye(8), g)
     spaced = np.zeros((16, 16))
     spaced[::2, ::2] = K
     for matrix in (K, K.astype(np.float32), np.asfortranarray(K, dtype=float), K.astype(float),
-                   spaced[::2, ::2],
-                   K.tolist()):
+                   spaced[::2, ::2], K.tolist()):
         before = np.array(matrix)
-        v, spectrum = gram_coefficients(matrix, g, -0.5, 1e-6, method)
-        assert v.dtype == np.float64 and relative_error(J.T @ v, expected) < 1e-9
+        v = solve(matrix, g)
+        assert v.dtype == np.float64 and relative_error(v, expected) < 1e-9
         assert (np.array(matrix) == before).all()
-        assert [type(field) for field in spectrum] == [int, int, float, float]
+    spectrum = gram_coefficients(K, g, -0.5, 1e-6)[1]
+    assert [type(field) for field in spectrum] == [int, int, float, float]
     assert jacobian_power(J.astype(np.float32), -0.5, 1e-6)[0].dtype == np.float64
 
 
@@ -415,6 +416,12 @@ J, K, g = np.ones((3, 4)), np.eye(3), np.ones(3)
     (lambda: gram_coefficients(K, g, -0.5, 1.0), "truncation must lie"),
     (lambda: gram_coefficients(K, g, -0.5, np.nan), "truncation must lie"),
     (lambda: gram_coefficients(K, g, -0.5, 0.1, "svd"), "method must be one of .*'svd'"),
+    (lambda: levenberg_marquardt_coefficients(K, np.ones(4), 1.0), "K must be square with one row per entry"),
+    (lambda: levenberg_marquardt_coefficients(K, [1.0, np.nan, 0.0], 1.0), "g is not finite"),
+    *((call, "damping must be at least 0 and finite") for damping in (-1e-9, np.inf, np.nan) for call in (
+        lambda mu=damping: jacobian_power(J, -0.5, 0.1, mu),
+        lambda mu=damping: gram_coefficients(K, g, -0.5, 0.1, damping=mu),
+        lambda mu=damping: levenberg_marquardt_coefficients(K, g, mu), lambda mu=damping: check_damping(mu))),
 ])
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
@@ -422,8 +429,9 @@ def test_bad_input_is_named(call, message):
 
 
 def test_complex_input_is_refused():
-    with pytest.raises(TypeError, match="K must be real"):
-        gram_coefficients(1j * K, g, -0.5, 0.1)
+    for call in (gram_coefficients, levenberg_marquardt_coefficients):
+        with pytest.raises(TypeError, match="K must be real"):
+            call(1j * K, g, *([-0.5, 0.1] if call is gram_coefficients else [1.0]))
 
 
 # --- failing LAPACK, threads ---
