@@ -79,8 +79,8 @@ class Functions:
     def require_memory(self, numbers):
         """Raises MemoryError if an update takes too much memory; `numbers` are kept of each row of J."""
         require_memory(*self.shape, numbers,
-                       f"set krylov=16 or so in the optimizer, or reduce the batch size, {self.batch}, or the "
-                       f"outputs per sample, {self.d}")
+                       f"set krylov=16 or so in the optimizer, or reduce the batch size, {self.batch}, or "
+                       f"the outputs per sample, {self.d}")
 
     # ------------------------------------------------------------------------------------------- the outcome
 

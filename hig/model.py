@@ -323,7 +323,7 @@ class PhysicsModel(keras.Model):
         if direction is None:                                                   # no step was good enough
             results = functions.record(*to_record)
         else:
-            results = functions.apply(tf.convert_to_tensor(direction), *to_record)      # θ ← θ − η · direction
+            results = functions.apply(tf.convert_to_tensor(direction), *to_record)    # θ ← θ − η · direction
         self._spectrum_sum += np.array(numbers, float)
         self._spectrum_count += 1
         return {**results, **self.mean_spectrum(), **results}  # in a clash of names, metrics win

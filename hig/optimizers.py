@@ -226,9 +226,8 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     def _coefficients(self, matrix, vector, damping):
         """(v, numbers to log): v = f(K) g, or J^κ g itself from JᵀJ and Jᵀg. The matrix is overwritten."""
-        v, spectrum = gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping,
-                                        overwrite=True, spectral_filter=self.spectral_filter)
-        return v, (spectrum.rank, spectrum.sigma_max, spectrum.sigma_min)
+        return gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping, overwrite=True,
+                                 spectral_filter=self.spectral_filter)
 
     def _scale(self, samples):
         return 1

@@ -98,7 +98,8 @@ def _sliced(array, attributes, out, begin, size):
 # operations that pick or reorder entries: functions of (array, attributes, shape of the output, constants)
 _VIEWS = {
     **dict.fromkeys("Sum Mean Prod Max Min Any All ArgMax ArgMin EuclideanNorm".split(), _reduced),
-    **dict.fromkeys(("Transpose", "ConjugateTranspose"), lambda array, _, out, order: array.transpose([*order])),
+    **dict.fromkeys(("Transpose", "ConjugateTranspose"),
+                    lambda array, _, out, order: array.transpose([*order])),
     "BroadcastTo": lambda array, _, out, shape: np.broadcast_to(array, out),
     "ExpandDims": lambda array, _, out, axis: np.expand_dims(array, int(axis)),
     "Squeeze": lambda array, attributes, out: array.squeeze(tuple(attributes["squeeze_dims"].list.i) or None),

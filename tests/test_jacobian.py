@@ -162,7 +162,8 @@ def test_unflatten_is_the_inverse_of_flattening():
         np.testing.assert_array_equal(again, array)
 
 
-@pytest.mark.parametrize("kernels, biases", [([1, 2], [0, None]), ([None, 1], [0, None]), ([0, None], [None, 1])],
+@pytest.mark.parametrize("kernels, biases", [
+    ([1, 2], [0, None]), ([None, 1], [0, None]), ([0, None], [None, 1])],
                          ids=["one bias", "a frozen kernel", "only one kernel and one bias"])
 @pytest.mark.parametrize("kind", [FactoredJacobian, RowsJacobian])
 def test_products_with_and_without_further_rows(monkeypatch, kind, kernels, biases):

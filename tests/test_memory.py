@@ -62,7 +62,8 @@ def test_a_slurm_step_of_version_2(linux, files, expected):
         "memory/slurm/uid_1/job_1": (4 * GiB, 3700 * MiB, 2 * GiB, GiB),
         "memory/slurm/uid_1": (UNLIMITED, 90 * GiB, 0, 0)}, 3 * GiB),
     ("5:cpu,cpuacct:/batch\n4:memory:/batch\n1:name=systemd:/init.scope\n", {
-        "memory": (UNLIMITED, 9 * GiB, 0, 0), "memory/batch": (GiB, 200 * MiB, 30 * MiB, 10 * MiB)}, 864 * MiB)])
+        "memory": (UNLIMITED, 9 * GiB, 0, 0),
+        "memory/batch": (GiB, 200 * MiB, 30 * MiB, 10 * MiB)}, 864 * MiB)])
 def test_groups_of_version_1(linux, membership, files, expected):
     assert linux(membership, files) == expected
 

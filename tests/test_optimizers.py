@@ -7,8 +7,9 @@ import pytest
 import hig
 
 DECAY = keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9)
-OPTIMIZERS = [hig.HIG(0.5, 1e-5, damping=0.1, adaptive=True), hig.GaussNewton(1.0, 0.0, damping=0.1, name="gn"),
-              hig.JacobianPower(0.1, kappa=0.25, truncation=1e-3), hig.HIG(1.0, 1e-6, krylov=7),
+OPTIMIZERS = [hig.HIG(0.5, 1e-5, damping=0.1, adaptive=True),
+              hig.GaussNewton(1.0, 0.0, damping=0.1, name="gn"), hig.JacobianPower(0.1, 0.25, 1e-3),
+              hig.HIG(1.0, 1e-6, krylov=7),
               hig.LevenbergMarquardt(0.5, 0.1, krylov=7, krylov_tolerance=0.0)]
 
 

@@ -95,8 +95,8 @@ def test_a_network_of_tanh_units_ends_where_the_reported_loss_has_no_slope(float
 
 # --- a step ---
 
-@pytest.mark.parametrize("samples, strength", [(8, 0.1), (64, 0.1), (8, 1e-3)])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name, samples, strength", [
+    *((name, 64, 0.1) for name in OPTIMIZERS), ("HIG", 8, 0.1), ("LM", 8, 1e-3), ("GN", 8, 1e-3)])
 def test_the_predicted_slope_is_that_of_the_reported_loss(float64, name, samples, strength):
     """Central differences of the loss along the step, penalties included: relative 1e-6, h² f''' and rounding
     of float64.
@@ -161,8 +161,8 @@ ROUGH = {
     "negative": lambda: Function(lambda w: -0.1 * tf.reduce_sum(w**2))}
 
 
-@pytest.mark.parametrize("name", [*QUADRATIC, *ROUGH])
-@pytest.mark.parametrize("kappa", [-0.5, -1.0])
+@pytest.mark.parametrize("name, kappa", [*((name, -0.5) for name in [*QUADRATIC, *ROUGH]), ("weighed", -1.0),
+                                         ("L1", -1.0)])
 def test_one_fixed_step(float64, name, kappa):
     """A sum of squares is rows √(c/h) of J, c the second derivative, h = 2/B; of anything else the gradient
     is added.

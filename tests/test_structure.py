@@ -311,7 +311,8 @@ def rows_of(model, x, y):
         warnings.simplefilter("ignore")
         derivatives = model.derivatives_for(tf.constant(x), tf.constant(y), None)
     *_, jacobian = derivatives.linearise(tf.constant(x), tf.constant(y), None)
-    return np.array([flat(jacobian.pullback(row)) for row in np.eye(derivatives.functions.n)]), derivatives.route
+    found = np.array([flat(jacobian.pullback(row)) for row in np.eye(derivatives.functions.n)])
+    return found, derivatives.route
 
 
 def test_whole_trajectories_are_linearised_by_their_few_controls(float64):
