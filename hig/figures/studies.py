@@ -1,6 +1,5 @@
 """What a study shows beside its curves: the final loss over one or two varied settings."""
 
-import math
 from functools import partial
 
 import numpy as np
@@ -15,9 +14,12 @@ MANY = 6                                # settings of an optimizer that a figure
 
 
 def subjects(runs):
-    """{optimizer: names of the settings that a study of these runs is about}, the leading one first."""
-    return {label: [key for key in settings if key not in BUDGET]
-            for label, (_, settings) in varied_settings(runs).items()}
+    """{optimizer: DataFrame of the settings, as texts, that a study of these runs is about}.
+
+    It has a row for each run and a column for each setting, the leading one first.
+    """
+    return {label: texts.drop(columns=BUDGET, errors="ignore")
+            for label, (_, texts) in varied_settings(runs).items()}
 
 
 def finals(runs, wanted):
@@ -39,10 +41,10 @@ def best_partners(runs, wanted):
     with the lowest median of the `finals`.
     """
     table, best = finals(runs, wanted), []
-    for optimizer, keys in subjects(runs).items():
+    for optimizer, texts in subjects(runs).items():
         own = table[table["optimizer"] == optimizer]
-        many = own["group"].nunique() > MANY and len(keys) > 1
-        medians = own.groupby([keys[0] if many else "group", "group"], sort=False)["loss"].median()
+        many = own["group"].nunique() > MANY and len(texts.columns) > 1
+        medians = own.groupby([texts.columns[0] if many else "group", "group"], sort=False)["loss"].median()
         best += [group for _, group in medians.groupby(level=0, sort=False).idxmin()]
     return best
 
@@ -53,17 +55,17 @@ def study_panels(runs):
     One varied setting of at least three values has one panel. Two have a heat map for each optimizer whose
     pairs of values fill a grid of at least three.
     """
-    keys = subjects(runs)
-    varied = sorted({key for own in keys.values() for key in own})
+    frames = subjects(runs)
+    varied = {key for texts in frames.values() for key in texts}
     if len(varied) == 1:
-        values = {settings_of(run).get(*varied, "–") for run in runs if keys[run.label]}
+        values = {text for texts in frames.values() for text in texts.to_numpy().flat}
         return [partial(draw_over_setting, *varied)] * (len(values) >= FEWEST)
-
-    def is_grid(label, own):
-        pairs = {tuple(settings_of(run).get(key, "–") for key in own) for run in runs if run.label == label}
-        return FEWEST <= len(pairs) == math.prod(len(set(values)) for values in zip(*pairs))
-    return [partial(draw_heat_map, label, *own) for label, own in keys.items()
-            if len(varied) == len(own) == 2 and is_grid(label, own)]
+    panels = []
+    for label, texts in frames.items():
+        pairs = texts.drop_duplicates()
+        if len(varied) == len(pairs.columns) == 2 and FEWEST <= len(pairs) == pairs.nunique().prod():
+            panels.append(partial(draw_heat_map, label, *pairs))
+    return panels
 
 
 def named(key):
