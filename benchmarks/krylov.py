@@ -90,15 +90,15 @@ def gradient():
                 "Poisson": (build_model(8, 0, "sgd"), None, next(iter(training_fields(0, 64, 8)))[1])}
     for name, (model, loss, batch) in problems.items():
         model.compile(HIG(1e-6, 1e-6, krylov=16, krylov_tolerance=0), loss or model.loss)
-        derivatives = model.derivatives_for(batch, batch, None)
-        vjp = derivatives.compiler.function(derivatives._trace_vjp, "A gradient")
+        functions = model.derivatives_for(batch, batch, None).functions
+        vjp = functions.compiler.function(functions._trace_vjp, "A gradient")
 
         def one_gradient():
-            _, _, g = derivatives.loss(batch, batch, None)
+            _, _, g = functions.loss(batch, batch, None)
             return vjp(batch, g)[0].numpy()
 
         def update(way):
-            products = Products(derivatives, way)
+            products = Products(functions, way)
 
             def run():
                 _, _, g, jacobian = products.linearise(batch, batch, None)
