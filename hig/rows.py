@@ -143,9 +143,10 @@ def by_batch(trace_rows, functions, xla):
 
 
 def _by_rows(functions, count, overhead, rows_of, xla):
-    """A route by rows of J, which come from `count` items: from the samples, or each from an item of its own.
+    """A route by rows of J, some at a time.
 
     Args:
+        count: number of items that have n/count rows each: B samples, or n rows.
         overhead: about how many numbers a row takes besides itself.
         rows_of: function of (x, first, last) → the rows of the items first … last − 1, in a block for each
             weight. It is called with as many items each time.

@@ -59,12 +59,10 @@ _BRANCHES = frozenset("If StatelessIf Case StatelessCase".split())
 
 _ARITHMETIC = {                                                         # to compute axes and shapes
     "Identity": lambda value: value, "Cast": lambda value: value, "AddV2": np.add, "Sub": np.subtract,
-    "Mul": np.multiply,
-    "GreaterEqual": np.greater_equal, "Less": np.less, "FloorMod": np.mod, "Range": np.arange,
-    "SelectV2": np.where,
-    "Pack": lambda *values: np.stack(values), "ConcatV2": lambda *values: np.concatenate([np.atleast_1d(v)
-        for v in values[:-1]]),
-    "Reshape": np.reshape}
+    "Mul": np.multiply, "GreaterEqual": np.greater_equal, "Less": np.less, "FloorMod": np.mod,
+    "Range": np.arange, "SelectV2": np.where, "Reshape": np.reshape,
+    "Pack": lambda *values: np.stack(values),
+    "ConcatV2": lambda *values: np.concatenate([np.atleast_1d(value) for value in values[:-1]])}
 
 
 def _reduced(array, attributes, out, axes):
@@ -247,20 +245,14 @@ class _Nodes:
         return present
 
     def _branches(self, node, inputs):
-        names = [node.attr[key].func.name for key in ("then_branch",
-                                                      "else_branch")] if "then_branch" in node.attr else [
-            branch.name for branch in node.attr["branches"].list.func]
+        branches = [node.attr[key].func for key in ("then_branch", "else_branch")] \
+            if "then_branch" in node.attr else node.attr["branches"].list.func
         (condition, _), *arguments = inputs
         if condition is not None:
             return condition if isinstance(condition, Mixed) else Mixed(node.op, True)
-        results = [self.owner.call(name, arguments) for name in names]
-        joined = []
-        for outputs in zip(*results):
-            state = outputs[0][0]
-            for other, _ in outputs[1:]:
-                state = _join(state, other, node.op)
-            joined.append((state, outputs[0][1]))
-        return joined
+        results = [self.owner.call(branch.name, arguments) for branch in branches]
+        return [(self._joined([state for state, _ in outputs], node.op), outputs[0][1])
+                for outputs in zip(*results)]
 
     # --------------------------------------------------------------------------------------------- operations
 
@@ -351,9 +343,8 @@ class _Nodes:
                   "TensorScatterMin"):
             depth = shapes[1][-1]
             moved = states[2] and (states[2][0] - (len(shapes[1]) - 1) + depth, states[2][1])
-            same = {s for s in (state, moved) if s is not None}
-            return same.pop() if states[1] is None and len(same) == 1 and min(s[0]
-                for s in same) >= depth else unknown
+            joined = self._joined([state, moved], op)
+            return joined if states[1] is None and joined[0] >= depth else unknown
         if op == "TensorListFromTensor":
             return (state[0] - 1, state[1]) if state[0] else unknown
         if op in ("TensorListStack", "TensorListGather"):
