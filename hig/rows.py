@@ -152,7 +152,7 @@ def _by_rows(functions, count, overhead, rows_of, xla):
             weight. It is called with as many items each time.
     """
     (n, p), each = functions.shape, functions.n // count            # rows that an item has
-    functions.require_memory(2 * p)                                   # a row of J, and what it comes from
+    functions.require_memory(p + min(p, _CHUNK // n))                   # J, and a chunk of it
     step = int(np.clip(_CHUNK // ((p + overhead) * each), 1, count))
 
     def linearise(x, y_true, sample_weight):

@@ -173,7 +173,7 @@ def test_a_batch_that_memory_does_not_hold_is_refused_in_a_sentence(monkeypatch)
 
 
 def test_rows_that_memory_does_not_hold_are_refused_too(monkeypatch):
-    """n = 10, p = 30: K, its copy and factors would take 4,480 bytes; 2 n p numbers for rows take 6,400."""
+    """n = 10, p = 30: K, its copy and factors would take 4,480 bytes; rows, n p numbers twice, 6,400."""
     monkeypatch.setattr("hig.memory.available_memory", lambda: 5000)
     model = hig.PhysicsModel(keras.Sequential([
         keras.Input((FEATURES,)), keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(4, 2),
