@@ -171,8 +171,9 @@ def run(settings):
 
     def compiled(optimizer):
         if isinstance(optimizer, JacobianPower) and not optimizer.krylov:
+            factors = 3 * sum(variable.shape[-1] for variable in network.trainable_variables)
             try:
-                require_memory(batch_size * resolution**2, network,
+                require_memory(batch_size * resolution**2, network.count_params(), factors,
                                "batch size times resolution² is the number of rows: reduce either, or take "
                                "HIG_Krylov")
             except MemoryError as error:
