@@ -325,6 +325,23 @@ def test_final_losses_of_several_seeds_have_a_panel(tmp_path):
     assert min(ax.get_position().width for ax in axes) > 0.3  # a long legend does not squeeze the panels
 
 
+def test_phiflow_scenes(tmp_path):
+    scene = tmp_path / "sim_000000"
+    scene.mkdir()
+    (scene / "log_step_time.txt").write_text("1 9.0\n2 4.0\n3 4.5\n")
+    (scene / "log_loss_HIG_0.txt").write_text("0 600.0\n1 100.0\n2 40.0\n3 nan\n")
+    (scene / "log_loss_Adam_0.txt").write_text("0 600.0\n1 500.0\n")
+    ax, *_ = draw([tmp_path])
+    assert ax.get_title(loc="left") == "Poisson problem"
+    assert_array_equal(lines(ax)["HIG"].get_xydata(), [[9, 100], [13, 40]])
+    assert_array_equal(lines(ax)["Adam"].get_xydata(), [[9, 500]])
+    assert lines(ax)["HIG"].get_label() == "HIG: died at NaN, t = 17.5 s"
+    assert_array_equal(lines(draw([scene], "--x", "updates")[0])["HIG"].get_xdata(), [1, 2])
+    (scene / "log_loss_HIG_0.txt").write_text("zero one\n")
+    with pytest.raises(ValueError, match="log_loss_HIG_0.txt cannot be used as a curve"):
+        reading.read_run(scene / "log_loss_HIG_0.txt")
+
+
 @pytest.mark.parametrize("name,expected", [
     ("NLO_HIG_RESULTS.pickle", ("NLO", "HIG")), ("QMC_Adam_RESULTS.pickle", ("QMC", "Adam")),
     ("POISSON_HIG_pretrained_RESULTS.pickle", ("POISSON", "HIG_pretrained")),

@@ -1,13 +1,15 @@
 """Curves from files: found below a folder, read, and sorted into cases and groups.
 
 A pickle is named `<prefix>_<X>_RESULTS.pickle`, with a prefix of `hig.figures.curves.SYSTEMS` and X for the
-legend.
+legend. A text `log_loss_<X>_0.txt` is a curve of the published Poisson code, from a scene of PhiFlow's.
 """
 
 import os
 import re
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from hig.figures.curves import SYSTEMS, Run, system, x_values
 from hig.figures.style import COLORS, SYMBOLS
@@ -17,22 +19,53 @@ APART = ("studies", "Peers", "Published_Budgets")   # each folder in them has a 
 
 
 def find_files(folder):
-    """Pickles below a folder, sorted; none under a date, hidden, or in one of APART."""
+    """Files of curves below a folder, sorted; none under a date, hidden, or in one of APART."""
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in APART)
         found += [Path(place, name) for name in sorted(files)
-                  if name.endswith("_RESULTS.pickle") and name[0] != "."]
+                  if name.endswith("_RESULTS.pickle") and name[0] != "." or is_log(name)]
     return found
 
 
 def read_run(path):
-    """The run in a pickle.
+    """The run in a pickle, or in a log of a PhiFlow scene.
 
     Raises:
         ValueError: the file is not a curve; one sentence that names it and the reason.
     """
+    if is_log(path.name):
+        return read_log(path)
     return Run(*describe(path.name), path, {"provenance": {}, **load_results(path)})
+
+
+def is_log(name):
+    """Whether a file is called as the losses in a PhiFlow scene are."""
+    return name.startswith("log_loss_") and name.endswith("_0.txt")
+
+
+def read_log(path):
+    """The run in a loss of a PhiFlow scene: lines of step and loss, beside `log_step_time.txt` (step, seconds).
+
+    PhiFlow counts the steps that have ended: loss 0 is that of the untrained network.
+
+    Raises:
+        ValueError: a file is not of that form.
+    """
+    def columns(file):
+        try:
+            *lines, last = file.read_text().split("\n")      # a last line without end is still being written
+            table = np.loadtxt(lines or [last], ndmin=2, usecols=(0, 1))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} cannot be used as a curve: {str(error).splitlines()[0]}") from None
+        return table[np.argsort(table[:, 0], kind="stable")].T
+    ended, seconds = columns(path.with_name("log_step_time.txt"))
+    steps, losses = columns(path)
+    times = np.append(0.0, np.cumsum(seconds))[np.searchsorted(ended, steps, side="right")]
+    return Run("POISSON", path.name[len("log_loss_"):-len("_0.txt")], path, {
+        "epochs": steps, "train_loss": losses, "test_loss": np.full(len(losses), np.nan),
+        "simulation_time": times, "epoch_time": np.diff(times), "sim_par": {},
+        "provenance": {"updates_per_epoch": 1}})
 
 
 def describe(filename):
