@@ -27,19 +27,19 @@ class Functions:
 
     Attributes:
         weights, shapes: the trainable weights θ and their shapes.
-        batch: B, the number of samples, as in `samples`.
-        d, n, shape: numbers of an outcome, B·d, and (n, p).
+        batch: B, the number of samples, as `samples` counts them.
+        d, n, shape: numbers in the outcome of a sample; n = B·d rows of J; (n, p) with p weights.
         structure: hig.structure.Structure, what the graph of x → y says.
         split: hig.replicas.Split, how the present batch is split among devices.
         loss, plain_loss: functions (x, y*, sample weights) → loss, outcome, g (n,); the second without XLA.
-        loss_of_outcome: the same for a given outcome: function (x, y*, sample weights, y), without XLA.
+        loss_of_outcome: function (x, y*, sample weights, y) → the same for the given outcome y, without XLA.
         plain_vjp: function (x, v (n,)) → Jᵀv by automatic differentiation without XLA, None for a weight
             without a gradient.
-        apply, record: `PhysicsModel.trace_update` and `trace_record`, compiled.
+        apply, record: the compiled `PhysicsModel.trace_update` and `PhysicsModel.trace_record`.
         penalties: hig.penalties.Penalties.
 
     Raises:
-        ValueError: no weight is trainable, or x has no array with a row for each sample; the outcome does not
+        ValueError: no weight is trainable, no array of x has a row for each sample, or the outcome does not
             have one row per sample.
         TypeError: a weight or the outcome is not real.
     """
@@ -77,7 +77,7 @@ class Functions:
         self.penalties = Penalties(model, compiler, self.structure.penalties)
 
     def require_memory(self, numbers):
-        """Raises MemoryError if an update takes too much memory; `numbers` are kept of each row of J."""
+        """Raises MemoryError if an update takes too much memory; it keeps `numbers` numbers per row of J."""
         require_memory(*self.shape, numbers,
                        f"set krylov=16 or so in the optimizer, or reduce the batch size, {self.batch}, or "
                        f"the outputs per sample, {self.d}")
@@ -85,7 +85,7 @@ class Functions:
     # ------------------------------------------------------------------------------------------- the outcome
 
     def outcome_of(self, x):
-        """y = P(x, u), by `call` if possible, because Keras' `__call__` disables AutoGraph in users' code."""
+        """y = P(x, u), by `call` where possible: Keras' `__call__` disables AutoGraph in users' code."""
         return self.model.call(x, training=False) if self.model.composed else self.model(x, training=False)
 
     def flat(self, outcome, batch):
@@ -145,7 +145,7 @@ class Functions:
         return loss, outcome, tf.reshape(self.flat(gradient, self.batch), [-1])
 
     def curvature(self, batch, outcome, gradient, change=None):
-        """Two curvatures of the loss in y: h along its gradient, and the one along a change of y.
+        """Two curvatures of the loss as a function of y: along its gradient, and along a change of y.
 
         Args:
             batch: (x, y_true, sample_weight).
@@ -161,7 +161,7 @@ class Functions:
         change = gradient if change is None else change
         own, along = self._curvature(*batch, outcome, tf.cast(change, tf.float64))
         square = np.vdot(gradient, gradient)
-        if devices() > 1:                                               # `own`: with this device's part of g
+        if devices() > 1:                                               # each device has a part of g
             own, square = across(tf.stack([self.split.share**3 * tf.cast(own, tf.float64), float(square)]))
         own, along, square = map(float, (own, along, square))
         h = own / square if own > 0 else 2 / self.split.samples
@@ -193,7 +193,7 @@ class Functions:
     # ---------------------------------------------------------------------------------------------- trials
 
     def loss_after(self, batch, step):
-        """The loss of a batch, penalties included, at the weights θ − step, (p,) float64; then restores θ."""
+        """The loss of a batch, penalties included, at the weights θ − step, (p,) float64; θ is restored."""
         before = self._shift(tf.cast(step, tf.float64))
         try:
             return float(self.loss(*batch)[0]) + self.penalties.value(batch[0])

@@ -35,7 +35,7 @@ class PhysicsModel(keras.Model):
             given, an array or a structure of arrays with B rows; u are the controls; y is real, with B rows.
             Loop over time steps by `tf.while_loop(..., maximum_iterations=...)`, which XLA can compile with
             its derivatives. An optional method linearize(x, u) → (y, ∂y/∂u), with ∂y/∂u of shape
-            (B, d, *shape of a sample's u), replaces automatic differentiation by the controls.
+            (B, d, *shape of a sample's u), replaces automatic differentiation with respect to u.
         network_input: function or Keras layer of x that returns what the network sees; by default x itself.
             If the simulator takes a state and the network a target, for instance, pass both: x = (state,
             target) and `network_input=lambda x: x[1]`.
@@ -63,8 +63,8 @@ class PhysicsModel(keras.Model):
                 "auto": XLA compiles what it can, and a warning names the rest.
 
         Raises:
-            ValueError: the optimizer is a Jacobian power, and the loss is scaled, or the optimizer or the
-                loss does not support several devices.
+            ValueError: the optimizer is a Jacobian power, and the loss is scaled; or there are several
+                devices, which the optimizer or the loss does not support.
         """
         power = getattr(optimizer, "inner_optimizer", optimizer)
         if isinstance(power, JacobianPower):
@@ -73,12 +73,12 @@ class PhysicsModel(keras.Model):
                 raise ValueError(f"optimizer {power.name!r} under {scaled or 'the policy mixed_float16'}: "
                                  "loss scaling is for gradients, and a Jacobian power takes none; use "
                                  "float32, float64, bfloat16 or mixed_bfloat16 without it")
-        self.asked_to_jit = jit_compile                                 # Keras makes True or False of "auto"
+        self.asked_to_jit = jit_compile                         # Keras turns "auto" into True or False
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **options)
         if isinstance(power, JacobianPower):
             self._check_devices()
         self.compiler = Compiler(jit_compile, self.run_eagerly)
-        self._derivatives = {}  # by shapes of the batch and trainable weights
+        self._derivatives = {}  # by shapes of the batch, trainable weights, device and k
 
     def _check_devices(self):
         """Refuses what is not supported if a tf.distribute strategy splits a batch among devices."""
@@ -182,7 +182,7 @@ class PhysicsModel(keras.Model):
     def make_train_function(self, force=False):
         """Makes the function that Keras' fit calls for each `steps_per_execution` batches.
 
-        A step of a Jacobian power is compiled in parts, which Python calls in turn, because LAPACK runs
+        A step of a Jacobian power is compiled in parts, and Python calls them in turn, because LAPACK runs
         between them. A step of an ordinary optimizer is compiled as a whole, by XLA if possible.
         """
         if self.train_function is not None and not force:
@@ -200,9 +200,9 @@ class PhysicsModel(keras.Model):
             self._compiled_by_xla, self.train_function = self.train_function, self._try_xla
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Keras' building of the model before training, on several hosts from a batch of this process.
+        """Builds the model before training, as Keras does, but on several hosts from a batch of this process.
 
-        Keras 3.12 would take the mean of the devices' batches, which fails across processes.
+        Keras 3.12 would take the mean of the batches of all devices, which fails across processes.
         """
         strategy = self.distribute_strategy
         if iterator is not None and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -231,7 +231,7 @@ class PhysicsModel(keras.Model):
         return logs
 
     def _try_xla(self, iterator):
-        """The first call of the train function: with XLA if it compiles and gives the right gradient."""
+        """The first call of the train function: with XLA, if XLA compiles it and gives the right gradient."""
         batches = [data for _, data in zip(range(self.steps_per_execution), iterator)]
         if not batches:
             raise StopIteration
@@ -284,7 +284,7 @@ class PhysicsModel(keras.Model):
                 0.01 * max(sizes[1:]))
                        for one, other, size in zip(found, wanted, sizes))
         if not agree():
-            with moved(self.trainable_variables, 0.01):  # at a minimum the gradient is rounding errors
+            with moved(self.trainable_variables, 0.01):  # at a minimum the gradient is only rounding errors
                 if not agree():
                     self.compiler.differs("The step")
                     return False
@@ -295,8 +295,8 @@ class PhysicsModel(keras.Model):
     def train_step(self, data):
         """One update of the weights: by Keras with an ordinary optimizer, else along a power of the Jacobian.
 
-        The loss L, the outcome y, g and J of the batch (`hig.routes`) give J^κ g (`JacobianPower.power`, by
-        `hig.powers`), `hig.control` scales it, and the optimizer applies it.
+        `hig.routes` computes the loss L, the outcome y, g and J of the batch. `JacobianPower.power` computes
+        J^κ g by `hig.powers`, `hig.control` scales it, and the optimizer applies it.
         """
         if not isinstance(self.optimizer, JacobianPower):
             return super().train_step(data)

@@ -20,12 +20,12 @@ from hig.powers import (blas_threads, check_damping, check_settings, gram_coeffi
 
 SPECTRUM = ("rank", "sigma_max", "sigma_min")
 KRYLOV = ("krylov_steps", "krylov_change")
-POOR, GOOD = 0.25, 0.75     # ratio of actual to predicted decrease below and above which steps change
+POOR, GOOD = 0.25, 0.75     # ratio of actual to predicted decrease; below and above these, steps change
 # η is divided by SLOWER after poor steps, and multiplied by FASTER after good ones
 SLOWER, FASTER = 4.0, 2.0
-STIFFER, SOFTER = 4.0, 1.5  # Levenberg-Marquardt's damping q is multiplied and divided by these
+STIFFER, SOFTER = 4.0, 1.5  # Levenberg-Marquardt's q is multiplied by the first, divided by the second
 LARGEST = 1e8               # η and q stay between 1/LARGEST and LARGEST
-RESOLVED = 1e-8             # √ε: smallest σ/σ_max that K = J Jᵀ resolves in float64
+RESOLVED = 1e-8             # the smallest σ/σ_max that K = J Jᵀ resolves in float64, √ε
 CHANGING_STEPS = ("gradient_accumulation_steps", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay",
                   "ema_overwrite_frequency")  # Keras' options that change the step −η d
 
@@ -66,16 +66,16 @@ class JacobianPower(keras.optimizers.Optimizer):
         truncation: τ in [0, 1). Only singular values above τ·σ_max take part; the others are dropped.
         damping: μ ≥ 0, added to every σ² that takes part (`hig.powers`), in units of the mean eigenvalue of
             K = J Jᵀ, tr K/n (or of JᵀJ, tr K/p, if p < n). With `adaptive` it falls with the loss.
-        adaptive: True to adapt η, beginning with `learning_rate`; see `hig.control`. It is made for training
-            on fixed data. If a batch does not determine the weights, steps are shortened, and a warning says
-            so.
+        adaptive: True to adapt η, beginning with `learning_rate`; see `hig.control`. This is made for
+            training on fixed data. If a batch does not determine the weights, steps are shortened, and a
+            warning says so.
         krylov: None for the exact J^κ g. A number k ≥ 1 for an approximation by k products with J and Jᵀ,
             which takes less time and memory and finds the large singular values first; see `hig.krylov`.
-        krylov_tolerance: ≥ 0. Fewer than k steps are taken if the relative change of J^κ g by a step is at
-            most this.
+        krylov_tolerance: ≥ 0. The steps end before the k-th if one changes J^κ g by at most this, relative to
+            its norm.
         krylov_chunk: number of samples that go through the model at a time. None: as the free memory allows.
-        spectral_filter: function of σ/σ_max → weight of each singular value that the hard cut has kept; see
-            `hig.powers.spectral_weights`.
+        spectral_filter: function of σ/σ_max → weight of a singular value, for those that the truncation has
+            kept; see `hig.powers.spectral_weights`.
         **options: those of keras.optimizers.Optimizer, for instance `name`.
 
     Attributes:
@@ -88,13 +88,13 @@ class JacobianPower(keras.optimizers.Optimizer):
         ValueError: κ, τ, μ, η or k is out of range; or `adaptive` comes with a schedule, accumulated
             gradients, clipping, weight decay, or weights that are overwritten by their averages.
 
-    A warning is given if τ is set between 0 and 1e-8, because K does not resolve such singular values.
+    A warning is given if τ is set between 0 and 1e-8, because K does not resolve singular values that small.
 
     Source: the paper's definition of J^κ = V Σ^κ Uᵀ and of its truncation.
     """
 
     damping_adapts = False      # whether `adapt` changes the damping, and not η
-    _unlogged = 0               # how many of a spectrum's first numbers are not logged
+    _unlogged = 0               # how many numbers at the start of a spectrum are not logged
 
     def __init__(self, learning_rate, kappa, truncation, damping=0.0, adaptive=False, name="jacobian_power",
                  *, krylov=None, krylov_tolerance=1e-3, krylov_chunk=None, spectral_filter=None, **options):
@@ -144,7 +144,7 @@ class JacobianPower(keras.optimizers.Optimizer):
         self._make_last_step(variables)
 
     def _make_last_step(self, variables):
-        """Creates the variable for the last step of these weights, (p,), which the next batch evaluates."""
+        """Creates the variable for the last step of these weights, (p,); the next batch judges it."""
         self._stepped = tuple(map(id, variables))
         if self.adaptive:
             self.last_decrease.assign(0.0)                              # no step yet
@@ -175,20 +175,21 @@ class JacobianPower(keras.optimizers.Optimizer):
         self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * direction)
 
     def power(self, jacobian, gradient, samples, rest=None):
-        """J^κ g of a batch as a function of the loss, on which the damping depends; K is formed only once.
+        """J^κ g of a batch, as a function of the loss because the damping depends on it; K is formed once.
 
         Args:
             jacobian: FactoredJacobian, RowsJacobian or PenalizedJacobian; with `krylov`, KrylovJacobian or a
                 PenalizedJacobian of it.
             gradient: g, (n,).
             samples: B.
-            rest: plain gradient of the penalties that are no sums of squares, (p,) float64, added to J^κ g.
+            rest: plain gradient of those penalties that are not sums of squares, (p,) float64; it is added
+                to J^κ g.
 
         Returns:
             function of the loss L → (direction, numbers): the direction (p,) for the concatenated weights,
             float64, or a tensor of J's dtype with `krylov`; and the numbers that `logged` names, without
-            those of `adapted`. If g or J is not finite, the direction is NaN, so that a diverged run shows in
-            its loss.
+            those that `adapted` gives. If g or J is not finite, the direction is NaN, so that a diverged run
+            shows in its loss.
         """
         power = (self._krylov_power if self.krylov else self._exact_power)(jacobian, gradient, samples)
         if rest is None:
@@ -233,7 +234,7 @@ class JacobianPower(keras.optimizers.Optimizer):
         return 1
 
     def _current_damping(self, loss):
-        """The damping of an update, in units of the mean eigenvalue; with `adaptive` it falls with the loss.
+        """The damping of an update, in units of the mean eigenvalue; it falls with the loss if `adaptive`.
         """
         return self.damping * self._loss_ratio(loss) if self.adaptive else self.damping
 
@@ -248,7 +249,7 @@ class JacobianPower(keras.optimizers.Optimizer):
             self.first_loss.assign(loss)
 
     def trust(self):
-        """t in [0, 1]: how much steps help other batches than their own (`hig.control`); 1 until measured."""
+        """t in [0, 1]: how much steps help batches other than their own (`hig.control`); 1 until measured."""
         if float(self.measurements) < FIRST:
             return 1.0
         return min(max(float(self.next_decrease) / float(self.own_decrease) / ENOUGH, 0.0), 1.0)
@@ -277,7 +278,7 @@ class JacobianPower(keras.optimizers.Optimizer):
             penalties: hig.penalties.Penalties.
 
         Raises:
-            ValueError: steps are adaptive, and a penalty is no sum of squares or a weight has a constraint.
+            ValueError: steps are adaptive, and a penalty is no sum of squares, or a weight has a constraint.
         """
         constrained = [variable.path for variable in variables if variable.constraint is not None]
         if self.adaptive and (penalties.irregular or constrained):
@@ -344,13 +345,13 @@ class LevenbergMarquardt(JacobianPower):
 
     If the loss is the mean over B samples of Σ (y − y*)², η = 1 is the full damped Gauss-Newton step. If the
     loss has another curvature h in y, the full step is η = 2/(B h): 2 for ½ Σ (y − y*)², d for Keras' mean
-    squared error of d outputs, and 1/B if the loss is the sum over the batch and not the mean (2/B with ½).
-    Of other losses only the gradient g is used.
+    squared error of d outputs, 1/B if the loss is the sum over the batch and not the mean, and 2/B for half
+    of that sum. For a loss that is no sum of squares, the direction uses its gradient g alone.
 
     Args:
-        learning_rate: η > 0, or a Keras learning rate schedule; it is not adapted.
+        learning_rate: η > 0, or a Keras learning rate schedule; η is not adapted.
         damping: μ > 0 in units of the mean eigenvalue of K, tr K/n. With `adaptive` it is the initial value.
-        adaptive: True to adapt the damping, which then also falls with the loss. It is made for training on
+        adaptive: True to adapt the damping, which then also falls with the loss. This is made for training on
             fixed data; see `hig.control`.
         **options: those of keras.optimizers.Optimizer, for instance `name`.
 
@@ -360,7 +361,7 @@ class LevenbergMarquardt(JacobianPower):
     Source: Levenberg 1944; Marquardt 1963; Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ.
     """
 
-    _unlogged = len(SPECTRUM)   # by Cholesky no singular values are computed
+    _unlogged = len(SPECTRUM)   # a Cholesky decomposition gives no singular values
 
     def __init__(self, learning_rate=1.0, damping=1.0, adaptive=True, name="levenberg_marquardt", **options):
         super().__init__(learning_rate, -1.0, 0.0, damping, adaptive, name=name, **options)

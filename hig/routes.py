@@ -8,19 +8,19 @@ factored      Every weight is the kernel or bias of a product z = a W + b of one
               gives the cotangents Δ of all z.
 per sample    Row (b, k) of J is a vector-Jacobian product of sample b alone. If every row can have weights
               of its own (`hig.own_weights`), one backward pass gives all rows. Otherwise one vectorised pass
-              does: through the network only, from the cotangents of the controls, or through network and
-              simulator.
+              gives them: through the network alone, from the cotangents of the controls, or through network
+              and simulator.
 whole batch   Row r of J is a vector-Jacobian product of the whole batch, in n backward passes of B samples.
               This is right for every differentiable function θ → y that gives the same y each time.
 
-`hig.rows` computes them; with `krylov=k` the products of `hig.krylov` take their place. Two checks decide
-which route is taken. First, the structure of the traced graph shows where weights act and whether samples
-stay apart (`hig.structure`). A route that it rules out is never taken, whatever the numbers are. Second, the
-route's numbers are checked with the first batch of each shape (`hig.proof`): for a random v, Jᵀv by the
-route's factors or rows must equal that of the whole model, which automatic differentiation gives at the cost
-of one backward pass. If it does not, the next route is tried. If the graph has unknown operations, small and
-large rows of J get the same weight in this check, which is repeated at the updates 1, 2, 4, 8, …, and when an
-untrained variable that the model reads has changed.
+`hig.rows` computes these routes; with `krylov=k` the products of `hig.krylov` take their place. Two checks
+decide which route is taken. First, the structure of the traced graph shows where weights act and whether
+samples stay apart (`hig.structure`). A route that the graph rules out is never taken, whatever the numbers
+are. Second, the route's numbers are checked with the first batch of each shape (`hig.proof`): for a random v,
+Jᵀv by the route's factors or rows must equal that of the whole model, which automatic differentiation gives
+at the cost of one backward pass. If the two differ, the next route is tried. If the graph has unknown
+operations, small and large rows of J get the same weight in this check, and the check is repeated at the
+updates 1, 2, 4, 8, …, and when an untrained variable that the model reads has changed.
 """
 
 import math
@@ -41,7 +41,7 @@ from hig.rows import (batch_rows, by_batch, by_samples, factored, network_rows, 
                       sample_rows)
 
 _LARGE = 6000               # rows of a matrix whose decomposition takes about ten seconds
-_PROOF_SHARE = 0.02         # of the updates' time that repeated proofs may take
+_PROOF_SHARE = 0.02         # share of the updates' time that repeated proofs may take
 
 
 class _Candidate(NamedTuple):
@@ -50,8 +50,8 @@ class _Candidate(NamedTuple):
     Attributes:
         route: "factored", "per sample", "whole batch", or "krylov, " and a way of `hig.krylov`.
         make: function of (Functions, xla) → function (x, y*, sample weights) → loss, outcome, g, Jacobian.
-        proven: whether the structure of the graph shows that it is right.
-        loops: whether it vectorises a loop, which takes seconds to trace and which XLA cannot compile.
+        proven: whether the structure of the graph shows that the route is right.
+        loops: whether the route vectorises a loop, which takes seconds to trace and which XLA cannot compile.
     """
 
     route: str
@@ -65,7 +65,7 @@ def candidates(structure, eager):
 
     Args:
         structure: hig.structure.Structure.
-        eager: whether the model runs as plain Python, so that layers are not found in a graph.
+        eager: whether the model runs as plain Python, so that there is no graph in which to find layers.
     """
     apart = not structure.mixing
     if not structure.certainly_mixed:
@@ -105,7 +105,7 @@ class Derivatives:
 
     Raises:
         ValueError: no weight is trainable, or none acts on the outcome; the outcome does not have one row per
-            sample; a derivative of the model is not finite; no route is right.
+            sample; a derivative of the model is not finite; or no route is right.
         TypeError: a weight or the outcome is not real.
         MemoryError: an update takes more memory than is free.
     """
@@ -163,9 +163,9 @@ class Derivatives:
         return not all(map(np.array_equal, before, self._settings))
 
     def mended(self, batch):
-        """Called if J^κ g is not finite. If only XLA's derivatives are to blame, takes another route: True.
+        """Called if J^κ g is not finite. Takes another route and returns True if only XLA is to blame.
 
-        If derivatives without XLA are not finite either, a warning names the weights.
+        If derivatives without XLA are not finite either, it warns, names the weights, and returns False.
         """
         reference = self.proof.reference(*batch)
         broken = self.proof.not_finite(reference)
@@ -190,7 +190,7 @@ class Derivatives:
                 except NotApplicable as reason:
                     wrong = str(reason)
                     break
-                except Exception as error:  # users' code fails on other rows than its batch
+                except Exception as error:  # users' code fails on rows that are not those of its batch
                     failure = error
                     message = str(error).strip().splitlines()[0][:160]
                     wrong = f"the model fails on other rows than its batch ({message})"
@@ -212,14 +212,14 @@ class Derivatives:
 
     def _disagreement(self, function, candidate, batch, reference):
         wrong = self.proof.disagreement(function, batch, reference, weigh=not candidate.proven)
-        if wrong:  # a unit may be at its kink, where rounding decides
+        if wrong:  # perhaps a unit is at its kink, where rounding decides: try other weights
             with moved(self.functions.weights):
                 wrong = self.proof.disagreement(function, batch, self.proof.reference(*batch),
                                                 weigh=not candidate.proven)
         return wrong
 
     def _prove_again(self, batch, result):
-        """Repeats the proof on a batch. Returns its result, or that of the next route if the proof fails."""
+        """Repeats the proof on a batch. Returns `result`, or the next route's result if the proof fails."""
         started = time.perf_counter()
         wrong = self.proof.disagreement(lambda *_: result, batch, self.proof.reference(*batch), weigh=True)
         if wrong:

@@ -15,7 +15,7 @@ from hig.jacobian import FactoredJacobian, RowsJacobian
 from hig.own_weights import own_weights
 from hig.structure import layer_products
 
-_CHUNK = 2**24              # entries of J, with its rows' intermediate results, computed at a time
+_CHUNK = 2**24              # numbers computed at a time: entries of J, and intermediate results of its rows
 
 
 def factored(functions, xla):
@@ -58,9 +58,9 @@ def repeated_pass(functions, x, watch=lambda controls: None):
         watch: function that is called with the controls before the simulator uses them.
 
     Returns:
-        (outcome, inputs, controls, target, seeds). The outcome is (samples, …). Inputs and controls are the
-        network's, one row for each row of J; None if a subclass has its own `call`. The gradient of the
-        target with the cotangents `seeds`, with respect to anything in row (b, k), is that of y_bk.
+        (outcome, inputs, controls, target, seeds). The outcome is (samples, …). Inputs and controls are those
+        of the network, one row for each row of J, or None if a subclass has its own `call`. The gradient of
+        the target with the cotangents `seeds`, with respect to anything in row (b, k), is that of y_bk.
     """
     model, samples = functions.model, functions.count(x)
     repeated = _repeated(functions, x, functions.d)
@@ -93,9 +93,9 @@ def _unit_cotangents(count, samples, dtype):
 def _linearised_simulator(functions, x, controls, samples):
     """(outcome, ∂y/∂u (samples, d, *controls)) if this takes less time than d backward passes, else None.
 
-    It comes from the simulator's own `linearize`, or from products with ∂y/∂u, one for each of c controls, if
-    c ≤ d/8 and the weights act only in the network. Such a product is the derivative of a backward pass and
-    takes about four times as long. (TensorFlow's forward mode fails on lists of tensors in loops.)
+    ∂y/∂u comes from the simulator's own `linearize`, or from products with ∂y/∂u, one for each of c controls,
+    if c ≤ d/8 and the weights act only in the network. Such a product is the derivative of a backward pass
+    and takes about four times as long as one. (TensorFlow's forward mode fails on lists of tensors in loops.)
     """
     if hasattr(functions.model.simulator, "linearize"):
         return functions.model.simulator.linearize(x, controls)
@@ -112,7 +112,7 @@ def _linearised_simulator(functions, x, controls, samples):
                 inner.watch(primals)
                 outcome = functions.model.simulator(_repeated(functions, x, count), primals)
                 flat = functions.flat(outcome, samples * count)
-            weights = tf.ones_like(flat)                                # w; ∂(uᵀ Jᵀ w)/∂w = J u
+            weights = tf.ones_like(flat)                                # w, because ∂(uᵀ Jᵀ w)/∂w = J u
             outer.watch(weights)
             transposed = inner.gradient(flat, primals, weights, unconnected_gradients=ZERO)
         columns = outer.gradient(transposed, weights, tangents, ZERO)   # row (b, j): ∂y_b/∂u_bj
@@ -123,10 +123,11 @@ def _linearised_simulator(functions, x, controls, samples):
 
 
 def by_samples(trace_rows, functions, xla):
-    """A route by the rows of some samples at a time; `trace_rows` is one of the next three functions.
+    """A route by the rows of some samples at a time, which `own_rows`, `network_rows` or `sample_rows` gives.
 
-    Without XLA each sample is doubled, and its copy has the cotangent 0: vectorised products of a batch of
-    one sample (of rank 4 with an axis of size 1) corrupt memory in TensorFlow 2.21 with oneDNN.
+    Without XLA each sample is doubled, and its copy has the cotangent 0. The reason is that vectorised
+    products of a batch of one sample (of rank 4 with an axis of size 1) corrupt memory in TensorFlow 2.21
+    with oneDNN.
     """
     rows = functions.compiler.function(
         lambda x: trace_rows(functions, x, 1), "The Jacobian by rows", xla=xla,
@@ -147,11 +148,11 @@ def _by_rows(functions, count, overhead, rows_of, xla):
 
     Args:
         count: number of items that have n/count rows each: B samples, or n rows.
-        overhead: about how many numbers a row takes besides itself.
+        overhead: about how many numbers a row takes in addition to its own.
         rows_of: function of (x, first, last) → the rows of the items first … last − 1, in a block for each
-            weight. It is called with as many items each time.
+            weight. The number of items is the same in every call.
     """
-    (n, p), each = functions.shape, functions.n // count            # rows that an item has
+    (n, p), each = functions.shape, functions.n // count            # each: rows of an item
     functions.require_memory(p + min(p, _CHUNK // n))                   # J, and a chunk of it
     step = int(np.clip(_CHUNK // ((p + overhead) * each), 1, count))
 
@@ -169,7 +170,7 @@ def _by_rows(functions, count, overhead, rows_of, xla):
 
 
 def own_rows(functions, x, copies):
-    """Blocks of J by weights of its own for every row (`hig.own_weights`); `copies` is not used."""
+    """Blocks of J, if every row can have weights of its own (`hig.own_weights`); `copies` is not used."""
     samples = functions.count(x)
     rows = samples * functions.d
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -195,7 +196,7 @@ def network_rows(functions, x, copies):
 
 
 def sample_rows(functions, x, copies):
-    """Blocks of J if samples stay apart: network and simulator on one sample for each row."""
+    """Blocks of J if samples stay apart: for each row, network and simulator run on its sample."""
     seeds = _with_copies(_unit_cotangents(functions.d, functions.count(x), tf.float32), copies)
     repeated = [tf.repeat(tf.repeat(leaf, functions.d, axis=0)[:, None], copies, axis=1)
                 for leaf, sampled in zip(tf.nest.flatten(x), functions.sampled) if sampled]
@@ -228,7 +229,7 @@ def batch_rows(functions, xla):
 
 
 def one_by_one(functions, xla):
-    """As `batch_rows`, but one row after the other and without XLA, for models that cannot be vectorised."""
+    """`batch_rows`, but one row after the other and without XLA, for models that cannot be vectorised."""
     def rows(x, seeds):
         found = [functions.plain_vjp(x, seed) for seed in tf.cast(seeds, tf.float64)]
         return [tf.zeros((len(seeds), *weight.shape), weight.dtype) if shares[0] is None else tf.stack(shares)

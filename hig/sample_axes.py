@@ -1,7 +1,7 @@
 """Whether a traced graph keeps samples apart: the axis of the samples is followed from x to y.
 
-Values play no part: an operation that mixes samples counts even if its result is multiplied by 0. Nested
-functions (loops, branches, calls) are followed, too. For an unknown operation the answer remains open.
+Only operations count, not values: one that mixes samples counts even if its result is multiplied by 0. Nested
+functions (loops, branches, calls) are followed, too. An unknown operation leaves the answer open.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Mixed(NamedTuple):
 
     Attributes:
         operation: str, name of the operation.
-        certain: True if it mixes samples, False if it is not known whether it does.
+        certain: True if this operation mixes samples, False if it is not known whether it does.
     """
 
     operation: str
@@ -40,7 +40,7 @@ _WITHIN_LAST_AXIS = {"Softmax": 1, "LogSoftmax": 1, "FFT": 1, "IFFT": 1, "RFFT":
                      "Svd": 2, "Qr": 2, "MatrixDeterminant": 2, "LogMatrixDeterminant": 2,
                      "MatrixDiagPartV3": 2, "MatrixDiagPart": 2, "MatrixBandPart": 2, "MatrixExponential": 2,
                      "MatrixSquareRoot": 2, "Lu": 2, "Eig": 2, "MatrixDiagV3": 1, "MatrixDiag": 1}
-_PRODUCTS = {"MatMul": ("transpose_a", "transpose_b"), "MatrixSolve": ("adjoint",),     # and their flags
+_PRODUCTS = {"MatMul": ("transpose_a", "transpose_b"), "MatrixSolve": ("adjoint",),     # with their flags
              "MatrixTriangularSolve": ("adjoint",), "MatrixSolveLs": (),
              **dict.fromkeys(("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), ("adj_x", "adj_y"))}
 _ON_FIRST_AXIS = frozenset(
@@ -81,19 +81,19 @@ def _strided(array, attributes, out, begin, end, strides):
         if masked("shrink_axis", i):
             return 0
         if begin is None and not masked("begin", i) or end is None and not masked("end", i):
-            return slice(0, 1)                                          # some part
+            return slice(0, 1)                                          # an unknown part: one entry of it
         return slice(None if masked("begin", i) else int(begin[i]), None if masked("end", i) else int(end[i]),
                      int(strides[i]))
     return array[tuple(index(i) for i in range(len(strides)))]
 
 
 def _sliced(array, attributes, out, begin, size):
-    if begin is None:                                                   # where it is smaller, some part
+    if begin is None:                                   # unknown: not from 0 on where the output is smaller
         begin = [size != count for size, count in zip(array.shape, out)]
     return array[tuple(slice(int(first), first + count) for first, count in zip(begin, out))]
 
 
-# operations that pick or reorder entries: functions of (array, attributes, shape of the output, constants)
+# operations that pick or reorder entries, as functions of (array, attributes, shape of output, constants)
 _VIEWS = {
     **dict.fromkeys("Sum Mean Prod Max Min Any All ArgMax ArgMin EuclideanNorm".split(), _reduced),
     **dict.fromkeys(("Transpose", "ConjugateTranspose"),
@@ -115,13 +115,13 @@ class SampleAxes:
     The state of a tensor, or of the elements of a list of tensors in a loop, is one of
 
         None            it does not depend on the samples
-        (axis, inner)   the samples lie along this axis: `inner` rows of the first, then of the second, and so
-                        on; this block may be repeated. Each row depends only on its own sample.
-        Mixed           neither of these; it says why
+        (axis, inner)   the samples lie along this axis: `inner` rows of the first sample, then `inner` of the
+                        second, and so on; the whole may be repeated. Each row depends only on its own sample.
+        Mixed           neither of these; the object says why
 
     Args:
         function: tf.ConcreteFunction with the graph; its first output is y, samples along the first axis.
-        leaves: int, number of its arguments, from the first on, that are data.
+        leaves: int, how many of its arguments are data; these come first.
         batch: B, number of samples. Data with B rows have one row for each; other data are shared by all.
     """
 
@@ -136,7 +136,7 @@ class SampleAxes:
         self.outcome = self.nodes.look_up(function.outputs[0].op.name)[0]
 
     def verdict(self):
-        """"" if each row of y depends only on its own sample, else a `Mixed` that says why not."""
+        """Why a row of y may depend on other samples than its own, as a `Mixed`; "" if none does."""
         if self.batch == 1:
             return ""
         if isinstance(self.outcome, Mixed):
@@ -161,7 +161,7 @@ class _Nodes:
     def __init__(self, owner, nodes, arguments):
         self.owner, self.batch = owner, owner.batch
         self.nodes, self.arguments = {node.name: node for node in nodes}, arguments
-        self.states = {}  # by node: one for all its outputs, or a list of (state, shape)
+        self.states = {}  # by node: one state for all its outputs, or a list of (state, shape)
 
     def look_up(self, reference):
         """(state, shape) of the tensor with this name. The nodes before it are visited without recursion."""
@@ -207,7 +207,7 @@ class _Nodes:
         return None if any(value is None for value in values) else _ARITHMETIC[node.op](*values)
 
     def _state(self, node):
-        """The state of a node's outputs, or a list of (state, shape), from what is known of its inputs."""
+        """One state for all outputs of a node, or a list of (state, shape), from those of its inputs."""
         references = [reference for reference in node.input if reference[0] != "^"]
         inputs = [self.look_up(reference) for reference in references]
         if node.op in ("While", "StatelessWhile"):
@@ -366,7 +366,7 @@ class _Nodes:
             if out[axis] != shape[state[0]]:
                 return Mixed(op, False)
             if found not in (None, (axis, state[1])):
-                return Mixed(op, True)                                  # samples along two axes: all pairs
+                return Mixed(op, True)                          # samples along two axes: all pairs meet
             found = axis, state[1]
         return found
 
@@ -377,18 +377,18 @@ class _Nodes:
         return found
 
     def _same(self, inputs, op):
-        """The state that all inputs have that depend on the samples."""
+        """The common state of all inputs that depend on the samples."""
         states = {state for state, _ in inputs if state is not None}
         return states.pop() if len(states) == 1 else Mixed(op, True)
 
     def _moved(self, state, shape, out_shapes, view, op):
-        """The state after an operation that picks or reorders entries, which a view of an array can do.
+        """The state after an operation that picks or reorders entries, as a view of an array does.
 
         Args:
             view: function of an array of this shape and the shape of an output → the array of this output.
         """
         axis, inner = state
-        sizes = [max(size, 1) for size in shape]                        # unknown ones play no part
+        sizes = [max(size, 1) for size in shape]                        # unknown sizes play no part
         sizes[axis] = shape[axis] if shape[axis] > 0 else self.batch * inner
         samples = np.arange(sizes[axis]) // inner % self.batch
         array = np.broadcast_to(samples.reshape([-1 if i == axis else 1 for i in range(len(sizes))]), sizes)
@@ -417,7 +417,7 @@ class _Nodes:
         return None
 
     def _einsum(self, equation, states, shapes, out, op):
-        def written_out(labels, rank):                                  # the axes of the dots, from their end
+        def written_out(labels, rank):                          # digits for the axes of "...", from the last
             before, dots, after = labels.partition("...")
             return before + "0123456789"[10 - (rank - len(before + after)) if dots else 10:] + after
 
@@ -444,7 +444,7 @@ class _Nodes:
 
 
 def _join(one, other, op):
-    """The state of a tensor that may have either of two states."""
+    """The state of a tensor that may have either of two states: one that holds for both."""
     for state in (one, other):
         if isinstance(state, Mixed):
             return state

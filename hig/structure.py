@@ -20,20 +20,22 @@ class Structure:
     """What the graph of x → y says about a model: which routes to its Jacobian can be right.
 
     Args:
-        functions: hig.functions.Functions, of which only weights, batch and what has to do with x are set.
+        functions: hig.functions.Functions, of which d, n, shape and penalties are not yet set.
         x: the first batch.
 
     Attributes:
         outputs: d, numbers in the outcome of a sample.
-        penalties: number of the model's `losses` after a call on a batch.
-        not_layered: "" if all weights act in layer products with one row for each sample, else a clause that
-            says why not.
-        mixing: "" if samples stay apart, else the operation by which they may reach each other's outcomes.
-        certainly_mixed: whether they do.
+        penalties: how many `losses` the model has after a call on a batch.
+        not_layered: "" if all weights act in products of one row per sample (`layer_products`), else a clause
+            that says why not.
+        mixing: "" if samples stay apart, else the operation by which they may reach each other's outcomes,
+            or a clause that says that the graph cannot be read.
+        certainly_mixed: whether samples do reach each other's outcomes.
         network_alone: whether weights act only in the network.
-        loop, loop_in_network, loop_reads_weights: whether there is a loop, also in the network, and whether
-            a loop reads weights.
-        has_own_weights: whether every row can have weights of its own (`hig.own_weights`).
+        loop, loop_in_network, loop_reads_weights: whether there is a loop, whether there is one in the
+            network, and whether a loop reads weights.
+        has_own_weights: whether every row can have weights of its own (`hig.own_weights`), in a model
+            without the factored route.
         variables: what the model reads but does not train.
         memory: about how many bytes the tensors of a forward pass of the batch take; 0 if unknown.
     """
@@ -87,7 +89,7 @@ class Structure:
 
 
 def _may_have_own_weights(functions, x):
-    """Whether weights act only in Dense layers, and samples stay apart if rows have their own weights."""
+    """Whether weights act only in Dense layers, and samples stay apart if each row has its own weights."""
     leaves, weights, batch = tf.nest.flatten(x), functions.weights, functions.batch
 
     def outcome_of(*arguments):
@@ -98,7 +100,7 @@ def _may_have_own_weights(functions, x):
     try:
         traced = functions.compiler.trace(outcome_of, *leaves, *(
             tf.zeros((batch, *weight.shape), weight.dtype) for weight in weights))
-    except Exception:  # a layer's rows are not the samples
+    except Exception:  # the rows of a layer are not the samples
         return False
     held = {id(outside) for outside, _ in traced.graph.captures}
     return not any(id(weight.value.handle) in held for weight in weights) and (
@@ -111,7 +113,7 @@ class Product(NamedTuple):
     Attributes:
         inputs: symbolic tensor a, (rows, in); None where the kernel W is not trained.
         sums: symbolic tensor z, (rows, out).
-        kernel, bias: places of W and b among the weights; None if there is none.
+        kernel, bias: places of W and b among the trained weights; None where W or b is not one of them.
     """
 
     inputs: tf.Tensor
@@ -129,9 +131,9 @@ def weight_operations(graph, weights, outcome):
         outcome: symbolic tensor of the graph.
 
     Returns:
-        for each weight a list of (operation, index of its input that is the weight). Casts and copies are
-        replaced by the operations that use their result. A nested function (a loop, a branch, a call) counts
-        as one operation.
+        for each weight a list of (operation, index of its input that is the weight). In place of a cast or a
+        copy of the weight it has the operations that use this copy. A nested function (a loop, a branch, a
+        call) counts as one operation.
     """
     needed, waiting = set(), [outcome.op]
     while waiting:

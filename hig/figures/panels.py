@@ -6,15 +6,17 @@ from hig.figures.curves import LOSSES, drawable, end_loss
 from hig.figures.losses import draw_curves
 from hig.figures.style import choose_dashes, legible
 
-LETTERS = 40    # of all names below the final losses; more stand aslant
+LETTERS = 40    # names below the final losses stand aslant if they have more letters together
 
 
 def draw_quantity(key, words, ax, groups, colors, options, span=None):
-    """Panel: an array of the pickles over the x axis; medians and bands of several seeds.
+    """Panel: an array of the pickles over the x axis, with medians and bands of several seeds.
 
     Args:
-        key: its name. words: at the y axis.
-        span: limits of a linear y axis, which shows all values; None for a logarithmic one.
+        key: name of the array.
+        words: label of the y axis.
+        span: limits of a linear y axis, which also shows values that are not positive; None for a
+            logarithmic one.
     """
     ax.set(ylabel=words, **({"yscale": "linear", "ylim": span} if span else {}))
     for label, dashes in choose_dashes(groups).items():
@@ -24,7 +26,7 @@ def draw_quantity(key, words, ax, groups, colors, options, span=None):
 
 
 def draw_finals(ax, groups, colors, options, middle=np.median):
-    """Panel: the final loss of each run, and a bar at their middle, to which a run that died is infinite."""
+    """Panel: the final loss of each run, and a bar at their `middle`; a run that died counts as infinite."""
     ax.set(xscale="linear", xlabel="", ylabel=f"final {LOSSES[options.y]}")
     names = [legible(label.replace("_", " ")) for label in groups]
     if sum(map(len, names)) > LETTERS:

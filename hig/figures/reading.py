@@ -1,7 +1,8 @@
 """Curves from files: found below a folder, read, and sorted into cases and groups.
 
-A pickle is named `<prefix>_<X>_RESULTS.pickle`, with a prefix of `hig.figures.curves.SYSTEMS` and X for the
-legend. A text `log_loss_<X>_0.txt` is a curve of the published Poisson code, from a scene of PhiFlow's.
+A pickle is named `<prefix>_<X>_RESULTS.pickle`, where the prefix is one of `hig.figures.curves.SYSTEMS` and X
+is the name in the legend. A text file `log_loss_<X>_0.txt` is a curve of the published Poisson code; PhiFlow
+writes it into the folder of a run, which it calls a scene.
 """
 
 import os
@@ -19,7 +20,7 @@ APART = ("studies", "Peers", "Published_Budgets")   # each folder in them has a 
 
 
 def find_files(folder):
-    """Files of curves below a folder, sorted; none under a date, hidden, or in one of APART."""
+    """Files of curves below a folder, sorted; not hidden ones, dated ones, or those in APART."""
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in APART)
@@ -32,7 +33,7 @@ def read_run(path):
     """The run in a pickle, or in a log of a PhiFlow scene.
 
     Raises:
-        ValueError: the file is not a curve; one sentence that names it and the reason.
+        ValueError: the file is not a curve; the message is one sentence with its name and the reason.
     """
     if is_log(path.name):
         return read_log(path)
@@ -40,21 +41,22 @@ def read_run(path):
 
 
 def is_log(name):
-    """Whether a file is called as the losses in a PhiFlow scene are."""
+    """Whether a file has the name of a loss in a PhiFlow scene."""
     return name.startswith("log_loss_") and name.endswith("_0.txt")
 
 
 def read_log(path):
-    """The run in a loss of a PhiFlow scene: lines of step and loss, beside `log_step_time.txt` (step, seconds).
+    """The run in a loss file of a PhiFlow scene.
 
-    PhiFlow counts the steps that have ended: loss 0 is that of the untrained network.
+    Its lines are step and loss; those of `log_step_time.txt` beside it are step and seconds. PhiFlow counts
+    the steps that have ended: the loss at step 0 is that of the untrained network.
 
     Raises:
-        ValueError: a file is not of that form.
+        ValueError: one of the two files does not have this form.
     """
     def columns(file):
         try:
-            *lines, last = file.read_text().split("\n")      # a last line without end is still being written
+            *lines, last = file.read_text().split("\n")      # a line without end is still being written
             table = np.loadtxt(lines or [last], ndmin=2, usecols=(0, 1))
         except (OSError, ValueError) as error:
             raise ValueError(f"{file} cannot be used as a curve: {str(error).splitlines()[0]}") from None
@@ -81,13 +83,13 @@ def describe(filename):
 
 
 def collect(paths, axis):
-    """Runs of pickles, which must be readable, and of folders, where unreadable ones are only reported."""
+    """Runs of files, which must be readable, and of folders, where unreadable files are only reported."""
     runs = {}
     for path in map(Path, paths):
         for file in find_files(path) if path.is_dir() else [path]:
             try:
                 run = read_run(file)
-                x_values(run, axis)         # raises if the file does not tell them
+                x_values(run, axis)         # raises ValueError if the file does not have them
                 runs.setdefault(file.resolve(), run)
             except ValueError as error:
                 if not path.is_dir():
@@ -97,7 +99,7 @@ def collect(paths, axis):
 
 
 def sort_into_cases(runs):
-    """{title: runs}, one entry for each case of each system, in the order of SYSTEMS, unknown ones last."""
+    """{title: runs}: an entry for each case of each system, in the order of SYSTEMS; unknown systems last."""
     def case(run):
         return system(run.system).case(run.results["sim_par"])
     cases = {}
@@ -111,8 +113,8 @@ def varied_settings(runs):
 
     Returns:
         {optimizer: (its runs by seed, DataFrame)} in the order of legends. The DataFrame has a row for each
-        of these runs and a column of texts for each setting that differs, – where a file does not tell it,
-        the learning rate last.
+        of these runs and a column for each setting that differs, the learning rate last. The entries are
+        texts; – stands where a file does not have the setting.
     """
     import pandas
 
@@ -133,9 +135,9 @@ def varied_settings(runs):
 def group_runs(runs):
     """{label: runs of one curve, by seed}, in the order of optimizers and of their settings.
 
-    Runs of one optimizer are told apart by the settings that differ, budget included. Where more than two
-    differ (the published files name them in their own way), the folder names a group (`folder_name`), and
-    the largest group has the optimizer's name alone.
+    The label of a group names the settings in which runs of its optimizer differ, budget included. If there
+    are more than two of them (the published files have other names for their settings), it names the folder
+    instead (`folder_name`), and the label of the largest group is the optimizer's name alone.
     """
     groups = {}
     for label, (own, settings) in varied_settings(runs).items():
@@ -156,7 +158,7 @@ def group_runs(runs):
 
 
 def folder_name(run):
-    """Name of a run's folder; in a study that of the setting, "krylov=8 batch size=64", not "seed_0"."""
+    """Name of a run's folder; in a study the setting, for instance "krylov=8 batch size=64", not "seed_0"."""
     folder = run.path.resolve().parent
     if not re.fullmatch(r"seed_\d+", folder.name):
         return folder.name
@@ -169,14 +171,14 @@ def setting(key, value):
 
 
 def settings_of(run):
-    """{name: text} of the settings of a run, without its seed and places."""
+    """{name: text} of the settings of a run, without its seed, files and folders."""
     return {key: f"{value:g}" if isinstance(value, (int, float)) else str(value)
             for key, value in run.results["sim_par"].items()
             if not re.search("seed|output|folder|path", key, re.IGNORECASE)}
 
 
 def numeric(text):
-    """A key that sorts numbers by size, before all other texts, and these by the numbers in them."""
+    """A key that sorts numbers by size and before other texts, and other texts by the numbers in them."""
     try:
         return 0, float(text), []
     except ValueError:

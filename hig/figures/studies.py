@@ -8,24 +8,24 @@ from hig.figures.curves import LOSSES, end_loss
 from hig.figures.reading import group_runs, numeric, settings_of, varied_settings
 from hig.figures.style import SYMBOLS, WORDS, choose_colors, legible
 
-BUDGET = ["max_time", "epochs"]         # settings that are no subject of a study
-FEWEST = 3                              # values that make a study
-MANY = 6                                # settings of an optimizer that a figure shows in colour
+BUDGET = ["max_time", "epochs"]         # settings that are never the subject of a study
+FEWEST = 3                              # values of a setting from which on it has a panel
+MANY = 6                                # how many groups of an optimizer can all be in colour
 
 
 def subjects(runs):
-    """{optimizer: DataFrame of the settings, as texts, that a study of these runs is about}.
+    """{optimizer: DataFrame of those settings that a study of these runs is about}.
 
-    It has a row for each run and a column for each setting, the leading one first.
+    It has a row for each run and a column of texts for each setting, the leading setting first.
     """
     return {label: texts.drop(columns=BUDGET, errors="ignore")
             for label, (_, texts) in varied_settings(runs).items()}
 
 
 def finals(runs, wanted):
-    """DataFrame, a row for each run: its settings as texts, "optimizer", "group" and "loss".
+    """DataFrame with a row for each run: its settings as texts, "optimizer", "group" and "loss".
 
-    The group is its label in `group_runs`, the loss its `end_loss` for `wanted`, "test" or "train".
+    The group is the run's label in `group_runs`. The loss is its `end_loss` for `wanted`, "test" or "train".
     """
     import pandas
 
@@ -37,8 +37,8 @@ def finals(runs, wanted):
 def best_partners(runs, wanted):
     """Labels of the groups of runs that a figure shows in colour; the others stand grey behind them.
 
-    If an optimizer has more than MANY settings, one is in colour for each value of its leading setting: that
-    with the lowest median of the `finals`.
+    If an optimizer has more than MANY groups, one is in colour for each value of its leading setting: the one
+    whose `finals` have the lowest median.
     """
     table, best = finals(runs, wanted), []
     for optimizer, texts in subjects(runs).items():
@@ -50,10 +50,10 @@ def best_partners(runs, wanted):
 
 
 def study_panels(runs):
-    """Functions that draw the panels of a study, as `hig.figures.losses.draw_losses`; empty if it is none.
+    """Functions that draw the panels of a study, as `hig.figures.losses.draw_losses`; [] if it has none.
 
-    One varied setting of at least three values has one panel. Two have a heat map for each optimizer whose
-    pairs of values fill a grid of at least three.
+    If one setting varies, with at least FEWEST values, there is one panel. If two vary, there is a heat map
+    for each optimizer whose pairs of values fill a grid of at least FEWEST cells.
     """
     frames = subjects(runs)
     varied = {key for texts in frames.values() for key in texts}
@@ -69,15 +69,15 @@ def study_panels(runs):
 
 
 def named(key):
-    """A setting at an axis, as word and symbol: "learning rate η", "batch size"."""
+    """The name of a setting at an axis, in words and with its symbol: "learning rate η", "batch size"."""
     symbol = SYMBOLS.get(key, "")
     return legible(WORDS.get(key, key.replace("_", " ")) + f" {symbol}" * (len(symbol) == 1))
 
 
 def draw_over_setting(key, ax, groups, colors, options):
-    """Panel: for each optimizer the median of the final losses over a setting, and their range.
+    """Panel: median and range of the final losses of each optimizer, over one setting.
 
-    The values of the setting stand in a row; crosses count the runs that died.
+    The values of the setting are evenly spaced. A cross with a fraction says how many runs died.
     """
     from matplotlib.ticker import LogFormatterSciNotation
 
@@ -106,7 +106,8 @@ def draw_over_setting(key, ax, groups, colors, options):
 def draw_heat_map(optimizer, first, second, ax, groups, colors, options):
     """Panel: the median of the final losses of one optimizer over two settings, and how many runs died.
 
-    Greys mean the same for all optimizers. The best cell of each row has a frame of its curve's colour.
+    The scale of greys is the same for all optimizers. The best cell of each row has a frame in the colour of
+    its curve.
     """
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
     from matplotlib.patches import Rectangle

@@ -1,14 +1,14 @@
-"""Many training runs as one command: a study varies settings and seeds, and answers one claim.
+"""Many training runs as one command: a study varies settings and seeds to test a claim or answer a question.
 
-Each run is a submit script, in a process of its own on this machine, or in a job of Slurm (by submitit).
+Each run is a submit script, in a process of its own on this machine or in a job of Slurm (by submitit).
 
     <system>/studies/<name>/<setting>/seed_<n>/     results of one run, as its submit script writes them
     <system>/studies/<name>/study.txt               which study the folder belongs to
     <system>/studies/<name>/.jobs/                  what submitit writes: job files and logs
 
-The files tell how far a study is. If its command is given again, a run that has finished or diverged is left
-alone, an interrupted one is resumed, and one that another process works on is waited for. So a study that was
-killed goes on.
+The files tell how far a study is, so that one that was killed goes on if its command is given again: a run
+that has finished or diverged is left alone, an interrupted one is resumed, and the study waits for a run that
+another process works on.
 """
 
 import argparse
@@ -49,10 +49,11 @@ def study(system, name, description, runs, *, seeds, max_time):
 
     Args:
         system: folder of the physical system, with its submit scripts.
-        name: of the study, a folder in <system>/studies.
-        description: text of --help, the script's docstring, which names the claim.
+        name: the study's name, which is also that of its folder in <system>/studies.
+        description: text of --help: the script's docstring, which states the claim or question.
         runs: list of (optimizer, {setting: value}): the submit script of that name, and its flags.
-        seeds, max_time: iterable of int, and seconds of training of each run; flags replace them.
+        seeds, max_time: iterable of int, and seconds of training of each run; --seeds and --max-time replace
+            them.
     """
     options = parse(system, name, description, seeds, max_time)
     folder = Path(__file__).resolve().parents[2] / system
@@ -114,7 +115,7 @@ def seed_range(text):
 
 
 class Run(NamedTuple):
-    """One run: submit script, flags without --output and --resume, folder, seconds, threads (None: any)."""
+    """One run: submit script, its flags but --output and --resume, folder, seconds, threads (None: any)."""
     script: Path
     flags: tuple
     folder: Path
@@ -122,7 +123,7 @@ class Run(NamedTuple):
     threads: int | None
 
     def results(self):
-        """The content of its pickle; None if there is none, or a damaged one."""
+        """The content of its pickle; None if the pickle is missing or damaged."""
         for path in self.folder.glob("*_RESULTS.pickle"):
             with suppress(ValueError):
                 return load_results(path)
@@ -141,11 +142,11 @@ class Run(NamedTuple):
         return "interrupted" if killed or shorter else state
 
     def done(self):
-        """Whether nothing is left of it."""
+        """Whether nothing of it is left to do."""
         return self.state() in ("finished", "diverged")
 
     def start(self, **options):
-        """The process that begins or continues it; what it prints goes to stderr.txt in its folder."""
+        """The process that begins or continues the run; its output goes to stderr.txt in the run's folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(self.script), *self.flags, "--output", str(self.folder)]
         if self.results() and any(self.folder.glob("*_CHECKPOINT.npz")):
@@ -156,7 +157,7 @@ class Run(NamedTuple):
                                     env={**os.environ, **threads}, **options)
 
     def why(self):
-        """The last line that it has printed; "interrupted", for instance, if it has printed none."""
+        """The last line that the run has printed; if it has printed none, a clause with its state."""
         with suppress(OSError):
             if said := (self.folder / "stderr.txt").read_text(errors="replace").strip():
                 return said.split("\n")[-1]
@@ -186,7 +187,7 @@ def carry_out(runs, options):
         {Run: why it failed, in a sentence}
 
     Raises:
-        OSError: its folder cannot be written.
+        OSError: the study's folder cannot be written.
         SettingsError: Slurm does not take the jobs.
     """
     def say(text):
@@ -226,9 +227,9 @@ def list_runs(runs, options):
 
 
 def print_table(runs, failures):
-    """For each setting: how many runs there are, died and failed, median and range of the final test losses,
-    the median of the final validation losses, by which settings are chosen, and the largest peak memory.
-    The loss of a run that died is infinite.
+    """Prints for each setting how many runs there are, how many died and how many failed; median and range of
+    the final test losses; the median of the final validation losses, by which settings are chosen; and the
+    largest peak memory. A run that died counts with an infinite loss.
     """
     import pandas                   # half a second, which --help need not take
 
