@@ -139,7 +139,7 @@ def test_its_curve_falls_is_resumed_and_survives_ctrl_c(tmp_path, monkeypatch):
     curve = results(tmp_path)
     assert curve["epochs"].tolist() == list(range(8)) and curve["provenance"]["state"] == "interrupted"
     assert (curve["train_loss"][1:] < curve["train_loss"][:-1] * (1 + 1e-6)).all()
-    assert curve["sim_par"]["batch_size"] == 4096 and curve["sim_par"]["memory"] == 50
+    assert curve["sim_par"]["batch_size"] == 4096 and curve["sim_par"]["memory"] == 100
     assert submit(system, "LBFGS", tmp_path, "--resume", "--epochs", 8) == 0
 
 
