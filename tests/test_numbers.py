@@ -197,6 +197,21 @@ def test_cart_pole():
         assert finals_agree(own, median, limits, died), setting
 
 
+def test_five_minutes_of_cart_poles():
+    """Updates, peak memory, median, range and deaths of the settings that were run."""
+    written = rows(CART_POLE, "`Cart_Pole/study_five_minutes.py`")
+    runs = settings("Peers/cart_pole_five_minutes")
+    assert {setting.strip("`") for setting in written} == set(runs)
+    for setting, (updates, memory, *losses) in written.items():
+        own = runs[setting.strip("`")]
+        provenance = [run.results["provenance"] for run in own]
+        made = np.median([run.results["epochs"][-1] * each["updates_per_epoch"]
+                          for run, each in zip(own, provenance)])
+        assert {run.results["sim_par"]["max_time"] for run in own} == {300}
+        assert agree(updates, made) and agree(memory, max(each["peak_memory"] for each in provenance) / 1e6)
+        assert finals_agree(own, *losses), setting
+
+
 PEERS = {"Adam": "Adam", "Adam, best batch": "Adam_batch_size=*", "Adam, chosen": "Adam_learning_rate=*",
          "Muon": "Muon", "L-BFGS": "LBFGS", "GN": "GN", "HIG": "HIG", "HIG, chosen": "HIG_learning_rate=*",
          "HIG adaptive": "HIG_adaptive", "LM": "LM"}
