@@ -61,7 +61,7 @@ def losses_along(model, x, target, kappa, rates):
 
 
 def draw_step(seed=0, factor=0.01):
-    """Figure of the first step for λ = factor: singular values, what a step makes of them, losses along it."""
+    """Figure of the first step for λ = factor: singular values, what a step makes of them, its losses."""
     from matplotlib.figure import Figure
 
     model, ((x, target), _) = build_model(seed, factor), draw_data(seed)
