@@ -8,14 +8,14 @@
     python plot.py FILE [FILE ...]        these pickles in one figure, plot.png beside the first
     python plot.py trajectories ...       what a trained network does (--help lists the flags)
 
-Curves are read from the pickles of the submit scripts and from those of the published code. A pickle is
-named `<prefix>_<X>_RESULTS.pickle`, for instance `NLO_HIG_RESULTS.pickle`, and X is the name in the legend.
-If a system has several tasks, the name also tells which, as in `TOY_lambda_1_HIG_RESULTS.pickle`, and each
-task has panels of its own. Runs of one optimizer that differ only in their seed become the median with a band
-from minimum to maximum, over those that have come so far. A run that died at inf or NaN ends in a cross, when
-and where it died. Runs over one or two varied settings also show their final losses over these. Losses are
-those of the test set where a run has measured them, otherwise those of training. A table of the runs is
-printed.
+Curves are read from the pickles of the submit scripts, from those of the published code, and from the losses
+in PhiFlow's scene folders (`log_loss_<X>_0.txt`). A pickle is named `<prefix>_<X>_RESULTS.pickle`, for
+instance `NLO_HIG_RESULTS.pickle`, and X is the name in the legend. If a system has several tasks, the name
+also tells which, as in `TOY_lambda_1_HIG_RESULTS.pickle`, and each task has panels of its own. Runs of one
+optimizer that differ only in their seed become the median with a band from minimum to maximum, over those
+that have come so far. A run that died at inf or NaN ends in a cross, when and where it died. Runs over one or
+two varied settings also show their final losses over these. Losses are those of the test set where a run has
+measured them, otherwise those of training. A table of the runs is printed.
 
 --csv also writes the table and the drawn curves, in long form for pandas: one number in each row.
 

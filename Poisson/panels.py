@@ -45,4 +45,4 @@ def case(settings):
 SYSTEM = System(
     "Poisson problem", case=case, log_x=True, thresholds=(100.0, 10.0, 1.0, 0.1),
     words={"x_distance_l1": "mean |x − x_gt|"},
-    panels=(Panel(draw_example, arrays=tuple(f"example_{key}" for key in FIELDS)),))
+    panels=(Panel(draw_example, images=tuple(f"example_{key}" for key in FIELDS)),))

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import hig
-from Cart_Pole import adam_flags, experiment, pictures
+from Cart_Pole import adam_flags, experiment, pictures, simulator
 from Cart_Pole.simulator import CART_MASS, GRAVITY, HALF_LENGTH, POLE_MASS, CartPoles
 from hig.runs.cli import SettingsError, parse
 from hig.runs.results import load_results
@@ -92,6 +92,26 @@ def test_small_angles_follow_the_linear_solution(rest, sign):
     assert abs(final[2] - rest - expected) < 1e-7
     shift = POLE_MASS * HALF_LENGTH / (CART_MASS + POLE_MASS) * math.cos(rest)     # the centre of mass stays
     assert abs(final[0] + shift * (expected - 1e-4)) < 1e-8
+
+
+def test_a_constant_force_gives_its_momentum():
+    """(M + N m) ẋ + Σ m l θ̇ cos θ grows by F t, to first order in the time step."""
+    state, cart = np.array([0.3, -0.5, 2.5, 0.7, 0.4, -1.0]), CartPoles(2, 1e-4)
+
+    def momentum(s):
+        return (CART_MASS + 2 * POLE_MASS) * s[1] + POLE_MASS * HALF_LENGTH * (s[4:] * np.cos(s[2:4])).sum()
+    assert abs(momentum(run_free(cart, state, 1.0, force=3.0)) - momentum(state) - 3.0) < 1e-3
+
+
+def test_equal_poles_with_equal_states_move_as_one(monkeypatch):
+    """Two, and one of twice the mass, in the same way; with different states they part."""
+    two = run_free(CartPoles(2), [0.1, 0.2, 3.0, 3.0, 0.5, 0.5], 1.0, force=2.0)
+    assert two[2] == two[3] and two[4] == two[5]
+    apart = run_free(CartPoles(2), [0.1, 0.2, 3.0, 3.1, 0.5, 0.5], 1.0, force=2.0)
+    assert abs(apart[2] - two[2]) > 1e-4
+    monkeypatch.setattr(simulator, "POLE_MASS", 2 * POLE_MASS)
+    one = run_free(CartPoles(1), [0.1, 0.2, 3.0, 0.5], 1.0, force=2.0)
+    np.testing.assert_allclose(two[[0, 1, 2, 4]], one, rtol=1e-12)
 
 
 # -------------------------------------------------------------------------------------------- the closed loop

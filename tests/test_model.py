@@ -66,6 +66,15 @@ def test_step_equals_the_explicit_svd(float64, kappa, rows, hidden, convolution)
     np.testing.assert_allclose(step, expected, atol=1e-7 * np.abs(expected).max())
 
 
+def test_power_one_is_gradient_descent(float64):
+    """κ = 1 without truncation equals Keras' own SGD through Keras' own training step."""
+    x, y = data()
+    steps = [step_of(hig.PhysicsModel(network(), simulator), x, y, optimizer)
+             for optimizer in (hig.JacobianPower(1e-3, kappa=1.0, truncation=0.0),
+                               keras.optimizers.SGD(1e-3))]
+    np.testing.assert_allclose(*steps, atol=1e-7 * np.abs(steps[1]).max())
+
+
 def test_gauss_newton_solves_a_linear_problem_in_one_step(float64):
     """Linear network, linear simulator, more weights than equations: J J⁺ = 1, so one step of η = 1/2 hits
     the target of Σ (y − y*)² (gradient 2 (y − y*)), per sample scaled by the mean over B = 1.

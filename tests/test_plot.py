@@ -251,7 +251,8 @@ def test_every_system_has_its_panel(tmp_path):
 def test_populations_of_the_dipole_have_a_panel_each(tmp_path):
     errors = {"population_error_2": falling(rate=0.2), "population_error_3": falling(rate=0.3)}
     save(tmp_path / "QMC_HIG_RESULTS.pickle", falling(), **errors)
-    save(tmp_path / "QMC_Adam_RESULTS.pickle", falling())
+    save(tmp_path / "QMC_Adam_RESULTS.pickle", falling(),               # of other shapes: only its loss is drawn
+         population_error_2=falling()[:5], population_error_3=np.ones((3, 3)))
     losses, *populations = draw([tmp_path])
     assert set(lines(losses)) == {"Adam", "HIG"}
     for panel, (key, values) in zip(populations, errors.items(), strict=True):
@@ -337,6 +338,9 @@ def test_phiflow_scenes(tmp_path):
     assert_array_equal(lines(ax)["Adam"].get_xydata(), [[9, 500]])
     assert lines(ax)["HIG"].get_label() == "HIG: died at NaN, t = 17.5 s"
     assert_array_equal(lines(draw([scene], "--x", "updates")[0])["HIG"].get_xdata(), [1, 2])
+    for rest in ("3 1", "3", "3 1.2e", "3 "):                           # a line that is still being written
+        (scene / "log_loss_HIG_0.txt").write_text("0 3.0\n1 2.0\n2 1.5\n" + rest)
+        assert list(reading.read_run(scene / "log_loss_HIG_0.txt").results["train_loss"]) == [3, 2, 1.5]
     (scene / "log_loss_HIG_0.txt").write_text("zero one\n")
     with pytest.raises(ValueError, match="log_loss_HIG_0.txt cannot be used as a curve"):
         reading.read_run(scene / "log_loss_HIG_0.txt")

@@ -49,11 +49,24 @@ def test_every_pin_is_within_its_range():
         assert {clause.operator for clause in requirement.specifier} == {">=", "<"}, requirement
 
 
-def test_the_lock_has_every_pin():
-    """It is made from the two lists by uv, which CONTRIBUTING describes; pip itself notices what it lacks."""
-    lock = re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    pinned = {**pins("requirements.txt"), **pins("tests/requirements.txt")}
-    assert {(canonicalize_name(name), version) for name, version in pinned.items()} <= set(lock)
+def locked():
+    """{name: version} of requirements.lock for this Python and machine."""
+    lines = map(Requirement, (line for line in (ROOT / "requirements.lock").read_text().splitlines()
+                              if line[0] != "#"))
+    found = [(canonicalize_name(line.name), line.specifier) for line in lines if not line.marker
+             or line.marker.evaluate()]
+    assert len(found) == len(dict(found))
+    return {name: str(specifier).removeprefix("==") for name, specifier in found}
+
+
+def test_the_lock_has_every_pin_and_all_that_these_packages_need():
+    lock, pinned = locked(), {**pins("requirements.txt"), **pins("tests/requirements.txt")}
+    assert pinned.items() <= lock.items()
+    for name in lock:
+        for needed in map(Requirement, metadata.requires(name) or ()):
+            if not needed.marker or needed.marker.evaluate({"extra": ""}):
+                assert needed.specifier.contains(lock[canonicalize_name(needed.name)],
+                                                 prereleases=True), (name, needed)
 
 
 def test_every_folder_with_code_is_installed(tmp_path):

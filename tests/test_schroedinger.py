@@ -106,6 +106,15 @@ def test_reversed_controls_lead_the_conjugate_state_back():
     np.testing.assert_allclose(back.conj(), psi, atol=1e-11)
 
 
+def test_constant_control_conserves_its_energy():
+    """⟨ψ|H|ψ⟩ with H of that control: a Cayley step commutes with its H. Float64, relative to |H| = 230."""
+    dipole, u = Dipole(), 7.0
+    psi, matrix = random_states(dipole, 4), hamiltonian(dipole, u)
+    final = to_complex(dipole(pairs(psi), tf.fill((4, 384), tf.constant(u, tf.float64)))).numpy()
+    before, after = (np.einsum("bi,ij,bj->b", s.conj(), matrix, s).real for s in (psi, final))
+    np.testing.assert_allclose(after, before, atol=1e-9)
+
+
 def test_trajectory_is_that_of_shorter_runs():
     dipole = Dipole(n_steps=6)
     psi, controls = random_states(dipole, 2), random_controls(dipole, 2)

@@ -31,11 +31,13 @@ class Panel(NamedTuple):
     """What a system's figure shows beside the loss.
 
     draw: function of (axes, groups, colors, options), as `hig.figures.losses.draw_losses`.
-    arrays: names of what the pickles must hold.
+    arrays: names of what the pickles must hold with one value for each entry of the curve.
+    images: names of what they must hold as (H, W) arrays.
     seeds: how many runs of one group there must be.
     """
     draw: Callable
     arrays: tuple = ()
+    images: tuple = ()
     seeds: int = 1
 
 

@@ -107,12 +107,17 @@ def case_panels(title, runs, options):
     colors = choose_colors(groups, options.colors, options.style, best_partners(runs, options.y))
     panels = [(title, draw_losses, groups, colors)]
     for panel in system(runs[0].system).panels:
-        able = {label: [run for run in members if run.results.keys() >= set(panel.arrays)]
-                for label, members in groups.items()}
+        able = {label: [run for run in members if holds(run, panel)] for label, members in groups.items()}
         able = {label: members for label, members in able.items() if members}
         if max(map(len, able.values()), default=0) >= panel.seeds:
             panels.append((title, panel.draw, able, colors))
     return panels + [(title, draw_panel, groups, colors) for draw_panel in study_panels(runs)]
+
+
+def holds(run, panel):
+    """Whether a run's file has the arrays of a Panel in the shapes that the panel draws."""
+    return (all(np.shape(run.results.get(key)) == run.results["epochs"].shape for key in panel.arrays)
+            and all(np.ndim(run.results.get(key)) == 2 for key in panel.images))
 
 
 def draw_losses(ax, groups, colors, options):
