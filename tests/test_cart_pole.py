@@ -9,21 +9,20 @@ import tensorflow as tf
 import hig
 from Cart_Pole import adam_flags, experiment, pictures, simulator
 from Cart_Pole.simulator import CART_MASS, GRAVITY, HALF_LENGTH, POLE_MASS, CartPoles
-from hig.runs.cli import SettingsError, parse
+from hig.runs.cli import SettingsError
 from hig.runs.results import load_results
 from hig.runs.weights import save_weights
+from tests import tiny
 from tests.reference import flat, jacobian_by_rows, power_by_svd
 
 
 def run_free(cart, state, seconds, force=0.0):
     """The state after some seconds under a constant force in N; (2 + 2N,) float64 arrays."""
-    steps = round(seconds / cart.dt)
-    forces = tf.fill((1, 1), tf.constant(force, tf.float64))
+    steps, force = round(seconds / cart.dt), tf.constant([[force]], tf.float64)
 
     @tf.function(autograph=False)
     def run(state):
-        return tf.while_loop(lambda t, s: t < steps,
-                             lambda t, s: (t + 1, cart.step(s, forces)), (0, state))[1]
+        return tf.while_loop(lambda t, s: t < steps, lambda t, s: (t + 1, cart.step(s, force)), (0, state))[1]
     return run(tf.constant(state, tf.float64)[None])[0].numpy()
 
 
@@ -62,12 +61,9 @@ def test_one_pole_is_the_textbook_s():
 def test_energy_of_the_free_system(n_poles):
     """Its error is of first order in the time step, since the masses depend on the angles."""
     state = np.random.default_rng(4).uniform(-1, 1, 2 + 2 * n_poles)
-    errors = []
-    for dt in (0.002, 0.001, 0.0005):
-        cart = CartPoles(n_poles, dt)
-        final = run_free(cart, state, 1.0)
-        before, after = (float(cart.energy(tf.constant(s)[None])[0]) for s in (state, final))
-        errors.append(after - before)
+    ends = [run_free(CartPoles(n_poles, dt), state, 1.0) for dt in (0.002, 0.001, 0.0005)]
+    before, *after = CartPoles(n_poles).energy(tf.constant([state, *ends])).numpy()
+    errors = np.array(after) - before
     assert abs(errors[-1]) < 2e-3 * abs(before)
     np.testing.assert_allclose([errors[0] / errors[1], errors[1] / errors[2]], 2, rtol=0.05)
 
@@ -177,8 +173,7 @@ def test_an_update_in_the_loop_is_that_of_the_whole_jacobian(n_poles, monkeypatc
 def test_data(n_poles):
     """256 states in each set, the same for every run; 768 uniform numbers come within 3 % of both ends."""
     sets = experiment.draw_data(n_poles)
-    for states in sets:
-        assert states.shape == (256, 2 + 2 * n_poles) and states.dtype == np.float32
+    assert {(states.shape, states.dtype.name) for states in sets} == {((256, 2 + 2 * n_poles), "float32")}
     every = np.concatenate(sets)
     angles = every[:, 2:2 + n_poles]
     others = np.delete(every, range(2, 2 + n_poles), axis=1)
@@ -190,12 +185,6 @@ def test_data(n_poles):
 
 
 # ------------------------------------------------------------------------------------------------------- runs
-
-def settings(folder, *arguments):
-    """As submit_Adam.py makes them."""
-    return parse("Cart_Pole", "Adam", "", seed=0, batch_size=64, learning_rate=1e-2, max_time=1000.0,
-                 flags=adam_flags, arguments=["--output", str(folder), "--quiet", *map(str, arguments)])
-
 
 def test_what_is_measured(monkeypatch):
     """The three losses and the share of upright ends of an untrained network, against its trajectories."""
@@ -215,7 +204,9 @@ def test_what_is_measured(monkeypatch):
 def test_a_run_from_the_command_line(tmp_path, monkeypatch):
     """With clipped gradients and two poles, in a loop of three steps: what the pickle tells."""
     monkeypatch.setattr(experiment, "N_STEPS", 3)
-    assert experiment.run(settings(tmp_path, "--poles", 2, "--epochs", 2, "--clip-norm", 0.1)) == "finished"
+    arguments = ["--poles", 2, "--epochs", 2, "--clip-norm", 0.1]
+    assert experiment.run(tiny.settings("Cart_Pole", "Adam", tmp_path, *arguments, batch_size=64,
+                                        learning_rate=1e-2, flags=adam_flags)) == "finished"
     results = load_results(tmp_path / "POLES_2_Adam_RESULTS.pickle")
     assert results["sim_par"]["clip_norm"] == 0.1 and results["sim_par"]["poles"] == 2
     assert results["provenance"]["updates_per_epoch"] == 4

@@ -1,5 +1,4 @@
-"""The linear chain of the book: physics of the simulator, scale-invariant physics, and the published curve.
-"""
+"""The linear chain of the book: physics of the simulator, scale-invariant physics, the published curve."""
 
 import numpy as np
 import pytest
@@ -7,17 +6,14 @@ import tensorflow as tf
 from scipy.linalg import expm
 
 import hig
-from hig.runs.cli import parse
-from hig.runs.experiments import fixed_batches, mean_losses
 from hig.runs.results import load_results
 from Linear_Chain import experiment
 from Linear_Chain.simulator import LinearChain, ScaleInvariant
+from tests import tiny
 
 
 def step_by_step(state, controls, dt=0.5, coupling=0.2, strength=1.0):
-    """The four stages of the classic Runge-Kutta method, written out for each oscillator: (2N,), (Nt,) →
-    (2N,).
-    """
+    """Classic Runge-Kutta steps, written out for each oscillator: (2N,), (Nt,) → (2N,)."""
     def derivative(s, u):
         q, p = np.split(s, 2)
         change = np.concatenate([p, -q])
@@ -48,28 +44,22 @@ def test_the_two_matrices_are_the_runge_kutta_steps(n):
 
 def test_without_control_it_tends_to_the_matrix_exponential():
     """y = exp(A t) x; the error of a fourth-order method falls 16-fold when dt halves."""
-    errors = [np.abs(LinearChain(n_steps=steps,
-                                 dt=12 / steps).free - expm(12 * LinearChain().generator).T).max()
-              for steps in (96, 192)]
+    exact = expm(12 * LinearChain().generator).T
+    errors = [np.abs(LinearChain(n_steps=n, dt=12 / n).free - exact).max() for n in (96, 192)]
     assert errors[0] < 1e-4 and 15 < errors[0] / errors[1] < 17
 
 
 def test_two_oscillators_have_two_normal_modes():
-    """q₁ = q₂ swings with frequency 1, q₁ = −q₂ with √(1 + 2k); after t = 12 in steps of 0.05, error
-    t·dt⁴·ω⁵/120 ≈ 2e-6.
-    """
+    """q₁ = q₂ swings with ω = 1, q₁ = −q₂ with √(1 + 2k); t = 12 in steps of 0.05: t·dt⁴·ω⁵/120 ≈ 2e-6."""
     chain = LinearChain(n_steps=240, dt=0.05)
     for mode, omega in (([1.0, 1.0], 1.0), ([1.0, -1.0], np.sqrt(1.4))):
         final = chain(tf.constant([[*mode, 0.0, 0.0]], tf.float64), tf.zeros((1, 240), tf.float64))[0]
-        np.testing.assert_allclose(final, [*(np.cos(12 * omega) * np.array(mode)),
-                                           *(-omega * np.sin(12 * omega) * np.array(mode))],
-                                   atol=4e-6)
+        factors = np.cos(12 * omega), -omega * np.sin(12 * omega)
+        np.testing.assert_allclose(final, np.outer(factors, mode).ravel(), atol=4e-6)
 
 
 def test_energy_is_conserved():
-    """H = Σ (q² + p²)/2 + k (q₂ − q₁)²/2; classic Runge-Kutta loses (ω dt)⁶/72 of it in each step, 240 ×
-    6e-10 here.
-    """
+    """H = Σ (q² + p²)/2 + k (q₂ − q₁)²/2; a Runge-Kutta step loses (ω dt)⁶/72 of it, 240 × 6e-10 in all."""
     states = np.random.default_rng(0).uniform(size=(20, 4))
     final = LinearChain(n_steps=240, dt=0.05)(tf.constant(states), tf.zeros((20, 240), tf.float64)).numpy()
 
@@ -93,9 +83,7 @@ def test_one_step_of_scale_invariant_physics_solves_the_task():
 
 
 def test_the_gradient_of_scale_invariant_physics_is_that_of_the_regression():
-    """On the network's weights: that of the batch mean of Σ (u − u*)², u* fixed by a pseudo-inverse of each
-    sample.
-    """
+    """By the weights, of the batch mean of Σ (u − u*)², with u* from a pseudo-inverse of each sample."""
     states = experiment.draw_data(3)[0][:5]
     model = experiment.build_model(3, ScaleInvariant(experiment.CHAIN, 1e-5))
     with tf.GradientTape(persistent=True) as tape:
@@ -116,21 +104,15 @@ PUBLISHED = [5.44e-5, 1.06e-5, 3.16e-6, 1.19e-6]  # training loss of the book's 
 @pytest.mark.filterwarnings("ignore:truncation is 1e-10")                # the book's setting
 def test_published_curve_of_hig():
     """Two epochs of one seed within a factor of 3. The book's start has no seed."""
-    train, test, _ = experiment.draw_data(1)
-    batches, updates = fixed_batches((train, train), 32)
-    model = experiment.build_model(1)
-    model.compile(optimizer=hig.HIG(1.0, truncation=1e-10), loss=experiment.loss)
-    evaluate, dataset = mean_losses(model, (train, train), (test, test)), batches(0)
-    for published in PUBLISHED[:2]:
-        model.fit(dataset, steps_per_epoch=updates, verbose=0)
-        assert published / 3 < evaluate(0, None)["train_loss"] < published * 3
+    curve = tiny.curve(experiment, hig.HIG(1.0, truncation=1e-10), 1, 32, 2)[1:, 0]
+    assert np.abs(np.log(curve / PUBLISHED[:2])).max() < np.log(3)
 
 
 def test_scale_invariant_physics_from_the_command_line(tmp_path):
     """The loss falls, the pickle calls the run SIP, and the network has learned controls by Adam."""
-    settings = parse("Linear_Chain", "SIP", "", seed=1, batch_size=256, learning_rate=1e-3, truncation=1e-5,
-                     max_time=100.0, arguments=["--epochs", "20", "--quiet", "--output", str(tmp_path)])
+    settings = tiny.settings("Linear_Chain", "SIP", tmp_path, "--epochs", 20, seed=1, batch_size=256,
+                             learning_rate=1e-3, truncation=1e-5)
     assert experiment.run(settings) == "finished"
     results = load_results(tmp_path / "CHAIN_SIP_RESULTS.pickle")
-    assert results["sim_par"]["optimizer"] == "SIP" and results["train_loss"][-1] < 0.2 * results[
-        "train_loss"][0]
+    assert results["sim_par"]["optimizer"] == "SIP"
+    assert results["train_loss"][-1] < 0.2 * results["train_loss"][0]

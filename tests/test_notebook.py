@@ -19,6 +19,10 @@ NOTEBOOK = ROOT / "notebooks" / "half_inverse_gradients.ipynb"
 BUDGETS = "TOY, OSCILLATORS, EPOCHS = "
 
 
+def outputs_of(notebook):
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
     """With half seconds of training, in a folder of its own."""
@@ -28,20 +32,19 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     budgets.source = BUDGETS + "0.5, 0.5, 2"
     NotebookClient(notebook, timeout=300, kernel_name="python3",
                    resources={"metadata": {"path": str(tmp_path)}}).execute()
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    outputs = outputs_of(notebook)
     pictures = [kind for output in outputs for kind in output.get("data", {}) if kind.startswith("image/")]
     assert pictures == ["image/png"] * 4 + ["image/gif", "image/png"]
     text = "".join(output.get("text", "") for output in outputs)
     assert "HIG: finished after" in text and "per sample" in text
-    # of %run, which do not stop the notebook
-    assert not any(word in text for word in ("UsageError", "SystemExit", "Traceback"))
+    assert not any(word in text for word in ("UsageError", "SystemExit", "Traceback"))          # of %run
 
 
 def test_the_stored_notebook_is_small_and_without_errors():
     assert NOTEBOOK.stat().st_size < 200_000
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    outputs = outputs_of(notebook)
     assert {output.output_type for output in outputs} <= {"stream", "execute_result", "display_data"}
     assert not any("Error" in output.get("text", "") or "/home/" in output.get("text", "")
                    for output in outputs)
@@ -69,21 +72,18 @@ def test_jacobian(start):
 
 @pytest.mark.parametrize("kappa", [1.0, -0.5, -1.0])
 def test_losses_along_a_step(start, kappa):
-    """At η against the update done by hand; for short steps the promise is kept, and for η = 0 nothing
-    changes.
+    """At η against the update done by hand; for short steps the promise is kept, for η = 0 nothing changes.
 
     The remainder of the first order is quadratic: a tenth of the step, a hundredth of it.
     """
     model, x, target = start
     before = model.network.get_weights()
     outcome = model(x).numpy().astype(float)
-    direction = power_by_svd(jacobian_by_rows(lambda: model(x), model.trainable_variables), kappa,
-                             steps.TRUNCATION) @ (
-        (outcome - target).ravel() / 8)
+    rows = jacobian_by_rows(lambda: model(x), model.trainable_variables)
+    direction = power_by_svd(rows, kappa, steps.TRUNCATION) @ ((outcome - target).ravel() / 8)
     rate = 0.5 / np.linalg.norm(direction)                                  # weights of size 2 move by 0.5
     length, promised, actual = steps.losses_along(model, x, target, kappa, [0, rate / 10, rate])
-    # float32 J, its weak singular values
-    np.testing.assert_allclose(length, np.linalg.norm(direction), rtol=1e-2)
+    np.testing.assert_allclose(length, np.linalg.norm(direction), rtol=1e-2)    # float32's weak values of σ
     assert all(np.array_equal(a, b) for a, b in zip(before, model.network.get_weights()))
     np.testing.assert_allclose([promised[0], actual[0]], tf.reduce_mean(experiment.loss(target, outcome)),
                                rtol=1e-6)
@@ -92,11 +92,8 @@ def test_losses_along_a_step(start, kappa):
 
 
 def test_figures(tmp_path):
-    """One update of HIG and Gauss-Newton is marked where the loss is; spectra have as many values as float32
-    can tell.
-    """
-    figure = steps.draw_step()
-    left, middle, right = figure.axes
+    """One update of HIG and Gauss-Newton is marked where the loss is."""
+    left, middle, right = steps.draw_step().axes
     assert [line.get_label() for line in left.lines] == ["λ = 1", "λ = 0.01"]
     slopes = [np.polyfit(*np.log(line.get_data()), 1)[0] for line in middle.lines]
     np.testing.assert_allclose(slopes, [2, 0.5, 0], atol=1e-9)              # κ + 1

@@ -5,9 +5,9 @@ import numpy as np
 import tensorflow as tf
 
 import hig
-from hig.runs.experiments import fixed_batches, mean_losses
 from Nonlinear_Oscillators import experiment
 from Nonlinear_Oscillators.simulator import Oscillators, energy, force
+from tests import tiny
 from tests.reference import jacobian_by_differences
 
 
@@ -30,32 +30,27 @@ def test_force_by_hand():
 
 
 def test_energy_drift_is_that_of_a_fourth_order_method():
-    """Over the same time, halving dt divides the drift of the uncontrolled energy by 2⁴ or more (2⁵ for RK4
-    on an oscillator, whose leading error is in the phase).
-    """
+    """Halving dt divides it by 2⁴ or more: by 2⁵ on an oscillator, whose leading error is in the phase."""
     start = states(20)
 
     def drift(n_steps, dt):
         end = Oscillators(n_steps, dt)(start, tf.zeros((20, n_steps), tf.float64))
         return float(tf.reduce_max(tf.abs(energy(end) - energy(start))))
-
-    ratio = drift(96, 0.125) / drift(192, 0.0625)
-    assert 15 < ratio < 40
+    assert 15 < drift(96, 0.125) / drift(192, 0.0625) < 40
 
 
 def test_one_oscillator_is_sine_and_cosine():
     """q(t) = q₀ cos t + p₀ sin t; RK4's global error is t·dt⁴/120 = 2.4e-5 at t = 12."""
-    q, p = 0.7, -0.4
+    q, p, t = 0.7, -0.4, 12
     final = Oscillators(96, 0.125)(tf.constant([[q, p]], tf.float64), tf.zeros((1, 96), tf.float64))[0]
-    t = 96 * 0.125
     np.testing.assert_allclose(final, [q * np.cos(t) + p * np.sin(t), p * np.cos(t) - q * np.sin(t)],
                                atol=5e-5)
 
 
 def test_constant_control_shifts_the_equilibrium():
     """A single oscillator under constant u rests at q = c u."""
-    final = Oscillators(50, 0.1)(tf.constant([[3.0 * 0.2, 0.0]], tf.float64), tf.fill((1, 50),
-        tf.constant(0.2, tf.float64)))
+    start, controls = np.array([[3.0 * 0.2, 0.0]]), np.full((1, 50), 0.2)
+    final = Oscillators(50, 0.1)(tf.constant(start), tf.constant(controls))
     np.testing.assert_allclose(final, [[0.6, 0.0]], atol=1e-14)
 
 
@@ -75,7 +70,6 @@ def test_jacobian_with_respect_to_the_controls():
             tape.watch(u)
             outcome = simulator(start, u)
         return tape.gradient(outcome, u, cotangent)
-
     jacobian = [row(tf.constant(controls), tf.constant([e]))[0] for e in np.eye(4)]
     expected = jacobian_by_differences(lambda u: simulator(start, tf.constant(u)).numpy(), controls, 1e-5)
     np.testing.assert_allclose(jacobian, expected, atol=1e-8)
@@ -98,43 +92,24 @@ def test_data_are_those_of_numpys_global_generator():
     np.testing.assert_array_equal(np.concatenate(sets), expected)
 
 
-def losses_by_epoch(optimizer, seed, batch_size, epochs):
-    """[(train loss, test loss)] from the untrained network on."""
-    train, test, _ = experiment.draw_data(seed)
-    batches, updates = fixed_batches((train, train), batch_size)
-    model = experiment.build_model(seed)
-    model.compile(optimizer=optimizer, loss=experiment.loss)
-    evaluate = mean_losses(model, (train, train), (test, test))
-    curve = [tuple(evaluate(0, None).values())]
-    dataset = batches(0)
-    for _ in range(epochs):
-        model.fit(dataset, steps_per_epoch=updates, verbose=0)
-        curve.append(tuple(evaluate(0, None).values()))
-    return np.array(curve)
-
-
 def test_published_curve_of_adam():
     """Train and test losses of the published code, seed 1; the same float32 operations in another order."""
-    curve = losses_by_epoch(keras.optimizers.Adam(3e-4), 1, 512, 10)
+    curve = tiny.curve(experiment, keras.optimizers.Adam(3e-4), 1, 512, 10)
     np.testing.assert_allclose(curve[0], [0.8657997, 0.8586396], rtol=1e-6)
-    np.testing.assert_allclose(curve[1], [0.737100, 0.730365], rtol=1e-4)
-    np.testing.assert_allclose(curve[2], [0.642390, 0.636989], rtol=1e-4)
+    np.testing.assert_allclose(curve[1:3], [[0.737100, 0.730365], [0.642390, 0.636989]], rtol=1e-4)
     np.testing.assert_allclose(curve[[5, 10], 1], [0.501758, 0.378652], rtol=1e-4)
 
 
 def test_published_curve_of_hig():
-    """Seed 22. The published float32 SVD and ours differ by the condition of J, hence per cent, not digits.
-    """
-    curve = losses_by_epoch(hig.HIG(1.0, truncation=1e-6), 22, 128, 2)
+    """Seed 22. The published float32 SVD and ours differ by the condition of J, so per cent, not digits."""
+    curve = tiny.curve(experiment, hig.HIG(1.0, truncation=1e-6), 22, 128, 2)
     np.testing.assert_allclose(curve[0], [0.9024984, 0.9021118], rtol=1e-6)
     np.testing.assert_allclose(curve[1], [0.105331, 0.103491], rtol=0.01)
     np.testing.assert_allclose(curve[2], [0.017385, 0.016784], rtol=0.02)
 
 
 def test_published_curve_of_gauss_newton():
-    """Seed 28. Gauss-Newton at η = 1 amplifies rounding from step to step, so only the first epoch can be
-    compared.
-    """
-    curve = losses_by_epoch(hig.GaussNewton(1.0, truncation=1e-6), 28, 128, 1)
+    """Seed 28. At η = 1 it amplifies rounding from step to step: only the first epoch can be compared."""
+    curve = tiny.curve(experiment, hig.GaussNewton(1.0, truncation=1e-6), 28, 128, 1)
     np.testing.assert_allclose(curve[0], [0.8779699, 0.8733025], rtol=1e-6)
     np.testing.assert_allclose(curve[1], [0.324592, 0.328151], rtol=0.03)

@@ -1,5 +1,4 @@
-"""The Poisson problem: PhiFlow's operator and noise, the published order of random numbers, and whole runs.
-"""
+"""The Poisson problem: PhiFlow's operator and noise, the published order of random numbers, whole runs."""
 
 import itertools
 import json
@@ -12,9 +11,8 @@ from phi import math
 from phi.tf.flow import CenteredGrid, Noise, batch, extrapolation, field
 
 import Poisson
-from hig.runs.cli import parse
-from hig.runs.locks import locked
 from hig.optimizers import HIG
+from hig.runs.locks import locked
 from hig.runs.results import load_results
 from hig.runs.training import SettingsError
 from Poisson import experiment
@@ -55,8 +53,7 @@ def test_eigenfunction():
 
 
 def test_inverse():
-    """Against a dense solve in float64; condition 32, so 1e-13 is safe. Rectangular axes would show a mix-up.
-    """
+    """Against a dense solve in float64; with its condition of 32, 1e-13 is safe."""
     y = np.random.default_rng(1).normal(size=(3, 64))
     np.testing.assert_allclose(Laplace().inverse(tf.constant(y)), np.linalg.solve(stencil(8), y.T).T,
                                atol=1e-13)
@@ -67,10 +64,9 @@ def test_inverse():
 @pytest.mark.parametrize("seed,batch_size,resolution,first",
                          [(0, 64, 8, 0), (2**32 - 1, 3, 5, 0), (7, 2, 4, 14)])
 def test_fields_are_those_of_phiflow(seed, batch_size, resolution, first):
-    """The same as drawing eagerly after `math.seed`, update by update, across a border of the pipeline's
-    blocks.
+    """As drawn eagerly after `math.seed`, update by update, across a border of the pipeline's blocks.
 
-    Up to rounding: the pipeline folds constants, PhiFlow draws eagerly (float32 values of order 10).
+    Up to rounding of float32 values of order 10: the pipeline folds constants.
     """
     pipeline = iter(training_fields(seed, batch_size, resolution, first))
     math.seed(seed)
@@ -83,9 +79,7 @@ def test_fields_are_those_of_phiflow(seed, batch_size, resolution, first):
 
 
 def test_first_published_batch():
-    """A summary of the first batch of 64 fields after `math.seed(0)`, from PhiFlow 3.4; 2.1 gives the same to
-    5e-7.
-    """
+    """A summary of the 64 fields after `math.seed(0)`, from PhiFlow 3.4; 2.1 gives the same to 5e-7."""
     x, y = (np.reshape(f, (64, 8, 8)).astype(float) for f in next(iter(training_fields(0, 64, 8))))
     np.testing.assert_allclose(x.mean(axis=(1, 2)), 0, atol=1e-6)  # each field is normalised
     np.testing.assert_allclose(x.std(axis=(1, 2)), 1, atol=1e-5)
@@ -127,9 +121,7 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 
 def test_loss_and_error_of_the_solution():
-    """½ Σ (y − y*)², of which Keras shows the sum over the batch, and mean |x − x_gt| from the residual
-    alone.
-    """
+    """½ Σ (y − y*)², of which Keras shows the sum over the batch; mean |x − x_gt| from the residual alone."""
     model = experiment.build_model(8, 0, "adam")
     x_gt, target = (fields[:7] for fields in held_out_fields(7, 8))
     logs = model.evaluate(target, target, batch_size=7, verbose=0, return_dict=True)
@@ -145,8 +137,8 @@ def test_evaluation():
     evaluation = experiment.Evaluation(model, first, 3, every=10)
     untrained = evaluation(0, None)
     entry_1 = evaluation(1, model.train_on_batch(first[1], first[1], return_dict=True))
-    assert np.isnan(entry_1["test_loss"]) and np.isfinite(evaluation(10, {"loss": 0,
-                                                                          "x_distance_l1": 0})["test_loss"])
+    assert np.isnan(entry_1["test_loss"])
+    assert np.isfinite(evaluation(10, {"loss": 0, "x_distance_l1": 0})["test_loss"])
     for key in ("train_loss", "x_distance_l1"):  # both before any update
         np.testing.assert_allclose(untrained[key], entry_1[key], rtol=1e-5)
     example = evaluation.snapshot()
@@ -159,9 +151,8 @@ def test_evaluation():
 # ------------------------------------------------------------------------------------------------------ flags
 
 def settings(optimizer, folder, *flags, add=Poisson.flags):
-    return parse("Poisson", optimizer, "", seed=0, batch_size=2, learning_rate=0.01, max_time=1e3, flags=add,
-                 truncation=None if optimizer == "Adam" else 1e-5,
-                 arguments=["--output", str(folder), "--resolution", "4", "--quiet", *flags])
+    return tiny.settings("Poisson", optimizer, folder, "--resolution", 4, *flags, batch_size=2, flags=add,
+                         learning_rate=0.01, truncation=None if optimizer == "Adam" else 1e-5)
 
 
 def test_steps_are_epochs(tmp_path):
@@ -183,9 +174,7 @@ def curve(folder, optimizer):
 
 
 def test_pretraining_is_adam_and_then_hig(tmp_path):
-    """A pretraining over after one update: its weights are those of Adam, and HIG goes on with the next
-    batch.
-    """
+    """A pretraining over after one update: HIG goes on from Adam's weights with the next batch."""
     flags = Poisson.pretraining_flags(1e-9, 3e-3)
     saved = str(tmp_path / "adam.weights.h5")
     experiment.run(settings("Adam", tmp_path, "--steps", "1", "--learning-rate", "3e-3", "--save-weights",
@@ -218,9 +207,7 @@ def test_saved_weights_are_where_another_run_starts(tmp_path):
 
 
 def test_scene(tmp_path):
-    """Steps and values as in the pickle: the seconds count updates that have ended, the losses those done
-    before.
-    """
+    """As in the pickle: the seconds count updates that have ended, the losses those done before."""
     experiment.run(settings("Adam", tmp_path, "--steps", "3", "--scene", str(tmp_path / "scenes")))
     scene, results = tmp_path / "scenes" / "sim_000000", curve(tmp_path, "Adam")
     times, losses = np.loadtxt(scene / "log_step_time.txt"), np.loadtxt(scene / "log_loss_Adam_0.txt")

@@ -1,24 +1,17 @@
 """The two regressions: data, network, order of the samples, one update, settings of each task."""
 
 import math
-from collections import Counter
 from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from hig.runs.cli import SettingsError, parse
+from hig.runs.cli import SettingsError
 from hig.runs.experiments import shuffled_batches
 from Regression import experiment, flags
 from Regression.network import HIDDEN, build_network, draw_weights
-
-
-def settings(folder, *arguments, optimizer="Adam", **defaults):
-    """As the submit scripts make them."""
-    own = {"seed": 0, "batch_size": 32, "learning_rate": 1e-3, "max_time": 1e3, "flags": flags(), **defaults}
-    return parse("Regression", optimizer, "", **own,
-                 arguments=["--output", str(folder), "--quiet", *map(str, arguments)])
+from tests import tiny
 
 
 # ------------------------------------------------------------------------------------------------------- data
@@ -36,21 +29,14 @@ def test_data_of_toy_1d():
 
 
 def test_data_of_the_polynomial():
-    """Products of variables picked with repetition, degree by degree, against the module's powers.
-
-    The points are float32, so that a monomial of degree 4 errs by 2e-7 of itself, and there are 210.
-    """
+    """Against products of variables picked with repetition; a float32 monomial of degree 4 errs by 2e-7."""
     sets = experiment.draw_data("polynomial", 2)
     picks = [pick for degree in range(5) for pick in combinations_with_replacement(range(6), degree)]
     found = {tuple(powers): c for powers, c in zip(experiment.exponents().tolist(), coefficients(2))}
     assert len(picks) == len(found) == 210 == math.comb(10, 4)
-    values = []
-    for x, _ in sets:
-        x, total = x.astype(float), np.zeros(10_000)
-        for pick in picks:
-            counts = Counter(pick)
-            total += found[tuple(counts[j] for j in range(6))] * np.prod(x[:, list(pick)], axis=1)
-        values.append(total)
+    named = {pick: found[tuple(pick.count(j) for j in range(6))] for pick in picks}
+    values = [sum(c * np.prod(x[:, list(pick)], axis=1, dtype=float) for pick, c in named.items())
+              for x, _ in sets]
     for (x, y), own in zip(sets, values):
         assert x.shape == (10_000, 6) and y.shape == (10_000, 1) and x.dtype == y.dtype == np.float32
         np.testing.assert_allclose(y[:, 0], (own - values[0].mean()) / values[0].std(), atol=1e-4)
@@ -85,10 +71,11 @@ def test_sets_are_drawn_separately_and_normalised_by_the_training_set(task):
 def test_initial_weights(n_inputs, count):
     """As many as published; uniform in ±1/√fan-in, biases too: σ is that over √3, to five standard errors."""
     network = build_network(n_inputs)
-    draws = []
-    for seed in range(40):
+
+    def drawn(seed):
         draw_weights(network, seed)
-        draws.append([weight.numpy() for weight in network.trainable_variables])
+        return network.get_weights()
+    draws = [drawn(seed) for seed in range(40)]
     assert sum(weight.size for weight in draws[0]) == count
     for kernels, fan_in in zip(zip(*draws), [fan for fan in (n_inputs, *HIDDEN) for _ in "kb"]):
         values, limit = np.concatenate([w.ravel() for w in kernels]), fan_in**-0.5
@@ -102,7 +89,7 @@ def test_seeds_are_three_draws_of_data_times_five_of_weights(tmp_path, monkeypat
     monkeypatch.setattr(experiment, "train_on_fixed_data", lambda s, prefix, model, *rest, **more:
                         seen.append(float(tf.reduce_sum(model.network.trainable_variables[2]))))
     for seed in range(15):
-        experiment.run(settings(tmp_path, "--seed", seed))
+        experiment.run(tiny.settings("Regression", "Adam", tmp_path, "--seed", seed, flags=flags()))
     assert seen[::2] == [0] * 5 + [1] * 5 + [2] * 5
     assert len(set(seen[1::2])) == 5 and seen[1:11:2] == seen[11:21:2] == seen[21:31:2]
 
@@ -165,5 +152,5 @@ POLYNOMIAL = {"learning_rate": 0.16, "truncation": 1e-6, "flags": flags(learning
     (["--task", "polynomial", "--truncation", 0.1], (3.2, 0.1)),
     (["--learning-rate", 0.16, "--task=polynomial"], (0.16, 1e-8))])
 def test_a_task_has_settings_of_its_own_unless_they_are_named(tmp_path, arguments, expected):
-    chosen = settings(tmp_path, *arguments, optimizer="HIG", **POLYNOMIAL)
+    chosen = tiny.settings("Regression", "HIG", tmp_path, *arguments, **POLYNOMIAL)
     assert (chosen.learning_rate, chosen.truncation) == expected and chosen.epochs == 20

@@ -6,12 +6,10 @@ import pytest
 import tensorflow as tf
 
 import hig
-
-from hig.runs.cli import parse
 from hig.runs.results import load_results
-from hig.runs.experiments import fixed_batches, mean_losses
 from Schroedinger import experiment
 from Schroedinger.simulator import Dipole, to_complex, to_pairs
+from tests import tiny
 from tests.reference import jacobian_by_differences
 
 GRIDS = [{}, {"n_points": 3, "n_steps": 5}, {"n_points": 4, "n_steps": 7, "box": (-1.0, 1.0)},
@@ -21,22 +19,18 @@ GRIDS = [{}, {"n_points": 3, "n_steps": 5}, {"n_points": 4, "n_steps": 7, "box":
 
 def hamiltonian(dipole, u):
     """−∂²/∂x² + u x by its matrix elements, (m, m) float64."""
-    m = dipole.n_points - 2
-    dx = (dipole.box[1] - dipole.box[0]) / (m + 1)
-    matrix = np.zeros((m, m))
-    for j in range(m):
-        matrix[j, j] = 2 / dx**2 + u * (dipole.box[0] + (j + 1) * dx)
-        if j:
-            matrix[j, j - 1] = matrix[j - 1, j] = -1 / dx**2
-    return matrix
+    x, dx = np.linspace(*dipole.box, dipole.n_points, retstep=True)
+    neighbours = np.eye(len(x) - 2, k=1) + np.eye(len(x) - 2, k=-1)
+    return np.diag(2 / dx**2 + u * x[1:-1]) - neighbours / dx**2
 
 
 def crank_nicolson(dipole, psi, controls):
-    """ψ_Nt of one sample by dense solves: ψ (m,) complex128, controls (Nt,)."""
+    """ψ of one sample at all times, (Nt + 1, m), by dense solves: ψ (m,) complex128, controls (Nt,)."""
+    states = [psi]
     for u in controls:
         half = 0.5j * dipole.dt * hamiltonian(dipole, u)
-        psi = np.linalg.solve(np.eye(len(psi)) + half, psi - half @ psi)
-    return psi
+        states.append(np.linalg.solve(np.eye(len(psi)) + half, states[-1] - half @ states[-1]))
+    return states
 
 
 def random_states(dipole, rows, seed=0):
@@ -57,19 +51,19 @@ def pairs(psi, dtype=tf.float64):
 # ---------------------------------------------------------------------------------------------------- physics
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_evolution_equals_dense_crank_nicolson(grid):
+def test_evolution_and_trajectory_equal_dense_crank_nicolson(grid):
     """Float64 on any grid, box and step: rounding, 1e-16 per step and operation."""
     dipole = Dipole(**grid)
     psi, controls = random_states(dipole, 3), random_controls(dipole, 3)
-    expected = [crank_nicolson(dipole, row, u) for row, u in zip(psi, controls)]
+    expected = np.stack([crank_nicolson(dipole, row, u) for row, u in zip(psi, controls)], axis=1)
+    trajectory = to_complex(dipole.trajectory(pairs(psi), tf.constant(controls)))
+    np.testing.assert_allclose(trajectory, expected, atol=1e-12)
     final = to_complex(dipole(pairs(psi), tf.constant(controls)))
-    np.testing.assert_allclose(final, expected, atol=1e-12)
+    np.testing.assert_allclose(final, expected[-1], atol=1e-12)
 
 
 def test_norm_is_conserved_in_single_precision():
-    """After 384 steps, controlled or not, what is left is the rounding of the result to float32, 6e-8 per
-    entry.
-    """
+    """After 384 steps, controlled or not, only the result is rounded to float32, by 6e-8 per entry."""
     dipole = Dipole()
     size = np.repeat([0.0, 1.0, 30.0], 32)[:, None]
     final = dipole(pairs(random_states(dipole, 96), tf.float32),
@@ -115,24 +109,14 @@ def test_constant_control_conserves_its_energy():
     np.testing.assert_allclose(after, before, atol=1e-9)
 
 
-def test_trajectory_is_that_of_shorter_runs():
-    dipole = Dipole(n_steps=6)
-    psi, controls = random_states(dipole, 2), random_controls(dipole, 2)
-    trajectory = dipole.trajectory(pairs(psi), tf.constant(controls))
-    assert trajectory.shape == (7, 2, 28)
-    for t in range(7):
-        expected = [crank_nicolson(dipole, row, u[:t]) for row, u in zip(psi, controls)]
-        np.testing.assert_allclose(to_complex(trajectory[t]), expected, atol=1e-13)
-
-
 # ------------------------------------------------------------------------------------------------ derivatives
 
 @pytest.mark.parametrize("grid", [*GRIDS, {"n_points": 64, "dt": 0.1, "box": (-10.0, 10.0)},
                                   *({"n_points": n, "dt": dt} for n in range(5, 20) for dt in (1e-3, 10.0))])
 def test_solve_against_dense_solves(grid):
-    """A⁻¹v of two vectors a sample in float64; the first control makes a diagonal entry of H vanish. Any
-    number of points: a reduction halves odd and even ones differently. Steps of 10 make the condition number
-    of A up to 1.4e3.
+    """A⁻¹v of two vectors a sample in float64; the first control makes a diagonal entry of H vanish.
+
+    A reduction halves odd and even numbers of points differently. Steps of 10: A has a condition of 1.4e3.
     """
     dipole = Dipole(**grid)
     controls = random_controls(dipole, 3)[:, 0]
@@ -147,9 +131,7 @@ def test_solve_against_dense_solves(grid):
 @pytest.mark.parametrize("grid",
                          [{"n_steps": 12}, {"n_points": 5, "n_steps": 20, "dt": 0.4, "box": (-2.0, 1.0)}])
 def test_derivatives_against_central_differences(grid):
-    """The adjoint (compiled) and the Jacobian, with respect to controls and initial state: error step² ≈
-    1e-10.
-    """
+    """The compiled adjoint and the Jacobian, by controls and initial state: error step² ≈ 1e-10."""
     dipole = Dipole(**grid)
     state, controls = pairs(random_states(dipole, 1)), random_controls(dipole, 1)
     outputs = state.shape[1]
@@ -176,8 +158,7 @@ def test_derivatives_against_central_differences(grid):
 
 
 def test_adjoint_equals_autodiff_through_the_steps():
-    """The tape's own derivative of the same steps and of their solves, without the analytic adjoint; float64.
-    """
+    """The tape's derivative of the same steps and their solves, without the analytic adjoint; float64."""
     dipole = Dipole(n_steps=8)
     psi, controls = random_states(dipole, 2), tf.constant(random_controls(dipole, 2))
     cotangent = tf.constant(np.random.default_rng(4).normal(size=(2, 28)))
@@ -216,8 +197,7 @@ def test_jacobian_of_the_weights_by_either_route():
 # ------------------------------------------------------------------------------------------------- experiment
 
 def test_data_are_those_of_numpys_global_generator():
-    """First ten targets of each set, from the published draws, which those for validation follow; float32
-    rounding."""
+    """Ten targets of each set from the published draws, which those for validation follow; float32."""
     sets = experiment.draw_data(1)
     assert all(targets.shape == (1024, 28) and targets.dtype == np.float32 for targets in sets)
     np.random.seed(1)
@@ -250,13 +230,12 @@ def test_populations_of_a_superposition():
 
 
 def test_losses_are_measured_on_normalised_states():
-    """Outcomes that are the targets but for a factor of 1 + 1e-6, more than float32's rounding of the norm:
-    the loss of training is −2e-6 there, the one measured 0 to double precision, and the populations, 0 or
-    more, are off by no more than float32.
+    """Targets times 1 + 1e-6, more than float32's rounding of the norm, as outcomes: the loss of training is
+    −2e-6, the one measured 0 to double precision, and populations, 0 or more, are off by float32 at most.
     """
     data = experiment.draw_data(1)[0]
-    measured = experiment.evaluation(lambda targets, training: targets * (1 + 1e-6), (data, data), (data,
-        data))(0, None)
+    sets = (data, data), (data, data)
+    measured = experiment.evaluation(lambda targets, training: targets * (1 + 1e-6), *sets)(0, None)
     np.testing.assert_allclose(np.mean(experiment.loss(data, data * np.float32(1 + 1e-6))), -2e-6, atol=2e-7)
     for key in ("train_loss", "test_loss"):
         assert abs(measured[key]) < 1e-13, key  # the product is rounded to float32
@@ -265,30 +244,18 @@ def test_losses_are_measured_on_normalised_states():
 
 @pytest.mark.slow
 def test_published_curve_of_adam():
-    """Seed 1, from the untrained network on: the published code's losses, float32 in another order of
-    operations.
-    """
-    train, test, _ = experiment.draw_data(1)
-    batches, updates = fixed_batches((train, train), 256)
-    model = experiment.build_model(1)
-    model.compile(optimizer=keras.optimizers.Adam(5e-4), loss=experiment.loss)
-    evaluate = mean_losses(model, (train, train), (test, test))
-    curve = [list(evaluate(0, None).values())]
-    for epoch in range(2):
-        model.fit(batches(epoch), steps_per_epoch=updates, verbose=0)
-        curve.append(list(evaluate(epoch + 1, None).values()))
+    """Seed 1, from the untrained network on: the published losses, float32 in another order of operations."""
+    curve = tiny.curve(experiment, keras.optimizers.Adam(5e-4), 1, 256, 2)
     np.testing.assert_allclose(curve[0], [0.9996313, 0.9996258], atol=1e-6)
     np.testing.assert_allclose(curve[1:], [[0.9984944, 0.9984633], [0.9961447, 0.9960588]], atol=2e-6)
 
 
 @pytest.mark.slow
 def test_a_run_of_hig(tmp_path):
-    """One epoch from the published settings and seed, as the submit script runs it. No curve is published;
-    Adam is at 0.998 after its first.
+    """An epoch with the published settings and seed. No curve is published; Adam is at 0.998 after its first.
     """
-    settings = parse("Schroedinger", "HIG", "", seed=1, batch_size=16, learning_rate=0.5, truncation=1e-5,
-                     max_time=600.0, arguments=["--epochs", "1", "--quiet", "--output", str(tmp_path)])
-    assert experiment.run(settings) == "finished"
+    assert experiment.run(tiny.settings("Schroedinger", "HIG", tmp_path, "--epochs", 1, seed=1, batch_size=16,
+                                        learning_rate=0.5, truncation=1e-5)) == "finished"
     results = load_results(tmp_path / "QMC_HIG_RESULTS.pickle")
     assert results["test_loss"][1] < 0.9
     np.testing.assert_allclose(results["validation_loss"], results["test_loss"], rtol=0.05)   # another 1,024
@@ -296,8 +263,8 @@ def test_a_run_of_hig(tmp_path):
     test = experiment.draw_data(1)[1]
     untrained = experiment.build_model(1).predict(test, batch_size=1024, verbose=0)         # compiled
     outcome = to_complex(tf.constant(untrained["outcome"])).numpy()
-    psi, wanted = (state / np.linalg.norm(state, axis=1, keepdims=True) for state in (outcome,
-        to_complex(test).numpy()))
+    psi, wanted = (state / np.linalg.norm(state, axis=1, keepdims=True)
+                   for state in (outcome, to_complex(test).numpy()))
     infidelity = 1 - np.abs(np.sum(wanted.conj() * psi, axis=1)) ** 2
     assert results["test_loss"][0] == pytest.approx(infidelity.mean(), abs=1e-6)  # another float32 program
     for n in (2, 3):
@@ -318,8 +285,6 @@ def test_batches_whose_size_is_unknown_when_tracing():
 
 def test_batch_size_that_does_not_divide_the_samples(tmp_path):
     """Refused before anything is written."""
-    settings = parse("Schroedinger", "GN", "", seed=1, batch_size=100, learning_rate=0.5, truncation=1e-5,
-                     max_time=1.0, arguments=["--quiet", "--output", str(tmp_path)])
     with pytest.raises(ValueError, match="1024"):
-        experiment.run(settings)
+        experiment.run(tiny.settings("Schroedinger", "GN", tmp_path, batch_size=100, truncation=1e-5))
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,4 @@
-"""The toy problem: its definition, what a run records, one curve for each λ, and what the conditioning does.
-"""
+"""The toy problem: its definition, what a run records, one curve for each λ, what the conditioning does."""
 
 import keras
 import numpy as np
@@ -7,19 +6,16 @@ import pytest
 import tensorflow as tf
 
 import hig
-from hig.runs.cli import parse
 from hig.runs.results import load_results
 from hig.runs.experiments import fixed_batches
 from hig.runs.training import SettingsError, load_weights
 from Toy_Problem import experiment, flags
 from Toy_Problem.simulator import Scaling
+from tests import tiny
 
 
 def settings(folder, *arguments, optimizer="HIG"):
-    """As the submit scripts make them."""
-    return parse("Toy_Problem", optimizer, "", seed=0, batch_size=32, learning_rate=1.0, truncation=1e-6,
-                 max_time=20.0,
-                 flags=flags, arguments=["--output", str(folder), "--quiet", *map(str, arguments)])
+    return tiny.settings("Toy_Problem", optimizer, folder, *arguments, truncation=1e-6, flags=flags)
 
 
 def weights_of(network):
@@ -43,10 +39,9 @@ def test_the_loss_is_that_of_the_book():
 
 def test_data():
     (x, y), (x_test, y_test) = experiment.draw_data(3)
-    assert x.shape == x_test.shape == (256, 1) and y.shape == y_test.shape == (256,
-        2) and x.dtype == y.dtype == np.float32
+    assert x.shape == x_test.shape == (256, 1) and y.shape == y_test.shape == (256, 2)
+    assert x.dtype == y.dtype == np.float32
     assert -1 <= x.min() < -0.95 and 0.95 < x.max() < 1  # 256 uniform points leave 5 % free with e⁻⁶
-    # float32
     np.testing.assert_allclose(y_test, np.hstack([np.sin(6 * x_test), np.cos(9 * x_test)]), atol=1e-6)
     assert not np.array_equal(x, x_test) and not np.array_equal(x, experiment.draw_data(4)[0][0])
 
@@ -77,8 +72,7 @@ def test_what_is_recorded(tmp_path):
     for key, value in expected.items():
         assert len(results[key]) == 6
         np.testing.assert_allclose(results[key][-1], value, rtol=1e-5, err_msg=key)
-    # 64 bytes an epoch and the rest
-    assert (tmp_path / "TOY_lambda_0.01_HIG_RESULTS.pickle").stat().st_size < 6000
+    assert (tmp_path / "TOY_lambda_0.01_HIG_RESULTS.pickle").stat().st_size < 6000      # 64 bytes an epoch
 
 
 def test_one_curve_for_each_value_of_lambda_and_resuming(tmp_path):
@@ -94,12 +88,10 @@ def test_one_curve_for_each_value_of_lambda_and_resuming(tmp_path):
 
 
 @pytest.mark.parametrize("states, expected", [
-    (["finished", "finished"], "finished"), (["diverged", "finished"], "diverged"),
-    (["finished", "diverged"], "diverged"),
-    (["interrupted"], "interrupted"), (["diverged", "terminated"], "terminated"),
-    (["failed", "diverged"], "failed")])
+    ("finished finished", "finished"), ("diverged finished", "diverged"), ("finished diverged", "diverged"),
+    ("interrupted", "interrupted"), ("diverged terminated", "terminated"), ("failed diverged", "failed")])
 def test_how_a_run_of_two_curves_ended(tmp_path, monkeypatch, states, expected):
-    left = list(states)
+    left = states.split()
     monkeypatch.setattr(experiment, "run_one", lambda settings, factor: left.pop(0))
     assert experiment.run(settings(tmp_path)) == expected and not left
 
@@ -118,8 +110,7 @@ def test_one_file_cannot_hold_two_networks(tmp_path):
 
 
 def test_bad_conditioning_stops_adam_and_not_hig():
-    """1200 updates with λ = 0.01, the published order of things: HIG has learnt both sines, Adam nothing of
-    the second.
+    """1200 updates with λ = 0.01: HIG has learnt both sines, Adam nothing of the second.
 
     The loss is ½⟨cos² 9x⟩ = 0.24 where the first sine is learnt and the second output is still zero. The
     bounds are wide: measured 2e-3 for HIG and 0.256 for Adam.

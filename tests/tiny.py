@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 import hig
-from hig.runs.experiments import fixed_batches
+from hig.runs.cli import parse
+from hig.runs.experiments import fixed_batches, mean_losses
 from hig.runs.results import load_results
 from hig.runs.training import train
 
@@ -43,6 +44,27 @@ def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=Tr
                             "quiet": True,
                             "resume": False, "load_weights": None, "save_weights": None, **changed})
     return train(model, batches, updates, evaluate, settings, "TINY", {"seed": seed, "epochs": epochs})
+
+
+def settings(system, optimizer, folder, *arguments, **defaults):
+    """As a submit script with these defaults makes them, for a quiet run into that folder."""
+    own = {"seed": 0, "batch_size": 32, "learning_rate": 1.0, "max_time": 1000.0, **defaults}
+    return parse(system, optimizer, "", **own,
+                 arguments=["--output", str(folder), "--quiet", *map(str, arguments)])
+
+
+def curve(experiment, optimizer, seed, batch_size, epochs):
+    """[(train loss, test loss)] of a system whose targets are its inputs, from the untrained network on."""
+    train, test = ((states, states) for states in experiment.draw_data(seed)[:2])
+    batches, updates = fixed_batches(train, batch_size)
+    model, dataset = experiment.build_model(seed), batches(0)
+    model.compile(optimizer=optimizer, loss=experiment.loss)
+    evaluate = mean_losses(model, train, test)
+    found = [list(evaluate(0, None).values())]
+    for _ in range(epochs):
+        model.fit(dataset, steps_per_epoch=updates, verbose=0)
+        found.append(list(evaluate(0, None).values()))
+    return np.array(found)
 
 
 def build_model(seed, simulator=None):
