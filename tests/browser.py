@@ -80,8 +80,8 @@ def text(browser, selector):
 
 
 def click(browser, selector, words=None):
-    """Clicks the element that fits a CSS selector, of several the one with these words, once it is enabled;
-    the driver clicks disabled buttons too, without effect and without a word."""
+    """Clicks what fits a CSS selector (of several the one with these words) once it is enabled: the driver
+    clicks disabled buttons, too, without effect."""
     def clicked():
         next(found for found in browser.find_elements(By.CSS_SELECTOR, selector)
              if found.is_displayed() and found.is_enabled() and words in (None, found.text.strip())).click()
@@ -91,8 +91,7 @@ def click(browser, selector, words=None):
 
 def set_text(browser, name, value):
     """Types into the field with that id, over what is there, and Enter."""
-    browser.find_element(By.ID, name).send_keys(Keys.CONTROL, "a")
-    browser.find_element(By.ID, name).send_keys(value, Keys.ENTER)
+    browser.find_element(By.ID, name).send_keys(Keys.CONTROL, "a", Keys.NULL, value, Keys.ENTER)
 
 
 def graph(browser, name, expression):

@@ -20,8 +20,8 @@ def test_thinning_keeps_extremes_and_ends(logarithmic):
     index = curves.thin(x, y, logarithmic, bins=100)
     assert len(index) <= 202 and np.all(np.diff(index) > 0)
     assert {0, 777, 20_001, 29_999} <= set(index)
-    edges = np.linspace(*(np.log(x[[0, -1]]) if logarithmic else x[[0, -1]]), 101)
-    bins = np.clip(np.digitize(np.log(x) if logarithmic else x, edges) - 1, 0, 99)
+    position = np.log(x) if logarithmic else x
+    bins = np.clip(np.digitize(position, np.linspace(position[0], position[-1], 101)) - 1, 0, 99)
     for number in range(100):  # the naive way: search every bin
         inside = np.flatnonzero(bins == number)
         if len(inside):

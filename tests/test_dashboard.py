@@ -15,7 +15,7 @@ from selenium.webdriver.common.by import By
 import dashboard
 from hig.figures.curves import state_of
 from hig.figures.reading import read_run
-from hig.live import page, watching
+from hig.live import page
 from hig.runs.locks import locked
 from tests.browser import ROOT, browser, click, graph, text, until, visit  # noqa: F401
 from tests.test_plot import falling, save
@@ -48,14 +48,14 @@ def test_only_changed_files_are_read_again(tmp_path):
     """A file written anew is noticed although its time and size are the same."""
     known, path = {}, save(tmp_path / "NLO_GN_RESULTS.pickle", falling())
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    first, before = watching.look([tmp_path, tmp_path, path], known), path.stat()
+    first, before = page.look([tmp_path, tmp_path, path], known), path.stat()
     save(path, falling(rate=0.4))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    now = watching.look([tmp_path], known)
+    now = page.look([tmp_path], known)
     assert [now[file] is first[file] for file in now] == [False, True]
-    assert now[path].run.results["train_loss"][1] == np.exp(-0.4)
+    assert now[path][1].results["train_loss"][1] == np.exp(-0.4)
     path.unlink()
-    assert len(watching.look([tmp_path], known)) == 1
+    assert len(page.look([tmp_path], known)) == 1
 
 
 def test_the_state_of_a_run(tmp_path):
@@ -67,9 +67,9 @@ def test_the_state_of_a_run(tmp_path):
         assert state_of(run) == "running"
     (tmp_path / ".NLO_HIG.lock").write_text(f"process {os.getpid()} on here")
     assert state_of(run) == "interrupted"
-    for state in ("finished", "interrupted", "diverged"):
-        assert state_of(read_run(save(path, falling(), state=state))) == state
-    assert state_of(read_run(save(path, [1, 0.5, np.nan]))) == "diverged"
+    for losses, state in (*((falling(), state) for state in ("finished", "interrupted", "diverged")),
+                          ([1, 0.5, np.nan], "diverged")):
+        assert state_of(read_run(save(path, losses, state=state))) == state
 
 
 # ----------------------------------------------------------------------------------------- what is shown
@@ -95,11 +95,11 @@ def test_quantities_are_the_arrays_with_a_value_for_each_entry_or_update(tmp_pat
     path = save(tmp_path / "QMC_HIG_RESULTS.pickle", falling(4), population_error_2=np.array([3.0, 2, 0, -1]),
                 picture=np.eye(4), other=np.zeros(7))
     sent = refresh(tmp_path, y="population_error_2", switches=[])
-    assert sent["quantities"] == {
-        "test_loss": "test loss", "train_loss": "train loss", "epoch_time": "epoch time",
-        "population_error_2": "error of the population of |2⟩"}
+    words = "error of the population of |2⟩"
+    assert sent["quantities"] == {"test_loss": "test loss", "train_loss": "train loss",
+                                  "epoch_time": "epoch time", "population_error_2": words}
     assert_array_equal(named(sent)["HIG"].y, [3, 2, 0, -1])
-    assert sent["figure"].layout.yaxis.title.text == "error of the population of |2⟩"
+    assert sent["figure"].layout.yaxis.title.text == words
     for key, expected in (("population_error_2", [3, 2]), ("epoch_time", [2, 2, 2])):
         assert_array_equal(named(refresh(tmp_path, y=key))["HIG"].y, expected)      # on a logarithmic axis
     save(path, falling(4), provenance=None)                             # as in the published files
@@ -197,10 +197,9 @@ def test_controls_and_a_server_that_does_not_answer(browser, visit, tmp_path):
     until(lambda: graph(browser, "curves", "g._fullData[0].y[18]") == 0.1, "another quantity")
 
     notice = "return getComputedStyle(document.body, '::after').content"
-    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-    browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **network})
+    browser.set_network_conditions(offline=True, latency=0, throughput=-1)
     until(lambda: "does not answer" in browser.execute_script(notice), "the page says it")
-    browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **network})
+    browser.delete_network_conditions()
     until(lambda: "does not" not in browser.execute_script(notice) and points(browser) == 20, "it goes on")
     browser.get_log("browser")                                          # of these errors it may write
 

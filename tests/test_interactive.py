@@ -60,8 +60,9 @@ def test_the_pickle_tells_what_each_update_was_made_with(trained, tmp_path):
                         "learning_rate": [0.01] * 4 + [3e-4] * 2 + [0.01],
                         "truncation": [1e-5] * 4 + [nan] * 2 + [1e-5]}.items():
         assert_array_equal(results[key], values, err_msg=key)
-    assert_array_equal(np.isnan(results["provenance"]["rank"]), [False] * 3 + [True] * 2 + [False])
-    assert results["provenance"]["state"] == "finished" and results["provenance"]["updates_per_epoch"] == 1
+    told = results["provenance"]
+    assert_array_equal(np.isnan(told["rank"]), [False] * 3 + [True] * 2 + [False])
+    assert (told["state"], told["updates_per_epoch"]) == ("finished", 1)
     assert (trained.output / f"{NAME}_PARAMETERS.txt").read_text().startswith("optimizer: interactive\n")
     assert plot.main([str(trained.output / PICKLE), "--output", str(tmp_path / "by_hand.png")]) == 0
 

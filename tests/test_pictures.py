@@ -41,15 +41,15 @@ def test_oscillators(weights):
     _, test, _ = oscillators.draw_data(1)
     model = oscillators.build_model(0)
     load_weights(model.network, weights / "nlo.weights.h5")
-    np.testing.assert_array_equal(solution["positions"][0], test[:drawer.SAMPLES, :2])
-    # float32
-    np.testing.assert_allclose(solution["positions"][-1], model(test[:drawer.SAMPLES])[:, :2], atol=1e-5)
+    states = test[:drawer.SAMPLES]
+    free = model.simulator(states, np.zeros((drawer.SAMPLES, 96), np.float32))
+    np.testing.assert_array_equal(solution["positions"][0], states[:, :2])
+    for name, end in (("positions", model(states)), ("uncontrolled", free)):            # float32
+        np.testing.assert_allclose(solution[name][-1], end[:, :2], atol=1e-5)
     figure = Figure()
     drawer.draw(figure, solution, [solution], COLORS)(0.5)
     panels, controls = figure.axes[::2], figure.axes[1::2]
     assert len(panels) == len(controls) == drawer.SAMPLES
-    free = model.simulator(test[:drawer.SAMPLES], np.zeros((drawer.SAMPLES, 96), np.float32))[:, :2]
-    np.testing.assert_allclose(solution["uncontrolled"][-1], free, atol=1e-5)
     for sample, ax in enumerate(panels):
         drawn = {line.get_label(): line for line in ax.lines if line.get_label().startswith("$")}
         for i, name in enumerate(("$q_1$", "$q_2$")):  # half of the 96 steps, and the start
@@ -57,20 +57,19 @@ def test_oscillators(weights):
             np.testing.assert_array_equal(drawn[name].get_ydata(), solution["positions"][:49, sample, i])
         dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
         np.testing.assert_array_equal(dotted[1].get_ydata(), solution["uncontrolled"][:, sample, 1])
-        np.testing.assert_array_equal(controls[sample].lines[0].get_ydata(),
-                                      solution["controls"][:49, sample])
+        drawn = controls[sample].lines[0].get_ydata()
+        np.testing.assert_array_equal(drawn, solution["controls"][:49, sample])
 
 
 def test_files_side_by_side_have_the_same_scales(weights):
     drawer, one = solved(weights, "nlo")
     other = {**one, "positions": 3 * one["positions"], "controls": 5 * one["controls"] + 1}
-    scales = []
-    for solution in (one, other):
-        figure = Figure()
+    first, second = Figure(), Figure()
+    for figure, solution in ((first, one), (second, other)):
         drawer.draw(figure, solution, [one, other], COLORS)
-        scales.append([ax.get_ylim() for ax in figure.axes])
-    assert scales[0] == scales[1]
-    assert scales[0][0][1] > other["positions"].max() and scales[0][1][1] > other["controls"].max()
+    scales = [ax.get_ylim() for ax in first.axes]
+    assert scales == [ax.get_ylim() for ax in second.axes]
+    assert scales[0][1] > other["positions"].max() and scales[1][1] > other["controls"].max()
 
 
 def test_dipole(weights):
@@ -140,8 +139,8 @@ def test_losses_beside_the_picture(weights, tmp_path, capsys):
                str(tmp_path / "a.svg"), "--losses"]
     assert plot.main([*command, str(tmp_path)]) == 0
     drawn = (tmp_path / "a.svg").read_text()
-    assert all(words in drawn for words in ("median of 2 runs", "training time (s)", ">updates<",
-                                            "without control"))
+    for words in ("median of 2 runs", "training time (s)", ">updates<", "without control"):
+        assert words in drawn
     save(tmp_path / "QMC_HIG_RESULTS.pickle", falling())
     for folder, words in ((tmp_path, "several"), (weights, "none")):
         assert plot.main([*command, str(folder)]) == 2

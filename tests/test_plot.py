@@ -49,25 +49,22 @@ def crosses(ax):
 
 # ---------------------------------------------------------------------------------------- curves
 
-def test_losses_over_seconds(tmp_path):
-    losses, seconds = falling(), np.cumsum(np.r_[0, np.linspace(1, 2, 19)])
-    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", losses, seconds)
-    ax, *_ = draw([path])
-    line = lines(ax)["HIG"]
-    assert_array_equal(line.get_xdata(), seconds)
-    assert_allclose(line.get_ydata(), 1.1 * losses, rtol=1e-12)  # one multiplication: rounding
+SECONDS = np.cumsum(np.r_[0, np.linspace(1, 2, 19)])
+
+
+@pytest.mark.parametrize("axis, label, x, loss, words, factor", [
+    ("time", "training time (s)", SECONDS, "test", "test loss", 1.1),
+    ("epochs", "epochs", np.arange(20), "train", "training loss", 1),
+    ("updates", "updates", 32 * np.arange(20), "train", "training loss", 1)])
+def test_axes(tmp_path, axis, label, x, loss, words, factor):
+    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(), SECONDS)
+    ax, *_ = draw([path], "--x", axis, "--y", loss)
+    assert_array_equal(lines(ax)["HIG"].get_xdata(), x)
+    assert_allclose(lines(ax)["HIG"].get_ydata(), factor * falling(), rtol=1e-12)       # rounding
     assert (ax.get_xscale(), ax.get_yscale()) == ("linear", "log")
-    assert ax.get_xlabel() == "training time (s)" and ax.get_ylabel() == "test loss"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (label, words)
     assert ax.get_title(loc="left") == "Nonlinear oscillators"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == [f"HIG: {1.1 * losses[-1]:.1e}"]
-
-
-@pytest.mark.parametrize("axis, factor", [("epochs", 1), ("updates", 32)])
-def test_other_axes(tmp_path, axis, factor):
-    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    ax, *_ = draw([path], "--x", axis, "--y", "train")
-    assert_array_equal(lines(ax)["HIG"].get_xydata(), np.transpose([factor * np.arange(20), falling()]))
-    assert ax.get_xlabel() == axis and ax.get_ylabel() == "training loss"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [f"HIG: {factor * falling()[-1]:.1e}"]
 
 
 def test_the_paper_s_colours_and_the_order_of_the_legend(tmp_path):
@@ -179,8 +176,7 @@ def test_smoothing_is_a_geometric_mean_over_seconds():
     for width in (0.5, 3.0, 20.0):
         inside = (y[np.abs(seconds - moment) <= width / 2] for moment in seconds)
         expected = [np.prod(window) ** (1 / len(window)) for window in inside]
-        # a sum of 50 logarithms: rounding
-        assert_allclose(curves.smooth(seconds, y, width), expected, rtol=1e-10)
+        assert_allclose(curves.smooth(seconds, y, width), expected, rtol=1e-10)    # rounding of 50 logarithms
     assert_array_equal(curves.smooth(seconds, y, None), y)
 
 
@@ -214,8 +210,8 @@ def test_a_legend_covers_no_curve(tmp_path, size, names, levels):
 
 
 def test_the_legends_of_a_wide_study_do_not_cover_each_other(tmp_path):
-    """That of the losses is beside the figure, since four level curves leave it no place inside; that of the
-    final losses is at its own panel."""
+    """That of four level curves, which leave it no place, is beside the figure; the other at its panel.
+    """
     for name, rate in itertools.product(("HIG", "GN"), (0.1, 0.2, 0.3, 0.4)):
         save(tmp_path / str(rate) / f"NLO_{name}_RESULTS.pickle", np.full(20, rate + (name == "GN")),
              settings={"learning_rate": rate})
@@ -251,7 +247,7 @@ def test_every_system_has_its_panel(tmp_path):
 def test_populations_of_the_dipole_have_a_panel_each(tmp_path):
     errors = {"population_error_2": falling(rate=0.2), "population_error_3": falling(rate=0.3)}
     save(tmp_path / "QMC_HIG_RESULTS.pickle", falling(), **errors)
-    save(tmp_path / "QMC_Adam_RESULTS.pickle", falling(),               # of other shapes: only its loss is drawn
+    save(tmp_path / "QMC_Adam_RESULTS.pickle", falling(),  # of other shapes: its loss alone is drawn
          population_error_2=falling()[:5], population_error_3=np.ones((3, 3)))
     losses, *populations = draw([tmp_path])
     assert set(lines(losses)) == {"Adam", "HIG"}
@@ -346,19 +342,15 @@ def test_phiflow_scenes(tmp_path):
         reading.read_run(scene / "log_loss_HIG_0.txt")
 
 
-@pytest.mark.parametrize("name,expected", [
-    ("NLO_HIG_RESULTS.pickle", ("NLO", "HIG")), ("QMC_Adam_RESULTS.pickle", ("QMC", "Adam")),
-    ("POISSON_HIG_pretrained_RESULTS.pickle", ("POISSON", "HIG_pretrained")),
-    ("TOY_GN_RESULTS.pickle", ("TOY", "GN")), ("TOY_lambda_0.01_GN_RESULTS.pickle", ("TOY", "GN")),
-    ("TOY_lambda_1e-05_HIG_seed2_RESULTS.pickle", ("TOY", "HIG")),
-    ("NLO_HIG_seed3_RESULTS.pickle", ("NLO", "HIG")), ("other.pickle", ("", "other")),
-    ("NLO_HIG_RESULTS_2026-11-23_093012.pickle", ("NLO", "HIG 2026-11-23_093012")),
-    ("NLO_LBFGS_RESULTS.pickle", ("NLO", "L-BFGS")),
-    ("POLES_4_HIG_adaptive_RESULTS.pickle", ("POLES", "HIG_adaptive")),
-    ("REGRESSION_toy_1d_HIG_adaptive_RESULTS.pickle", ("REGRESSION", "HIG_adaptive")),
-])
+@pytest.mark.parametrize("name, expected", [
+    ("NLO_HIG_RESULTS", "NLO|HIG"), ("QMC_Adam_RESULTS", "QMC|Adam"), ("NLO_LBFGS_RESULTS", "NLO|L-BFGS"),
+    ("POISSON_HIG_pretrained_RESULTS", "POISSON|HIG_pretrained"), ("NLO_HIG_seed3_RESULTS", "NLO|HIG"),
+    ("TOY_GN_RESULTS", "TOY|GN"), ("TOY_lambda_0.01_GN_RESULTS", "TOY|GN"), ("other", "|other"),
+    ("TOY_lambda_1e-05_HIG_seed2_RESULTS", "TOY|HIG"), ("POLES_4_LM_RESULTS", "POLES|LM"),
+    ("NLO_HIG_RESULTS_2026-11-23_093012", "NLO|HIG 2026-11-23_093012"),
+    ("REGRESSION_toy_1d_HIG_adaptive_RESULTS", "REGRESSION|HIG_adaptive")])
 def test_names(name, expected):
-    assert reading.describe(name) == expected
+    assert reading.describe(f"{name}.pickle") == tuple(expected.split("|"))
 
 
 def test_names_with_dollars_are_no_formulas(tmp_path):

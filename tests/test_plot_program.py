@@ -58,24 +58,15 @@ def test_which_folders_get_a_figure(tmp_path, monkeypatch, capsys, files, asked,
     assert capsys.readouterr().out.count("\nstudy ") == studies
 
 
-def test_where_the_figure_goes(tmp_path):
+def test_where_the_figure_goes_and_that_vector_figures_hold_text_and_are_reproducible(tmp_path):
     path = save(tmp_path / "a" / "NLO_HIG_RESULTS.pickle", falling())
     assert plot.main([str(tmp_path)]) == 0 and (tmp_path / "plot.png").exists()
     assert plot.main([str(path)]) == 0 and (tmp_path / "a" / "plot.png").exists()
-    assert plot.main([str(path), "--output", str(tmp_path / "new" / "figure.PDF")]) == 0
-    assert (tmp_path / "new" / "figure.PDF").read_bytes().startswith(b"%PDF")
-
-
-def test_vector_figures_hold_text_as_text_and_are_reproducible(tmp_path):
-    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    contents = []
-    for name in ("a.svg", "b.svg"):
-        assert plot.main([str(tmp_path), "--output", str(tmp_path / name)]) == 0
-        contents.append((tmp_path / name).read_text())
-    assert "<text" in contents[0] and "training time (s)" in contents[0]
-    assert contents[0] == contents[1]
-    assert plot.main([str(tmp_path), "--output", str(tmp_path / "a.pdf")]) == 0
-    assert b"/CIDFontType2" in (tmp_path / "a.pdf").read_bytes()  # TrueType, not outlines
+    files = [tmp_path / name for name in ("a.svg", "b.svg", "new/figure.PDF")]
+    assert [plot.main([str(path), "--output", str(file)]) for file in files] == [0, 0, 0]
+    first, second, pdf = (file.read_bytes() for file in files)
+    assert b"<text" in first and b"training time (s)" in first and first == second
+    assert pdf.startswith(b"%PDF") and b"/CIDFontType2" in pdf                         # TrueType, no outlines
 
 
 @pytest.fixture
@@ -165,9 +156,9 @@ def test_updates_of_a_file_that_does_not_count_them(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("line, words", [
-    *((line, line.split()[0]) for line in (
-        "--x days", "--size x", "--csv a.txt", "--output figure.gif", "--output png", "--smooth 0",
-        "--smooth -1.5", "--what", "--style x", "--colors x", "--y x")),
+    *((line, line.split()[0]) for line in ("--x days", "--size x", "--csv a.txt", "--output figure.gif",
+                                           "--output png", "--smooth 0", "--smooth -1.5", "--what",
+                                           "--style x", "--colors x", "--y x")),
     ("trajectories", "--weights"), ("trajectories --weights a.h5", ".weights.h5"),
     ("trajectories --weights a.weights.h5 --output a.gif", ".png"),
     ("trajectories --weights a.weights.h5 --animate a.mp4", ".gif"),

@@ -16,6 +16,7 @@ from hig.figures.curves import SYSTEMS, Run, system, x_values
 from hig.figures.style import COLORS, SYMBOLS
 from hig.runs.results import load_results
 
+LOG = re.compile(r"log_loss_(.*)_0\.txt")           # a loss in a PhiFlow scene, of the optimizer in brackets
 APART = ("studies", "Peers", "Published_Budgets")   # each folder in them has a figure of its own
 
 
@@ -25,7 +26,7 @@ def find_files(folder):
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in APART)
         found += [Path(place, name) for name in sorted(files)
-                  if name.endswith("_RESULTS.pickle") and name[0] != "." or is_log(name)]
+                  if name.endswith("_RESULTS.pickle") and name[0] != "." or LOG.fullmatch(name)]
     return found
 
 
@@ -35,14 +36,9 @@ def read_run(path):
     Raises:
         ValueError: the file is not a curve; the message is one sentence with its name and the reason.
     """
-    if is_log(path.name):
+    if LOG.fullmatch(path.name):
         return read_log(path)
     return Run(*describe(path.name), path, {"provenance": {}, **load_results(path)})
-
-
-def is_log(name):
-    """Whether a file has the name of a loss in a PhiFlow scene."""
-    return name.startswith("log_loss_") and name.endswith("_0.txt")
 
 
 def read_log(path):
@@ -64,7 +60,7 @@ def read_log(path):
     ended, seconds = columns(path.with_name("log_step_time.txt"))
     steps, losses = columns(path)
     times = np.append(0.0, np.cumsum(seconds))[np.searchsorted(ended, steps, side="right")]
-    return Run("POISSON", path.name[len("log_loss_"):-len("_0.txt")], path, {
+    return Run("POISSON", LOG.fullmatch(path.name)[1], path, {
         "epochs": steps, "train_loss": losses, "test_loss": np.full(len(losses), np.nan),
         "simulation_time": times, "epoch_time": np.diff(times), "sim_par": {},
         "provenance": {"updates_per_epoch": 1}})
@@ -108,13 +104,14 @@ def sort_into_cases(runs):
     return cases
 
 
-def varied_settings(runs):
-    """The settings in which runs of one optimizer differ, besides the seed.
+def settings_table(runs):
+    """DataFrame with a row for each of some runs, in the order of legends.
 
-    Returns:
-        {optimizer: (its runs by seed, DataFrame)} in the order of legends. The DataFrame has a row for each
-        of these runs and a column for each setting that differs, the learning rate last. The entries are
-        texts; – stands where a file does not have the setting.
+    Columns: "run"; "optimizer"; "group", the name of the curve that the run is part of; and its settings as
+    texts, – where a file does not have one. A group is named after the optimizer and the settings in which
+    its runs differ, budget included, but not the seed. If there are more than two of them (the published
+    files have other names for their settings), it is named after the folder instead (`folder_name`), and the
+    largest group after the optimizer alone.
     """
     import pandas
 
@@ -122,39 +119,30 @@ def varied_settings(runs):
         name, seed = run.label.split()[0], run.results["sim_par"].get("seed")
         return ([*COLORS["paper"], name].index(name), run.label, numeric(str(seed)), numeric(str(run.path)))
 
-    found = {}
-    for run in sorted(runs, key=place):
-        found.setdefault(run.label, []).append(run)
-    for label, own in found.items():
-        texts = pandas.DataFrame(map(settings_of, own)).fillna("–")
-        varied = sorted(texts.columns[texts.nunique() > 1], key=lambda key: (key == "learning_rate", key))
-        found[label] = own, texts[varied]
-    return found
+    rows = [{**settings_of(run), "run": run, "optimizer": run.label} for run in sorted(runs, key=place)]
+    parts = []
+    for label, own in pandas.DataFrame(rows).fillna("–").groupby("optimizer", sort=False):
+        keys = varied_settings(own)
+        folders = [own["run"].map(folder_name)] if len(keys) > 2 else []
+        found = dict(list(own.groupby(folders or keys or ["optimizer"], sort=False)))
+        *_, second, largest = 0, *sorted(map(len, found.values()))
+        for values in sorted(found, key=lambda values: values if folders else [*map(numeric, values)]):
+            words = ", ".join(values if folders else map(setting, keys, values))
+            if folders and len(found[values]) == largest > second:
+                words = ""
+            parts.append(found[values].assign(group=f"{label} ({words})" if words else label))
+    return pandas.concat(parts)
+
+
+def varied_settings(table):
+    """Names of the settings in which the runs of a `settings_table` differ, the learning rate last."""
+    texts = table.drop(columns=["run", "optimizer", "group", "loss"], errors="ignore")
+    return sorted(texts.columns[texts.nunique() > 1], key=lambda key: (key == "learning_rate", key))
 
 
 def group_runs(runs):
-    """{label: runs of one curve, by seed}, in the order of optimizers and of their settings.
-
-    The label of a group names the settings in which runs of its optimizer differ, budget included. If there
-    are more than two of them (the published files have other names for their settings), it names the folder
-    instead (`folder_name`), and the label of the largest group is the optimizer's name alone.
-    """
-    groups = {}
-    for label, (own, settings) in varied_settings(runs).items():
-        found = {}
-        for run, (_, *values) in zip(own, settings.itertuples(name=None)):
-            found.setdefault(tuple(values), []).append(run)
-        words = {values: ", ".join(map(setting, settings, values)) for values in found}
-        order = sorted(found, key=lambda values: [numeric(value) for value in values])
-        if len(settings.columns) > 2:
-            *_, second, most = sorted(found, key=lambda values: len(found[values]))
-            words = {values: folder_name(few[0]) for values, few in found.items()}
-            order = sorted(found, key=words.get)
-            words[most] = "" if len(found[most]) > len(found[second]) else words[most]
-        for values in order:
-            name = f"{label} ({words[values]})" if words[values] else label
-            groups.setdefault(name, []).extend(found[values])
-    return groups
+    """{name of a group in `settings_table`: its runs, by seed}, in the order of legends."""
+    return {group: list(own["run"]) for group, own in settings_table(runs).groupby("group", sort=False)}
 
 
 def folder_name(run):

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from hig.figures.curves import LOSSES, end_loss
-from hig.figures.reading import group_runs, numeric, settings_of, varied_settings
+from hig.figures.reading import numeric, settings_table, varied_settings
 from hig.figures.style import SYMBOLS, WORDS, choose_colors, legible
 
 BUDGET = ["max_time", "epochs"]         # settings that are never the subject of a study
@@ -13,38 +13,28 @@ FEWEST = 3                              # values of a setting from which on it h
 MANY = 6                                # how many groups of an optimizer can all be in colour
 
 
-def subjects(runs):
-    """{optimizer: DataFrame of those settings that a study of these runs is about}.
-
-    It has a row for each run and a column of texts for each setting, the leading setting first.
-    """
-    return {label: texts.drop(columns=BUDGET, errors="ignore")
-            for label, (_, texts) in varied_settings(runs).items()}
-
-
 def finals(runs, wanted):
-    """DataFrame with a row for each run: its settings as texts, "optimizer", "group" and "loss".
+    """`settings_table` of the runs, with their `end_loss` for `wanted` ("test" or "train") as "loss"."""
+    table = settings_table(runs)
+    return table.assign(loss=[end_loss(run, wanted) for run in table["run"]])
 
-    The group is the run's label in `group_runs`. The loss is its `end_loss` for `wanted`, "test" or "train".
-    """
-    import pandas
 
-    return pandas.DataFrame([
-        {**settings_of(run), "optimizer": run.label, "group": label, "loss": end_loss(run, wanted)}
-        for label, members in group_runs(runs).items() for run in members]).fillna("–")
+def subjects(table):
+    """[(optimizer, its rows of a `settings_table`, settings that its study is about, leading first)]."""
+    return [(name, own, [key for key in varied_settings(own) if key not in BUDGET])
+            for name, own in table.groupby("optimizer", sort=False)]
 
 
 def best_partners(runs, wanted):
-    """Labels of the groups of runs that a figure shows in colour; the others stand grey behind them.
+    """Groups of runs that a figure shows in colour; the others stand grey behind them.
 
     If an optimizer has more than MANY groups, one is in colour for each value of its leading setting: the one
     whose `finals` have the lowest median.
     """
-    table, best = finals(runs, wanted), []
-    for optimizer, texts in subjects(runs).items():
-        own = table[table["optimizer"] == optimizer]
-        many = own["group"].nunique() > MANY and len(texts.columns) > 1
-        medians = own.groupby([texts.columns[0] if many else "group", "group"], sort=False)["loss"].median()
+    best = []
+    for _, own, keys in subjects(finals(runs, wanted)):
+        many = own["group"].nunique() > MANY and len(keys) > 1
+        medians = own.groupby([keys[0] if many else "group", "group"], sort=False)["loss"].median()
         best += [group for _, group in medians.groupby(level=0, sort=False).idxmin()]
     return best
 
@@ -55,16 +45,16 @@ def study_panels(runs):
     If one setting varies, with at least FEWEST values, there is one panel. If two vary, there is a heat map
     for each optimizer whose pairs of values fill a grid of at least FEWEST cells.
     """
-    frames = subjects(runs)
-    varied = {key for texts in frames.values() for key in texts}
+    parts = subjects(settings_table(runs))
+    varied = {key for _, _, keys in parts for key in keys}
     if len(varied) == 1:
-        values = {text for texts in frames.values() for text in texts.to_numpy().flat}
+        values = {text for _, own, keys in parts for text in own[keys].to_numpy().flat}
         return [partial(draw_over_setting, *varied)] * (len(values) >= FEWEST)
     panels = []
-    for label, texts in frames.items():
-        pairs = texts.drop_duplicates()
-        if len(varied) == len(pairs.columns) == 2 and FEWEST <= len(pairs) == pairs.nunique().prod():
-            panels.append(partial(draw_heat_map, label, *pairs))
+    for name, own, keys in parts:
+        pairs = own[keys].drop_duplicates()
+        if len(varied) == len(keys) == 2 and FEWEST <= len(pairs) == pairs.nunique().prod():
+            panels.append(partial(draw_heat_map, name, *keys))
     return panels
 
 
@@ -116,15 +106,15 @@ def draw_heat_map(optimizer, first, second, ax, groups, colors, options):
     table = finals(runs, options.y)
     own, every = table[table["optimizer"] == optimizer], table.groupby("group")["loss"].median()
     every = every[np.isfinite(every)] if np.isfinite(every).any() else [1.0]
-    rows, columns = (sorted(own[key].unique(), key=numeric) for key in (first, second))
-    medians = np.full((len(rows), len(columns)), np.nan)
-    for (row, column), losses in own.groupby([first, second])["loss"]:
-        i, j, loss, died = rows.index(row), columns.index(column), losses.median(), np.isinf(losses).sum()
-        medians[i, j] = loss
-        words = [f"{loss:.0e}" if np.isfinite(loss) else "×"] + [f"{died}/{len(losses)} died"] * bool(died)
-        text = ("\n" if len(rows) < 6 else " ").join(words)
-        ax.annotate(text, (j + 0.5, i + 0.5), ha="center", va="center",
-                    color="black" if np.isfinite(loss) else ax.xaxis.label.get_color(),
+    cells = own.pivot_table("loss", first, second, aggfunc=list)
+    rows, columns = (sorted(values, key=numeric) for values in (cells.index, cells.columns))
+    medians = cells.loc[rows, columns].map(np.median).to_numpy()
+    for (i, j), loss in np.ndenumerate(medians):
+        losses = cells.loc[rows[i], columns[j]]
+        words = [f"{loss:.0e}" if np.isfinite(loss) else "×"]
+        words += [f"{died}/{len(losses)} died"] if (died := np.isinf(losses).sum()) else []
+        ax.annotate(("\n" if len(rows) < 6 else " ").join(words), (j + 0.5, i + 0.5), ha="center",
+                    va="center", color="black" if np.isfinite(loss) else ax.xaxis.label.get_color(),
                     fontsize=8 if len(columns) < 7 else 6)
     greys = LinearSegmentedColormap.from_list("", ["#f2f2f2", "#8a8a8a"])
     image = ax.pcolormesh(np.ma.masked_invalid(medians), norm=LogNorm(min(every), max(every)), cmap=greys,

@@ -21,12 +21,6 @@ def numbers(run, thresholds):
             *(np.inf if seconds is None else seconds for seconds in reached)]
 
 
-def names(thresholds):
-    """What the `numbers` are, for the head of a table."""
-    return ["epochs", "train loss", "test loss", "time [s]", "peak memory [MB]",
-            *(f"to {level:g} [s]" for level in thresholds)]
-
-
 def summary(runs):
     """DataFrame of the runs of one system: a row for each, and one for the median of several seeds.
 
@@ -36,19 +30,24 @@ def summary(runs):
     import pandas
 
     thresholds, parts = system(runs[0].system).thresholds, []
-    columns = names(thresholds)
+    columns = ["epochs", "train loss", "test loss", "time [s]", "peak memory [MB]",
+               *(f"to {level:g} [s]" for level in thresholds)]
     for title, case in sort_into_cases(runs).items():
         for label, members in group_runs(case).items():
             rows = pandas.DataFrame([numbers(run, thresholds) for run in members], None, columns, float)
-            middle, seeds = rows.median(), [str(run.results["sim_par"].get("seed", "–")) for run in members]
-            rows["seed"] = seeds
+            middle, died = rows.median(), np.isinf(rows["train loss"]).sum()
+            rows["seed"] = seeds = [seed_of(run) for run in members]
             rows["remark"] = [remark(run, seeds.count(seed) == 1) for run, seed in zip(members, seeds)]
             if len(members) > 1:
-                died = np.isinf(rows["train loss"]).sum()
-                died = f", {died} died" if died else ""
-                rows.loc[len(rows)] = {**middle, "seed": "median", "remark": f"of {len(members)}{died}"}
+                words = f"of {len(members)}" + (f", {died} died" if died else "")
+                rows.loc[len(rows)] = {**middle, "seed": "median", "remark": words}
             parts.append(rows.assign(system=title, optimizer=label.replace("_", " ")))
     return pandas.concat(parts)[["system", "optimizer", "seed", *columns, "remark"]]
+
+
+def seed_of(run):
+    """The seed of a run as text, – if its file does not tell."""
+    return str(run.results["sim_par"].get("seed", "–"))
 
 
 def remark(run, alone):
@@ -109,7 +108,7 @@ def tidy(runs, options):
         for label, members in group_runs(case).items():
             x, y, band = drawn_points(loss_curves(members, options, logarithmic), logarithmic, True)
             low, high = band or (np.nan, np.nan)
-            seed = str(members[0].results["sim_par"].get("seed", "–")) if len(members) == 1 else "median"
+            seed = seed_of(members[0]) if len(members) == 1 else "median"
             curve = pandas.DataFrame({position: x, "value": y, "lowest": low, "highest": high})
             parts.append(curve.assign(system=title, optimizer=label.replace("_", " "), seed=seed,
                                       quantity=f"{loss_kind(members[0], options.y)} loss, curve"))

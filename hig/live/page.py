@@ -2,6 +2,7 @@
 
 import os
 from argparse import Namespace
+from contextlib import suppress
 from functools import partial
 from html import escape
 
@@ -11,13 +12,13 @@ from dash import Input, Output, Patch, State, dcc, html
 from dash.exceptions import PreventUpdate
 from matplotlib.colors import to_rgb
 
-from hig.figures.curves import AXES, Curve, drawable, drawn_points, state_of, system, take_overs
+from hig.figures.curves import (AXES, Curve, Run, drawable, drawn_points, loss_kind, state_of, system,
+                                take_overs)
 from hig.figures.losses import legend_text
-from hig.figures.reading import group_runs, sort_into_cases
+from hig.figures.reading import find_files, group_runs, read_run, sort_into_cases
 from hig.figures.style import choose_colors, choose_dashes
 from hig.figures.table import cell, summary
 from hig.live.server import make_app
-from hig.live.watching import look, quantities
 
 EVERY = 500                 # milliseconds between the end of a refresh and the next one
 BINS = 300                  # a curve has two points in each at most, so that a browser can draw hundreds
@@ -32,6 +33,42 @@ GRAPH = {"displaylogo": False, "responsive": True,  # the logo would be a link t
          "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 SHOWN = {"figure": "curves.figure", "table": "table.children", "note": "note.children", "shown": "shown.data",
          "cases": "case.options", "case": "case.value", "quantities": "y.options", "y": "y.value"}
+
+
+# ------------------------------------------------------------------------------------------------- the files
+
+def look(paths, known):
+    """What is at some paths (folders and files) now: {path: (stamp, Run or sentence why it is none)}.
+
+    `known` is {} at first; it keeps what was read, so that only files that have changed are read again.
+    """
+    found = {}
+    for path in [file.resolve() for path in paths
+                 for file in (find_files(path) if path.is_dir() else [path])]:
+        with suppress(OSError):                                         # it is gone since it was listed
+            state = path.stat()
+            stamp = state.st_mtime_ns, state.st_size, state.st_ino
+            if known.get(path, (None,))[0] != stamp:
+                try:
+                    known[path] = stamp, read_run(path)
+                except ValueError as error:
+                    known[path] = stamp, str(error)
+            found[path] = known[path]
+    return found
+
+
+def quantities(run):
+    """{name: (N,) float64}: what a run's file holds for each entry, test and training loss first.
+
+    Entry 0, the untrained network, is NaN where only updates have values. Without test losses, "test_loss" is
+    the training loss.
+    """
+    results, length = run.results, len(run.results["epochs"])
+    losses = {"test_loss": results[f"{loss_kind(run, 'test')}_loss"], "train_loss": results["train_loss"]}
+    return {key: np.concatenate([np.full(length - len(values), np.nan), values])
+            for key, values in {**losses, **results["provenance"], **results, **losses}.items()
+            if key not in ("epochs", "simulation_time") and isinstance(values, np.ndarray)
+            and values.ndim == 1 and length - len(values) in (0, 1)}
 
 
 # ------------------------------------------------------------------------------------- the figure, the table
@@ -132,7 +169,7 @@ def control(name, component):
 
 
 def watching_app(paths, title="Training runs", controls=lambda: [], x="time", y="test_loss"):
-    """The Dash app that shows what is at the paths, see `hig.live.watching.look`, with these axes at first.
+    """The Dash app that shows what is at the paths (of folders and files), with these axes at first.
 
     `controls()`, the components above the curves, is called whenever the page is loaded.
     """
@@ -163,7 +200,7 @@ def refresh(paths, known, case, x, y, switches, shown, tick=None):
 
     Args:
         paths: list of Path.
-        known: {} at first; it keeps what was read, see `hig.live.watching.look`.
+        known: see `look`.
         case, x, y, switches: what the user has chosen.
         shown: what this function has returned under that name before; {} at first.
 
@@ -171,12 +208,12 @@ def refresh(paths, known, case, x, y, switches, shown, tick=None):
         PreventUpdate: nothing has changed.
     """
     found = look(paths, known)
-    cases = sort_into_cases([file.run for file in found.values() if file.run])
+    stamps, contents = ([value[i] for value in found.values()] for i in (0, 1))
+    cases = sort_into_cases([run for run in contents if isinstance(run, Run)])
     if case not in cases and cases:                                     # at first: what has been written last
-        case = max(cases, key=lambda title: max(found[run.path].stamp for run in cases[title]))
+        case = max(cases, key=lambda title: max(found[run.path][0] for run in cases[title]))
     states = {title: [state_of(run) for run in runs] for title, runs in cases.items()}
-    stamps = {path: file.stamp for path, file in found.items()}
-    stamp = str(hash(repr((stamps, states, case, x, y, switches))))
+    stamp = str(hash(repr((list(found), stamps, states, case, x, y, switches))))
     if shown.get("stamp") == stamp:
         raise PreventUpdate
     runs = cases.get(case, [])
@@ -186,7 +223,7 @@ def refresh(paths, known, case, x, y, switches, shown, tick=None):
     y = y if y in words else next(iter(words))
     options = Namespace(case=case, x=x, y=y, words=words[y],
                         **{name: name in switches for name in ("log_x", "log_y", "bands")})
-    groups = group_runs(runs)
+    groups = group_runs(runs) if runs else {}
     curves = {label: [curve_of(run, options) for run in members] for label, members in groups.items()}
     empty = [os.path.relpath(run.path) for label in groups for run, curve in zip(groups[label], curves[label])
              if not len(curve.x)]
@@ -198,7 +235,7 @@ def refresh(paths, known, case, x, y, switches, shown, tick=None):
         figure = Patch()
         figure["data"] = data
     return {"figure": figure,
-            "table": make_table(runs, colors, [file.error for file in found.values() if file.error]),
+            "table": make_table(runs, colors, [error for error in contents if isinstance(error, str)]),
             "note": note if runs else f"No curves in {', '.join(map(os.path.relpath, paths))} yet.",
             "cases": {title: f"{title} ({len(own)}{', running' * ('running' in own)})"
                       for title, own in states.items()}, "case": case,
