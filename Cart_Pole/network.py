@@ -6,12 +6,7 @@ HIDDEN = (100, 100)
 
 
 def build_network(n_inputs):
-    """A stack of Dense layers from a state (B, n_inputs) to a control (B, 1), with a linear output.
-
-    Its weights are drawn by Keras' default, Glorot-uniform; `hig.runs.initialization.draw_published_weights`
-    replaces them by seeded ones of the same distribution.
-    """
-    return keras.Sequential(
-        [keras.Input((n_inputs,))]
-        + [keras.layers.Dense(width, activation="tanh") for width in HIDDEN]
-        + [keras.layers.Dense(1, name="control")], name="controller")
+    """A stack of Dense layers from a state (B, n_inputs) to a control (B, 1), with a linear output."""
+    layers = [keras.layers.Dense(width, activation="tanh") for width in HIDDEN]
+    layers.append(keras.layers.Dense(1, name="control"))
+    return keras.Sequential([keras.Input((n_inputs,)), *layers], name="controller")

@@ -6,11 +6,7 @@ HIDDEN = (20, 20, 20)
 
 
 def build_network(n_inputs, n_controls):
-    """Dense layers from the target state (B, n_inputs) to a control for each time step (B, n_controls).
-
-    Keras draws the weights; `hig.runs.initialization.draw_published_weights` replaces them by seeded ones.
-    """
-    return keras.Sequential(
-        [keras.Input((n_inputs,))]
-        + [keras.layers.Dense(width, activation="tanh") for width in HIDDEN]
-        + [keras.layers.Dense(n_controls)], name="controller")
+    """Dense layers from the target state (B, n_inputs) to a control for each time step (B, n_controls)."""
+    layers = [keras.layers.Dense(width, activation="tanh") for width in HIDDEN]
+    layers.append(keras.layers.Dense(n_controls))
+    return keras.Sequential([keras.Input((n_inputs,)), *layers], name="controller")

@@ -6,9 +6,6 @@ HIDDEN = 7
 
 
 def build_network():
-    """Two Dense layers, "hidden" and "output", from a point x (B, 1) to the outputs (B, 2).
-
-    Its weights are drawn by Keras; `hig.runs.initialization.draw_published_weights` replaces them.
-    """
+    """Two Dense layers, "hidden" and "output", from a point x (B, 1) to the outputs (B, 2)."""
     return keras.Sequential([keras.Input((1,)), keras.layers.Dense(HIDDEN, activation="tanh", name="hidden"),
                              keras.layers.Dense(2, name="output")], name="fit")

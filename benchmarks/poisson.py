@@ -21,12 +21,12 @@ with silent_start():
 
     from hig.optimizers import HIG
     from hig.powers import gram_coefficients
-    from Poisson.experiment import build_model, compile_model
+    from Poisson.experiment import build_model
     from Poisson.fields import training_fields
 
 TRUNCATION = 1e-5           # τ
 ROUNDS = {256: 15, 1024: 7, 4096: 2}
-WIDER = {"25k": (64, 128, 64), "100k": (192, 256, 128), "400k": (448, 512, 256)}           # hidden layers, p
+WIDER = (64, 128, 64), (192, 256, 128), (448, 512, 256)     # hidden layers: 25, 100 and 400 thousand weights
 ADAM_UPDATES = 2000
 COLUMNS = ("update", "derivatives", "gram", "f(K) g", "pullback", "syevd")
 
@@ -80,13 +80,8 @@ def main():
     adam()
     sizes = (256, 1024, 4096) if large else (256, 1024)
     table("n", ((n, measure(build_model(8, 0, HIG(0.01, TRUNCATION)), n // 64)) for n in sizes))
-
-    def wider(hidden):
-        network = keras.Sequential([keras.Input((64,)),
-                                    *(keras.layers.Dense(width, "tanh") for width in hidden),
-                                    keras.layers.Dense(64)])
-        return network.count_params(), compile_model(network, 8, HIG(0.01, TRUNCATION))
-    table("p, n = 1024", ((p, measure(model, 16)) for p, model in map(wider, WIDER.values())))
+    models = (build_model(8, 0, HIG(0.01, TRUNCATION), hidden) for hidden in WIDER)
+    table("p, n = 1024", ((model.network.count_params(), measure(model, 16)) for model in models))
     if large:
         print("peak memory of a HIG run, n = 4096: "
               f"{peak_memory('Poisson/submit_HIG.py', '--steps', '2'):.2f} GB")
