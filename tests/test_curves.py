@@ -110,8 +110,8 @@ def test_dead_runs_count_as_infinite_in_the_median():
      ["HIG (eta=0.5)", "HIG (eta=1)"]),
     ({"ours/NLO_HIG": {"eta": 1, "tau": 1}, "published/NLO_HIG": {"learningrate": 1, "trunc": 1e-6}},
      ["HIG (ours)", "HIG (published)"]),
-    ({**{f"seed_{i}/NLO_HIG": {"seed": i, "a": 1, "b": 2, "c": 3} for i in range(4)}, "odd/NLO_HIG": {}},
-     ["HIG (odd)", "HIG"]),
+    ({**{f"{folder}/NLO_HIG": {"seed": i, "a": 1, "b": 2, "c": 3}
+         for i, folder in enumerate(("seed_0", "1", "2"))}, "odd/NLO_HIG": {}}, ["HIG (odd)", "HIG"]),
     ({"NLO_HIG_seed1": {"seed": 1}, "NLO_HIG_seed2": {"seed": 2}}, ["HIG"])])
 def test_runs_are_told_apart_by_their_settings_but_the_seed(tmp_path, files, labels):
     """In numeric order; by their folder where files name the settings in their own way."""

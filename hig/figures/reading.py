@@ -107,7 +107,7 @@ def sort_into_cases(runs):
 def settings_table(runs):
     """DataFrame with a row for each of some runs, in the order of legends.
 
-    Columns: "run"; "optimizer"; "group", the name of the curve that the run is part of; and its settings as
+    Columns: "Run"; "Optimizer"; "Group", the name of the curve that the run is part of; and its settings as
     texts, – where a file does not have one. A group is named after the optimizer and the settings in which
     its runs differ, budget included, but not the seed. If there are more than two of them (the published
     files have other names for their settings), it is named after the folder instead (`folder_name`), and the
@@ -119,30 +119,32 @@ def settings_table(runs):
         name, seed = run.label.split()[0], run.results["sim_par"].get("seed")
         return ([*COLORS["paper"], name].index(name), run.label, numeric(str(seed)), numeric(str(run.path)))
 
-    rows = [{**settings_of(run), "run": run, "optimizer": run.label} for run in sorted(runs, key=place)]
+    rows = [{**settings_of(run), "Run": run, "Optimizer": run.label} for run in sorted(runs, key=place)]
     parts = []
-    for label, own in pandas.DataFrame(rows).fillna("–").groupby("optimizer", sort=False):
+    for label, own in pandas.DataFrame(rows).fillna("–").groupby("Optimizer", sort=False):
         keys = varied_settings(own)
-        folders = [own["run"].map(folder_name)] if len(keys) > 2 else []
-        found = dict(list(own.groupby(folders or keys or ["optimizer"], sort=False)))
-        *_, second, largest = 0, *sorted(map(len, found.values()))
-        for values in sorted(found, key=lambda values: values if folders else [*map(numeric, values)]):
-            words = ", ".join(values if folders else map(setting, keys, values))
-            if folders and len(found[values]) == largest > second:
-                words = ""
-            parts.append(found[values].assign(group=f"{label} ({words})" if words else label))
+        found = dict(list(own.groupby(keys or ["Optimizer"], sort=False)))
+        words = {values: ", ".join(map(setting, keys, values)) for values in found}
+        order = sorted(found, key=lambda values: [numeric(value) for value in values])
+        if len(keys) > 2:
+            *_, second, most = sorted(found, key=lambda values: len(found[values]))
+            words = {values: folder_name(few["Run"].iloc[0]) for values, few in found.items()}
+            order = sorted(found, key=words.get)
+            words[most] = "" if len(found[most]) > len(found[second]) else words[most]
+        parts += [found[values].assign(Group=f"{label} ({words[values]})" if words[values] else label)
+                  for values in order]
     return pandas.concat(parts)
 
 
 def varied_settings(table):
     """Names of the settings in which the runs of a `settings_table` differ, the learning rate last."""
-    texts = table.drop(columns=["run", "optimizer", "group", "loss"], errors="ignore")
+    texts = table.drop(columns=["Run", "Optimizer", "Group", "Loss"], errors="ignore")
     return sorted(texts.columns[texts.nunique() > 1], key=lambda key: (key == "learning_rate", key))
 
 
 def group_runs(runs):
     """{name of a group in `settings_table`: its runs, by seed}, in the order of legends."""
-    return {group: list(own["run"]) for group, own in settings_table(runs).groupby("group", sort=False)}
+    return {group: list(own["Run"]) for group, own in settings_table(runs).groupby("Group", sort=False)}
 
 
 def folder_name(run):

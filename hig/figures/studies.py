@@ -14,15 +14,15 @@ MANY = 6                                # how many groups of an optimizer can al
 
 
 def finals(runs, wanted):
-    """`settings_table` of the runs, with their `end_loss` for `wanted` ("test" or "train") as "loss"."""
+    """`settings_table` of the runs, with their `end_loss` for `wanted` ("test" or "train") as "Loss"."""
     table = settings_table(runs)
-    return table.assign(loss=[end_loss(run, wanted) for run in table["run"]])
+    return table.assign(Loss=[end_loss(run, wanted) for run in table["Run"]])
 
 
 def subjects(table):
     """[(optimizer, its rows of a `settings_table`, settings that its study is about, leading first)]."""
     return [(name, own, [key for key in varied_settings(own) if key not in BUDGET])
-            for name, own in table.groupby("optimizer", sort=False)]
+            for name, own in table.groupby("Optimizer", sort=False)]
 
 
 def best_partners(runs, wanted):
@@ -33,8 +33,8 @@ def best_partners(runs, wanted):
     """
     best = []
     for _, own, keys in subjects(finals(runs, wanted)):
-        many = own["group"].nunique() > MANY and len(keys) > 1
-        medians = own.groupby([keys[0] if many else "group", "group"], sort=False)["loss"].median()
+        many = own["Group"].nunique() > MANY and len(keys) > 1
+        medians = own.groupby([keys[0] if many else "Group", "Group"], sort=False)["Loss"].median()
         best += [group for _, group in medians.groupby(level=0, sort=False).idxmin()]
     return best
 
@@ -73,13 +73,13 @@ def draw_over_setting(key, ax, groups, colors, options):
 
     table = finals([run for members in groups.values() for run in members], options.y)
     values = sorted(table[key].unique(), key=numeric)
-    plain = choose_colors(list(table["optimizer"].unique()), options.colors, options.style)
+    plain = choose_colors(list(table["Optimizer"].unique()), options.colors, options.style)
     ax.set(xscale="linear", xlabel=named(key), ylabel=f"final {LOSSES[options.y]}")
     ax.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1.5, 0.4)))  # of a single decade
     ax.set_xticks(range(len(values)), map(legible, values), fontsize=7 if sum(map(len, values)) > 30 else 10)
-    table = table.assign(place=table[key].map(values.index), alive=table["loss"].replace(np.inf, np.nan))
-    for optimizer, own in table.groupby("optimizer", sort=False):
-        color, losses = plain[optimizer], own.groupby("place")["loss"]
+    table = table.assign(place=table[key].map(values.index), alive=table["Loss"].replace(np.inf, np.nan))
+    for optimizer, own in table.groupby("Optimizer", sort=False):
+        color, losses = plain[optimizer], own.groupby("place")["Loss"]
         cells = own.groupby("place")["alive"].agg(["min", "max", "count"])
         ax.plot(cells.index, losses.median().replace(np.inf, np.nan), "o-", color=color, markersize=5,
                 label=legible(optimizer.replace("_", " ")))
@@ -104,9 +104,9 @@ def draw_heat_map(optimizer, first, second, ax, groups, colors, options):
 
     runs = [run for members in groups.values() for run in members]
     table = finals(runs, options.y)
-    own, every = table[table["optimizer"] == optimizer], table.groupby("group")["loss"].median()
+    own, every = table[table["Optimizer"] == optimizer], table.groupby("Group")["Loss"].median()
     every = every[np.isfinite(every)] if np.isfinite(every).any() else [1.0]
-    cells = own.pivot_table("loss", first, second, aggfunc=list)
+    cells = own.pivot_table("Loss", first, second, aggfunc=list)
     rows, columns = (sorted(values, key=numeric) for values in (cells.index, cells.columns))
     medians = cells.loc[rows, columns].map(np.median).to_numpy()
     for (i, j), loss in np.ndenumerate(medians):
@@ -119,7 +119,7 @@ def draw_heat_map(optimizer, first, second, ax, groups, colors, options):
     greys = LinearSegmentedColormap.from_list("", ["#f2f2f2", "#8a8a8a"])
     image = ax.pcolormesh(np.ma.masked_invalid(medians), norm=LogNorm(min(every), max(every)), cmap=greys,
                           edgecolors="white", linewidth=1)
-    best = own[own["group"].isin(best_partners(runs, options.y))].drop_duplicates("group").set_index("group")
+    best = own[own["Group"].isin(best_partners(runs, options.y))].drop_duplicates("Group").set_index("Group")
     for label, row, column in best[[first, second]].itertuples():
         corner = columns.index(column) + 0.04, rows.index(row) + 0.04
         ax.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colors[label], linewidth=2.5))
