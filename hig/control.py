@@ -73,7 +73,7 @@ def step(optimizer, loss, power, quadratic_model, loss_after):
     optimizer.record_first_loss(loss)
     measure_trust(optimizer, loss, loss_after)
     for _ in range(TRIALS):
-        if direction is None or optimizer.damping_adapts:
+        if direction is None or optimizer.adapts == "damping":
             direction, numbers = power(loss)
             # a diverged run is not stopped here, but shows in its loss
             if not (np.isfinite(loss) and np.isfinite(direction).all()):

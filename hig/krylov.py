@@ -60,9 +60,9 @@ def ways(functions, in_network):
 class Products:
     """Products with J and Jᵀ of a model for batches of one shape, and the recurrence that uses them.
 
-    An `operator` represents J of one batch: the tuple (x, [M], [columns, scales]). Its second entry is [] if
-    products go through the whole model, its third [] without quadratic penalties. Each penalised number
-    adds a row to J, with one entry, its scale, in its column.
+    An `operator` represents J of one batch: the tuple (x, [M]), or (x, []) if products go through the whole
+    model. For the recurrence a third entry follows, [columns, scales] or []: quadratic penalties add rows to
+    J with one entry each, its scale, in its column.
 
     Args:
         functions: hig.functions.Functions.
@@ -105,7 +105,7 @@ class Products:
         else:
             (loss, outcome, gradient), matrices = self._loss(x, y_true, sample_weight), []
         gradient = tf.cast(gradient, tf.float64 if gradient.dtype == tf.float64 else tf.float32)
-        return loss, outcome, gradient, KrylovJacobian(self, (x, matrices, []), gradient.dtype)
+        return loss, outcome, gradient, KrylovJacobian(self, (x, matrices), gradient.dtype)
 
     def _trace_linearise(self, x, y_true, sample_weight):
         """Loss, outcome, g, and [M]."""
@@ -152,9 +152,8 @@ class Products:
         return self.functions.flat(structure, self.samples)
 
     def _trace_pull(self, operator, u):
-        """Jᵀu, (p,), for u with one entry for each row of J."""
-        x, matrices, penalties = operator
-        n = self.shape[0]
+        """Jᵀu, (p,), for u (n,)."""
+        x, matrices = operator
 
         def pull(x, matrices, cotangent):
             if matrices:
@@ -164,22 +163,19 @@ class Products:
             gradients = tape.gradient(value, self.functions.values(), tf.cast(cotangent, value.dtype),
                                       tf.UnconnectedGradients.ZERO)
             return tf.concat([tf.cast(tf.reshape(gradient, [-1]), u.dtype) for gradient in gradients], axis=0)
-        rows = tf.reshape(u[:n], [self.batch, -1])
+        rows = tf.reshape(u, [self.batch, -1])
         if self.samples == self.batch:
-            product = pull(x, matrices, rows)
-        else:
-            chunks = -(-self.batch // self.samples)
-            # the cotangents of repeated samples are 0
-            rows = tf.pad(rows, [[0, chunks * self.samples - self.batch], [0, 0]])
-            rows = tf.reshape(rows, [chunks, self.samples, -1])         # XLA wants sizes that it knows
-            product = tf.while_loop(lambda i, _: i < chunks, lambda i, total: (
-                i + 1, total + pull(*self._chunk(i, (x, matrices)), rows[i])),
-                                    (0, tf.zeros([self.shape[1]], u.dtype)))[1]
-        return self._with_penalties(penalties, product, u[n:])
+            return pull(x, matrices, rows)
+        chunks = -(-self.batch // self.samples)
+        rows = tf.pad(rows, [[0, chunks * self.samples - self.batch], [0, 0]])  # 0 for repeated samples
+        rows = tf.reshape(rows, [chunks, self.samples, -1])             # XLA wants sizes that it knows
+        return tf.while_loop(lambda i, _: i < chunks, lambda i, total: (
+            i + 1, total + pull(*self._chunk(i, (x, matrices)), rows[i])),
+                             (0, tf.zeros([self.shape[1]], u.dtype)))[1]
 
     def _trace_push(self, operator, v):
-        """J v for v (p,)."""
-        x, matrices, penalties = operator
+        """J v, (n,), for v (p,)."""
+        x, matrices = operator
         values = self.functions.values()
         shares = tf.split(v, [math.prod(shape) for shape in self.shapes])
         tangents = [tf.cast(tf.reshape(share, value.shape), value.dtype)
@@ -189,7 +185,7 @@ class Products:
             way = self._double_backward if self.way == "double backward" else self._forward_mode
             product = tf.cast(way(x, values, tangents), v.dtype)
             return tf.einsum("bdc,bc->bd", tf.cast(matrices[0], v.dtype), product) if matrices else product
-        return self._with_rows(penalties, tf.reshape(self._joined(push, x, matrices), [-1]), v)
+        return tf.reshape(self._joined(push, x, matrices), [-1])
 
     def _forward_mode(self, x, values, tangents):
         with tf.autodiff.ForwardAccumulator(values, tangents) as accumulator:
@@ -207,23 +203,24 @@ class Products:
                                    for gradient, tangent in zip(gradients, tangents)])
         return outer.gradient(projection, w, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-    # ----------------------------------------------------------------------------------------- the recurrence
+    def _with_penalties(self, pull, push, operator):
+        """The functions u → Jᵀu and v → J v with the rows of penalties, from those without."""
+        pull, push = partial(pull, operator[:2]), partial(push, operator[:2])
+        if not operator[2]:
+            return pull, push
+        (columns, scales), n = operator[2], self.shape[0]
+        return (lambda u: tf.tensor_scatter_nd_add(pull(u[:n]), columns[:, None], scales * u[n:]),
+                lambda v: tf.concat([push(v), scales * tf.gather(v, columns)], axis=0))
 
-    def begin(self, gradient, steps, rows):
-        """‖g‖ and the state (see `go_on`) before the first of `steps` steps; `rows` as J has."""
-        p, dtype = self.shape[1], gradient.dtype
-        norm, zero = _norm(gradient, across), tf.zeros((), dtype)
-        return norm, (tf.constant(0), tf.constant(False), tf.math.divide_no_nan(gradient, norm), zero,
-                      tf.zeros([p], dtype), zero, tf.zeros([steps, len(gradient) if rows < p else p], dtype),
-                      tf.zeros([steps], dtype), tf.zeros([steps], dtype))
+    # ----------------------------------------------------------------------------------------- the recurrence
 
     def go_on(self, operator, state, more):
         """The state after `more` further steps, or fewer if the Krylov space is exhausted.
 
         The state is the number of steps taken, whether the space is exhausted, the last u, β and v, the
         largest α or β, the vectors kept (k, min(n, p)) with zeros for steps still to come, and all α and β
-        (k,). With several devices, each has its own rows of u, and of the vectors kept if these are the u_i;
-        all else is the same on each. There, steps go on after exhaustion without an effect.
+        (k,). Each device has its own rows of u, and of the vectors kept if these are the u_i; all else is the
+        same on each. With several devices, steps go on after exhaustion without an effect.
         """
         if devices() == 1:
             return self._steps(operator, state, state[0] + more)
@@ -232,13 +229,12 @@ class Products:
         return state
 
     def _trace_steps(self, operator, state, until):
+        products = self._with_penalties(self._trace_pull, self._trace_push, operator)
         return tf.while_loop(lambda i, exhausted, *_: (i < until) & ~exhausted,
-                             lambda *state: step(partial(self._trace_pull, operator),
-                                                 partial(self._trace_push, operator), *state),
-                             state, parallel_iterations=1)
+                             lambda *state: step(*products, *state), state, parallel_iterations=1)
 
     def _trace_step(self, operator, state):
-        return step(partial(self._pull_all, operator), partial(self._push_all, operator), *state)
+        return step(*self._with_penalties(self.pull, self.push, operator), *state)
 
     def finish(self, operator, state, by_u, last, by_v):
         """J^κ g (p,) from the coefficients of `bidiagonal_power` (0 for steps not taken).
@@ -249,27 +245,8 @@ class Products:
         v, kept = state[4], state[6]
         if not _keeps_u(v, kept):
             return tf.linalg.matvec(kept, by_v, transpose_a=True)
-        return across(self._pull_all(operator, tf.linalg.matvec(kept, by_u, transpose_a=True))) + last * v
-
-    def _pull_all(self, operator, u):
-        """Jᵀu, rows of penalties included, by the compiled function for J without them."""
-        x, matrices, penalties = operator
-        n = self.shape[0]
-        return self._with_penalties(penalties, self.pull((x, matrices, []), u[:n]), u[n:])
-
-    @staticmethod
-    def _with_penalties(penalties, product, u):
-        return tf.tensor_scatter_nd_add(product, penalties[0][:, None],
-                                        penalties[1] * u) if penalties else product
-
-    def _push_all(self, operator, v):
-        """J v, likewise."""
-        x, matrices, penalties = operator
-        return self._with_rows(penalties, self.push((x, matrices, []), v), v)
-
-    @staticmethod
-    def _with_rows(penalties, product, v):
-        return tf.concat([product, penalties[1] * tf.gather(v, penalties[0])], 0) if penalties else product
+        pull, _ = self._with_penalties(self.pull, self.push, operator)
+        return across(pull(tf.linalg.matvec(kept, by_u, transpose_a=True))) + last * v
 
     def remainder(self, operator, state, rows):
         """An estimate of tr K outside the Krylov space: the mean of ‖J z‖² or ‖Jᵀz‖².
@@ -279,6 +256,7 @@ class Products:
         """
         _, exhausted, u, _, v, _, kept, _, _ = state
         keeps_u, total = _keeps_u(v, kept), 0.0
+        pull, push = self._with_penalties(self.pull, self.push, operator)
         if exhausted and keeps_u:  # α ended it: u belongs to the space, too
             kept = tf.concat([kept, u[None]], axis=0)
         for probe in range(_PROBES):
@@ -287,9 +265,9 @@ class Products:
             if keeps_u:                                                 # this device's, then the penalties'
                 first, n = self.functions.split.before * self.functions.d, self.shape[0]
                 signs = tf.concat([signs[first:first + n], signs[rows - (len(u) - n):]], axis=0)
-                size = _norm(across(self._pull_all(operator, _orthogonal(signs, kept, across))))
+                size = _norm(across(pull(_orthogonal(signs, kept, across))))
             else:
-                size = _norm(self._push_all(operator, _orthogonal(signs, kept)), across)
+                size = _norm(push(_orthogonal(signs, kept)), across)
             total += float(size)**2 / _PROBES
         return total
 
@@ -325,38 +303,33 @@ class KrylovJacobian:
         return np.asarray(self.products.push(self.operator, tf.cast(v, self.dtype)), np.float64)
 
 
-def krylov_space(jacobian, gradient, *settings):
-    """The `KrylovSpace` of a KrylovJacobian, or of a PenalizedJacobian of one."""
-    if isinstance(jacobian, PenalizedJacobian):
-        return KrylovSpace(jacobian.jacobian, gradient, *settings, jacobian.columns, jacobian.scales)
-    return KrylovSpace(jacobian, gradient, *settings)
-
-
 class KrylovSpace:
     """The Krylov space that k steps of the recurrence build from g: it gives J^κ g for any damping.
 
     Args:
-        jacobian: KrylovJacobian.
-        gradient: g, (n,), followed by the entries of the penalties' rows.
+        jacobian: KrylovJacobian, or a `hig.jacobian.PenalizedJacobian` of one.
+        gradient: g, with one entry for each row of J, those of the penalties included.
         steps: k ≥ 1. At most min(n, p) steps are taken; the result is then exact.
         tolerance: ≥ 0. After every eighth step the recurrence ends if the relative change of J^κ g in this
             step is at most the tolerance (without damping).
         kappa, truncation, spectral_filter: κ, τ and f as in `hig.powers.operator_power`.
-        columns, scales: arrays (q,), those of a `hig.jacobian.PenalizedJacobian`, or None.
     """
 
-    def __init__(self, jacobian, gradient, steps, tolerance, kappa, truncation, spectral_filter=None,
-                 columns=None, scales=None):
-        self.products, self.settings = jacobian.products, (kappa, truncation)
-        self.filter = spectral_filter
-        gradient = tf.cast(gradient, jacobian.dtype)
-        self.sides = int(across(tf.constant(len(gradient), tf.float64))), jacobian.shape[1]
-        penalties = [] if columns is None else [tf.constant(columns, tf.int32),
-                                                tf.constant(scales, jacobian.dtype)]
-        self.operator = (*jacobian.operator[:2], penalties)
-        norm, self.state = self.products.begin(gradient, min(steps, *self.sides), self.sides[0])
-        self.norm, steps = float(norm), len(self.state[7])
-        piece = _PIECE if tolerance else steps
+    def __init__(self, jacobian, gradient, steps, tolerance, kappa, truncation, spectral_filter=None):
+        penalties = []
+        if isinstance(jacobian, PenalizedJacobian):
+            penalized, jacobian = jacobian, jacobian.jacobian
+            penalties = [tf.constant(penalized.columns), tf.constant(penalized.scales, jacobian.dtype)]
+        self.products, self.operator = jacobian.products, (*jacobian.operator, penalties)
+        self.kappa, self.truncation, self.filter = kappa, truncation, spectral_filter
+        dtype = jacobian.dtype
+        g, zero = tf.cast(gradient, dtype), tf.zeros((), dtype)
+        self.sides = n, p = int(across(tf.constant(len(g), tf.float64))), jacobian.shape[1]
+        steps, norm = min(steps, n, p), _norm(g, across)
+        self.state = (tf.constant(0), tf.constant(False), tf.math.divide_no_nan(g, norm), zero,
+                      tf.zeros([p], dtype), zero, tf.zeros([steps, len(g) if n < p else p], dtype),
+                      tf.zeros([steps], dtype), tf.zeros([steps], dtype))
+        self.norm, piece = float(norm), _PIECE if tolerance else steps
         for first in range(0, steps, piece):
             self.state = self.products.go_on(self.operator, self.state, min(piece, steps - first))
             self._read_state()
@@ -373,8 +346,8 @@ class KrylovSpace:
         self.finite = bool(np.isfinite([self.norm, *self.alphas, *self.betas]).all())
 
     def _small_part(self, mu):
-        return bidiagonal_power(self.alphas, self.betas, self.norm, self.exhausted, self.sides,
-                                *self.settings, mu, self.filter)
+        return bidiagonal_power(self.alphas, self.betas, self.norm, self.exhausted, self.sides, self.kappa,
+                                self.truncation, mu, self.filter)
 
     def power(self, damping=0.0):
         """J^κ g.

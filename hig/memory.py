@@ -21,30 +21,21 @@ _VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_
 def require_memory(rows, columns, numbers, advice):
     """Refuses a batch whose update by a power of the Jacobian takes more memory than is free.
 
+    An update takes K (JᵀJ if n > p), the copy of it that LAPACK reduces, and what is kept of each row of J.
+
     Args:
-        rows, columns, numbers: as in `update_memory`.
+        rows, columns: n and p, those of the Jacobian.
+        numbers: kept of each row: its p entries, or those of its factors.
         advice: str, what to do, the end of the message.
 
     Raises:
         MemoryError: one sentence with the numbers and the advice.
     """
-    needed, available = update_memory(rows, columns, numbers), available_memory()
+    needed, available = 8 * (2 * min(rows, columns)**2 + rows * numbers), available_memory()
     if needed > available:
         raise MemoryError(f"a Jacobian of n = {rows} rows and p = {columns} columns takes "
                           f"{needed / 2**30:.1f} GiB of memory for each update, and {available / 2**30:.1f} "
                           f"GiB are free; {advice}")
-
-
-def update_memory(rows, columns, numbers):
-    """About how many bytes (int) an update takes at its peak.
-
-    These are K (JᵀJ if n > p), the copy of it that LAPACK reduces, and what is kept of each row of J.
-
-    Args:
-        rows, columns: n and p, those of the Jacobian.
-        numbers: kept of each row: its p entries, or those of its factors.
-    """
-    return 8 * (2 * min(rows, columns)**2 + rows * numbers)
 
 
 def keep_freed_memory():
@@ -63,7 +54,8 @@ def available_memory(proc="/proc", groups="/sys/fs/cgroup"):
     Args:
         proc, groups: where Linux shows processes and control groups.
     """
-    return max(0, min([psutil.virtual_memory().available, *_left_by_groups(Path(proc), Path(groups))]))
+    left = [_left_by(*group) for group in _groups(Path(proc), Path(groups))]
+    return max(0, min([psutil.virtual_memory().available, *(n for n in left if n is not None)]))
 
 
 def device_memory():
@@ -74,10 +66,9 @@ def device_memory():
     """
     import tensorflow as tf  # here, because reading curves does not need it
     devices = [device.name.partition("device:")[2] for device in tf.config.list_logical_devices("GPU")]
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        total = devices and subprocess.run(["nvidia-smi", "--query-gpu=memory.total",
-                                            "--format=csv,noheader,nounits"],
-                                           capture_output=True, text=True, check=True).stdout
+        total = devices and subprocess.run(query, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         total = ""
     if not total:
@@ -86,8 +77,8 @@ def device_memory():
     return 2**20 * min(map(int, total.split())) - used
 
 
-def _left_by_groups(proc, groups):
-    """Bytes that each group with a limit leaves, from the group of this process upwards."""
+def _groups(proc, groups):
+    """The folders of the groups of this process, and the names of their files."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -102,10 +93,7 @@ def _left_by_groups(proc, groups):
             continue
         # In a container the path may be the host's, but only the container's own group is there, as the root.
         path = PurePosixPath(path.lstrip("/"))
-        for group in (root / part for root in roots for part in (path, *path.parents)):
-            left = _left_by(group, *files)
-            if left is not None:
-                yield left
+        yield from ((root / part, *files) for root in roots for part in (path, *path.parents))
 
 
 def _left_by(group, limit, use, cache):

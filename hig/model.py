@@ -47,11 +47,9 @@ class PhysicsModel(keras.Model):
 
     def __init__(self, network, simulator, network_input=None, **options):
         super().__init__(**options)
-        self.network = network
-        self.simulator = simulator
-        self.network_input = network_input or _same
+        self.network, self.simulator, self.network_input = network, simulator, network_input or _same
         self.route, self._without_penalties = None, False
-        self.reset_spectrum()
+        self.reset_metrics()
         self.built = all(part.built for part in (network, simulator, network_input)
                          if isinstance(part, keras.layers.Layer))
 
@@ -82,25 +80,26 @@ class PhysicsModel(keras.Model):
 
     def _check_devices(self):
         """Refuses what is not supported if a tf.distribute strategy splits a batch among devices."""
-        strategy = self.distribute_strategy
-        where = f"{type(strategy).__name__} splits a batch among {strategy.num_replicas_in_sync} devices"
-        reductions = self._reductions()
+        strategy, reductions = self.distribute_strategy, self._reductions()
         if strategy.num_replicas_in_sync == 1:
             return
+        refused = None
         if not self.optimizer.krylov:
-            raise ValueError(f"{where}, but the exact J^κ g takes the Jacobian of the whole batch: set "
-                             "krylov=16 or so in the optimizer, or compile outside the strategy's scope")
-        if self.optimizer.adaptive:
-            raise ValueError(f"{where}, but adaptive steps are for one device: set adaptive=False in the "
-                             "optimizer, or compile outside the strategy's scope")
-        if not reductions <= {"sum_over_batch_size", "mean"} and reductions != {"sum"}:
-            raise ValueError(f"{where}, but losses with the reductions {sorted(map(str, reductions))} cannot "
-                             "be combined from parts of a batch: take \"sum_over_batch_size\" for all "
-                             "losses, or \"sum\" for all")
-        if not all(isinstance(variable.value, tf.distribute.DistributedValues)
-                   for variable in (*self.variables, *self.optimizer.variables)):
-            raise ValueError(f"{where}, but model or optimizer were made for one: make network, simulator, "
-                             "PhysicsModel and optimizer within the strategy's scope")
+            refused = ("the exact J^κ g takes the Jacobian of the whole batch: set krylov=16 or so in the "
+                       "optimizer, or compile outside the strategy's scope")
+        elif self.optimizer.adaptive:
+            refused = ("adaptive steps are for one device: set adaptive=False in the optimizer, or compile "
+                       "outside the strategy's scope")
+        elif not reductions <= {"sum_over_batch_size", "mean"} and reductions != {"sum"}:
+            refused = (f"losses with the reductions {sorted(map(str, reductions))} cannot be combined from "
+                       'parts of a batch: take "sum_over_batch_size" for all losses, or "sum" for all')
+        elif not all(isinstance(variable.value, tf.distribute.DistributedValues)
+                     for variable in (*self.variables, *self.optimizer.variables)):
+            refused = ("model or optimizer were made for one: make network, simulator, PhysicsModel and "
+                       "optimizer within the strategy's scope")
+        if refused:
+            raise ValueError(f"{type(strategy).__name__} splits a batch among "
+                             f"{strategy.num_replicas_in_sync} devices, but {refused}")
 
     def _reductions(self):
         return {getattr(loss, "reduction", "mean") for loss in tf.nest.flatten(self.loss)}
@@ -153,9 +152,8 @@ class PhysicsModel(keras.Model):
         config = super().get_config()
         for name in PARTS:
             part = getattr(self, name)
-            if not (part is _same or isinstance(part, keras.layers.Layer)
-                    or keras.saving.get_registered_object(
-                    keras.saving.get_registered_name(part)) is part):
+            if not (part is _same or isinstance(part, keras.layers.Layer) or part is
+                    keras.saving.get_registered_object(keras.saving.get_registered_name(part))):
                 raise ValueError(f"{name} is {part!r}, which Keras cannot write to a file: make it a Keras "
                                  "layer or register it with keras.saving.register_keras_serializable, or "
                                  "save the network alone: model.network.save(…)")
@@ -193,8 +191,7 @@ class PhysicsModel(keras.Model):
         may_compile = self.asked_to_jit == "auto" and not self.run_eagerly and all(
             layer.supports_jit for part in (self.network, self.simulator, self.network_input)
             if isinstance(part, keras.layers.Layer) for layer in leaves(part))
-        # Keras' "auto" would not use XLA on a CPU
-        self.jit_compile = may_compile or self.asked_to_jit is True
+        self.jit_compile = may_compile or self.asked_to_jit is True     # Keras' "auto": no XLA on a CPU
         super().make_train_function(force=True)
         if may_compile:
             self._compiled_by_xla, self.train_function = self.train_function, self._try_xla
@@ -280,15 +277,16 @@ class PhysicsModel(keras.Model):
         def agree():
             found, wanted = traced(x, y_true, sample_weight), without(x, y_true, sample_weight)
             sizes = [float(tf.norm(t)) for t in wanted]
-            return all(not np.isfinite(size) or float(tf.norm(one - other)) <= 10 * tolerance * max(size,
-                0.01 * max(sizes[1:]))
-                       for one, other, size in zip(found, wanted, sizes))
-        if not agree():
-            with moved(self.trainable_variables, 0.01):  # at a minimum the gradient is only rounding errors
-                if not agree():
-                    self.compiler.differs("The step")
-                    return False
-        return True
+            allowed = [10 * tolerance * max(size, 0.01 * max(sizes[1:])) for size in sizes]
+            return all(not np.isfinite(size) or float(tf.norm(one - other)) <= error
+                       for one, other, size, error in zip(found, wanted, sizes, allowed))
+        if agree():
+            return True
+        with moved(self.trainable_variables, 0.01):  # at a minimum the gradient is only rounding errors
+            if agree():
+                return True
+        self.compiler.differs("The step")
+        return False
 
     # ------------------------------------------------------------------------------------------------ a step
 
@@ -369,12 +367,8 @@ class PhysicsModel(keras.Model):
     # ------------------------------------------------------------------------------------------ what fit logs
 
     def reset_metrics(self):
-        """Resets Keras' metrics and the means of rank, σ_max and σ_min; called at the start of an epoch."""
+        """Resets Keras' metrics and the means of `mean_spectrum`; called at the start of an epoch."""
         super().reset_metrics()
-        self.reset_spectrum()
-
-    def reset_spectrum(self):
-        """Resets the means that `mean_spectrum` gives."""
         self._spectrum_sum, self._spectrum_count = 0.0, 0
 
     def mean_spectrum(self):

@@ -14,15 +14,14 @@ import numpy as np
 from hig.backend import keras
 from hig.control import ENOUGH, FIRST
 from hig.jacobian import flatten, small_side
-from hig.krylov import krylov_space
-from hig.powers import (blas_threads, check_damping, check_settings, gram_coefficients,
-                        levenberg_marquardt_coefficients)
+from hig.krylov import KrylovSpace
+from hig.powers import blas_threads, check_settings, gram_coefficients, levenberg_marquardt_coefficients
 
 SPECTRUM = ("rank", "sigma_max", "sigma_min")
 KRYLOV = ("krylov_steps", "krylov_change")
+MEASURED = ("first_loss", "last_decrease", "own_decrease", "next_decrease", "measurements")  # `hig.control`
 POOR, GOOD = 0.25, 0.75     # ratio of actual to predicted decrease; below and above these, steps change
-# η is divided by SLOWER after poor steps, and multiplied by FASTER after good ones
-SLOWER, FASTER = 4.0, 2.0
+SLOWER, FASTER = 4.0, 2.0   # η is divided by the first after poor steps, multiplied by the second after good
 STIFFER, SOFTER = 4.0, 1.5  # Levenberg-Marquardt's q is multiplied by the first, divided by the second
 LARGEST = 1e8               # η and q stay between 1/LARGEST and LARGEST
 RESOLVED = 1e-8             # the smallest σ/σ_max that K = J Jᵀ resolves in float64, √ε
@@ -30,17 +29,15 @@ CHANGING_STEPS = ("gradient_accumulation_steps", "clipnorm", "clipvalue", "globa
                   "ema_overwrite_frequency")  # Keras' options that change the step −η d
 
 
-def _checked(name, check, meaning):
+def _checked(name, check):
     """A property whose value passes `check` whenever it is set."""
-    def set_value(optimizer, value):
-        setattr(optimizer, f"_{name}", check(value))
-    return property(lambda optimizer: getattr(optimizer, f"_{name}"), set_value,
-                    doc=f"{meaning}; may be set between updates.")
+    return property(lambda optimizer: getattr(optimizer, f"_{name}"),
+                    lambda optimizer, value: setattr(optimizer, f"_{name}", check(value)))
 
 
 def _resolved(truncation):
     """τ as a float; warns if K does not resolve it."""
-    _, truncation = check_settings(0.0, truncation)
+    truncation = check_settings(truncation=truncation)[1]
     if 0 < truncation < RESOLVED:
         warnings.warn(f"truncation is {truncation:g}, but singular values below {RESOLVED:g} of the largest "
                       "are lost in the rounding of J Jᵀ in float64: what is kept of them is noise",
@@ -49,7 +46,7 @@ def _resolved(truncation):
 
 
 def _krylov_steps(steps):
-    """k as an int, or None. Raises ValueError if it is neither None nor a whole number of at least 1."""
+    """k as an int ≥ 1, or None; else raises ValueError."""
     if steps is not None and not (steps >= 1 and steps == int(steps)):
         raise ValueError("krylov must be a whole number of at least 1, or None for the exact method, got "
                          f"{steps}")
@@ -82,18 +79,18 @@ class JacobianPower(keras.optimizers.Optimizer):
         logged: names of the numbers that `fit` logs: the rank, and the largest and smallest singular value
             kept; with `krylov` also the steps taken and the relative change of J^κ g by the last one; with
             `adaptive` also η and the trust.
-        controls: the optimizer's variables that step control changes.
 
     Raises:
         ValueError: κ, τ, μ, η or k is out of range; or `adaptive` comes with a schedule, accumulated
             gradients, clipping, weight decay, or weights that are overwritten by their averages.
 
     A warning is given if τ is set between 0 and 1e-8, because K does not resolve singular values that small.
+    κ, τ, μ, k and η may be set between updates.
 
     Source: the paper's definition of J^κ = V Σ^κ Uᵀ and of its truncation.
     """
 
-    damping_adapts = False      # whether `adapt` changes the damping, and not η
+    adapts = "learning_rate"    # what `adapt` changes: this or "damping"
     _unlogged = 0               # how many numbers at the start of a spectrum are not logged
 
     def __init__(self, learning_rate, kappa, truncation, damping=0.0, adaptive=False, name="jacobian_power",
@@ -112,30 +109,22 @@ class JacobianPower(keras.optimizers.Optimizer):
         self.kappa, self.truncation, self.damping, self.adaptive = kappa, truncation, damping, bool(adaptive)
         self.krylov, self.krylov_tolerance, self.krylov_chunk = krylov, krylov_tolerance, krylov_chunk
         self.spectral_filter = spectral_filter
-        self._set_controls()
-
-    def _set_controls(self):
-        self.logged, self.controls = SPECTRUM + KRYLOV * bool(self.krylov), []
+        self.logged = (SPECTRUM + KRYLOV * bool(self.krylov))[self._unlogged:]
         if self.adaptive:
             self._refuse_schedule(self._learning_rate)
-            self.logged = (*self.logged, "learning_rate", "trust")
-            self.controls = [self._learning_rate, *self._measured()]
+            self.logged += self.adapts, "trust"
+            self.warned = False
+            for name, value in self._control().items():
+                setattr(self, name, self.add_variable((), keras.initializers.Constant(value), name=name))
+
+    def _control(self):
+        """The variables that step control changes besides η: their names and initial values."""
+        return dict.fromkeys(MEASURED, 0.0)
 
     def _refuse_schedule(self, learning_rate):
-        if self.adaptive and not self.damping_adapts and callable(learning_rate):
+        if self.adaptive and self.adapts == "learning_rate" and callable(learning_rate):
             raise ValueError("learning_rate is a schedule, but adaptive=True sets η itself: give the number "
                              "to start from")
-
-    def _measured(self):
-        """Creates the variables of what step control measures; see `hig.control`."""
-        self.warned, self.last_step = False, None
-        names = "first_loss", "last_decrease", "own_decrease", "next_decrease", "measurements"
-        for name in names:
-            setattr(self, name, self._number(name, 0.0))
-        return [getattr(self, name) for name in names]
-
-    def _number(self, name, value):
-        return self.add_variable((), keras.initializers.Constant(value), name=name)
 
     def build(self, variables):
         """Creates variables that Keras' options (moving averages, accumulation) need for these weights."""
@@ -148,15 +137,13 @@ class JacobianPower(keras.optimizers.Optimizer):
         self._stepped = tuple(map(id, variables))
         if self.adaptive:
             self.last_decrease.assign(0.0)                              # no step yet
-            others = [variable for variable in self.controls if variable is not self.last_step]
             self.last_step = self.add_variable((sum(math.prod(v.shape) for v in variables),),
                                                name="last_step")
-            self.controls = [*others, self.last_step]
 
-    kappa = _checked("kappa", lambda value: check_settings(value, 0.0)[0], "κ, float in [−1, 1]")
-    truncation = _checked("truncation", _resolved, "τ, float in [0, 1)")
-    damping = _checked("damping", check_damping, "μ in units of the mean eigenvalue, float ≥ 0")
-    krylov = _checked("krylov", _krylov_steps, "k, int ≥ 1, or None for the exact J^κ g")
+    kappa = _checked("kappa", lambda kappa: check_settings(kappa=kappa)[0])
+    truncation = _checked("truncation", _resolved)
+    damping = _checked("damping", lambda damping: check_settings(damping=damping)[2])
+    krylov = _checked("krylov", _krylov_steps)
 
     @property
     def learning_rate(self):
@@ -191,14 +178,14 @@ class JacobianPower(keras.optimizers.Optimizer):
             those that `adapted` gives. If g or J is not finite, the direction is NaN, so that a diverged run
             shows in its loss.
         """
-        power = (self._krylov_power if self.krylov else self._exact_power)(jacobian, gradient, samples)
-        if rest is None:
-            return power
+        at = (self._krylov_power if self.krylov else self._exact_power)(jacobian, gradient, samples)
 
-        def with_rest(loss):
-            direction, numbers = power(loss)
-            return direction + (keras.ops.cast(rest, direction.dtype) if self.krylov else rest), numbers
-        return with_rest
+        def power(loss):
+            direction, numbers = at(self._current_damping(loss) if self.damping else 0.0)
+            if rest is not None:
+                direction = direction + (keras.ops.cast(rest, direction.dtype) if self.krylov else rest)
+            return direction, numbers[self._unlogged:]
+        return power
 
     def _exact_power(self, jacobian, gradient, samples):
         n, p = jacobian.shape
@@ -206,42 +193,41 @@ class JacobianPower(keras.optimizers.Optimizer):
             matrix, vector = small_side(jacobian, gradient)             # K and g, or JᵀJ and Jᵀg if p < n
         finite = np.isfinite(matrix.diagonal()).all() and np.isfinite(vector).all()  # |K_ij|² ≤ K_ii K_jj
 
-        def power(loss):
+        def at(damping):
             if not finite:
-                return np.full(p, np.nan), (0.0, np.nan, np.nan)[self._unlogged:]
-            damping = self._current_damping(loss) * np.trace(matrix) / len(matrix) if self.damping else 0.0
+                return np.full(p, np.nan), (0.0, np.nan, np.nan)
             with blas_threads(min(n, p)):
-                v, numbers = self._coefficients(matrix, vector, damping)
+                v, numbers = self._coefficients(matrix, vector, damping * np.trace(matrix) / len(matrix))
                 v = self._scale(samples) * v
                 return flatten(jacobian.pullback(v)) if n <= p else v, numbers       # J^κ g = Jᵀ v
-        return power
+        return at
 
     def _krylov_power(self, jacobian, gradient, samples):
-        space = krylov_space(jacobian, gradient, self.krylov, self.krylov_tolerance, self.kappa,
-                             self.truncation, self.spectral_filter)
+        space = KrylovSpace(jacobian, gradient, self.krylov, self.krylov_tolerance, self.kappa,
+                            self.truncation, self.spectral_filter)
 
-        def power(loss):
-            direction, spectrum = space.power(self._current_damping(loss) if self.damping else 0.0)
-            return self._scale(samples) * direction, spectrum[self._unlogged:]
-        return power
+        def at(damping):
+            direction, spectrum = space.power(damping)
+            return self._scale(samples) * direction, spectrum
+        return at
 
     def _coefficients(self, matrix, vector, damping):
-        """(v, numbers to log): v = f(K) g, or J^κ g itself from JᵀJ and Jᵀg. The matrix is overwritten."""
-        return gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping, overwrite=True,
+        """(v, numbers to log): v = f(K) g, or J^κ g itself from JᵀJ and Jᵀg."""
+        return gram_coefficients(matrix, vector, self.kappa, self.truncation, damping=damping,
                                  spectral_filter=self.spectral_filter)
 
     def _scale(self, samples):
         return 1
 
     def _current_damping(self, loss):
-        """The damping of an update, in units of the mean eigenvalue; it falls with the loss if `adaptive`.
-        """
-        return self.damping * self._loss_ratio(loss) if self.adaptive else self.damping
-
-    def _loss_ratio(self, loss):
-        """L/L₀, to which the damping is proportional."""
+        """The damping of an update, in units of the mean eigenvalue; with `adaptive` it falls with L/L₀."""
+        if not self.adaptive:
+            return self.damping
         first = float(self.first_loss)
-        return max(loss / first if first > 0 else 1.0, 1e-12)
+        return self._factor() * max(loss / first if first > 0 else 1.0, 1e-12)
+
+    def _factor(self):
+        return self.damping
 
     def record_first_loss(self, loss):
         """Stores the first loss as L₀; `hig.control` calls it with L before each update."""
@@ -267,8 +253,9 @@ class JacobianPower(keras.optimizers.Optimizer):
             self.learning_rate = min(rate * FASTER, LARGEST)
 
     def adapted(self, loss):
-        """The present η and trust."""
-        return float(self.learning_rate), self.trust()
+        """The present η, or μ in units of the mean eigenvalue if that is adapted, and the trust."""
+        present = self._current_damping(loss) if self.adapts == "damping" else float(self.learning_rate)
+        return present, self.trust()
 
     def check(self, variables, penalties):
         """Refuses weights and penalties with which an adaptive step cannot be judged.
@@ -280,11 +267,11 @@ class JacobianPower(keras.optimizers.Optimizer):
         Raises:
             ValueError: steps are adaptive, and a penalty is no sum of squares, or a weight has a constraint.
         """
-        constrained = [variable.path for variable in variables if variable.constraint is not None]
-        if self.adaptive and (penalties.irregular or constrained):
-            reason = (f"{penalties.irregular} is no sum of squares" if penalties.irregular else
-                      f"the constraint of {constrained[0]!r} changes the step")
-            raise ValueError(f"adaptive steps are judged by a quadratic model of the loss, but {reason}: "
+        reasons = [f"{penalties.irregular} is no sum of squares"] if penalties.irregular else []
+        reasons += [f"the constraint of {variable.path!r} changes the step" for variable in variables
+                    if variable.constraint is not None]
+        if self.adaptive and reasons:
+            raise ValueError(f"adaptive steps are judged by a quadratic model of the loss, but {reasons[0]}: "
                              "leave it out, or adaptive=False")
 
     def build_for(self, variables):
@@ -305,11 +292,10 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     def get_config(self):
         """The constructor's arguments, for `from_config`."""
-        settings = {name: getattr(self, name) for name in ("kappa", "truncation", "damping", "adaptive")
-                    if name in inspect.signature(type(self)).parameters}
-        return {**super().get_config(), **settings, "krylov": self.krylov,
-                "krylov_tolerance": self.krylov_tolerance,
-                "krylov_chunk": self.krylov_chunk,
+        names = [name for name in ("kappa", "truncation", "damping", "adaptive")
+                 if name in inspect.signature(type(self)).parameters]
+        names += ["krylov", "krylov_tolerance", "krylov_chunk"]
+        return {**super().get_config(), **{name: getattr(self, name) for name in names},
                 "spectral_filter": self.spectral_filter
                 and keras.saving.serialize_keras_object(self.spectral_filter)}
 
@@ -361,6 +347,7 @@ class LevenbergMarquardt(JacobianPower):
     Source: Levenberg 1944; Marquardt 1963; Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ.
     """
 
+    adapts = "damping"
     _unlogged = len(SPECTRUM)   # a Cholesky decomposition gives no singular values
 
     def __init__(self, learning_rate=1.0, damping=1.0, adaptive=True, name="levenberg_marquardt", **options):
@@ -368,21 +355,14 @@ class LevenbergMarquardt(JacobianPower):
         if not self.damping > 0:
             raise ValueError(f"damping must be positive, got {damping}: hig.GaussNewton is without")
 
-    def _set_controls(self):
-        self.logged, self.controls, self.damping_adapts = KRYLOV * bool(self.krylov), [], self.adaptive
-        if self.adaptive:
-            self.logged = (*self.logged, "damping", "trust")
-            self.factor = self._number("damping_factor", self.damping)  # q
-            self.controls = [self.factor, *self._measured()]
+    def _control(self):
+        return {"factor": self.damping, **super()._control()}           # q
 
     def _coefficients(self, matrix, vector, damping):
         return levenberg_marquardt_coefficients(matrix, vector, damping), ()
 
     def _scale(self, samples):
         return samples / 2
-
-    def _current_damping(self, loss):
-        return self._factor() * self._loss_ratio(loss) if self.adaptive else self.damping
 
     def _factor(self):
         """q, at least (1 − t) · damping."""
@@ -398,10 +378,6 @@ class LevenbergMarquardt(JacobianPower):
             self.factor.assign(min(self._factor() * STIFFER, LARGEST))
         elif ratio > GOOD:
             self.factor.assign(max(self._factor() / SOFTER, 1 / LARGEST))
-
-    def adapted(self, loss):
-        """The present μ in units of tr K/n, and the trust."""
-        return self._current_damping(loss), self.trust()
 
 
 def _positive(learning_rate):

@@ -41,10 +41,8 @@ class Penalties:
     def __init__(self, model, compiler, count):
         self.model, self.weights = model, model.trainable_variables
         regularized = [weight for weight in self.weights if weight.regularizer is not None]
-        self.quadratic = [weight for weight in regularized if _is_sum_of_squares(weight)]
-        quadratic = {id(weight) for weight in self.quadratic}
-        others = [f"the regulariser of {weight.path!r}" for weight in regularized
-                  if id(weight) not in quadratic]
+        self.quadratic = quadratic = {id(w): w for w in regularized if _is_sum_of_squares(w)}
+        others = [f"the regulariser of {w.path!r}" for w in regularized if id(w) not in quadratic]
         if count > len(regularized):
             others.append("what layers add to the loss (add_loss, activity regularisers)")
         self.irregular = others[0] if others else ""
@@ -82,10 +80,10 @@ class Penalties:
 
     def _trace(self, x):
         """Σ of all penalties; slopes and curvatures of the quadratic ones, slopes of the rest, (p,) each."""
-        slopes, curvatures, quadratic = [], [], {id(weight) for weight in self.quadratic}
+        slopes, curvatures = [], []
         for weight in self.weights:
             slope = curvature = tf.zeros(weight.shape, tf.float64)
-            if id(weight) in quadratic:
+            if id(weight) in self.quadratic:
                 with tf.GradientTape() as second:
                     with tf.GradientTape() as first:
                         penalty = weight.regularizer(weight.value)
@@ -96,7 +94,7 @@ class Penalties:
         values = [weight.value for weight in self.weights]
         with tf.GradientTape() as tape:
             total = tf.zeros((), keras.config.floatx())
-            for weight in self.quadratic:
+            for weight in self.quadratic.values():
                 total += tf.cast(weight.regularizer(weight.value), total.dtype)
             others = tf.zeros_like(total)
             if self.irregular:

@@ -19,18 +19,14 @@ enough, because V = Jᵀ U Σ⁻¹:
 
 with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v by an
 eigendecomposition of K if n is small, and from n = 180 on by the faster `hig.tridiagonal`, which needs no
-eigenvectors. If no gap above rounding separates the kept eigenvalues from the truncated ones, the
-eigendecomposition is used for any n.
+eigenvectors, but a gap above rounding between the kept eigenvalues and the truncated ones.
 
-With damping, f(λ) = (λ + μ)^(−a), and J^κ becomes Jᵀ (K + μ)^(−a), which bounds the step where σ is small.
-For κ = −1 and without truncation this is the step of Levenberg and Marquardt, and a Cholesky decomposition is
-enough: `levenberg_marquardt_coefficients`.
+With damping, f(λ) = (λ + μ)^(−a), which bounds the step where σ is small. For κ = −1 and without truncation
+this is the step of Levenberg and Marquardt, and a Cholesky decomposition is enough:
+`levenberg_marquardt_coefficients`.
 
-Truncation gives σ the weight 1 above τ σ_max and 0 below. A `spectral_filter` gives other weights, see
-`spectral_weights`.
-
-If even K is too large, J^κ g is approximated from k products with J and k + 1 with Jᵀ. Golub and Kahan's
-recurrence starts from u₁ = g/‖g‖ and makes orthonormal u_i and v_i,
+If even K is too large, `operator_power` approximates J^κ g from k products with J and k + 1 with Jᵀ. Golub
+and Kahan's recurrence starts from u₁ = g/‖g‖ and makes orthonormal u_i and v_i,
 
     α_i v_i = Jᵀ u_i − β_i v_{i−1} ,     β_{i+1} u_{i+1} = J v_i − α_i u_i          (β₁ v₀ = 0)
 
@@ -41,14 +37,12 @@ so that J V_k = U_{k+1} B, where B (k + 1, k) is lower bidiagonal, with the α_i
 
 For n ≤ p and κ > −1, L is used instead of B: its upper k rows. B gives Lanczos' approximation of f(JᵀJ) Jᵀg,
 and L that of Jᵀ f(K) g, since U_kᵀ K U_k = L Lᵀ. L finds more of the small singular values in the same number
-of steps: on the Poisson problem 80 updates with 16 steps come within 6 % of the loss of 80 exact updates,
-instead of 22 % with B. If g is not in the range of J, though, singular values of L fall to 0, while those of
-B are never below the smallest one of J. Singular values of L below half the smallest one of B therefore count
-as that half, or steps would explode. For κ = −1, B gives the iterate of LSQR (with damping, too).
+of steps. If g is not in the range of J, though, singular values of L fall to 0, while those of B are never
+below the smallest one of J. Singular values of L below half the smallest one of B therefore count as that
+half, or steps would explode. For κ = −1, B gives the iterate of LSQR (with damping, too).
 
-The result is exact when the Krylov space is exhausted, which takes at most one step more than the rank of J,
-and for κ = 1 after one step. Large singular values are found first; stopping after few steps leaves out the
-small ones. `operator_power` does this for any linear operator, and `hig.krylov` in TensorFlow for a model.
+The result is exact for κ = 1, or if the Krylov space is exhausted, which takes at most one step more than the
+rank of J. Large singular values are found first; stopping after few steps leaves out the small ones.
 
 Precision: all computations are in float64, whatever the dtype of the arguments. Eigenvalues of K have
 absolute errors of about ε λ_max (ε = 2e-16). Singular values below 1e-8 σ_max are therefore lost in rounding;
@@ -68,44 +62,9 @@ from hig.tridiagonal import power_by_tridiagonal
 METHODS = ("auto", "eigh", "tridiagonal")
 # n from which "tridiagonal" is faster: measured 120 without truncation, 240 with it (benchmarks/powers.py)
 SMALLEST_TRIDIAGONAL = 180
-EPSILON = np.finfo(np.float64).eps
 SMALLEST_RITZ = 0.5             # times the smallest singular value of B: the least that one of L counts as
 EXHAUSTED = 100                 # times ε σ_max: an α or β up to this is a rounding error
 SMALLEST_THREADED = 1200        # n from which more than one BLAS thread pays (benchmarks/powers.py)
-
-
-def spectral_weights(values, cut, spectral_filter=None):
-    """The weight of each singular value in the power J^κ: by truncation, or by a user's filter.
-
-    The paper's rule is a hard cut: the weight is 1 where σ > τ σ_max and 0 elsewhere. It makes J^κ g jump
-    when a singular value crosses the cut. A spectral filter f can avoid this: singular values that the cut
-    keeps (all for τ = 0) get the weight f(σ/σ_max). Two examples:
-
-        smooth      lambda s: 1 / (1 + (tau / s) ** 6)
-        Tikhonov    lambda s: s ** 2 / (s ** 2 + tau ** 2)
-
-    Args:
-        values: float64 (k,), singular values σ, in any order.
-        cut: τ in [0, 1). Values that are zero or negative have weight 0 for any τ.
-        spectral_filter: function of an array of s = σ/σ_max in (0, 1] → the weights, an array of the same
-            shape.
-
-    Returns:
-        float64 (k,).
-
-    Raises:
-        ValueError: the filter gives another shape, or weights that are not finite.
-    """
-    largest = max(values.max(initial=0.0), 0.0)
-    weights = (values > cut * largest).astype(np.float64)
-    if spectral_filter is not None and weights.any():
-        kept = weights > 0
-        given = np.asarray(spectral_filter(values[kept] / largest), np.float64)
-        if given.shape != (np.count_nonzero(kept),) or not np.isfinite(given).all():
-            raise ValueError("spectral_filter must give one finite weight for each of "
-                             f"{np.count_nonzero(kept)} singular values, got {given}")
-        weights[kept] = given
-    return weights
 
 
 class Spectrum(NamedTuple):
@@ -142,42 +101,30 @@ def jacobian_power(J, kappa, truncation, damping=0.0, spectral_filter=None):
         TypeError: J is not real.
         numpy.linalg.LinAlgError: LAPACK did not converge.
     """
-    (kappa, truncation), damping = check_settings(kappa, truncation), check_damping(damping)
+    kappa, truncation, damping = check_settings(kappa, truncation, damping)
     J = _check_array("J", J, ("n", "p"))
-    try:
-        U, sigma, Vt = scipy.linalg.svd(J, full_matrices=False, check_finite=False)
-    except np.linalg.LinAlgError:   # divide and conquer failed; the QR iteration is slower and sturdier
-        U, sigma, Vt = scipy.linalg.svd(J, full_matrices=False, check_finite=False, lapack_driver="gesvd")
-    sigma_max = sigma.max(initial=0.0)
-    weights = spectral_weights(sigma, truncation, spectral_filter)
-    kept = _kept(weights)
-    sigma_kept = sigma[kept]
-    to_kappa = sigma_kept * (sigma_kept**2 + damping)**((kappa - 1) / 2) if damping else sigma_kept**kappa
-    power = (Vt[kept].T * (weights[kept] * to_kappa)) @ U[:, kept].T   # (p, rank)·(rank, n)
-    return power, Spectrum(np.count_nonzero(weights), float(sigma_max),
-                           float(sigma_kept.min(initial=sigma_max)))
+    U, sigma, Vt = scipy.linalg.svd(J, full_matrices=False, check_finite=False)
+    kept, weights, spectrum = _filtered(sigma, truncation, spectral_filter)
+    sigma = sigma[kept]
+    to_kappa = sigma * (sigma**2 + damping)**((kappa - 1) / 2) if damping else sigma**kappa
+    return (Vt[kept].T * (weights * to_kappa)) @ U[:, kept].T, spectrum          # V Σ^κ Uᵀ
 
 
-def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overwrite=False,
-                      spectral_filter=None):
+def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, spectral_filter=None):
     """The coefficients v with J^κ g = Jᵀ v, from the Gram matrix K = J Jᵀ alone: v = f(K) g.
 
     If p < n, JᵀJ (p, p) and Jᵀg (p,) are smaller. Given these instead of K and g, the function returns
     J^κ g itself, because V Σ^(κ−1) Vᵀ Jᵀ g = V Σ^(κ−1) Σ Uᵀ g = J^κ g.
 
     Args:
-        K: symmetric array (n, n) of any real dtype. It should be formed in float64 (see the module's note on
-            precision).
+        K: symmetric array (n, n) of any real dtype, best formed in float64 (see the module's docstring).
         g: array (n,) of any real dtype.
-        kappa: exponent κ in [−1, 1].
-        truncation: τ in [0, 1), relative to singular values of J: eigenvalues λ ≤ τ² λ_max of K are dropped.
-            Zero and negative ones (rounding) are dropped for any τ.
+        kappa, truncation, damping, spectral_filter: κ, τ, μ and f as in `jacobian_power`. They are relative
+            to singular values of J: eigenvalues λ ≤ τ² λ_max of K are dropped, and zero and negative ones
+            (rounding) for any τ.
         method: "eigh", a full eigendecomposition; "tridiagonal", that of `hig.tridiagonal`; or "auto", the
             faster one for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is
             larger. A spectral filter needs "eigh".
-        damping: μ ≥ 0, in units of the eigenvalues of K; f(λ) = (λ + μ)^((κ−1)/2), truncation looks at λ.
-        overwrite: True if K may be overwritten, which saves a copy of it.
-        spectral_filter: see `spectral_weights`.
 
     Returns:
         (v, spectrum): v float64 (n,) and the `Spectrum` of J.
@@ -191,34 +138,50 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, overw
     During the call BLAS runs on one thread if n < 1200 (see `blas_threads`). This affects the whole process,
     so do not call this function from two Python threads at once.
     """
-    (kappa, truncation), damping = check_settings(kappa, truncation), check_damping(damping)
+    kappa, truncation, damping = check_settings(kappa, truncation, damping)
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
-    K, g = _check_system(K, g)
-    n = len(g)
-    exponent = (1 - kappa) / 2   # a
     if method == "tridiagonal" and spectral_filter is not None:
         raise ValueError('method "tridiagonal" has only the hard cut: use "eigh" with a spectral_filter')
+    K, g = _check_system(K, g)
+    n, exponent = len(g), (1 - kappa) / 2   # a
     if method == "auto":
         method = "tridiagonal" if n >= SMALLEST_TRIDIAGONAL and spectral_filter is None else "eigh"
     with blas_threads(n):
         if method == "tridiagonal" and n > 2:   # 1 × 1 and 2 × 2 are tridiagonal, with nothing to reduce
-            diagonal = K.diagonal().copy()
             try:
-                v, *spectrum = power_by_tridiagonal(K, g, exponent, truncation**2, damping, overwrite)
-                return v, _spectrum_of_gram(*spectrum)
+                v, rank, *ends = power_by_tridiagonal(K, g, exponent, truncation**2, damping)
+                return v, Spectrum(rank, *map(float, np.sqrt(ends)))
             except np.linalg.LinAlgError:
-                if overwrite:  # the triangle below the diagonal, which `eigh` uses, is intact
-                    np.fill_diagonal(K, diagonal)
-        return _power_by_eigh(K, g, exponent, truncation**2, damping, spectral_filter)
+                pass
+        return _power_by_eigh(K, g, exponent, truncation, damping, spectral_filter)
+
+
+def _power_by_eigh(K, g, exponent, truncation, damping, spectral_filter=None):
+    """v = U (Λ + μ)^(−a) Uᵀ g by all eigenvectors U of K, and the `Spectrum` of J."""
+    for driver in ("evd", "evr"):   # divide and conquer; if that fails, relatively robust representations
+        try:
+            # numpy's is the same routine as "evd", but lets other threads run
+            if driver == "evd" and len(g) >= SMALLEST_THREADED:
+                lam, U = np.linalg.eigh(K)
+            else:
+                lam, U = scipy.linalg.eigh(K, driver=driver, check_finite=False)
+            break
+        except np.linalg.LinAlgError:
+            continue
+    else:
+        raise np.linalg.LinAlgError(f"K {K.shape}: no LAPACK eigendecomposition (evd, evr) converged")
+    kept, weights, spectrum = _filtered(np.sqrt(np.maximum(lam, 0.0)), truncation, spectral_filter)
+    lam, U = lam[kept], U[:, kept]
+    return U @ (weights * (lam + damping)**-exponent * (U.T @ g)), spectrum
 
 
 def levenberg_marquardt_coefficients(K, g, damping):
     """v = (K + μ)⁻¹ g, by a Cholesky decomposition: the damped power with κ = −1 and without truncation.
 
     Then s = −Jᵀ v minimises ‖J s + g‖² + μ ‖s‖², the linear least-squares problem of Levenberg (1944) and
-    Marquardt (1963), because Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ. If p < n, JᵀJ (p, p) and Jᵀg (p,) are smaller;
-    given these instead of K and g, the function returns −s itself.
+    Marquardt (1963), because Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ. Given JᵀJ (p, p) and Jᵀg (p,) instead of K and
+    g, the function returns −s itself.
 
     Args:
         K: symmetric array (n, n) of any real dtype; only one of its triangles is used. Left unchanged.
@@ -230,13 +193,11 @@ def levenberg_marquardt_coefficients(K, g, damping):
         K are dropped.
 
     Raises:
-        ValueError: arrays not finite or of the wrong shape; μ out of range.
-        TypeError: K or g not real.
-        numpy.linalg.LinAlgError: both Cholesky and the eigendecomposition that replaces it failed.
+        ValueError, TypeError, numpy.linalg.LinAlgError: as `gram_coefficients`.
 
     It limits BLAS' threads as `gram_coefficients` does.
     """
-    damping = check_damping(damping)
+    damping = check_settings(damping=damping)[2]
     K, g = _check_system(K, g)
     damped = np.array(K.T if K.flags.c_contiguous else K, order="F")  # symmetric: a copy, not a transposition
     damped.flat[::len(g) + 1] += damping
@@ -251,13 +212,55 @@ def levenberg_marquardt_coefficients(K, g, damping):
         return _power_by_eigh(K, g, 1.0, 0.0, damping)[0]
 
 
+def spectral_weights(values, cut, spectral_filter=None):
+    """The weight of each singular value in the power J^κ: by truncation, or by a user's filter.
+
+    The paper's rule is a hard cut: the weight is 1 where σ > τ σ_max and 0 elsewhere. It makes J^κ g jump
+    when a singular value crosses the cut. A spectral filter f can avoid this: singular values that the cut
+    keeps (all for τ = 0) get the weight f(σ/σ_max). Two examples:
+
+        smooth      lambda s: 1 / (1 + (tau / s) ** 6)
+        Tikhonov    lambda s: s ** 2 / (s ** 2 + tau ** 2)
+
+    Args:
+        values: float64 (k,), singular values σ ≥ 0, in any order.
+        cut: τ in [0, 1). Zeros have weight 0 for any τ.
+        spectral_filter: function of an array of s = σ/σ_max in (0, 1] → the weights, an array of the same
+            shape.
+
+    Returns:
+        float64 (k,).
+
+    Raises:
+        ValueError: the filter gives another shape, or weights that are not finite.
+    """
+    largest = values.max(initial=0.0)
+    kept = values > cut * largest
+    weights = kept.astype(np.float64)
+    if spectral_filter is not None and kept.any():
+        given = np.asarray(spectral_filter(values[kept] / largest), np.float64)
+        if given.shape != values[kept].shape or not np.isfinite(given).all():
+            raise ValueError("spectral_filter must give one finite weight for each of "
+                             f"{np.count_nonzero(kept)} singular values, got {given}")
+        weights[kept] = given
+    return weights
+
+
+def _filtered(sigma, truncation, spectral_filter):
+    """Sorted σ from the first to the last of weight ≠ 0: their slice, their weights, and the `Spectrum`."""
+    weights = spectral_weights(sigma, truncation, spectral_filter)
+    indices = np.flatnonzero(weights)
+    kept = slice(indices[0], indices[-1] + 1) if len(indices) else slice(0, 0)
+    sigma_min = sigma[kept].min() if len(indices) else 0.0
+    return kept, weights[kept], Spectrum(len(indices), float(sigma.max(initial=0.0)), float(sigma_min))
+
+
 class KrylovSpectrum(NamedTuple):
     """What k steps of Golub and Kahan's recurrence have found of J.
 
     Attributes:
-        rank: int, number of singular values of B (Ritz values) kept.
-        sigma_max: float, the largest Ritz value, which is at most the largest singular value of J.
-        sigma_min: float, the smallest one kept; 0.0 if none is.
+        rank, sigma_max, sigma_min: as in `Spectrum`, of B, whose singular values (Ritz values) are at most
+            the largest singular value of J.
         steps: int, number of steps taken; fewer than asked for if the Krylov space was exhausted.
         change: float, relative change of J^κ g by the last step, an estimate of what further steps would
             change. 1.0 after the first step; 0.0 if the Krylov space is exhausted: the result is exact.
@@ -274,7 +277,7 @@ def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_fi
     """J^κ g from products with J and Jᵀ alone, by the recurrence of the module's docstring.
 
     The u_i (or the v_i if p < n) are kept, and each new one is orthogonalised against them twice. Memory:
-    steps · min(n, p) float64.
+    steps · min(n, p) float64. `hig.krylov` does the same in TensorFlow for a model.
 
     Args:
         J: scipy.sparse.linalg.LinearOperator (n, p) of any real dtype, or a dense or sparse matrix. With
@@ -297,40 +300,40 @@ def operator_power(J, g, kappa, truncation, damping=0.0, steps=None, spectral_fi
     Appl. 37 (2016) 836, for functions of singular values; Simon and Zha, SIAM J. Sci. Comput. 21 (2000) 2257,
     for keeping one side.
     """
-    (kappa, truncation), damping = check_settings(kappa, truncation), check_damping(damping)
+    settings = check_settings(kappa, truncation, damping)
     J, g = scipy.sparse.linalg.aslinearoperator(J), _check_array("g", g, ("n",))
     n, p = J.shape
     if len(g) != n:
         raise ValueError(f"g must have one entry per row of J: got shapes {g.shape} and {J.shape}")
-    steps = min(n, p) if steps is None else min(check_steps(steps), n, p)
-    norm = np.linalg.norm(g)
-    u = g / norm if norm > 0 else g
-    w = np.asarray(J.rmatvec(u), np.float64)
-    alpha = np.linalg.norm(w)
-    if alpha == 0:
-        return np.zeros(p), KrylovSpectrum(0, 0.0, 0.0, 0, 0.0)
-    # kept: rows u_i or v_i
-    kept, alphas, betas, exhausted = np.empty((steps, min(n, p))), [], [], False
+    if steps is not None and (not steps >= 1 or steps != int(steps)):
+        raise ValueError(f"the number of steps must be a whole number of at least 1, got {steps}")
+    steps = min(n, p) if steps is None else min(int(steps), n, p)
+    norm, tiny = np.linalg.norm(g), EXHAUSTED * np.finfo(np.float64).eps
+    u, v, beta, largest = g / norm if norm > 0 else g, np.zeros(p), 0.0, 0.0
+    kept, alphas, betas = np.empty((steps, min(n, p))), [], []          # rows u_i or v_i
     for i in range(steps):
+        w = np.asarray(J.rmatvec(u), np.float64) - beta * v
+        w = w if n <= p else _orthogonal(w, kept[:i])
+        alpha = np.linalg.norm(w)
+        exhausted = alpha <= tiny * largest
+        if exhausted:
+            break
         v = w / alpha
-        alphas.append(alpha)
         kept[i] = u if n <= p else v
         u = np.asarray(J.matvec(v), np.float64) - alpha * u
         u = _orthogonal(u, kept[:i + 1]) if n <= p else u
-        beta, negligible = np.linalg.norm(u), EXHAUSTED * EPSILON * max(alphas + betas)
-        exhausted = beta <= negligible
+        beta = np.linalg.norm(u)
+        largest = max(largest, alpha, beta)
+        exhausted = beta <= tiny * largest
+        alphas.append(alpha)
         betas.append(0.0 if exhausted else beta)
-        if exhausted or i + 1 == steps:
-            break
-        u = u / beta
-        w = np.asarray(J.rmatvec(u), np.float64) - beta * v
-        w = w if n <= p else _orthogonal(w, kept[:i + 1])
-        alpha = np.linalg.norm(w)
-        exhausted = alpha <= negligible
         if exhausted:
             break
-    by_u, by_v, spectrum = bidiagonal_power(alphas, betas, norm, exhausted, (n, p), kappa, truncation,
-                                            damping, spectral_filter)
+        u = u / beta
+    if not alphas:
+        return np.zeros(p), KrylovSpectrum(0, 0.0, 0.0, 0, 0.0)
+    by_u, by_v, spectrum = bidiagonal_power(alphas, betas, norm, exhausted, (n, p), *settings,
+                                            spectral_filter)
     kept = kept[:spectrum.steps]
     if n > p:
         return by_v @ kept, spectrum
@@ -344,10 +347,7 @@ def bidiagonal_power(alphas, betas, norm, exhausted, sides, kappa, truncation, d
     With B = Q S Pᵀ and f(S) the filtered S^(κ−1), damped if μ > 0, they are by_v = P S f(S) Qᵀ e₁ ‖g‖ for the
     v_i, and by_u = Q f(S) Qᵀ e₁ ‖g‖ for the u_i: Bᵀ by_u = by_v. Since Jᵀ u_i = α_i v_i + β_i v_{i−1},
 
-        J^κ g ≈ V_k by_v = Jᵀ (U_k by_u[:k]) + by_u[k] β_{k+1} v_k
-
-    If L is used instead of B, by_u[k] is 0, and f is taken at no less than SMALLEST_RITZ times B's smallest
-    S.
+        J^κ g ≈ V_k by_v = Jᵀ (U_k by_u[:k]) + by_u[k] β_{k+1} v_k          (by_u[k] = 0 if L replaces B)
 
     Args:
         alphas, betas: α_1 … α_k and β_2 … β_{k+1}, k ≥ 1 each.
@@ -368,19 +368,17 @@ def bidiagonal_power(alphas, betas, norm, exhausted, sides, kappa, truncation, d
     def power(k):
         B_k = B[:k + whole, :k]
         Q, sigma, _ = scipy.linalg.svd(B_k, full_matrices=False, check_finite=False)
-        weights = spectral_weights(sigma, truncation, spectral_filter)
-        kept = _kept(weights)
+        kept, weights, spectrum = _filtered(sigma, truncation, spectral_filter)
         least = 0.0 if whole else SMALLEST_RITZ * scipy.linalg.svdvals(B[:k + 1, :k], check_finite=False)[-1]
-        values = weights[kept] * (np.maximum(sigma[kept], least)**2 + damping)**((kappa - 1) / 2)
+        values = weights * (np.maximum(sigma[kept], least)**2 + damping)**((kappa - 1) / 2)
         by_u = norm * (Q[:, kept] @ (values * Q[0, kept]))
-        return by_u, B_k.T @ by_u, (np.count_nonzero(weights), sigma[0], sigma[kept].min(initial=sigma[0]))
+        return by_u, B_k.T @ by_u, spectrum
 
-    by_u, by_v, (rank, sigma_max, sigma_min) = power(k)
+    by_u, by_v, spectrum = power(k)
     previous = np.append(power(k - 1)[1], 0.0) if k > 1 else np.zeros(1)
     size = np.linalg.norm(by_v)
     change = 0.0 if exhausted or size == 0 else float(np.linalg.norm(by_v - previous) / size)
-    by_u = by_u if whole else np.append(by_u, 0.0)
-    return by_u, by_v, KrylovSpectrum(rank, float(sigma_max), float(sigma_min) if rank else 0.0, k, change)
+    return by_u if whole else np.append(by_u, 0.0), by_v, KrylovSpectrum(*spectrum, k, change)
 
 
 def _orthogonal(vector, others):
@@ -400,67 +398,22 @@ def blas_threads(n):
     return _blas_controller().limit(limits=1, user_api="blas") if n < SMALLEST_THREADED else nullcontext()
 
 
-def _power_by_eigh(K, g, exponent, cut, damping, spectral_filter=None):
-    """(K + μ)^(−a) g on the eigenvalues λ of K above cut·λ_max, by all eigenvectors."""
-    for driver in ("evd", "evr"):   # divide and conquer; if that fails, relatively robust representations
-        try:
-            # numpy's is the same routine as "evd", but lets other threads run
-            if driver == "evd" and len(g) >= SMALLEST_THREADED:
-                lam, Q = np.linalg.eigh(K)
-            else:
-                lam, Q = scipy.linalg.eigh(K, driver=driver, check_finite=False)
-            break
-        except np.linalg.LinAlgError:
-            continue
-    else:
-        raise np.linalg.LinAlgError(f"K {K.shape}: no LAPACK eigendecomposition (evd, evr) converged")
-    lam_max = max(lam[-1], 0.0)   # λ ascends
-    weights = spectral_weights(lam, cut, spectral_filter and (lambda share: spectral_filter(np.sqrt(share))))
-    kept = _kept(weights)
-    lam, Q = lam[kept], Q[:, kept]
-    v = Q @ (weights[kept] * (lam + damping)**-exponent * (Q.T @ g))    # f(K) g, so that J^κ g = Jᵀ v
-    return v, _spectrum_of_gram(np.count_nonzero(weights), lam_max, lam.min(initial=lam_max))
-
-
-def _kept(weights):
-    """The slice of a sorted spectrum from the first to the last value whose weight is not 0."""
-    indices = np.flatnonzero(weights)
-    return slice(indices[0], indices[-1] + 1) if len(indices) else slice(0, 0)
-
-
 @cache
 def _blas_controller():
     """Handle on the BLAS thread pools of NumPy and SciPy, kept because finding them takes 7 ms."""
     return threadpoolctl.ThreadpoolController()
 
 
-def _spectrum_of_gram(rank, lam_max, lam_min):
-    return Spectrum(rank, float(np.sqrt(lam_max)), float(np.sqrt(lam_min)) if rank else 0.0)
-
-
-def check_settings(kappa, truncation):
-    """κ and τ as floats. Raises ValueError naming the one that is out of range: κ in [−1, 1], τ in [0, 1)."""
-    kappa, truncation = float(kappa), float(truncation)
+def check_settings(kappa=0.0, truncation=0.0, damping=0.0):
+    """κ, τ and μ as floats. Raises ValueError naming the one that is out of range."""
+    kappa, truncation, damping = float(kappa), float(truncation), float(damping)
     if not -1 <= kappa <= 1:
         raise ValueError(f"kappa must lie in [-1, 1], got {kappa}")
     if not 0 <= truncation < 1:
         raise ValueError(f"truncation must lie in [0, 1), got {truncation}")
-    return kappa, truncation
-
-
-def check_steps(steps):
-    """k as an int. Raises ValueError if it is not a whole number of at least 1."""
-    if not steps >= 1 or steps != int(steps):
-        raise ValueError(f"the number of steps must be a whole number of at least 1, got {steps}")
-    return int(steps)
-
-
-def check_damping(damping):
-    """μ as a float. Raises ValueError if it is negative or not finite."""
-    damping = float(damping)
     if not 0 <= damping < np.inf:
         raise ValueError(f"damping must be at least 0 and finite, got {damping}")
-    return damping
+    return kappa, truncation, damping
 
 
 def _check_system(K, g):

@@ -10,22 +10,24 @@ import numpy as np
 import tensorflow as tf
 
 
+_context = tf.distribute.get_replica_context
+
+
 def devices():
     """Number of devices, int, among which the present batch is split; 1 outside of a strategy's `run`."""
-    context = tf.distribute.get_replica_context()
-    return context.num_replicas_in_sync if context else 1
+    return _context().num_replicas_in_sync if _context() else 1
 
 
 def place():
     """Number of this device, int from 0; only for Python, not within graphs."""
-    return int(tf.distribute.get_replica_context().replica_id_in_sync_group) if devices() > 1 else 0
+    return int(_context().replica_id_in_sync_group) if devices() > 1 else 0
 
 
 def across(tensor):
     """The sum of a tensor over all devices, of the same shape everywhere; on one device the tensor itself."""
     if devices() == 1:
         return tensor
-    context = tf.distribute.get_replica_context()
+    context = _context()
     if tf.executing_eagerly():
         return context.merge_call(_sum, args=(tensor,))
     # a copy, because all_reduce needs a tensor on a device, and an argument of a graph is on none
@@ -41,8 +43,7 @@ def once(tensor):
     """A tensor that all devices have, as parts to be summed: itself on the first device, 0 elsewhere."""
     if devices() == 1:
         return tensor
-    number = tf.distribute.get_replica_context().replica_id_in_sync_group
-    return tf.where(tf.equal(number, 0), tensor, tf.zeros_like(tensor))
+    return tf.where(tf.equal(_context().replica_id_in_sync_group, 0), tensor, tf.zeros_like(tensor))
 
 
 @tf.function(autograph=False)
@@ -87,7 +88,7 @@ class Together:
         self.function, self.compiled = function, {}
 
     def __call__(self, *arguments):
-        return tf.distribute.get_replica_context().merge_call(self._of_all, args=(self.function, *arguments))
+        return _context().merge_call(self._of_all, args=(self.function, *arguments))
 
     def _of_all(self, strategy, functions, *arguments):
         key = strategy.experimental_local_results(functions)

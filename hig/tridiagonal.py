@@ -22,7 +22,7 @@ QUADRATURE_ERROR = 1e-10        # relative, of the partial fractions at every ke
 SMALLEST_GAP = 8 * np.finfo(np.float64).eps   # of T, whose norm is about 1: a narrower gap is rounding
 
 
-def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
+def power_by_tridiagonal(K, g, exponent, cut, damping):
     """(K + μ)^(−a) g on the eigenvalues of K above cut·λ_max, by steps 1–4 of the module's docstring.
 
     Args:
@@ -31,7 +31,6 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
         exponent: a in [0, 1].
         cut: in [0, 1), relative to λ_max.
         damping: μ ≥ 0.
-        overwrite: True to reduce K, in C order, in place: its diagonal and the entries above it are lost.
 
     Returns:
         (v, rank, λ_max, λ_min): v float64 (n,), the number of kept eigenvalues, the largest and the smallest
@@ -42,11 +41,8 @@ def power_by_tridiagonal(K, g, exponent, cut, damping, overwrite=False):
             overflowed.
     """
     n = len(g)
-    A = K.T if K.flags.c_contiguous else K   # symmetric: no transposition
-    if not (overwrite and K.flags.c_contiguous):
-        A = np.array(A, order="F")
-    # columns reduced at a time; LAPACK's default, 1, is four times slower
-    panel = 16 if n < SMALLEST_WIDE_PANEL else 32
+    A = np.array(K.T if K.flags.c_contiguous else K, order="F")     # symmetric: a copy, not a transposition
+    panel = 16 if n < SMALLEST_WIDE_PANEL else 32   # columns at a time; LAPACK's 1 is four times slower
     A, d, e, tau, info = lapack.dsytrd(A, lower=1, lwork=panel * n, overwrite_a=1)
     _check_info("dsytrd", info)
     scale = max(np.abs(d).max(), np.abs(e).max())

@@ -17,27 +17,9 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 import hig  # noqa: E402
+from tests.networks import FEATURES, Physics, simulator, stack  # noqa: E402
 
-FEATURES, SAMPLES = 3, 21
-
-
-def network(*units, **options):
-    hidden = [keras.layers.Dense(n, "tanh", **options) for n in units[:-1]]
-    return keras.Sequential([keras.Input((FEATURES,)), *hidden, keras.layers.Dense(units[-1])])
-
-
-def physics(x, u):
-    return tf.stack([u[:, 0] + x[:, 0]**2, 3 * tf.sin(u[:, 1]), 0.3 * u[:, 0] * u[:, 1] * x[:, 1]], axis=1)
-
-
-class Mass(keras.layers.Layer):
-    """A weight in the simulator: products go through the whole model."""
-
-    def build(self, _):
-        self.mass = self.add_weight(shape=(), initializer="ones")
-
-    def call(self, x, u):
-        return physics(x, u * self.mass)
+SAMPLES = 21
 
 
 class Penalty(keras.regularizers.Regularizer):
@@ -54,16 +36,16 @@ ALL = 10**6
 # name: (network, simulator, optimizer, batch size, loss, whether with sample weights); 21 samples end in
 # batches that two devices share unevenly
 CASES = {
-    "half-inverse": (lambda: network(7, 2), lambda: physics,
+    "half-inverse": (lambda: stack(7, 2), lambda: simulator,
                      lambda: hig.HIG(0.5, 1e-3, krylov=5), 6, "mse", True),
-    "more rows than weights": (lambda: network(2), lambda: physics,
+    "more rows than weights": (lambda: stack(2), lambda: simulator,
                                lambda: hig.HIG(0.5, 1e-3, krylov=4, krylov_tolerance=0), 8, "mse", True),
-    "a weight in the simulator": (lambda: network(4, 2), Mass,
-                                  lambda: hig.GaussNewton(0.5, 1e-2, krylov=ALL, krylov_tolerance=0),
-                                  8, "mse", False),
-    "damping and L2": (lambda: network(4, 2, kernel_regularizer=Penalty(2)), lambda: physics,
+    "a weight in the simulator": (                              # products go through the whole model
+        lambda: stack(4, 2), lambda: Physics(lambda self, x, u: simulator(x, u * self.mass), mass=1.0),
+        lambda: hig.GaussNewton(0.5, 1e-2, krylov=ALL, krylov_tolerance=0), 8, "mse", False),
+    "damping and L2": (lambda: stack(4, 2, kernel_regularizer=Penalty(2)), lambda: simulator,
                        lambda: hig.LevenbergMarquardt(0.1, adaptive=False, krylov=4), 6, "mse", True),
-    "sums, L1, clipping": (lambda: network(4, 2, kernel_regularizer=Penalty(1)), lambda: physics,
+    "sums, L1, clipping": (lambda: stack(4, 2, kernel_regularizer=Penalty(1)), lambda: simulator,
                            lambda: hig.HIG(0.01, 1e-2, krylov=4, global_clipnorm=10.0), 6,
                            keras.losses.MeanSquaredError("sum"), False)}
 

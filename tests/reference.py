@@ -41,10 +41,19 @@ def flat(arrays):
     return np.concatenate([np.ravel(np.asarray(a, np.float64)) for a in arrays])
 
 
+def weights_of(model):
+    """The trainable weights of a model as one vector (p,) of float64."""
+    return flat([weight.numpy() for weight in model.trainable_variables])
+
+
+def random_orthogonal(rng, n):
+    return np.linalg.qr(rng.standard_normal((n, n)))[0]
+
+
 def jacobian_of_spectrum(n, p, sigma, seed=0):
     """J (n, p) with these singular values and random singular vectors, and a normally distributed g (n,)."""
     rng = np.random.default_rng(seed)
-    U, V = (np.linalg.qr(rng.standard_normal((size, size)))[0][:, :len(sigma)] for size in (n, p))
+    U, V = (random_orthogonal(rng, size)[:, :len(sigma)] for size in (n, p))
     return (U * sigma) @ V.T, rng.standard_normal(n)
 
 

@@ -17,7 +17,8 @@ import tensorflow as tf
 
 import hig
 from tests import slurm
-from tests.devices import BETWEEN_PROCESSES, CASES, network, physics
+from tests.devices import BETWEEN_PROCESSES, CASES
+from tests.networks import simulator, stack
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 900              # seconds for all processes of a test; a quiet machine takes 30
@@ -88,6 +89,6 @@ def test_two_tasks_of_slurm(one_device, tmp_path):
 def test_what_several_devices_cannot_do_is_said(options, loss, message):
     """MirroredStrategy looks for its second device later only. The model is made outside its scope."""
     strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
-    model = hig.PhysicsModel(network(2), physics)
+    model = hig.PhysicsModel(stack(2), simulator)
     with strategy.scope(), pytest.raises(ValueError, match=message):
         model.compile(hig.HIG(0.1, 1e-3, **options), loss)

@@ -1,19 +1,18 @@
 """hig.powers.operator_power against the explicit power and SciPy's LSQR.
 
-Tolerances: 1e-9 is what the recurrence promises when it has reached the rank, at condition 1e4 (it comes to
-    1e-12).
+The recurrence promises 1e-9 when it has reached the rank, at condition 1e4 (it comes to 1e-12).
 """
 import numpy as np
 import pytest
-import scipy.linalg
 import scipy.sparse.linalg
 
 from hig import powers
 from hig.powers import jacobian_power, operator_power
-from tests.reference import jacobian_of_spectrum, relative_error
+from tests.reference import jacobian_of_spectrum, random_orthogonal, relative_error
+from tests.test_powers import each_kappa
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
-KAPPAS = (1.0, 0.3, 0.0, -0.5, -1.0)
+both_shapes = pytest.mark.parametrize("n, p", [(30, 50), (50, 30)])
 
 
 def jacobian(n, p, rank, condition=1e4):
@@ -21,30 +20,29 @@ def jacobian(n, p, rank, condition=1e4):
     return jacobian_of_spectrum(n, p, np.geomspace(3.0, 3.0 / condition, rank))
 
 
-SHAPES = {"n < p": (30, 50, 30), "n > p": (50, 30, 30), "square": (40, 40, 40), "rank-deficient, n < p": (30,
-    50, 12),
-          "rank-deficient, n > p": (50, 30, 12), "far more rows": (200, 15, 15), "one row": (1, 20, 1),
-          "one column": (20, 1, 1), "one number": (1, 1, 1)}
+SHAPES = {"n < p": (30, 50, 30), "n > p": (50, 30, 30), "square": (40, 40, 40),
+          "rank-deficient, n < p": (30, 50, 12), "rank-deficient, n > p": (50, 30, 12),
+          "far more rows": (200, 15, 15), "one row": (1, 20, 1), "one column": (20, 1, 1),
+          "one number": (1, 1, 1)}
 
 
 @pytest.mark.parametrize("damping", [0.0, 1e-3])
-@pytest.mark.parametrize("kappa", KAPPAS)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_all_steps_give_the_explicit_power(shape, kappa, damping):
-    J, g = jacobian(*shape)
+@each_kappa
+@pytest.mark.parametrize("n, p, rank", SHAPES.values(), ids=SHAPES)
+def test_all_steps_give_the_explicit_power(n, p, rank, kappa, damping):
+    J, g = jacobian(n, p, rank)
     power, explicit = jacobian_power(J, kappa, 1e-7, damping)
     for steps in (None, 10**6):
         direction, spectrum = operator_power(J, g, kappa, 1e-7, damping, steps)
         assert direction.dtype == np.float64 and relative_error(direction, power @ g) < 1e-9
+        assert spectrum[:3] == (rank, pytest.approx(explicit.sigma_max),
+                                pytest.approx(explicit.sigma_min, rel=1e-6))
         # a rank-deficient J may take one step more, which finds the zero
-        assert spectrum.rank == explicit.rank == shape[2] and shape[2] <= spectrum.steps <= min(shape[2] + 1,
-                                                                                                *shape[:2])
-        assert spectrum.sigma_max == pytest.approx(explicit.sigma_max)
-        assert spectrum.sigma_min == pytest.approx(explicit.sigma_min, rel=1e-6)
+        assert rank <= spectrum.steps <= min(rank + 1, n, p)
 
 
-@pytest.mark.parametrize("n, p", [(30, 50), (50, 30)])
-@pytest.mark.parametrize("kappa", KAPPAS)
+@both_shapes
+@each_kappa
 def test_truncation_and_filters_look_at_the_ritz_values(n, p, kappa):
     """A gap at the cut, so that the Ritz values of all steps are cut where the singular values are."""
     J, g = jacobian(n, p, 30)
@@ -66,7 +64,7 @@ def test_the_inverse_power_is_lsqr_step_by_step(n, p, damp):
         assert spectrum.steps == steps and relative_error(direction, expected) < 1e-9
 
 
-@pytest.mark.parametrize("n, p", [(30, 50), (50, 30)])
+@both_shapes
 def test_one_step_is_enough_for_gradient_descent(n, p):
     J, g = jacobian(n, p, 30)
     for steps in (1, 2, 7):
@@ -79,14 +77,10 @@ def test_few_steps_come_near_and_the_change_tells_how_near():
     """The error falls from step to step; the change of the last step is within a factor of ten of it."""
     J, g = jacobian(60, 90, 60, condition=20)
     expected = jacobian_power(J, -0.5, 0.0)[0] @ g
-    errors, changes = [], []
-    for steps in range(2, 41, 2):
-        direction, spectrum = operator_power(J, g, -0.5, 0.0, 0.0, steps)
-        errors.append(relative_error(direction, expected))
-        changes.append(spectrum.change)
-    assert (np.diff(errors) < 0).all() and errors[-1] < 1e-3
-    assert (np.array(changes) > 0.1 * np.array(errors)).all() and (np.array(changes) < 10 *
-                                                                   np.array(errors)).all()
+    results = [operator_power(J, g, -0.5, 0.0, 0.0, steps) for steps in range(2, 41, 2)]
+    errors = np.array([relative_error(direction, expected) for direction, _ in results])
+    ratios = np.array([spectrum.change for _, spectrum in results]) / errors
+    assert (np.diff(errors) < 0).all() and errors[-1] < 1e-3 and (ratios > 0.1).all() and (ratios < 10).all()
 
 
 @pytest.mark.parametrize("duplicated", [False, True])
@@ -99,12 +93,14 @@ def test_a_gradient_outside_the_range_of_j_does_not_make_steps_explode(monkeypat
     J, g = jacobian(50, 80, 40, condition=100)
     J = np.vstack([J[:25]] * 2) if duplicated else J
     expected = jacobian_power(J, kappa, 1e-7)[0] @ g
-    steps = [operator_power(J, g, kappa, 1e-7, 0.0, k)[0] for k in range(1, 42)]
-    longest = max(map(np.linalg.norm, steps)) / np.linalg.norm(expected)
-    assert longest < 2.5 and relative_error(steps[-1], expected) < 1e-9
+
+    def longest_and_last():
+        steps = [operator_power(J, g, kappa, 1e-7, 0.0, k)[0] for k in range(1, 42)]
+        return max(map(np.linalg.norm, steps)) / np.linalg.norm(expected), steps[-1]
+    longest, last = longest_and_last()
+    assert longest < 2.5 and relative_error(last, expected) < 1e-9
     monkeypatch.setattr(powers, "SMALLEST_RITZ", 0.0)
-    steps = [operator_power(J, g, kappa, 1e-7, 0.0, k)[0] for k in range(1, 42)]
-    assert max(map(np.linalg.norm, steps)) > 3 * np.linalg.norm(expected)
+    assert longest_and_last()[0] > 3
 
 
 @pytest.mark.parametrize("n, p", [(20, 30), (30, 20)])
@@ -112,26 +108,21 @@ def test_where_the_space_is_exhausted_the_recurrence_ends(n, p):
     """g of three singular vectors, or orthogonal to the range, or zero: exact, without NaN, and no warning.
     """
     rng = np.random.default_rng(1)
-    U, V = (scipy.linalg.qr(rng.standard_normal((size, size)))[0] for size in (n, p))
+    U, V = (random_orthogonal(rng, size) for size in (n, p))
     J = (U[:, :10] * np.geomspace(1, 0.1, 10)) @ V[:, :10].T
-    power = jacobian_power(J, -0.5, 1e-9)[0]
+    g = U[:, 1:4] @ [1.0, 2.0, -1.0]
     with np.errstate(all="raise"):
-        direction, spectrum = operator_power(J, U[:, 1:4] @ [1.0, 2.0, -1.0], -0.5, 1e-9)
+        direction, spectrum = operator_power(J, g, -0.5, 1e-9)
         assert spectrum.steps == 3 and spectrum.change == 0
-        assert relative_error(direction, power @ (U[:, 1:4] @ [1.0, 2.0, -1.0])) < 1e-12
-        direction, _ = operator_power(J, U[:, 12], -0.5, 1e-9)
-        assert np.abs(direction).max() < 1e-12
-        direction, spectrum = operator_power(J, np.zeros(n), -0.5, 1e-9)
-        assert (direction == 0).all() and spectrum == (0, 0.0, 0.0, 0, 0.0)
-        direction, spectrum = operator_power(0 * J, np.ones(n), -0.5, 0.0)
-        assert (direction == 0).all() and spectrum == (0, 0.0, 0.0, 0, 0.0)
+        assert relative_error(direction, jacobian_power(J, -0.5, 1e-9)[0] @ g) < 1e-12
+        assert np.abs(operator_power(J, U[:, 12], -0.5, 1e-9)[0]).max() < 1e-12
+        for zero in (operator_power(J, 0 * g, -0.5, 1e-9), operator_power(0 * J, g, -0.5, 0.0)):
+            assert (zero[0] == 0).all() and zero[1] == (0, 0.0, 0.0, 0, 0.0)
 
 
 @pytest.mark.parametrize("n, p", [(150, 200), (200, 150)])
 def test_without_orthogonalisation_the_check_fails(monkeypatch, n, p):
-    """Negative control: Krylov vectors that are not made orthogonal again find the same singular values
-    twice.
-    """
+    """Negative control: Krylov vectors that lose their orthogonality find the same singular values twice."""
     J, g = jacobian(n, p, 150)
     expected = jacobian_power(J, -0.5, 1e-7)[0] @ g
     assert relative_error(operator_power(J, g, -0.5, 1e-7)[0], expected) < 1e-9

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from hig import memory
-from hig.memory import available_memory, require_memory, update_memory
+from hig.memory import available_memory, require_memory
 
 GiB, MiB = 2**30, 2**20
 MACHINE = 23 * GiB
@@ -17,9 +17,7 @@ MACHINE = 23 * GiB
 
 @pytest.fixture
 def linux(tmp_path, monkeypatch):
-    """A function of /proc/self/cgroup and {group: (limit, use, inactive file, active file)} that gives the
-    bytes free.
-    """
+    """(/proc/self/cgroup, {group: (limit, use, inactive file, active file)}) → the bytes free."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Machine", (), {"available": MACHINE}))
     proc, groups = tmp_path / "proc", tmp_path / "cgroup"
 
@@ -33,10 +31,9 @@ def linux(tmp_path, monkeypatch):
             (folder / ("memory.limit_in_bytes" if first else "memory.max")).write_text(f"{limit}\n")
             (folder / ("memory.usage_in_bytes" if first else "memory.current")).write_text(f"{use}\n")
             # Version 1 also has the numbers of the group without its children, which count for nothing here.
+            total, others = ("total_", "inactive_file 7\nactive_file 9\n") if first else ("", "slab 3\n")
             (folder / "memory.stat").write_text(
-                f"anon 5\ninactive_file 7\nactive_file 9\ntotal_inactive_file {inactive}\ntotal_active_file "
-                f"{active}\n"
-                if first else f"anon 5\ninactive_file {inactive}\nactive_file {active}\nslab 3\n")
+                f"anon 5\n{others}{total}inactive_file {inactive}\n{total}active_file {active}\n")
         return available_memory(proc, groups)
     return available
 
@@ -52,8 +49,8 @@ UNLIMITED = 9223372036854771712                                         # what v
     ({"job_1/step_0": ("max", GiB, 0, 0), "job_1": ("max", GiB, 0, 0)}, MACHINE),
     ({"job_1/step_0": (GiB, 2 * GiB, 0, 0)}, 0)])
 def test_a_slurm_step_of_version_2(linux, files, expected):
-    assert linux("0::/system.slice/job_1/step_0\n", {f"system.slice/{k}": v for k,
-                                                     v in files.items()}) == expected
+    files = {f"system.slice/{name}": numbers for name, numbers in files.items()}
+    assert linux("0::/system.slice/job_1/step_0\n", files) == expected
 
 
 @pytest.mark.parametrize("membership, files, expected", [
@@ -93,20 +90,17 @@ def test_here():
     assert 0 < available_memory() <= psutil.virtual_memory().total
 
 
-def test_the_memory_of_an_update():
-    """Two n × n float64 matrices where n < p, two p × p ones where n > p; n = 4096 of Poisson."""
-    assert 2 * 4096**2 * 8 < update_memory(4096, 100_000, 3 * 500) < 1.5e9
-    assert update_memory(1000, 8, 12) == 8 * (2 * 8**2 + 1000 * 12)
-
-
-def test_a_batch_that_does_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr(memory, "available_memory", lambda: 2 * GiB)
-    require_memory(8000, 100_300, 1200, "reduce the batch")
-    needed = update_memory(16000, 100_300, 1200) / GiB
-    with pytest.raises(MemoryError,
-                       match=rf"^a Jacobian of n = 16000 rows and p = 100300 columns takes {needed:.1f} GiB "
-                             r"of memory for each update, and 2\.0 GiB are free; reduce the batch$"):
-        require_memory(16000, 100_300, 1200, "reduce the batch")
+@pytest.mark.parametrize("n, p, kept, needed", [(16_000, 100_300, 1200, 2 * 16_000**2 + 16_000 * 1200),
+                                                (1_600_000, 800, 1200, 2 * 800**2 + 1_600_000 * 1200)])
+def test_a_batch_that_does_not_fit_is_refused(monkeypatch, n, p, kept, needed):
+    """Two n × n float64 matrices where n < p, two p × p ones where n > p, and what is kept of each row."""
+    monkeypatch.setattr(memory, "available_memory", lambda: 8 * needed)
+    require_memory(n, p, kept, "reduce the batch")
+    monkeypatch.setattr(memory, "available_memory", lambda: 8 * needed - 1)
+    with pytest.raises(MemoryError, match=f"^a Jacobian of n = {n} rows and p = {p} columns takes "
+                       rf"{8 * needed / GiB:.1f} GiB of memory for each update, and .*GiB are free; reduce "
+                       "the batch$"):
+        require_memory(n, p, kept, "reduce the batch")
 
 
 @pytest.mark.parametrize("program, expected", [

@@ -1,8 +1,4 @@
-"""The life of hig.PhysicsModel as a Keras model: evaluate, save, load, interrupt, compile, and settings
-changed later.
-
-One test alone:  python -m pytest tests/test_model_life.py -k backup
-"""
+"""The life of hig.PhysicsModel as a Keras model: evaluate, save, load, interrupt, compile."""
 
 import warnings
 
@@ -30,10 +26,10 @@ class Spring(keras.layers.Layer):
         return simulator(x, u) * self.stiffness
 
 
-def model_of(network=None, physics=simulator, optimizer=None, **options):
+def model_of(optimizer=None, physics=simulator, network=None, loss=squares, **options):
     keras.utils.set_random_seed(3)
     model = hig.PhysicsModel(network or stack(4, 2), physics)
-    model.compile(optimizer or hig.HIG(0.1, truncation=1e-3), options.pop("loss", squares), **options)
+    model.compile(optimizer or hig.HIG(0.1, truncation=1e-3), loss, **options)
     return model
 
 
@@ -41,34 +37,29 @@ def fit(model, epochs=1, **options):
     return model.fit(X, Y, batch_size=len(X), shuffle=False, epochs=epochs, verbose=0, **options)
 
 
+def assert_same_weights(one, other, tolerance=0.0):
+    """Two models, or lists of arrays, have the same weights, to the bit without a tolerance."""
+    one, other = (of if isinstance(of, list) else of.get_weights() for of in (one, other))
+    for value, expected in zip(one, other, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=0, atol=tolerance)
+
+
 # --- evaluate -----------------------------------------------------------------------------------------------
 
-def test_evaluate_returns_the_loss_alone():
-    model = model_of()
-    fit(model)
-    loss = model.evaluate(X, Y, verbose=0)
-    assert np.ndim(loss) == 0
-    np.testing.assert_allclose(loss, np.mean(squares(Y, model(X))), rtol=1e-5)
-    assert set(model.evaluate(X, Y, verbose=0, return_dict=True)) == {"loss"}
-    np.testing.assert_allclose(model.test_on_batch(X, Y), loss, rtol=1e-5)
-
-
-def test_evaluate_returns_the_users_metrics_too():
-    model = model_of(metrics=["mae"])
-    history = fit(model, validation_data=(X, Y)).history
-    assert {"loss", "mae", "val_loss", "val_mae", "rank", "sigma_max", "sigma_min"} == set(history)
-    assert len(model.evaluate(X, Y, verbose=0)) == 2
-    np.testing.assert_allclose(model.evaluate(X, Y, verbose=0)[1], np.abs(model(X) - Y).mean(), rtol=1e-5)
-
-
-def test_the_spectrum_does_not_get_lost_in_an_evaluation():
-    """rank, σ_max and σ_min of an epoch are those of its updates, whatever was evaluated before."""
-    model = model_of()
-    first = fit(model, validation_data=(X, Y)).history
-    again = fit(model, validation_data=(X, Y)).history
-    assert 0 < first["sigma_min"][0] <= first["sigma_max"][0] and 0 < again["sigma_min"][0] <= again[
-        "sigma_max"][0]
-    assert first["rank"][0] == 10            # 2 controls of 5 samples
+@pytest.mark.parametrize("metrics", [[], ["mae"]])
+def test_evaluate_returns_the_loss_and_the_users_metrics(metrics):
+    """And rank, σ_max and σ_min of an epoch are those of its updates, whatever was evaluated before."""
+    model, names = model_of(metrics=metrics), {"loss", *metrics}
+    for _ in range(2):
+        history = fit(model, validation_data=(X, Y)).history
+        assert set(history) == {"rank", "sigma_max", "sigma_min", *names, *(f"val_{name}" for name in names)}
+        assert history["rank"] == [10] and 0 < history["sigma_min"][0] < history["sigma_max"][0]  # 5 samples
+    expected = [np.mean(squares(Y, model(X))), np.abs(model(X) - Y).mean()][:len(names)]
+    found = model.evaluate(X, Y, verbose=0)
+    assert np.ndim(found) == len(metrics)
+    for values in (found, model.test_on_batch(X, Y)):
+        np.testing.assert_allclose(np.ravel(values), expected, rtol=1e-5)
+    assert set(model.evaluate(X, Y, verbose=0, return_dict=True)) == names
 
 
 # --- weights and files --------------------------------------------------------------------------------------
@@ -77,16 +68,14 @@ def test_the_spectrum_does_not_get_lost_in_an_evaluation():
 def test_weights_go_to_a_file_and_back(tmp_path, physics):
     model, path = model_of(physics=physics()), tmp_path / "w.weights.h5"
     fit(model, callbacks=[keras.callbacks.ModelCheckpoint(path, save_weights_only=True)])
-    assert model.built and model.count_params() == sum(np.size(w) for w in model.get_weights())
-    assert model.count_params() == 3 * 4 + 4 + 4 * 2 + 2 + (physics is Spring)
+    assert model.built and model.count_params() == 3 * 4 + 4 + 4 * 2 + 2 + (physics is Spring)
     before = model.get_weights()
     model.save_weights(tmp_path / "again.weights.h5")
     fit(model, epochs=2)
     for file in (path, tmp_path / "again.weights.h5"):
         assert not np.array_equal(model.get_weights()[0], before[0])
         model.load_weights(file)
-        for weight, value in zip(model.get_weights(), before, strict=True):
-            np.testing.assert_array_equal(weight, value)
+        assert_same_weights(model, before)
         fit(model, epochs=2)
 
 
@@ -108,8 +97,7 @@ def test_backup_and_restore_is_bit_for_bit(tmp_path):
     resumed = model_of()
     history = fit(resumed, epochs=4, callbacks=[keras.callbacks.BackupAndRestore(tmp_path)])
     assert history.epoch == [2, 3]
-    for weight, value in zip(resumed.get_weights(), straight.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, value)
+    assert_same_weights(resumed, straight)
 
 
 def test_a_model_that_keras_can_save_is_saved(tmp_path):
@@ -117,8 +105,7 @@ def test_a_model_that_keras_can_save_is_saved(tmp_path):
     fit(model)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(X, verbose=0)["outcome"], model.predict(X,
-        verbose=0)["outcome"])
+    np.testing.assert_array_equal(*(m.predict(X, verbose=0)["outcome"] for m in (loaded, model)))
     for trained in (model, loaded):
         fit(trained, epochs=2)
     np.testing.assert_allclose(loaded(X), model(X), rtol=1e-6)
@@ -135,16 +122,6 @@ def test_a_model_that_keras_cannot_save_says_what_to_save(tmp_path):
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "network.keras")(X), model.network(X))
 
 
-def test_the_config_makes_the_same_model():
-    model = model_of(physics=Spring())
-    fit(model)
-    twin = hig.PhysicsModel.from_config(model.get_config())
-    twin(X)
-    assert [w.shape for w in twin.weights] == [w.shape for w in model.weights]
-    twin.set_weights(model.get_weights())
-    np.testing.assert_array_equal(twin(X), model(X))
-
-
 # --- compile ------------------------------------------------------------------------------------------------
 
 class Penalty(keras.layers.Layer):
@@ -154,19 +131,14 @@ class Penalty(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("optimizer", [lambda: hig.HIG(0.1, truncation=1e-3),
-                                       lambda: keras.optimizers.SGD(0.1)],
-                         ids=["HIG", "SGD"])
+                                       lambda: keras.optimizers.SGD(0.1)], ids=["HIG", "SGD"])
 def test_compile_without_a_loss_is_as_in_keras(optimizer):
     """Nothing to train on: Keras says so. A loss that a layer adds is one: its plain gradient is the step."""
-    model = hig.PhysicsModel(stack(4, 2), simulator)
-    model.compile(optimizer())
     with pytest.raises(ValueError, match="No loss to compute"):
-        fit(model)
+        fit(model_of(optimizer(), loss=None))
     network = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4), Penalty(),
                                 keras.layers.Dense(2)])
-    model = hig.PhysicsModel(network, simulator)
-    model.compile(optimizer())
-    before = network.layers[0].kernel.numpy()
+    model, before = model_of(optimizer(), network=network, loss=None), network.layers[0].kernel.numpy()
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(network.layers[0](X) ** 2)
     gradient = tape.gradient(loss, network.layers[0].kernel.value)
@@ -181,25 +153,7 @@ def test_several_batches_in_one_execution():
         model = model_of(steps_per_execution=steps)
         model.fit(np.concatenate([X, X]), np.concatenate([Y, Y]), batch_size=len(X), shuffle=False, verbose=0)
         weights.append(model.get_weights())
-    for one, two in zip(*weights):
-        np.testing.assert_allclose(one, two, atol=1e-5)
-
-
-# --- settings changed later --------------------------------------------------------------------------------
-
-def test_settings_changed_later_count():
-    model = model_of(optimizer=hig.JacobianPower(0.1, kappa=1.0, truncation=0.0))
-    fit(model)
-    model.optimizer.truncation = 0.999
-    assert fit(model).history["rank"] == [1.0]
-    before = model.get_weights()
-    model.optimizer.learning_rate = 1e-9
-    fit(model)
-    np.testing.assert_allclose(flat_of(model), np.concatenate([w.ravel() for w in before]), atol=1e-6)
-
-
-def flat_of(model):
-    return np.concatenate([w.ravel() for w in model.get_weights()])
+    assert_same_weights(*weights, tolerance=1e-5)
 
 
 # --- precisions and devices that change what an optimizer is given ------------------------------------------
@@ -207,14 +161,9 @@ def flat_of(model):
 def test_loss_scaling_is_refused():
     """Scaled losses are for gradients that underflow; a Jacobian power would take the scale to the power 1.
     """
-    wrapped = keras.optimizers.LossScaleOptimizer(hig.HIG(0.1, truncation=1e-3))
     with pytest.raises(ValueError, match="(?i)loss.?scal"):
-        model_of(optimizer=wrapped)
-
-
-def test_mixed_float16_is_refused():
-    """Keras wraps the optimizer in loss scaling there, and would hand it plain gradients."""
-    before = keras.config.dtype_policy()
+        model_of(keras.optimizers.LossScaleOptimizer(hig.HIG(0.1, truncation=1e-3)))
+    before = keras.config.dtype_policy()                                # where Keras wraps the optimizer so
     keras.config.set_dtype_policy("mixed_float16")
     try:
         with pytest.raises(ValueError, match="mixed_float16"):
@@ -241,13 +190,10 @@ def test_xla_is_tried_unless_the_user_says_no(optimizer):
     for asked in ("auto", False):
         chosen = hig.HIG(0.1, truncation=1e-3) if optimizer == "hig" else keras.optimizers.SGD(0.1)
         keras.utils.set_random_seed(0)
-        network = keras.Sequential([keras.Input((X.shape[1],)), keras.layers.Dense(Y.shape[1])])
-        model = hig.PhysicsModel(network, lambda x, u: on_the_host(u))
-        model.compile(chosen, squares, jit_compile=asked)
+        model = model_of(chosen, lambda x, u: on_the_host(u), stack(Y.shape[1]), jit_compile=asked)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             fit(model)
         assert any("runs without XLA" in str(warning.message) for warning in caught) == (asked == "auto")
         steps.append(model.get_weights())
-    for one, other in zip(*steps, strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same_weights(*steps)

@@ -1,7 +1,5 @@
 """What surrounds a step of hig.PhysicsModel in Keras' training: Keras' options of an optimizer, threads,
 errors, sizes.
-
-One test alone:  python -m pytest tests/test_model_training.py -k clip
 """
 
 import threading
@@ -13,18 +11,11 @@ import pytest
 import tensorflow as tf
 
 import hig
-from tests.networks import FEATURES, rows, simulator, squares, stack
+from tests.networks import FEATURES, simulator
+from tests.test_model_life import X, Y, assert_same_weights, model_of
 
-X, Y = rows(FEATURES), rows(3, seed=1)
 RATE = 2.0 ** -6
 LONGEST_SENTENCE = 300
-
-
-def model_of(optimizer, physics=simulator, **options):
-    keras.utils.set_random_seed(3)
-    model = hig.PhysicsModel(stack(4, 2), physics)
-    model.compile(optimizer, squares, **options)
-    return model
 
 
 def weights_after(optimizer, updates=1):
@@ -70,8 +61,7 @@ def test_accumulation_takes_the_mean_of_the_directions():
     move, = moves(weights_after(power()))
     first, second = moves(weights_after(power(gradient_accumulation_steps=2), updates=2))
     assert all(np.all(share == 0) for share in first)
-    for share, one in zip(move, second):
-        np.testing.assert_allclose(one, share, atol=1e-6)
+    assert_same_weights(second, move, 1e-6)
 
 
 def test_moving_average_of_the_weights():
@@ -87,14 +77,6 @@ def test_moving_average_of_the_weights():
         assert not np.allclose(found, initial)
 
 
-def test_learning_rate_reduced_on_a_plateau():
-    """A loss that does not improve by 1e9 has η halved after every epoch but the first."""
-    model = model_of(power())
-    model.fit(X, Y, batch_size=len(X), epochs=4, shuffle=False, verbose=0, callbacks=[
-        keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=1e9)])
-    np.testing.assert_allclose(float(model.optimizer.learning_rate), RATE / 8, rtol=1e-6)
-
-
 # --- where and how it runs ----------------------------------------------------------------------------------
 
 def test_training_in_a_thread():
@@ -103,8 +85,7 @@ def test_training_in_a_thread():
     thread = threading.Thread(target=lambda: found.extend(weights_after(power(), updates=2)[-1]))
     thread.start()
     thread.join()
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same_weights(found, expected)
 
 
 @pytest.mark.parametrize("optimizer", [power, lambda: keras.optimizers.Adam(1e-3)], ids=["HIG", "Adam"])
@@ -141,9 +122,8 @@ def test_a_long_python_loop_runs_without_xla_and_says_so(monkeypatch):
         return tf.while_loop(lambda i, y: i < 30, lambda i, y: (i + 1, step(y, x, u)), (0, x),
                              maximum_iterations=30)[1]
     results = []
-    for physics, optimizer in ((unrolled, hig.JacobianPower(RATE, kappa=1.0, truncation=0.0)),
-                               (loop, hig.JacobianPower(RATE, kappa=1.0, truncation=0.0)), (loop,
-                                   keras.optimizers.SGD(RATE))):
+    for physics, optimizer in ((unrolled, hig.JacobianPower(RATE, 1.0, 0.0)),
+                               (loop, hig.JacobianPower(RATE, 1.0, 0.0)), (loop, keras.optimizers.SGD(RATE))):
         model = model_of(optimizer, physics)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -152,32 +132,25 @@ def test_a_long_python_loop_runs_without_xla_and_says_so(monkeypatch):
         assert bool(told) == (physics is unrolled)
         assert all("tf.while_loop" in sentence for sentence in told)
         results.append(model.get_weights())
-    for arrays in zip(*results):
-        np.testing.assert_allclose(arrays[0], arrays[1], atol=1e-6)
-        np.testing.assert_allclose(arrays[1], arrays[2], atol=1e-6)
+    for other in results[1:]:
+        assert_same_weights(results[0], other, 1e-6)
 
 
-def test_a_batch_that_memory_does_not_hold_is_refused_in_a_sentence(monkeypatch):
-    """n = B = 20,000 and p = 49,281, for which K and its copy take 6.4 GB."""
-    monkeypatch.setattr("hig.memory.available_memory", lambda: 4 * 2**30)
-    model = hig.PhysicsModel(keras.Sequential([keras.Input((1,)),
-                                               *(keras.layers.Dense(220, "tanh") for _ in range(2)),
-                                               keras.layers.Dense(1)]), lambda x, u: u)
-    model.compile(power(), squares)
-    x = np.linspace(0, 1, 20_000, dtype=np.float32)[:, None]
-    with pytest.raises(MemoryError,
-                       match=r"n = 20000 rows and p = 49281 columns takes 6.* GiB .* 4.0 GiB are free.*"
-                             "batch size, 20000") as caught:
-        model.fit(x, x, batch_size=len(x), verbose=0)
+WIDE = [keras.layers.Dense(220, "tanh"), keras.layers.Dense(220, "tanh"), keras.layers.Dense(1)]
+BY_ROWS = [keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(4, 2), keras.layers.Flatten(),
+           keras.layers.Dense(2)]
+
+
+@pytest.mark.parametrize("layers, x, free, message", [
+    (WIDE, np.zeros((20_000, 1), "float32"), 4 * 2**30,
+     r"n = 20000 rows and p = 49281 columns takes 6.* GiB .* 4.0 GiB are free.*batch size, 20000"),
+    (BY_ROWS, X, 5000, "n = 10 rows and p = 30 columns.*set krylov=16 or so")], ids=["K", "rows"])
+def test_a_batch_that_memory_does_not_hold_is_refused_in_a_sentence(monkeypatch, layers, x, free, message):
+    """K and its copy take 6.4 GB for n = 20,000. For n = 10, p = 30 they and factors would take 4,480 bytes;
+    rows, n p numbers twice, take 6,400.
+    """
+    monkeypatch.setattr("hig.memory.available_memory", lambda: free)
+    model = model_of(power(), lambda x, u: u, keras.Sequential([keras.Input(x.shape[1:]), *layers]))
+    with pytest.raises(MemoryError, match=message) as caught:
+        model.train_on_batch(x, np.zeros((len(x), layers[-1].units)))
     assert len(str(caught.value)) < LONGEST_SENTENCE
-
-
-def test_rows_that_memory_does_not_hold_are_refused_too(monkeypatch):
-    """n = 10, p = 30: K, its copy and factors would take 4,480 bytes; rows, n p numbers twice, 6,400."""
-    monkeypatch.setattr("hig.memory.available_memory", lambda: 5000)
-    model = hig.PhysicsModel(keras.Sequential([
-        keras.Input((FEATURES,)), keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(4, 2),
-        keras.layers.Flatten(), keras.layers.Dense(2)]), lambda x, u: u)
-    model.compile(power(), squares)
-    with pytest.raises(MemoryError, match="n = 10 rows and p = 30 columns.*set krylov=16 or so"):
-        model.train_on_batch(X, Y[:, :2])

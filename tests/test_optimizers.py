@@ -25,7 +25,11 @@ def test_config_survives_both_ways_of_serialising(optimizer):
 
 def test_the_names_stand_for_their_powers():
     assert (hig.HIG(1.0, 1e-6).kappa, hig.GaussNewton(1.0, 1e-6).kappa) == (-0.5, -1.0)
-    assert hig.LevenbergMarquardt(krylov=7).logged == ("krylov_steps", "krylov_change", "damping", "trust")
+    spectrum, steps = ("rank", "sigma_max", "sigma_min"), ("krylov_steps", "krylov_change")
+    assert hig.HIG(1.0, 1e-6, adaptive=True).logged == (*spectrum, "learning_rate", "trust")
+    assert hig.HIG(1.0, 1e-6, krylov=7).logged == (*spectrum, *steps)
+    assert hig.LevenbergMarquardt(krylov=7).logged == (*steps, "damping", "trust")
+    assert hig.LevenbergMarquardt(adaptive=False).logged == ()
 
 
 @pytest.mark.parametrize("rate, expected", [
@@ -113,10 +117,3 @@ def test_plain_gradients_are_refused(hand_over):
     with pytest.raises(TypeError, match="hig.PhysicsModel"):
         hand_over(hig.HIG(0.1, truncation=1e-3), variable)
     np.testing.assert_array_equal(variable, np.zeros(2))
-
-
-def test_an_ordinary_keras_model_cannot_use_it_by_mistake():
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile(optimizer=hig.HIG(1.0, truncation=1e-6), loss="mse")
-    with pytest.raises(TypeError, match="hig.PhysicsModel"):
-        model.fit(np.ones((2, 2)), np.ones((2, 1)), verbose=0)

@@ -15,8 +15,9 @@ from hig.runs.lbfgs import ByLBFGS
 from hig.runs.results import load_results
 from Nonlinear_Oscillators.network import build_network
 from tests import tiny
+from tests.reference import weights_of
 from tests.test_model import squares
-from tests.test_steps import Parameters, rosenbrock, weights_of
+from tests.test_steps import Parameters, rosenbrock
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"Nonlinear_Oscillators": ("--hidden", "6,5"), "Toy_Problem": ("--lambda", "0.01"),
@@ -25,8 +26,8 @@ SMALL = {"Nonlinear_Oscillators": ("--hidden", "6,5"), "Toy_Problem": ("--lambda
 
 def submit(system, optimizer, folder, *flags):
     """A submit script, in this process: its exit code."""
-    return tiny.submit(f"{system}/submit_{optimizer}.py", *SMALL.get(system, ()), "--output",
-                       folder, "--quiet", *flags)
+    script = f"{system}/submit_{optimizer}.py"
+    return tiny.submit(script, *SMALL.get(system, ()), "--output", folder, "--quiet", *flags)
 
 
 def results(folder):
@@ -41,11 +42,9 @@ def results(folder):
 def test_every_script_names_an_optimizer_with_its_settings(tmp_path, monkeypatch, script):
     """What its experiment is asked to train with, without training."""
     asked = []
-    monkeypatch.setattr("hig.runs.cli.load",
-                        lambda module: SimpleNamespace(run=lambda settings: asked.append(settings)
-                                                       or "finished"))
-    assert submit(script.parent.name, script.stem.removeprefix("submit_"), tmp_path,
-                  "--max-time", 1) == 0
+    monkeypatch.setattr("hig.runs.cli.load", lambda module: SimpleNamespace(
+        run=lambda settings: asked.append(settings) or "finished"))
+    assert submit(script.parent.name, script.stem.removeprefix("submit_"), tmp_path, "--max-time", 1) == 0
     settings, = asked
     settings.optimizer = settings.optimizer.removeprefix("Adam_then_")
     optimizer = make_optimizer(settings)
@@ -99,11 +98,10 @@ def test_its_iterates_are_those_of_scipy_on_rosenbrock_s_function(float64):
     iterations.
     """
     expected = []
-    found = scipy.optimize.minimize(scipy.optimize.rosen, [-1.2, 1.0], jac=scipy.optimize.rosen_der,
-                                    method="L-BFGS-B",
-                                    callback=lambda intermediate_result: expected.append(
-                                        intermediate_result.fun),
-                                    options={"maxcor": 5, "maxls": 50, "ftol": 0.0, "gtol": 0.0})
+    found = scipy.optimize.minimize(
+        scipy.optimize.rosen, [-1.2, 1.0], jac=scipy.optimize.rosen_der, method="L-BFGS-B",
+        callback=lambda intermediate_result: expected.append(intermediate_result.fun),
+        options={"maxcor": 5, "maxls": 50, "ftol": 0.0, "gtol": 0.0})
     model, data = valley([-1.2, 1.0])
     record = Record()
     model.fit(data, epochs=10**9, callbacks=[record])                  # ends by itself

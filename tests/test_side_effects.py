@@ -8,22 +8,17 @@ import pytest
 import tensorflow as tf
 
 import hig
-from tests.networks import B, ETA, FEATURES, rows, squares, stack
-from tests.networks import assert_same_step
-from tests.reference import flat
+from hig.model import KEPT_SHAPES
+from tests.networks import B, ETA, FEATURES, assert_same_step, rows, squares, stack
+from tests.reference import flat, weights_of
 
 
-def two_outcomes(x, u):
-    return {"a": u[:, :1] + x[:, :1], "b": 3 * u[:, 1:]}
-
-
-@pytest.mark.parametrize("optimizer", [lambda: hig.HIG(ETA, truncation=1e-3), lambda: hig.HIG(ETA,
-    truncation=1e-3, adaptive=True),
-                                       hig.LevenbergMarquardt],
-                         ids=["HIG", "adaptive", "Levenberg-Marquardt"])
+@pytest.mark.parametrize("optimizer", [lambda: hig.HIG(ETA, truncation=1e-3), hig.LevenbergMarquardt,
+                                       lambda: hig.HIG(ETA, truncation=1e-3, adaptive=True)],
+                         ids=["HIG", "Levenberg-Marquardt", "adaptive"])
 def test_losses_of_single_outcomes_are_those_before_the_update(float64, optimizer):
     """Their weighted sum is the loss, in the first epoch as in later ones, with ragged batches."""
-    model = hig.PhysicsModel(stack(5, 2), two_outcomes)
+    model = hig.PhysicsModel(stack(5, 2), lambda x, u: {"a": u[:, :1] + x[:, :1], "b": 3 * u[:, 1:]})
     model.compile(optimizer(), loss={"a": "mse", "b": "mse"}, loss_weights={"a": 1.0, "b": 0.25})
     x = np.concatenate([rows(FEATURES), rows(FEATURES, seed=4)[:3]])
     y = {"a": np.zeros((len(x), 1)), "b": np.ones((len(x), 1))}
@@ -77,39 +72,37 @@ def test_data_shared_by_all_samples(float64, names):
     for optimizer in (keras.optimizers.SGD(ETA), hig.JacobianPower(ETA, kappa=1.0, truncation=0.0)):
         model = hig.PhysicsModel(Both(), lambda x, u: u)
         model.compile(optimizer, squares, run_eagerly=not after)
-        start = [weight.numpy() for weight in model.trainable_variables]
+        start = model.get_weights()
         with pytest.warns(UserWarning) if after else contextlib.nullcontext():
             model.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0)
-        after.append(flat([weight.numpy() for weight in model.trainable_variables]))
-        for weight, value in zip(model.trainable_variables, start):
-            weight.assign(value)
+        after.append(weights_of(model))
+        model.set_weights(start)
     assert_same_step(after[1], after[0], flat(start), 1e-9)
 
 
-def test_complex_weights_are_refused_by_name(float64):
-    class Complex(keras.layers.Layer):
-        def build(self, *shapes):
-            self.phase = self.add_weight(shape=(), dtype="complex64", name="phase")
+class Complex(keras.layers.Layer):
+    def build(self, *shapes):
+        self.phase = self.add_weight(shape=(), dtype="complex64", name="phase")
 
-        def call(self, x, u):
-            return u * tf.cast(tf.math.real(self.phase), u.dtype)
-    model = hig.PhysicsModel(stack(5, 2), Complex())
-    model.compile(hig.HIG(ETA, truncation=1e-3), squares)
-    with pytest.raises(TypeError, match="phase.*complex64"):
-        model.train_on_batch(rows(FEATURES), rows(2))
+    def call(self, x, u):
+        return u * tf.cast(tf.math.real(self.phase), u.dtype)
 
 
-def test_a_mask_that_would_act_on_the_loss_is_refused_by_name(float64):
+@pytest.mark.parametrize("layers, physics, shape, error, message", [
+    ([], Complex, (), TypeError, "phase.*complex64"),
+    ([keras.layers.Masking], lambda: lambda x, u: u, (4,), ValueError, "mask of a Masking.*sample_weight")],
+    ids=["complex", "mask"])
+def test_what_would_be_trained_wrongly_is_refused_by_name(float64, layers, physics, shape, error, message):
     """Keras leaves masked steps out of the loss if the simulator returns the controls as they are."""
-    series = keras.Sequential([keras.Input((4, FEATURES)), keras.layers.Masking(), keras.layers.Dense(2)])
-    model = hig.PhysicsModel(series, lambda x, u: u)
+    network = keras.Sequential([keras.Input((*shape, FEATURES)), *(layer() for layer in layers),
+                                keras.layers.Dense(2)])
+    model = hig.PhysicsModel(network, physics())
     model.compile(hig.HIG(ETA, truncation=1e-3), "mse", jit_compile=False)
-    with pytest.raises(ValueError, match="mask of a Masking.*sample_weight"):
-        model.train_on_batch(rows(4, FEATURES), rows(4, 2))
+    with pytest.raises(error, match=message):
+        model.train_on_batch(rows(*shape, FEATURES), rows(*shape, 2))
 
 
 def test_the_route_is_that_of_the_last_update_and_few_shapes_are_kept(float64):
-    from hig.model import KEPT_SHAPES
     model = hig.PhysicsModel(stack(3, 2), lambda x, u: u - (tf.reduce_mean(u, 0) if u.shape[0] > 4 else 0.0))
     model.compile(hig.HIG(ETA, truncation=1e-3), squares, jit_compile=False)
     with pytest.warns(UserWarning, match="whole batch"):
