@@ -1,14 +1,15 @@
 """Question: what would one use today for the quantum dipole?
 
 Adam and half-inverse gradients have the published settings, and those of the lowest validation loss in
-study_settings.py; Adam also has the batch size with which it is fastest (study_batch_size.py). Nobody has
-published settings for the others, which have those of their submit scripts.
+study_settings.py; Adam also has the batch size with which it is fastest (study_batch_size.py). No settings
+are published for the others: Gauss-Newton has those of half-inverse gradients, and the chosen ones, which all
+others have.
 """
 
 from hig.runs.study import study
 
 METHODS = (("Adam", {}), ("Adam", {"batch_size": 16}), ("Adam", {"learning_rate": 1e-2}),
-           ("Muon", {}), ("LBFGS", {}), ("GN", {}),
+           ("Muon", {}), ("LBFGS", {}), ("GN", {}), ("GN", {"learning_rate": 1.0}),
            ("HIG", {}), ("HIG", {"learning_rate": 2.0}),
            ("HIG_adaptive", {}), ("LM", {}))
 SEEDS = (1, 2, 3, 4, 5)
