@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections import Counter
 
 import pytest
 import threadpoolctl
@@ -56,14 +55,6 @@ def as_graphs(request, monkeypatch):
 def jit_compile(request):
     """Long tables run as graphs in `make test`; continuous integration compiles each of their models, too."""
     return request.param
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Ends with what was skipped and why: each reason once, with the number of tests."""
-    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ")
-                      for report in terminalreporter.stats.get("skipped", []))
-    terminalreporter.write_line("skipped: " + ("; ".join(f"{count} ({reason})" for reason,
-                                                         count in reasons.items()) or "nothing"))
 
 
 def pytest_collection_modifyitems(items):

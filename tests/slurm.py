@@ -83,8 +83,8 @@ PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 
 def wait_for(condition):
     """Until it holds; five minutes are far beyond what a busy machine takes."""
-    for _ in range(1500):
+    for _ in range(6000):
         if condition():
             return
-        time.sleep(0.2)
-    raise TimeoutError("Slurm did not do what the test waits for")
+        time.sleep(0.05)
+    raise TimeoutError("what the test waits for did not come about")

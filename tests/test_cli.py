@@ -10,6 +10,7 @@ import keras
 import pytest
 
 from hig.runs.cli import load, parse
+from tests.test_plot import falling, save, save_toy
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("*/submit_*.py"))
@@ -68,15 +69,6 @@ def test_a_setting_that_does_not_exist_is_the_programmers_mistake():
         parse("Poisson", "LM", "", seed=1, max_time=1.0, dampening=1.0, arguments=[])
 
 
-@pytest.mark.parametrize("level, silent", [("3", True), ("0", False)])
-def test_tensorflow_logs_at_its_start_only_if_the_user_wants_it(level, silent):
-    """Level 3 is what `silent_start` itself leaves to the processes that a program starts."""
-    code = "from hig.runs.cli import load_keras\nload_keras()\nimport tensorflow as tf\ntf.zeros(1) + 1"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": level})
-    assert process.returncode == 0 and (process.stderr == "") is silent
-
-
 # ---------------------------------------------------------------------------------------- the surroundings
 
 def program(*words, cwd, **environment):
@@ -86,14 +78,25 @@ def program(*words, cwd, **environment):
     return process.returncode, process.stdout, process.stderr
 
 
+def test_tensorflow_logs_at_its_start_if_the_user_wants_it(tmp_path):
+    """Without that, the processes of test_training.py and test_house.py print nothing."""
+    code = "from hig.runs.cli import load_keras\nload_keras()\nimport tensorflow as tf\ntf.zeros(1) + 1"
+    assert program("-c", code, cwd=tmp_path, TF_CPP_MIN_LOG_LEVEL="0")[2] != b""
+
+
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "cp1252"},
                                          {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
-def test_help_and_messages_in_any_encoding(tmp_path, environment):
-    script = ROOT / "Nonlinear_Oscillators/submit_HIG.py"
-    code, out, err = program(script, "--help", cwd=tmp_path, **environment)
-    assert (code, err) == (0, b"") and b"--learning-rate" in out
-    code, out, err = program(script, "--learning-rate", "η", cwd=tmp_path, **environment)
-    assert (code, out) == (2, b"") and len(err.splitlines()) == 1 and b"--learning-rate" in err
+@pytest.mark.parametrize("script, bad, words", [
+    ("Nonlinear_Oscillators/submit_HIG.py", ["--learning-rate", "η"], b"argument --learning-rate: '"),
+    ("plot.py", ["λ.pickle"], b"there is no such file")])
+def test_outputs_that_know_few_letters(tmp_path, environment, script, bad, words):
+    save_toy(tmp_path, "HIG", 0.01, falling(3))
+    code, out, err = program(ROOT / script, "--help", cwd=tmp_path, **environment)
+    assert (code, err) == (0, b"") and b"--output" in out
+    code, out, err = program(ROOT / script, *bad, cwd=tmp_path, **environment)
+    assert (code, out) == (2, b"") and len(err.splitlines()) == 1 and words in err
+    code, table, err = program(ROOT / "plot.py", ".", cwd=tmp_path, **environment)
+    assert (code, err) == (0, b"") and b" = 0.01 " in table
 
 
 @pytest.mark.parametrize("floatx", ["float64", "float16"])
@@ -109,8 +112,10 @@ def test_another_default_dtype_of_keras_is_refused(monkeypatch, capsys, floatx):
     ("Linear_Chain", {"PYTHONOPTIMIZE": "2"}, "none", "leave out -OO and PYTHONOPTIMIZE=2"),
     ("Linear_Chain", {"KERAS_BACKEND": "numpy"}, "none", "set KERAS_BACKEND=tensorflow"),
     ("Linear_Chain", {"KERAS_BACKEND": "nonsense"}, "none", "set KERAS_BACKEND=tensorflow"),
-    ("Poisson", {}, "phi", "the package phi is not installed: pip install 'hig[poisson]'")])
+    ("Poisson", {"TF_CPP_MIN_LOG_LEVEL": "3"}, "phi",
+     "the package phi is not installed: pip install 'hig[poisson]'")])
 def test_what_a_run_lacks_is_a_sentence(tmp_path, system, environment, missing, words):
+    """Level 3 of TensorFlow's log is what `silent_start` leaves to the processes that a program starts."""
     (tmp_path / "keras.json").write_text('{"floatx": "bfloat16"}')
     script = str(ROOT / system / "submit_Adam.py")
     code, out, err = program("-c", f"import runpy, sys; sys.modules[{missing!r}] = None; sys.argv[1:] = "
@@ -120,3 +125,22 @@ def test_what_a_run_lacks_is_a_sentence(tmp_path, system, environment, missing, 
     assert (code, out) == (2, b"") and words.encode() in sentence
     assert not before or environment.keys() & {"KERAS_HOME", "PYTHONOPTIMIZE"}      # Keras' own words first
     assert b"Traceback" not in err and not list((tmp_path / "results").iterdir())
+
+
+def test_without_dash_there_is_a_sentence(tmp_path):
+    (tmp_path / "dash.py").write_text("raise ModuleNotFoundError('No module named dash', name='dash')")
+    code, out, _ = program(ROOT / "dashboard.py", "--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert code == 0 and out
+    code, out, err = program(ROOT / "dashboard.py", ".", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (code, out) == (2, b"") and err.count(b"\n") == 1 and b"hig[live]" in err
+
+
+def test_the_user_s_matplotlibrc_changes_nothing(tmp_path):
+    """usetex would need LaTeX, and sizes of a talk would break the layout."""
+    save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
+    (tmp_path / "matplotlibrc").write_text(
+        "text.usetex: True\nfont.size: 30\nbackend: TkAgg\nsavefig.transparent: True\n")
+    for name, settings in (("plain.svg", "/dev/null"), ("theirs.svg", str(tmp_path))):
+        assert program(ROOT / "plot.py", ".", "--output", name, cwd=tmp_path,
+                       MATPLOTLIBRC=settings)[::2] == (0, b"")
+    assert (tmp_path / "plain.svg").read_text() == (tmp_path / "theirs.svg").read_text()

@@ -1,5 +1,4 @@
-"""What the experiments share: optimizers by name, published initial weights, the settings that studies vary.
-"""
+"""What experiments share: optimizers by name, published initial weights, the settings that studies vary."""
 
 from argparse import Namespace
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from hig.optimizers import JacobianPower
-from hig.runs.cli import SettingsError, parse
+from hig.runs.cli import SettingsError
 from hig.runs.experiments import make_optimizer
 from hig.runs.initialization import draw_published_weights
 from hig.runs.results import load_results
@@ -34,10 +33,10 @@ L = keras.layers
 
 def test_dense_layers_within_models_are_drawn_in_their_order():
     """Nested or not, with a layer without weights in between, and the same for the same seed."""
-    flat = keras.Sequential([keras.Input((3,)), L.Dense(4, "tanh"), L.Dropout(0.5), L.Dense(5,
-        use_bias=False), L.Dense(2)])
-    nested = keras.Sequential([keras.Input((3,)), L.Dense(4, "tanh"), keras.Sequential([L.Dense(5,
-        use_bias=False), L.Dense(2)])])
+    flat = keras.Sequential([keras.Input((3,)), L.Dense(4, "tanh"), L.Dropout(0.5),
+                             L.Dense(5, use_bias=False), L.Dense(2)])
+    nested = keras.Sequential([keras.Input((3,)), L.Dense(4, "tanh"),
+                               keras.Sequential([L.Dense(5, use_bias=False), L.Dense(2)])])
     draw_published_weights(flat, 7)
     draw_published_weights(nested, 7)
     for one, other in zip(flat.weights, nested.weights, strict=True):
@@ -50,13 +49,12 @@ def test_dense_layers_within_models_are_drawn_in_their_order():
 
 @pytest.mark.parametrize("layers", [
     [L.Conv1D(2, 3)], [L.LayerNormalization()], [L.BatchNormalization()], [L.Embedding(5, 2)], [L.GRU(3)],
-    [L.Dense(3), L.PReLU()],
-    [L.Dense(3, kernel_initializer="zeros")], [L.Dense(3, bias_initializer="ones")],
-    [L.EinsumDense("abc,cd->abd", (4, 5))],
+    [L.Dense(3), L.PReLU()], [L.Dense(3, kernel_initializer="zeros")],
+    [L.Dense(3, bias_initializer="ones")], [L.EinsumDense("abc,cd->abd", (4, 5))],
     [L.TimeDistributed(L.Dense(2))]], ids=lambda layers: type(layers[-1]).__name__)
 def test_weights_without_published_values_are_refused_and_left_alone(layers):
-    network = keras.Sequential([keras.Input((4,)) if isinstance(layers[0], L.Embedding) else keras.Input((4,
-        3)), *layers])
+    shape = (4,) if isinstance(layers[0], L.Embedding) else (4, 3)
+    network = keras.Sequential([keras.Input(shape), *layers])
     before = [np.array(weight) for weight in network.weights]
     with pytest.raises(ValueError,
                        match=r"the weight .+ is no kernel or bias of a Dense layer .*set_random_seed"):
@@ -74,9 +72,8 @@ def test_an_optimizer_that_does_not_exist_is_a_sentence(name):
         make_optimizer(Namespace(optimizer=name, learning_rate=1.0, damping=1.0))
 
 
-@pytest.mark.parametrize("name, lacks", [("HIG", "truncation"), ("GN_adaptive", "truncation"), ("Power",
-    "kappa"), ("LM", "damping"),
-                                         ("Adam", "learning_rate")])
+@pytest.mark.parametrize("name, lacks", [("HIG", "truncation"), ("GN_adaptive", "truncation"),
+                                         ("Power", "kappa"), ("LM", "damping"), ("Adam", "learning_rate")])
 def test_a_script_that_states_too_little_is_a_sentence(name, lacks):
     stated = {"learning_rate": 1.0, "truncation": 1e-6, "damping": 1.0, "kappa": 0.0, lacks: None}
     with pytest.raises(SettingsError, match=f"the optimizer {name} takes a {lacks}"):
@@ -92,9 +89,8 @@ def test_a_misspelt_name_in_a_submit_script_ends_with_a_sentence(tmp_path):
 # ---------------------------------------------------------------------------------------- what studies vary
 
 def settings(optimizer, folder, *arguments, add=flags):
-    return parse("Nonlinear_Oscillators", optimizer, "", seed=1, batch_size=512, learning_rate=1.0,
-                 truncation=1e-6, max_time=100.0,
-                 flags=add, arguments=["--quiet", "--output", str(folder), *arguments])
+    return tiny.settings("Nonlinear_Oscillators", optimizer, folder, *arguments, seed=1, batch_size=512,
+                         truncation=1e-6, flags=add)
 
 
 def test_the_network_of_the_papers_text_has_41408_parameters():
@@ -103,29 +99,27 @@ def test_the_network_of_the_papers_text_has_41408_parameters():
 
 
 def test_the_power_minus_one_half_is_that_of_half_inverse_gradients(tmp_path, monkeypatch):
-    """One epoch each, the same numbers; κ goes into the pickle of the one alone, and so does the number of
-    threads into both.
-    """
+    """One epoch each, the same numbers; κ goes into the pickle of the one alone, the threads into both."""
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")               # as a study sets it for its processes
+    monkeypatch.setattr(experiment, "N_STEPS", 8)
+    monkeypatch.setattr(experiment, "TRAIN_SAMPLES", 1024)
     found = {}
     for optimizer, add in (("HIG", flags), ("Power", power_flags)):
-        assert experiment.run(settings(optimizer, tmp_path, "--epochs", "1", "--hidden", "6,5",
-                                       add=add)) == "finished"
+        chosen = settings(optimizer, tmp_path, "--epochs", "1", "--hidden", "6,5", add=add)
+        assert experiment.run(chosen) == "finished"
         found[optimizer] = load_results(tmp_path / f"NLO_{optimizer}_RESULTS.pickle")
     np.testing.assert_array_equal(found["HIG"]["train_loss"], found["Power"]["train_loss"])
     assert found["Power"]["sim_par"]["kappa"] == -0.5 and "kappa" not in found["HIG"]["sim_par"]
-    assert found["HIG"]["sim_par"]["hidden"] == "6,5" and found["HIG"]["provenance"][
-        "tensorflow_threads"] == 1
+    assert found["HIG"]["sim_par"]["hidden"] == "6,5"
+    assert {results["provenance"]["tensorflow_threads"] for results in found.values()} == {1}
 
 
-def test_kappa_goes_into_the_optimizer_and_published_widths_into_no_pickle(tmp_path):
-    chosen = settings("Power", tmp_path, "--kappa=0.25", add=power_flags)
+def test_flags_go_into_the_optimizer_and_published_widths_into_no_pickle(tmp_path):
+    """A truncation of 0 is allowed."""
+    chosen = settings("Power", tmp_path, "--kappa=0.25", "--truncation=0", add=power_flags)
     optimizer = make_optimizer(chosen)
-    assert type(optimizer) is JacobianPower and optimizer.kappa == 0.25 and chosen.hidden is None
-
-
-def test_no_truncation_is_allowed(tmp_path):
-    assert make_optimizer(settings("HIG", tmp_path, "--truncation", "0")).truncation == 0
+    assert type(optimizer) is JacobianPower and chosen.hidden is None
+    assert (optimizer.kappa, optimizer.truncation) == (0.25, 0)
 
 
 # ------------------------------------------------------------------------------------- what all systems share
@@ -192,8 +186,7 @@ RESUMED = [     # script, flags, epochs of both parts, curves beside the losses,
     ("Toy_Problem/submit_Adam.py", "--lambda 1 --evaluate-every 3", (4, 7), ["path_y1"], ()),
     ("Regression/submit_Adam.py", "--batch-size 999", (4, 9), ["validation_loss"], ()),
     ("Poisson/submit_Adam.py", "--resolution 4", (17, 23), ["x_distance_l1", "example_x"], ()),
-    ("Poisson/submit_HIG.py", "--resolution 4 --batch-size 2", (17, 23), ["x_distance_l1"],
-     ["rank"]),
+    ("Poisson/submit_HIG.py", "--resolution 4 --batch-size 2", (17, 23), ["x_distance_l1"], ["rank"]),
     pytest.param("Nonlinear_Oscillators/submit_Muon.py", "--hidden 6,5", (1, 2), (), (),
                  marks=pytest.mark.slow)]
 

@@ -289,7 +289,7 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert tiny.run(tmp_path / "stopped", optimizer="HIG_Krylov") == "interrupted"
     monkeypatch.undo()
     assert tiny.run(tmp_path / "stopped", optimizer="HIG_Krylov", resume=True) == "finished"
-    curves = [tiny.losses(tmp_path / folder / "TINY_HIG_Krylov_RESULTS.pickle")
+    curves = [tiny.losses(tmp_path / folder, "HIG_Krylov")
               for folder in ("stopped", "straight")]
     np.testing.assert_array_equal(*curves)
     assert len(curves[0]) == tiny.EPOCHS + 1

@@ -1,6 +1,4 @@
-"""The numbers in README and results/README.md are those that `plot.py results` prints, as far as it prints
-them.
-"""
+"""The numbers in README and in the pages of results are those that `plot.py results` prints."""
 
 import re
 import runpy
@@ -20,11 +18,10 @@ THRESHOLDS = (1e-2, 1e-3, 1e-4)
 
 
 def rows(text, first):
-    """{script or name in the first column: further cells} of the table whose header begins with these words.
-    """
+    """{script or name in the first column: further cells} of the table whose header begins so."""
     lines = text[re.search(rf"\| ?{re.escape(first)} ?\|", text).start():].split("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    return {re.sub(r"`(?:submit_)?(\w+?)(?:\.py.*)?`", r"\1", row[0]): row[1:] for row in cells}
+    return {re.sub(r"`(?:submit_)?(\w+?)(?:\.py.*)?`", r"\1", row[0]).strip("`"): row[1:] for row in cells}
 
 
 def agree(text, number):
@@ -35,10 +32,15 @@ def agree(text, number):
     return abs(float(written) - number) <= 0.501 * 10.0 ** written.as_tuple().exponent
 
 
-@pytest.mark.parametrize("text, number, expected", [("5.1e-5", 5.119e-5, True), ("5.2e-5", 5.119e-5, False),
-                                                    ("42", 41.9, True),
-                                                    ("41", 41.9, False), ("–", np.inf, True), ("0.077",
-                                                        0.0762, False)])
+def assert_agree(texts, numbers, where):
+    """Each text is its number."""
+    for text, number in zip(texts, numbers, strict=True):
+        assert agree(text, number), (where, text, number)
+
+
+@pytest.mark.parametrize("text, number, expected", [
+    ("5.1e-5", 5.119e-5, True), ("5.2e-5", 5.119e-5, False), ("42", 41.9, True), ("41", 41.9, False),
+    ("–", np.inf, True), ("0.077", 0.0762, False)])
 def test_agreement(text, number, expected):
     assert agree(text, number) == expected
 
@@ -62,8 +64,7 @@ def test_published_seeds(folder):
     for name, cells in written.items():
         (run,) = runs[name]
         epochs, train, test, _, _, *reached = numbers(run, THRESHOLDS)
-        for text, number in zip(cells[1:-1], [epochs, train, test, *reached], strict=True):
-            assert agree(text, number), (name, text, number)
+        assert_agree(cells[1:-1], [epochs, train, test, *reached], name)
         settings = run.results["sim_par"]
         assert f"seed {settings['seed']}" in cells[0] and f"batch {settings['batch_size']}" in cells[0]
 
@@ -73,17 +74,14 @@ def test_published_seeds(folder):
      r"hour\]\S* Adam is at (\S+), Gauss-Newton at (\S+), HIG at (\S+)\."),
     ("dipole", "Schroedinger", 5400, r"After 90 minutes Adam is at (\S+) and HIG at (\S+)\.")])
 def test_published_budgets(folder, system, budget, sentence):
-    """Epochs, last and lowest test loss, seconds to each of four; README's sentence has the last ones in the
-    order of the table.
-    """
+    """Epochs, last and lowest test loss, seconds to each of four losses; README has the last losses."""
     written, runs = rows(BUDGETS, f"`python {system}/`"), of(f"Published_Budgets/{folder}")
     assert set(written) == set(runs)
     for (name, cells), short in zip(written.items(), re.search(sentence, README).groups(), strict=True):
         (run,) = runs[name]
         epochs, _, test, seconds, _, *reached = numbers(run, (1e-4, 1e-5, 1e-6, 1e-7))
         found = [epochs, test, np.nanmin(run.results["test_loss"]), *reached]
-        for text, number in zip([*cells[1:-1], short], [*found, test], strict=True):
-            assert agree(text, number), (name, text, number)
+        assert_agree([*cells[1:-1], short], [*found, test], name)
         settings = run.results["sim_par"]
         assert f"batch {settings['batch_size']}" in cells[0] and cells[0].endswith(f"seed {settings['seed']}")
         assert run.results["provenance"]["state"] == "finished" and budget == settings["max_time"] <= seconds
@@ -96,9 +94,8 @@ def test_poisson():
         (run,) = runs[name]
         updates, train, test, _, _, *reached = numbers(run, (100, 30, 10, 0.1, 0.06))
         assert sum(int(part.replace(",", "")) for part in cells[1].split("+")) == updates
-        assert agree(cells[3], train) and agree(cells[4], test), name
-        for text, seconds in zip(cells[5:-1], reached, strict=True):
-            assert agree(text.split(", ")[-1].removesuffix(" s"), seconds), (name, text, seconds)
+        seconds = [text.split(", ")[-1].removesuffix(" s") for text in cells[5:-1]]
+        assert_agree([*cells[3:5], *seconds], [train, test, *reached], name)
 
 
 def test_toy_problem():
@@ -113,8 +110,8 @@ def test_toy_problem():
             finals = [numbers(run, THRESHOLDS)[2] for run in own]
             assert len(own) == 10 or (cells[first], cells[second], own) == ("–", "–", [])
             low, _, high = cells[second].partition(" to ")
-            assert not own or agree(cells[first], np.median(finals)) and agree(low,
-                min(finals)) and agree(high, max(finals)), (title, name)
+            assert not own or (agree(cells[first], np.median(finals)) and agree(low, min(finals))
+                               and agree(high, max(finals))), (title, name)
             if "0.01" in title:
                 assert cells[5] == f"{sum(final > 0.1 for final in finals)} of {len(finals)}"
 
@@ -124,16 +121,13 @@ def test_the_table_of_README():
     written = rows(README, "folder")
     for folder, threshold in (("Nonlinear_Oscillators", 1e-4), ("Schroedinger", 1e-2)):
         runs = of(folder)
-        level, ours, theirs = re.fullmatch(r"(\S+) in (\S+) s instead of (\S+) s",
-                                           written[folder][2]).groups()
+        level, *texts = re.fullmatch(r"(\S+) in (\S+) s instead of (\S+) s", written[folder][2]).groups()
         assert float(level) == threshold
-        for text, name in ((ours, "HIG"), (theirs, "Adam")):
-            assert agree(text, numbers(runs[name][0], (threshold,))[-1]), (folder, name)
-    runs = [run for run in collect([ROOT / "results" / "Toy_Problem"], "time")
-            if run.results["sim_par"]["lambda"] == 0.01]
+        assert_agree(texts, [numbers(runs[name][0], (threshold,))[-1] for name in ("HIG", "Adam")], folder)
     texts = re.fullmatch(r"(\S+) against (\S+) after 20 s", written["Toy_Problem"][2]).groups()
-    for text, name in zip(texts, ("HIG", "Adam")):
-        assert agree(text, medians([run for run in runs if run.label == name])[2])
+    badly_scaled = {name: [run for run in runs if run.results["sim_par"]["lambda"] == 0.01]
+                    for name, runs in of("Toy_Problem").items()}
+    assert_agree(texts, [medians(badly_scaled[name])[2] for name in ("HIG", "Adam")], "Toy_Problem")
 
 
 def settings(folder):
@@ -171,19 +165,18 @@ STUDIED = {f"studies/{path.name}":
 def test_studies(folder, script):
     """Median, range and deaths of each setting."""
     written, runs = rows(RESULTS + STUDIES, f"`{script}`"), settings(folder)
-    assert {setting.strip("`") for setting in written} == set(runs)
+    assert set(written) == set(runs)
     for setting, cells in written.items():
-        constants(script, runs[setting.strip("`")])
-        assert finals_agree(runs[setting.strip("`")], *cells[-3:]), setting
+        constants(script, runs[setting])
+        assert finals_agree(runs[setting], *cells[-3:]), setting
 
 
 def test_cart_pole():
-    """Updates, peak memory, seconds and updates to two losses: medians; median, range and deaths of each
-    setting."""
+    """Medians of updates, peak memory, seconds and updates to two losses; median, range and deaths."""
     written, runs = rows(CART_POLE, "`Cart_Pole/study_peers.py`"), settings("Cart_Pole")
-    assert {setting.strip("`") for setting in written} == set(runs)
+    assert set(written) == set(runs)
     for setting, (updates, memory, *reached, median, limits, died) in written.items():
-        own = runs[setting.strip("`")]
+        own = runs[setting]
         constants("Cart_Pole/study_peers.py", own)
         per_epoch = own[0].results["provenance"]["updates_per_epoch"]
         measured = np.median([numbers(run, (1e-2, 1e-4)) for run in own], axis=0)
@@ -192,8 +185,7 @@ def test_cart_pole():
                            for run in own], axis=0)
         peak = max(run.results["provenance"]["peak_memory"] for run in own) / 1e6
         found = [per_epoch * measured[0], peak, *measured[5:], *(per_epoch * first)]
-        for text, number in zip([updates, memory, *reached], found, strict=True):
-            assert agree(text, number), (setting, text, number)
+        assert_agree([updates, memory, *reached], found, setting)
         assert finals_agree(own, median, limits, died), setting
 
 
@@ -201,9 +193,9 @@ def test_five_minutes_of_cart_poles():
     """Updates, peak memory, median, range and deaths of the settings that were run."""
     written = rows(CART_POLE, "`Cart_Pole/study_five_minutes.py`")
     runs = settings("Peers/cart_pole_five_minutes")
-    assert {setting.strip("`") for setting in written} == set(runs)
+    assert set(written) == set(runs)
     for setting, (updates, memory, *losses) in written.items():
-        own = runs[setting.strip("`")]
+        own = runs[setting]
         provenance = [run.results["provenance"] for run in own]
         made = np.median([run.results["epochs"][-1] * each["updates_per_epoch"]
                           for run, each in zip(own, provenance)])
@@ -220,8 +212,7 @@ PEERS = {"Adam": "Adam", "Adam, best batch": "Adam_batch_size=*", "Adam, chosen"
 @pytest.mark.parametrize("folder, script", [("oscillators", "Nonlinear_Oscillators/study_peers.py"),
                                             ("dipole", "Schroedinger/study_peers.py")])
 def test_what_one_would_use_today(folder, script):
-    """Median, range and deaths of each method, and the median of the times to 1e-4, which is README's, too.
-    """
+    """Median, range, deaths of each method, and the median of the times to 1e-4, which is README's, too."""
     written, runs = rows(RESULTS, f"`{script}`"), settings(f"Peers/{folder}")
     methods = {**PEERS, "GN, chosen": "GN_learning_rate=*"}
     short = dict(zip(PEERS, rows(README, "problem")[folder], strict=True))

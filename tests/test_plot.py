@@ -10,7 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import plot
 from hig.figures import curves, losses, reading, style
 from hig.figures.table import table
-from hig.runs.results import save_results
+from hig.runs.files import write_atomically
+from hig.runs.results import pickled
 
 
 def save(path, losses, seconds=None, test=None, state="finished", settings=None, provenance={}, **more):
@@ -20,11 +21,11 @@ def save(path, losses, seconds=None, test=None, state="finished", settings=None,
     path.parent.mkdir(parents=True, exist_ok=True)
     if provenance is not None:
         more["provenance"] = {"state": state, "updates_per_epoch": 32, **provenance}
-    save_results(path, {
+    write_atomically(path, pickled({
         "epochs": np.arange(len(losses)), "train_loss": losses,
         "test_loss": losses * 1.1 if test is None else np.asarray(test, float),
         "simulation_time": seconds, "epoch_time": np.diff(seconds), "sim_par": settings or {"seed": 1},
-        **more})
+        **more}))
     return path
 
 

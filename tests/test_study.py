@@ -26,29 +26,30 @@ from argparse import ArgumentParser
 from pathlib import Path
 import numpy as np
 from hig.runs.locks import locked
-from hig.runs.results import save_results
+from hig.runs.files import write_atomically
+from hig.runs.results import pickled
 parser = ArgumentParser()
-for flag in ("--outcome", "--seed", "--max-time", "--output"):
-    parser.add_argument(flag)
+for flag, kind in {"--outcome": str, "--seed": int, "--max-time": float, "--output": Path}.items():
+    parser.add_argument(flag, type=kind)
 parser.add_argument("--resume", action="store_true")
 options, _ = parser.parse_known_args()
 stopped = []
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
-folder, outcome = Path(options.output), options.outcome
+folder, outcome = options.output, options.outcome
 with open(folder / "starts", "a") as file:
     print("resumed" if options.resume else "new", os.environ.get("OMP_NUM_THREADS"), file=file)
 
 def save(state):
-    loss = np.array([1.0, np.inf if state == "diverged" else 0.1 * int(options.seed)])
-    save_results(folder / "NLO_Fake_RESULTS.pickle", {
+    loss = np.array([1.0, np.inf if state == "diverged" else 0.1 * options.seed])
+    write_atomically(folder / "NLO_Fake_RESULTS.pickle", pickled({
         "epochs": np.arange(2), "train_loss": loss, "test_loss": loss, "validation_loss": 2 * loss,
         "simulation_time": np.arange(2.0), "epoch_time": np.ones(1),
-        "sim_par": {"max_time": float(options.max_time)}, "provenance": {"state": state, "peak_memory": 5e8}})
+        "sim_par": {"max_time": options.max_time}, "provenance": {"state": state, "peak_memory": 5e8}}))
 
 with locked(folder / "NLO_Fake"):
     save("running")
     (folder / "NLO_Fake_CHECKPOINT.npz").touch()
-    for _ in range({"slow": 120, "endless": 6000}.get(outcome, 0) if not options.resume else 0):
+    for _ in range({"short": 40, "slow": 120, "endless": 6000}.get(outcome, 0) * (not options.resume)):
         time.sleep(0.1 * (not stopped))
     save("interrupted" if stopped else outcome if outcome in ("failed", "diverged") else "finished")
 if outcome == "failed":
@@ -110,19 +111,20 @@ def test_what_is_left_runs_and_what_failed_is_told(system, tmp_path, capfd):
         ["Fake_outcome=failed", "1", "0", "1", *["–"] * 5]]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_study_that_is_killed_goes_on_where_it_was(system, tmp_path, number):
+@pytest.mark.parametrize("number, outcome", [(signal.SIGKILL, "short"), (signal.SIGTERM, "slow"),
+                                             (signal.SIGINT, "slow")])
+def test_a_study_that_is_killed_goes_on_where_it_was(system, tmp_path, number, outcome):
     """After a kill its runs go on by themselves, and the next call, here with a larger budget, waits for them
     and resumes them; SIGTERM and Ctrl-C, which a terminal sends to the whole group, stop them in order.
     """
     chosen = options(tmp_path, max_time=5.0 if number != signal.SIGKILL else 9.0)
-    runs = make(system, chosen, ["slow"], (1, 2))
+    runs = make(system, chosen, [outcome], (1, 2))
     code = f"""if True:
         from pathlib import Path
         from hig.runs import study
         from tests.test_study import options, make
         chosen = options(Path({str(tmp_path)!r}))
-        study.carry_out(make(Path({str(system)!r}), chosen, ["slow"], (1, 2)), chosen)"""
+        study.carry_out(make(Path({str(system)!r}), chosen, [{outcome!r}], (1, 2)), chosen)"""
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)
     slurm.wait_for(lambda: all((run.folder / "NLO_Fake_CHECKPOINT.npz").exists() for run in runs))
@@ -211,9 +213,8 @@ def slurm_study(system, tmp_path, seeds, *slurm):
 
 def test_a_study_on_slurm_is_one_array_and_one_question_at_a_time(system, tmp_path, commands):
     """There are jobs of an earlier call until squeue has been asked for the third time; then 420 are
-    submitted, which end when it has been asked for the sixth time. For the second and the fifth time it does
-    not answer. The flags reach the job file; Slurm wants a number of tasks beside --gpus-per-task (man
-    sbatch).
+    submitted, which end when it has been asked for the sixth time. The second and the fifth question have no
+    answer. The flags reach the job file, with the number of tasks that --gpus-per-task needs (man sbatch).
     """
     commands(sbatch=f'cat "$1" >{tmp_path}/job; wc -l <{tmp_path}/squeue.log; echo Submitted batch job 17',
              squeue=(f"case $(wc -l <{tmp_path}/squeue.log) in [25]) echo refused >&2; exit 1;; "

@@ -1,52 +1,29 @@
-"""hig.runs.training, and the submit scripts as processes: curves, budgets, signals, resuming, diverging."""
+"""hig.runs.training, and the submit scripts: curves, budgets, signals, resuming, diverging."""
 
-import functools
 import hashlib
 import os
 import signal
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from hig import optimizers, powers
 from hig.runs import results as curves
 from hig.runs.cli import SettingsError
-from hig.runs.results import load_results, save_results
+from hig.runs.results import load_results, pickled
 from hig.runs.training import entries_to_keep
 from hig.runs.weights import load_weights, save_weights
 from tests import tiny
+from tests.slurm import wait_for
 
-EPOCHS = {"Adam": 120, "HIG": 6}  # a few seconds each: long enough to be killed in the middle
-NAMES = pytest.param("Adam", marks=pytest.mark.slow), "HIG"
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def submit(script, folder, *flags):
-    command = [sys.executable, ROOT / f"Nonlinear_Oscillators/submit_{script}.py", "--output", folder, *flags]
-    return subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, cwd=folder)
-
-
-def outcome(process):
-    """(exit code, standard error) of a process that should end by itself."""
-    _, errors = process.communicate(timeout=600)
-    return process.returncode, errors
+SCRIPT, RESULTS = "Nonlinear_Oscillators/submit_HIG.py", "NLO_HIG_RESULTS.pickle"
+EPOCHS = 6                 # some seconds: long enough to be killed in the middle
 
 
 def wait_for_epoch(path, epoch):
     """Until the curve at `path` has that epoch."""
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        if path.exists() and len(load_results(path)["epochs"]) > epoch:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{path.name} did not reach epoch {epoch}")
+    wait_for(lambda: path.exists() and len(load_results(path)["epochs"]) > epoch)
 
 
 def losses(path):
@@ -56,59 +33,60 @@ def losses(path):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Short runs: function of the optimizer's name → folder."""
-    @functools.cache
-    def folder_of(name):
-        folder = tmp_path_factory.mktemp(name)
-        assert outcome(submit(name, folder, "--epochs", EPOCHS[name], "--quiet")) == (0, "")
-        return folder
-    return folder_of
+    """The pickle of a short run in this process, compiled by XLA: `as_graphs` comes after it."""
+    folder = tmp_path_factory.mktemp("HIG")
+    assert tiny.submit(SCRIPT, "--output", folder, "--epochs", EPOCHS, "--quiet") == 0
+    return folder / RESULTS
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_curve_in_the_published_schema(uninterrupted, name):
-    results = load_results(uninterrupted(name) / f"NLO_{name}_RESULTS.pickle")
-    assert results["epochs"].tolist() == list(range(EPOCHS[name] + 1))
+def test_curve_in_the_published_schema(uninterrupted):
+    results = load_results(uninterrupted)
+    assert results["epochs"].tolist() == list(range(EPOCHS + 1))
     assert results["simulation_time"][0] == 0 and np.all(np.diff(results["simulation_time"]) > 0)
     np.testing.assert_allclose(results["epoch_time"], np.diff(results["simulation_time"]), rtol=1e-12)
     assert results["test_loss"][-1] < results["test_loss"][0]
     provenance = results["provenance"]
     assert provenance["state"] == "finished" and provenance["tensorflow"].startswith("2.")
-    assert ("rank" in provenance) == (name != "Adam")
-    if name != "Adam":
-        assert len(provenance["rank"]) == 6 and np.all(provenance["rank"] <= 512)
-        assert np.all(provenance["sigma_min"] >= 1e-6 * provenance["sigma_max"])
-    parameters = (uninterrupted(name) / f"NLO_{name}_PARAMETERS.txt").read_text().splitlines()
+    assert len(provenance["rank"]) == EPOCHS and np.all(provenance["rank"] <= 512)
+    assert np.all(provenance["sigma_min"] >= 1e-6 * provenance["sigma_max"])
+    parameters = (uninterrupted.parent / "NLO_HIG_PARAMETERS.txt").read_text().splitlines()
     assert parameters == [f"{key}: {value}" for key, value in results["sim_par"].items()]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, name):
-    """kill -9 after the second epoch; the resumed run has the same losses bit for bit, and its time goes on.
+def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
+    """kill -9 after the second epoch; the resumed run prints nothing, not even TensorFlow's lines. It has the
+    losses of a run in another process, bit for bit, and its time goes on.
     """
-    results = tmp_path / f"NLO_{name}_RESULTS.pickle"
-    process = submit(name, tmp_path, "--epochs", "100000", "--quiet")
+    results, words = tmp_path / RESULTS, ["--output", tmp_path, "--quiet", "--epochs"]
+    process = tiny.process(SCRIPT, *words, 100_000)
     wait_for_epoch(results, 2)
     process.kill()
     process.communicate()
+    assert (tmp_path / ".NLO_HIG.lock").exists()
     killed = load_results(results)
-    assert 2 < len(killed["epochs"]) <= EPOCHS[name]
-    assert outcome(submit(name, tmp_path, "--epochs", EPOCHS[name], "--quiet", "--resume")) == (0, "")
-    np.testing.assert_array_equal(losses(results), losses(uninterrupted(name) / results.name))
+    assert 2 < len(killed["epochs"]) <= EPOCHS
+    resumed = tiny.process(SCRIPT, *words, EPOCHS, "--resume")
+    assert (*resumed.communicate(timeout=600), resumed.returncode) == ("", "", 0)
+    assert not list(tmp_path.glob(".*"))
+    np.testing.assert_array_equal(losses(results), losses(uninterrupted))
     np.testing.assert_array_equal(load_results(results)["simulation_time"][:3], killed["simulation_time"][:3])
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_signals_keep_the_curve(uninterrupted, tmp_path, number, code):
-    results = tmp_path / "NLO_HIG_RESULTS.pickle"
-    process = submit("HIG", tmp_path)
-    wait_for_epoch(results, 1)
-    process.send_signal(number)
-    exit_code, errors = outcome(process)
-    assert exit_code == code
+def test_signals_keep_the_curve(uninterrupted, tmp_path, capsys, number, code):
+    results = tmp_path / RESULTS
+
+    def stop():
+        wait_for_epoch(results, 1)
+        os.kill(os.getpid(), number)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(stop)
+        assert tiny.submit(SCRIPT, "--output", tmp_path, "--epochs", 1000) == code
+    errors = capsys.readouterr().err
     assert "interrupted" in errors and str(results) in errors and "--resume" in errors
-    curve, expected = losses(results), losses(uninterrupted("HIG") / results.name)
-    epochs = min(curve.shape[1], 7)
+    curve, expected = losses(results), losses(uninterrupted)
+    epochs = min(curve.shape[1], EPOCHS + 1)
     np.testing.assert_array_equal(curve[:, :epochs], expected[:, :epochs])
     assert load_results(results)["provenance"]["state"] == "interrupted"
 
@@ -118,31 +96,21 @@ def test_a_run_that_is_stopped_in_an_update_keeps_its_epochs(tmp_path, monkeypat
     """Ctrl-C in the third update of two an epoch: once, the epoch is finished; twice, it is given up.
     Resumed, the run ends as if nothing had been.
     """
-    (tmp_path / "straight").mkdir()
-    assert tiny.run(tmp_path / "straight") == "finished"
-    calls = []
-
-    def stopped(*arguments, **options):
-        calls.append(1)
-        for _ in range(presses if len(calls) == 3 else 0):
+    def press():
+        for _ in range(presses):
             os.kill(os.getpid(), signal.SIGINT)
-        return powers.gram_coefficients(*arguments, **options)
-
-    monkeypatch.setattr(optimizers, "gram_coefficients", stopped)
-    (tmp_path / "stopped").mkdir()
-    assert tiny.run(tmp_path / "stopped") == "interrupted"
-    curve = tmp_path / "stopped" / "TINY_HIG_RESULTS.pickle"
-    assert list(load_results(curve)["epochs"]) == epochs
-    monkeypatch.undo()
-    assert tiny.run(tmp_path / "stopped", resume=True) == "finished"
-    np.testing.assert_array_equal(tiny.losses(curve),
-                                  tiny.losses(tmp_path / "straight" / "TINY_HIG_RESULTS.pickle"))
+    with monkeypatch.context() as patch:
+        tiny.before_update(patch, 3, press)
+        assert tiny.run(tmp_path / "stopped") == "interrupted"
+    assert list(load_results(tiny.pickle_of(tmp_path / "stopped"))["epochs"]) == epochs
+    assert tiny.run(tmp_path / "stopped", resume=True) == tiny.run(tmp_path / "straight") == "finished"
+    np.testing.assert_array_equal(*(tiny.losses(tmp_path / name) for name in ("stopped", "straight")))
 
 
 def test_time_budget(tmp_path):
     """The run ends with the first epoch that goes beyond the budget."""
     assert tiny.run(tmp_path, epochs=None, max_time=0.5) == "finished"
-    times = load_results(tmp_path / "TINY_HIG_RESULTS.pickle")["simulation_time"]
+    times = load_results(tiny.pickle_of(tmp_path))["simulation_time"]
     assert times[-2] < 0.5 <= times[-1]
 
 
@@ -154,10 +122,10 @@ def test_what_is_moved_is_said_and_a_finished_run_leaves_no_dated_checkpoint(tmp
     assert f"HIG: earlier results moved to {moved.name}\n" in capsys.readouterr().err
     assert load_results(moved)["sim_par"]["seed"] == 3
     assert not list(tmp_path.glob("TINY_HIG_CHECKPOINT_*"))
-    results = tmp_path / "TINY_HIG_RESULTS.pickle"
+    results = tiny.pickle_of(tmp_path)
     content = load_results(results)
     content["provenance"]["state"] = "interrupted"
-    save_results(results, content)
+    results.write_bytes(pickled(content))
     tiny.run(tmp_path, seed=5)
     assert capsys.readouterr().err == ""
     assert len(list(tmp_path.glob("TINY_HIG_RESULTS_*.pickle"))) == 2
@@ -165,8 +133,7 @@ def test_what_is_moved_is_said_and_a_finished_run_leaves_no_dated_checkpoint(tmp
 
 
 def test_diverging_run(tmp_path, capsys):
-    """SGD with an absurd learning rate: exit code 3, one sentence, and the curve up to the non-finite loss.
-    """
+    """SGD with an absurd learning rate: exit code 3, one sentence, and the curve up to its last loss."""
     code = tiny.submit("Nonlinear_Oscillators/submit_SGD.py", "--output", tmp_path, "--learning-rate", "1e6",
                        "--quiet")
     errors = capsys.readouterr().err
@@ -178,47 +145,29 @@ def test_diverging_run(tmp_path, capsys):
     assert curve["provenance"]["state"] == "diverged"
 
 
-@pytest.mark.parametrize("content, words", [
-    (None, "no interrupted run"), (b"PK\x03\x04 damage", "cannot resume"), (b"whole", "seed is 2 but was 1")])
-def test_what_cannot_be_resumed(tmp_path, content, words):
+@pytest.mark.parametrize("missing, words", [(True, "no interrupted run"), (False, "seed is 2 but was 1")])
+def test_what_cannot_be_resumed(tmp_path, missing, words):
+    """Damaged checkpoints: test_faults.py."""
     tiny.run(tmp_path, optimizer="Adam")
-    checkpoint = tmp_path / "TINY_Adam_CHECKPOINT.npz"
-    if content is None:
-        checkpoint.unlink()
-    elif content != b"whole":
-        checkpoint.write_bytes(content)
+    if missing:
+        (tmp_path / "TINY_Adam_CHECKPOINT.npz").unlink()
     before = tiny.contents(tmp_path)
     with pytest.raises(SettingsError, match=words) as error:
-        tiny.run(tmp_path, optimizer="Adam", resume=True, seed=2 if content == b"whole" else 1)
-    assert "\n" not in str(error.value)
-    assert tiny.contents(tmp_path) == before
-
-
-@pytest.mark.parametrize("optimizer", ["HIG", "Adam"])
-def test_a_finished_run_can_be_prolonged(tmp_path, optimizer):
-    whole, prolonged = tmp_path / "whole", tmp_path / "prolonged"
-    for folder, epochs, resume in ((whole, 5, False), (prolonged, 3, False), (prolonged, 5, True)):
-        folder.mkdir(exist_ok=True)
-        assert tiny.run(folder, optimizer=optimizer, epochs=epochs, resume=resume) == "finished"
-    name = f"TINY_{optimizer}_RESULTS.pickle"
-    assert len(tiny.losses(whole / name)) == 6
-    np.testing.assert_array_equal(tiny.losses(prolonged / name), tiny.losses(whole / name))
+        tiny.run(tmp_path, optimizer="Adam", resume=True, seed=1 if missing else 2)
+    assert "\n" not in str(error.value) and tiny.contents(tmp_path) == before
 
 
 def test_a_long_curve_is_thinned_where_it_is_dense(tmp_path, monkeypatch):
-    """Its file keeps to what a reader takes; both ends stay, what stays is what was measured, and the run can
-    be resumed.
-    """
+    """Its file keeps to what a reader takes; both ends stay, as measured, and the run can be resumed."""
     thinned, whole = tmp_path / "thinned", tmp_path / "whole"
     for folder, epochs, resume in ((whole, 30, False), (thinned, 25, False), (thinned, 30, True)):
-        folder.mkdir(exist_ok=True)
         if folder == thinned:                                           # 8 numbers for each entry
-            size = (whole / "TINY_HIG_RESULTS.pickle").stat().st_size
+            size = tiny.pickle_of(whole).stat().st_size
             monkeypatch.setattr(curves, "MAX_BYTES", size - 8 * 8 * 14)
         assert tiny.run(folder, epochs=epochs, resume=resume, eager=False) == "finished"
-    assert (thinned / "TINY_HIG_RESULTS.pickle").stat().st_size <= curves.MAX_BYTES
+    assert tiny.pickle_of(thinned).stat().st_size <= curves.MAX_BYTES
     monkeypatch.undo()
-    thinned, whole = (load_results(folder / "TINY_HIG_RESULTS.pickle") for folder in (thinned, whole))
+    thinned, whole = (load_results(tiny.pickle_of(folder)) for folder in (thinned, whole))
     epochs = thinned["epochs"]
     assert 6 < len(epochs) < 18 and epochs[0] == 0 and epochs[-1] == 30 and np.all(np.diff(epochs) > 0)
     np.testing.assert_array_equal(thinned["train_loss"], whole["train_loss"][epochs])
@@ -240,17 +189,16 @@ def test_saved_weights_are_those_of_the_last_epoch(tmp_path):
     tiny.run(tmp_path, optimizer="Adam", save_weights=weights)
     model = tiny.build_model(seed=7)
     load_weights(model.network, weights)
-    last = tiny.losses(tmp_path / "TINY_Adam_RESULTS.pickle")[-1]
+    last = tiny.losses(tmp_path, "Adam")[-1]
     np.testing.assert_allclose(np.mean(np.square(model(tiny.STATES))), last, rtol=1e-6)
 
 
 def test_loaded_weights_are_on_record_and_a_run_from_others_is_not_resumed(tmp_path):
-    """Name and hash go into sim_par and PARAMETERS; without --load-weights a run has no such entry, as ever.
-    """
+    """Name and hash go into sim_par and PARAMETERS; a run without --load-weights has no such entry."""
     for seed in (2, 3):
         save_weights(tiny.build_model(seed).network, tmp_path / f"{seed}.weights.h5")
     tiny.run(tmp_path, load_weights=tmp_path / "2.weights.h5", epochs=1)
-    results = tmp_path / "TINY_HIG_RESULTS.pickle"
+    results = tiny.pickle_of(tmp_path)
     digest = hashlib.sha256((tmp_path / "2.weights.h5").read_bytes()).hexdigest()[:16]
     record = f"2.weights.h5 (sha256 {digest})"
     assert load_results(results)["sim_par"]["load_weights"] == record
@@ -263,7 +211,8 @@ def test_loaded_weights_are_on_record_and_a_run_from_others_is_not_resumed(tmp_p
         assert tiny.run(tmp_path, resume=True, epochs=2, **options) == "finished"
         assert load_results(results)["sim_par"]["load_weights"] == record
     tiny.run(tmp_path, optimizer="Adam", epochs=1)
-    assert "load_weights" not in load_results(tmp_path / "TINY_Adam_RESULTS.pickle")["sim_par"]
+    adam = load_results(tiny.pickle_of(tmp_path, "Adam"))
+    assert "load_weights" not in adam["sim_par"] and "rank" not in adam["provenance"]
     with pytest.raises(SettingsError, match="load_weights is 2.weights.h5 .* but was None"):
         tiny.run(tmp_path, optimizer="Adam", load_weights=tmp_path / "2.weights.h5", resume=True)
 
@@ -288,9 +237,7 @@ def test_wrong_weights_name_the_shapes_found_and_expected(tmp_path):
 
 def test_outside_the_main_thread(tmp_path):
     """Where Python allows no signal handlers; the losses are those of the main thread."""
-    (tmp_path / "thread").mkdir()
     with ThreadPoolExecutor(1) as threads:
         assert threads.submit(tiny.run, tmp_path / "thread").result() == "finished"
     tiny.run(tmp_path)
-    np.testing.assert_array_equal(*(tiny.losses(folder / "TINY_HIG_RESULTS.pickle")
-                                    for folder in (tmp_path, tmp_path / "thread")))
+    np.testing.assert_array_equal(*map(tiny.losses, (tmp_path, tmp_path / "thread")))

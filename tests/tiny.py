@@ -3,6 +3,7 @@ all systems; and submit scripts in this process, which has loaded TensorFlow alr
 """
 
 import runpy
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -12,21 +13,22 @@ import keras
 import numpy as np
 
 import hig
+from hig import optimizers, powers
 from hig.runs.cli import parse
 from hig.runs.experiments import fixed_batches, mean_losses
 from hig.runs.results import load_results
 from hig.runs.training import train
 
+ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 3
 STATES = np.random.default_rng(0).uniform(-1, 1, (8, 2)).astype(np.float32)
 
 
 def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=True, **changed):
-    """Trains a network of 3 neurons, not compiled by default; writes TINY_<optimizer>_RESULTS.pickle and the
-    rest.
-
-    Args: `changed` settings of hig.runs.training.train. Returns what that returns.
+    """Trains a network of 3 neurons, not compiled by default, with `changed` settings of
+    hig.runs.training.train, whose state it returns; makes the folder.
     """
+    folder.mkdir(exist_ok=True)
     model = build_model(seed, simulator)
     learning = {"HIG": lambda: hig.HIG(0.1, truncation=1e-5), "LM": hig.LevenbergMarquardt,
                 "HIG_Krylov": lambda: hig.HIG(0.1, truncation=1e-5, krylov=4),
@@ -41,8 +43,8 @@ def run(folder, seed=1, epochs=EPOCHS, optimizer="HIG", simulator=None, eager=Tr
         return {"train_loss": mean, "test_loss": mean}
 
     settings = Namespace(**{"optimizer": optimizer, "max_time": 1000.0, "epochs": epochs, "output": folder,
-                            "quiet": True,
-                            "resume": False, "load_weights": None, "save_weights": None, **changed})
+                            "quiet": True, "resume": False, "load_weights": None, "save_weights": None,
+                            **changed})
     return train(model, batches, updates, evaluate, settings, "TINY", {"seed": seed, "epochs": epochs})
 
 
@@ -75,9 +77,25 @@ def build_model(seed, simulator=None):
     return hig.PhysicsModel(network, simulator or (lambda x, u: x + u * [1.0, 0.1]))
 
 
-def losses(path):
-    """The training losses in a pickle."""
-    return load_results(path)["train_loss"]
+def pickle_of(folder, optimizer="HIG"):
+    """Path of what `run` writes."""
+    return folder / f"TINY_{optimizer}_RESULTS.pickle"
+
+
+def losses(folder, optimizer="HIG"):
+    """The training losses that `run` has written."""
+    return load_results(pickle_of(folder, optimizer))["train_loss"]
+
+
+def before_update(patch, number, action):
+    """Has `action()` called before the decomposition of the update with that number, by pytest's `patch`."""
+    count = iter(range(1, 1000))
+
+    def compute(*arguments, **options):
+        if next(count) == number:
+            action()
+        return powers.gram_coefficients(*arguments, **options)
+    patch.setattr(optimizers, "gram_coefficients", compute)
 
 
 def contents(folder):
@@ -87,9 +105,15 @@ def contents(folder):
 
 def submit(script, *flags):
     """Runs a submit script, "Poisson/submit_Adam.py" for instance, in this process; returns its exit code."""
-    path = Path(__file__).resolve().parents[1] / script
+    path = ROOT / script
     with mock.patch.object(sys, "argv", [str(path), *map(str, flags)]):
         try:
             runpy.run_path(str(path), run_name="__main__")
         except SystemExit as ended:
             return ended.code
+
+
+def process(script, *flags):
+    """A submit script in a process of its own, with its outputs in pipes."""
+    command = [sys.executable, str(ROOT / script), *map(str, flags)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -102,6 +102,7 @@ def parse(system, optimizer, description, *, flags=None, arguments=None, **setti
     if unknown := set(settings) - set(FLAGS):
         raise TypeError(f"there is no setting {', '.join(unknown)}; there are {', '.join(FLAGS)}")
     parser = make_parser(description)
+    parser.set_defaults(**dict.fromkeys(FLAGS), optimizer=optimizer, hidden=None)
     defaults = {"epochs": None, "evaluate_every": 1, "output": default_output(system), "load_weights": None,
                 "save_weights": None, **{key: value for key, value in settings.items() if value is not None}}
     for name, (kind, symbol, text) in FLAGS.items():
@@ -113,8 +114,7 @@ def parse(system, optimizer, description, *, flags=None, arguments=None, **setti
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     if flags is not None:
         flags(parser)
-    absent = dict.fromkeys(set(FLAGS) - set(defaults))
-    options = parser.parse_args(arguments, argparse.Namespace(optimizer=optimizer, hidden=None, **absent))
+    options = parser.parse_args(arguments)
     if options.load_weights and not options.load_weights.is_file():
         fail(f"there is no file {options.load_weights} to load the weights from")
     try:

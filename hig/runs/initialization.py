@@ -5,6 +5,8 @@ import math
 import keras
 import tensorflow as tf
 
+from hig.backend import leaves
+
 
 def draw_published_weights(network, seed):
     """Sets a stack of Dense layers to the weights that the published code starts from with this seed.
@@ -24,7 +26,7 @@ def draw_published_weights(network, seed):
 
     Source: settings of the published code; Glorot and Bengio 2010, equation 16.
     """
-    dense = [layer for layer in _layers(network) if isinstance(layer, keras.layers.Dense)]
+    dense = [layer for layer in leaves(network) if isinstance(layer, keras.layers.Dense)]
     kernels = {id(layer.kernel) for layer in dense
                if isinstance(layer.kernel_initializer, keras.initializers.GlorotUniform)}
     biases = {id(layer.bias) for layer in dense
@@ -42,9 +44,3 @@ def draw_published_weights(network, seed):
             weight.assign(tf.random.uniform(weight.shape, -limit, limit))
         else:
             weight.assign(tf.zeros(weight.shape))
-
-
-def _layers(layer):
-    """The layers within a model, and within models among them."""
-    inner = getattr(layer, "layers", None)
-    return [layer] if inner is None else [found for part in inner for found in _layers(part)]

@@ -50,14 +50,11 @@ def locked(name):
         lock.release()
 
 
-def held(name):
-    """Whether a process holds the lock of the results called `name` (as in `locked`).
-
-    On file systems without locks the lock file is believed.
-    """
+def held(path):
+    """Whether a process holds the lock file at `path`; on file systems without locks, whether it exists."""
     import fcntl
     try:
-        with open(name.with_name(f".{name.name}.lock"), "rb") as file:
+        with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)        # a run that begins just now is patient
     except BlockingIOError:
         return True
@@ -77,6 +74,5 @@ def state_of(path, results):
         results: the pickle's content, of `hig.runs.results.load_results`.
     """
     state = results.get("provenance", {}).get("state", "finished")
-    if state == "running" and not held(path.with_name(path.name.removesuffix("_RESULTS.pickle"))):
-        return "interrupted"
-    return state
+    lock = path.with_name(f".{path.name.removesuffix('_RESULTS.pickle')}.lock")
+    return "interrupted" if state == "running" and not held(lock) else state

@@ -1,4 +1,4 @@
-"""Results of a training run: the pickle of its curve, written atomically and read without executing anything.
+"""Results of a training run: the pickle of its curve, and a reader that executes nothing.
 
 The layout is that of the published code (`NLO_<X>_RESULTS.pickle`, `QMC_<X>_RESULTS.pickle`), a dict with
 
@@ -26,34 +26,18 @@ MAX_DEPTH = 16               # of dicts, lists and tuples within each other
 CURVES = ("epochs", "train_loss", "test_loss", "simulation_time")
 
 
-def save_results(path, results):
-    """Write a curve atomically, in the published layout (module docstring).
+def pickled(results):
+    """The bytes of a curve's file, for `hig.runs.files.write_atomically`.
 
-    The file is pickle protocol 3 with numpy's names of before version 2, so that plain `pickle.load` of
-    Python 3.8 with numpy 1.19 (the published code's stack) reads it. Arrays are written as float64 or int64,
-    numpy scalars as builtins.
+    It is pickle protocol 3 with numpy's names of before version 2, so that plain `pickle.load` of Python 3.8
+    with numpy 1.19 (the published code's stack) reads it. Arrays are float64 or int64, numpy scalars
+    builtins. `load_results` takes up to `MAX_BYTES`.
 
     Args:
-        path: file name (str or Path).
         results: dict as in the module docstring; it is not changed.
 
     Raises:
-        ValueError: `results` is not of that layout; nothing is written.
-        OSError: the file cannot be written; an earlier file is untouched.
-    """
-    try:
-        data = pickled(results)
-        expect(len(data) <= MAX_BYTES, f"it takes {len(data)} bytes, more than the {MAX_BYTES} allowed")
-    except ValueError as error:
-        raise ValueError(f"results for {path} cannot be saved: {error}") from None
-    write_atomically(path, data)
-
-
-def pickled(results):
-    """The bytes that `save_results` writes, without a limit on their number.
-
-    Raises:
-        ValueError: `results` is not of the layout of a curve.
+        ValueError: `results` is not of that layout.
     """
     data = pickle.dumps(_checked(results), protocol=3)
     return data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
@@ -70,7 +54,7 @@ def write_parameters(path, sim_par):
 
 
 def load_results(path):
-    """Read a curve of `save_results` or of the published code, without executing anything in the file.
+    """Read a curve of `pickled` or of the published code, without executing anything in the file.
 
     It reads pickle protocols 3 to 5 with numpy's names of version 1 or 2, and at most `MAX_BYTES`. A file
     cannot make arrays of more bytes than it holds.

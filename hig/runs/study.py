@@ -131,8 +131,7 @@ class Run(NamedTuple):
 
     def state(self):
         """"new", "running", "interrupted", "failed", "finished" (with this budget) or "diverged"."""
-        if any(locks.held(path.with_name(path.name[1:-len(".lock")]))
-               for path in self.folder.glob(".*.lock")):
+        if any(map(locks.held, self.folder.glob(".*.lock"))):
             return "running"
         results = self.results()
         if results is None:

@@ -35,7 +35,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hig.optimizers import JacobianPower
 from hig.runs import results as curves
 from hig.runs.cli import SettingsError, writing_to
 from hig.runs.locks import locked
@@ -101,10 +100,8 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
                 run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, verbose=0,
                                     initial_epoch=run.epoch, epochs=epochs, shuffle=False,
                                     callbacks=[run, *callbacks])
-        except (tf.errors.OpError, np.linalg.LinAlgError, MemoryError) as error:
-            run.fail(error)
-        except KeyboardInterrupt:                                       # in the middle of an epoch
-            run.abandon()
+        except (tf.errors.OpError, np.linalg.LinAlgError, MemoryError, KeyboardInterrupt) as error:
+            run.give_up(error)
         run.close()
     if settings.save_weights:
         save_weights(model.network, settings.save_weights)
@@ -124,8 +121,7 @@ class TrainingRun(keras.callbacks.Callback):
         self.sim_par = dict(sim_par)
         self.stages = stages                                # [(model, seconds at which the next takes over)]
         self.curve = {"epochs": [], "simulation_time": []}  # one entry per epoch, the untrained one first
-        optimizer = stages[-1][0].optimizer                 # what it logs goes into the curve, too
-        self.logged = optimizer.logged if isinstance(optimizer, JacobianPower) else ()
+        self.logged = getattr(stages[-1][0].optimizer, "logged", ())    # goes into the curve, too
         self.provenance = {**provenance(),
                            "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads()
                            or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0),
@@ -196,8 +192,7 @@ class TrainingRun(keras.callbacks.Callback):
             self.state = "diverged"
 
     def _thin(self):
-        """Halves the number of the curve's entries, where they are closest in time; ValueError if it has few.
-        """
+        """Halves the curve's entries, where they are closest in time; raises ValueError if there are few."""
         entries = len(self.curve["epochs"])
         if entries < 6:
             raise ValueError(f"a curve of {entries} entries takes more than {curves.MAX_BYTES} bytes")
@@ -296,34 +291,26 @@ class TrainingRun(keras.callbacks.Callback):
         if told:
             print(f"{self.label} {told}; the curve up to there is in {self.results}", file=sys.stderr)
 
-    def fail(self, error):
-        """Ends the run after an error in an update.
+    def give_up(self, error):
+        """Ends the run within an epoch, which is lost, after a second Ctrl-C or an error in an update.
 
-        An error within a compiled step arrives as a TensorFlow error with its name in the text. Its sentence
-        is kept in the provenance, as "reason".
-
-        Raises:
-            KeyboardInterrupt: if it was that.
-            tensorflow.errors.OpError: the error itself, a bug, if it is neither LAPACK's nor about memory.
-        """
-        text = f"\n{type(error).__name__}: {error}"
-        if "\nKeyboardInterrupt: " in text:
-            raise KeyboardInterrupt from None
-        told = re.search(r"\n(?:LinAlgError|MemoryError): (.+)", text)
-        if not (told or isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))):
-            raise error
-        self.state, self.midway = "failed", True
-        self.reason = told[1] if told else "the memory does not suffice for an update"
-
-    def abandon(self):
-        """Ends the run within an epoch, which is given up, after a second Ctrl-C.
+        An error within a compiled step arrives as a TensorFlow error with its name in the text. The sentence
+        of a failure is kept in the provenance, as "reason".
 
         Raises:
             KeyboardInterrupt: if the run had not begun.
+            tensorflow.errors.OpError: the error itself, a bug, if it is neither LAPACK's nor about memory.
         """
-        if not self.curve["epochs"]:
-            raise KeyboardInterrupt from None
-        self.state, self.midway = "interrupted", True
+        text = f"\n{type(error).__name__}: {error}"
+        told = re.search(r"\n(?:LinAlgError|MemoryError): (.+)", text)
+        if "\nKeyboardInterrupt: " in text and self.curve["epochs"]:
+            self.state = "interrupted"
+        elif told or isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError)):
+            self.state = "failed"
+            self.reason = told[1] if told else "the memory does not suffice for an update"
+        else:
+            raise error
+        self.midway = True
 
 
 def entries_to_keep(times, measured, intervals):
