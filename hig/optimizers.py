@@ -15,7 +15,7 @@ from hig.backend import keras
 from hig.control import ENOUGH, FIRST
 from hig.jacobian import flatten, small_side
 from hig.krylov import KrylovSpace
-from hig.powers import blas_threads, check_settings, gram_coefficients, levenberg_marquardt_coefficients
+from hig.powers import blas_threads, check_settings, gram_coefficients
 
 SPECTRUM = ("rank", "sigma_max", "sigma_min")
 KRYLOV = ("krylov_steps", "krylov_change")
@@ -359,7 +359,7 @@ class LevenbergMarquardt(JacobianPower):
         return {"factor": self.damping, **super()._control()}           # q
 
     def _coefficients(self, matrix, vector, damping):
-        return levenberg_marquardt_coefficients(matrix, vector, damping), ()
+        return gram_coefficients(matrix, vector, -1.0, 0.0, "cholesky", damping)[0], ()
 
     def _scale(self, samples):
         return samples / 2

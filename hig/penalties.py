@@ -41,8 +41,9 @@ class Penalties:
     def __init__(self, model, compiler, count):
         self.model, self.weights = model, model.trainable_variables
         regularized = [weight for weight in self.weights if weight.regularizer is not None]
-        self.quadratic = quadratic = {id(w): w for w in regularized if _is_sum_of_squares(w)}
-        others = [f"the regulariser of {w.path!r}" for w in regularized if id(w) not in quadratic]
+        squares = [_is_sum_of_squares(weight) for weight in regularized]
+        self.quadratic = [w for w, square in zip(regularized, squares) if square]
+        others = [f"the regulariser of {w.path!r}" for w, square in zip(regularized, squares) if not square]
         if count > len(regularized):
             others.append("what layers add to the loss (add_loss, activity regularisers)")
         self.irregular = others[0] if others else ""
@@ -80,32 +81,26 @@ class Penalties:
 
     def _trace(self, x):
         """Σ of all penalties; slopes and curvatures of the quadratic ones, slopes of the rest, (p,) each."""
-        slopes, curvatures = [], []
-        for weight in self.weights:
-            slope = curvature = tf.zeros(weight.shape, tf.float64)
-            if id(weight) in self.quadratic:
-                with tf.GradientTape() as second:
-                    with tf.GradientTape() as first:
-                        penalty = weight.regularizer(weight.value)
-                    slope = first.gradient(penalty, weight.value, unconnected_gradients=_ZERO)
-                curvature = second.gradient(slope, weight.value, unconnected_gradients=_ZERO)
-            slopes.append(slope)
-            curvatures.append(curvature)
-        values = [weight.value for weight in self.weights]
+        values, total = [weight.value for weight in self.weights], tf.zeros((), keras.config.floatx())
+        with tf.GradientTape() as second:
+            with tf.GradientTape() as first:
+                for weight in self.quadratic:
+                    total += tf.cast(weight.regularizer(weight.value), total.dtype)
+            slopes = first.gradient(total, values, unconnected_gradients=_ZERO)
+        # ∂²/∂w_i∂w_j = 0 for i ≠ j
+        curvatures = second.gradient(slopes, values, unconnected_gradients=_ZERO)
+        slopes, curvatures, whole = _joined(slopes), _joined(curvatures), total
+        if not self.irregular:
+            return total, slopes, curvatures, tf.zeros_like(slopes)
         with tf.GradientTape() as tape:
-            total = tf.zeros((), keras.config.floatx())
-            for weight in self.quadratic.values():
-                total += tf.cast(weight.regularizer(weight.value), total.dtype)
-            others = tf.zeros_like(total)
-            if self.irregular:
-                self.model(x, training=False)
-                losses = [tf.cast(tf.reduce_sum(loss), total.dtype) for loss in self.model.losses]
-                others = tf.add_n(losses) - total
-        rest = tape.gradient(others, values, unconnected_gradients=_ZERO)
+            self.model(x, training=False)
+            whole = tf.add_n([tf.cast(tf.reduce_sum(loss), total.dtype) for loss in self.model.losses])
+        gradient = _joined(tape.gradient(whole, values, unconnected_gradients=_ZERO))
+        return whole, slopes, curvatures, gradient - slopes
 
-        def joined(parts):
-            return tf.concat([tf.cast(tf.reshape(part, [-1]), tf.float64) for part in parts], axis=0)
-        return total + others, joined(slopes), joined(curvatures), joined(rest)
+
+def _joined(parts):
+    return tf.concat([tf.cast(tf.reshape(part, [-1]), tf.float64) for part in parts], axis=0)
 
 
 def _is_sum_of_squares(weight):

@@ -22,8 +22,8 @@ eigendecomposition of K if n is small, and from n = 180 on by the faster `hig.tr
 eigenvectors, but a gap above rounding between the kept eigenvalues and the truncated ones.
 
 With damping, f(λ) = (λ + μ)^(−a), which bounds the step where σ is small. For κ = −1 and without truncation
-this is the step of Levenberg and Marquardt, and a Cholesky decomposition is enough:
-`levenberg_marquardt_coefficients`.
+this is the step of Levenberg (1944) and Marquardt (1963): s = −Jᵀ (K + μ)⁻¹ g = −(JᵀJ + μ)⁻¹ Jᵀ g minimises
+‖J s + g‖² + μ ‖s‖². A Cholesky decomposition is enough for it.
 
 If even K is too large, `operator_power` approximates J^κ g from k products with J and k + 1 with Jᵀ. Golub
 and Kahan's recurrence starts from u₁ = g/‖g‖ and makes orthonormal u_i and v_i,
@@ -59,7 +59,7 @@ import threadpoolctl
 
 from hig.tridiagonal import power_by_tridiagonal
 
-METHODS = ("auto", "eigh", "tridiagonal")
+METHODS = ("auto", "eigh", "tridiagonal", "cholesky")
 # n from which "tridiagonal" is faster: measured 120 without truncation, 240 with it (benchmarks/powers.py)
 SMALLEST_TRIDIAGONAL = 180
 SMALLEST_RITZ = 0.5             # times the smallest singular value of B: the least that one of L counts as
@@ -104,7 +104,7 @@ def jacobian_power(J, kappa, truncation, damping=0.0, spectral_filter=None):
     kappa, truncation, damping = check_settings(kappa, truncation, damping)
     J = _check_array("J", J, ("n", "p"))
     U, sigma, Vt = scipy.linalg.svd(J, full_matrices=False, check_finite=False)
-    kept, weights, spectrum = _filtered(sigma, truncation, spectral_filter)
+    kept, weights, spectrum = spectral_weights(sigma, truncation, spectral_filter)
     sigma = sigma[kept]
     to_kappa = sigma * (sigma**2 + damping)**((kappa - 1) / 2) if damping else sigma**kappa
     return (Vt[kept].T * (weights * to_kappa)) @ U[:, kept].T, spectrum          # V Σ^κ Uᵀ
@@ -124,14 +124,15 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, spect
             (rounding) for any τ.
         method: "eigh", a full eigendecomposition; "tridiagonal", that of `hig.tridiagonal`; or "auto", the
             faster one for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is
-            larger. A spectral filter needs "eigh".
+            larger. A spectral filter needs "eigh". "cholesky" is for κ = −1 with damping and without
+            truncation or filter; if K + μ is not positive definite, which rounding can cause, "eigh" follows.
 
     Returns:
-        (v, spectrum): v float64 (n,) and the `Spectrum` of J.
+        (v, spectrum): v float64 (n,), and the `Spectrum` of J, or None from "cholesky".
 
     Raises:
-        ValueError: arrays not finite or of the wrong shape; κ, τ or μ out of range; unknown method, or
-            "tridiagonal" with a spectral filter.
+        ValueError: arrays not finite or of the wrong shape; κ, τ or μ out of range; unknown method, or one
+            that has no such κ, τ or filter.
         TypeError: K or g not real.
         numpy.linalg.LinAlgError: none of three LAPACK drivers converged.
 
@@ -143,17 +144,21 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, spect
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     if method == "tridiagonal" and spectral_filter is not None:
         raise ValueError('method "tridiagonal" has only the hard cut: use "eigh" with a spectral_filter')
+    if method == "cholesky" and (kappa, truncation, spectral_filter) != (-1.0, 0.0, None):
+        raise ValueError('method "cholesky" is for kappa = -1 without truncation and spectral_filter')
     K, g = _check_system(K, g)
     n, exponent = len(g), (1 - kappa) / 2   # a
     if method == "auto":
         method = "tridiagonal" if n >= SMALLEST_TRIDIAGONAL and spectral_filter is None else "eigh"
     with blas_threads(n):
-        if method == "tridiagonal" and n > 2:   # 1 × 1 and 2 × 2 are tridiagonal, with nothing to reduce
-            try:
+        try:
+            if method == "cholesky":
+                return _solve(K, g, damping), None
+            if method == "tridiagonal" and n > 2:   # 1 × 1 and 2 × 2 are tridiagonal, with nothing to reduce
                 v, rank, *ends = power_by_tridiagonal(K, g, exponent, truncation**2, damping)
                 return v, Spectrum(rank, *map(float, np.sqrt(ends)))
-            except np.linalg.LinAlgError:
-                pass
+        except np.linalg.LinAlgError:
+            pass
         return _power_by_eigh(K, g, exponent, truncation, damping, spectral_filter)
 
 
@@ -171,48 +176,23 @@ def _power_by_eigh(K, g, exponent, truncation, damping, spectral_filter=None):
             continue
     else:
         raise np.linalg.LinAlgError(f"K {K.shape}: no LAPACK eigendecomposition (evd, evr) converged")
-    kept, weights, spectrum = _filtered(np.sqrt(np.maximum(lam, 0.0)), truncation, spectral_filter)
+    kept, weights, spectrum = spectral_weights(np.sqrt(np.maximum(lam, 0.0)), truncation, spectral_filter)
     lam, U = lam[kept], U[:, kept]
     return U @ (weights * (lam + damping)**-exponent * (U.T @ g)), spectrum
 
 
-def levenberg_marquardt_coefficients(K, g, damping):
-    """v = (K + μ)⁻¹ g, by a Cholesky decomposition: the damped power with κ = −1 and without truncation.
-
-    Then s = −Jᵀ v minimises ‖J s + g‖² + μ ‖s‖², the linear least-squares problem of Levenberg (1944) and
-    Marquardt (1963), because Jᵀ (J Jᵀ + μ)⁻¹ = (JᵀJ + μ)⁻¹ Jᵀ. Given JᵀJ (p, p) and Jᵀg (p,) instead of K and
-    g, the function returns −s itself.
-
-    Args:
-        K: symmetric array (n, n) of any real dtype; only one of its triangles is used. Left unchanged.
-        g: array (n,) of any real dtype.
-        damping: μ ≥ 0, in units of the eigenvalues of K.
-
-    Returns:
-        v float64 (n,). If K + μ is not positive definite, which rounding can cause, the eigenvalues λ ≤ 0 of
-        K are dropped.
-
-    Raises:
-        ValueError, TypeError, numpy.linalg.LinAlgError: as `gram_coefficients`.
-
-    It limits BLAS' threads as `gram_coefficients` does.
-    """
-    damping = check_settings(damping=damping)[2]
-    K, g = _check_system(K, g)
+def _solve(K, g, damping):
+    """(K + μ)⁻¹ g by a Cholesky decomposition; numpy.linalg.LinAlgError if K + μ is not positive definite."""
     damped = np.array(K.T if K.flags.c_contiguous else K, order="F")  # symmetric: a copy, not a transposition
     damped.flat[::len(g) + 1] += damping
-    with blas_threads(len(g)):
-        try:
-            factor = scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
-            v = scipy.linalg.cho_solve(factor, g, check_finite=False)
-            if np.isfinite(v).all():
-                return v
-        except np.linalg.LinAlgError:
-            pass
-        return _power_by_eigh(K, g, 1.0, 0.0, damping)[0]
+    factor = scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
+    v = scipy.linalg.cho_solve(factor, g, check_finite=False)
+    if not np.isfinite(v).all():
+        raise np.linalg.LinAlgError("overflow in the Cholesky decomposition")
+    return v
 
 
-def spectral_weights(values, cut, spectral_filter=None):
+def spectral_weights(sigma, truncation, spectral_filter=None):
     """The weight of each singular value in the power J^κ: by truncation, or by a user's filter.
 
     The paper's rule is a hard cut: the weight is 1 where σ > τ σ_max and 0 elsewhere. It makes J^κ g jump
@@ -223,36 +203,31 @@ def spectral_weights(values, cut, spectral_filter=None):
         Tikhonov    lambda s: s ** 2 / (s ** 2 + tau ** 2)
 
     Args:
-        values: float64 (k,), singular values σ ≥ 0, in any order.
-        cut: τ in [0, 1). Zeros have weight 0 for any τ.
+        sigma: float64 (k,), singular values σ ≥ 0, ascending or descending.
+        truncation: τ in [0, 1). Zeros have weight 0 for any τ.
         spectral_filter: function of an array of s = σ/σ_max in (0, 1] → the weights, an array of the same
             shape.
 
     Returns:
-        float64 (k,).
+        (kept, weights, spectrum): the slice of σ from the first to the last weight that is not 0, the weights
+        in it, float64, and the `Spectrum`.
 
     Raises:
         ValueError: the filter gives another shape, or weights that are not finite.
     """
-    largest = values.max(initial=0.0)
-    kept = values > cut * largest
-    weights = kept.astype(np.float64)
-    if spectral_filter is not None and kept.any():
-        given = np.asarray(spectral_filter(values[kept] / largest), np.float64)
-        if given.shape != values[kept].shape or not np.isfinite(given).all():
+    sigma_max = sigma.max(initial=0.0)
+    above = sigma > truncation * sigma_max
+    weights = above.astype(np.float64)
+    if spectral_filter is not None and above.any():
+        given = np.asarray(spectral_filter(sigma[above] / sigma_max), np.float64)
+        if given.shape != sigma[above].shape or not np.isfinite(given).all():
             raise ValueError("spectral_filter must give one finite weight for each of "
-                             f"{np.count_nonzero(kept)} singular values, got {given}")
-        weights[kept] = given
-    return weights
-
-
-def _filtered(sigma, truncation, spectral_filter):
-    """Sorted σ from the first to the last of weight ≠ 0: their slice, their weights, and the `Spectrum`."""
-    weights = spectral_weights(sigma, truncation, spectral_filter)
+                             f"{np.count_nonzero(above)} singular values, got {given}")
+        weights[above] = given
     indices = np.flatnonzero(weights)
     kept = slice(indices[0], indices[-1] + 1) if len(indices) else slice(0, 0)
     sigma_min = sigma[kept].min() if len(indices) else 0.0
-    return kept, weights[kept], Spectrum(len(indices), float(sigma.max(initial=0.0)), float(sigma_min))
+    return kept, weights[kept], Spectrum(len(indices), float(sigma_max), float(sigma_min))
 
 
 class KrylovSpectrum(NamedTuple):
@@ -368,7 +343,7 @@ def bidiagonal_power(alphas, betas, norm, exhausted, sides, kappa, truncation, d
     def power(k):
         B_k = B[:k + whole, :k]
         Q, sigma, _ = scipy.linalg.svd(B_k, full_matrices=False, check_finite=False)
-        kept, weights, spectrum = _filtered(sigma, truncation, spectral_filter)
+        kept, weights, spectrum = spectral_weights(sigma, truncation, spectral_filter)
         least = 0.0 if whole else SMALLEST_RITZ * scipy.linalg.svdvals(B[:k + 1, :k], check_finite=False)[-1]
         values = weights * (np.maximum(sigma[kept], least)**2 + damping)**((kappa - 1) / 2)
         by_u = norm * (Q[:, kept] @ (values * Q[0, kept]))

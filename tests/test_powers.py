@@ -9,7 +9,7 @@ import scipy.linalg
 import threadpoolctl
 
 from hig import powers, tridiagonal
-from hig.powers import check_settings, gram_coefficients, jacobian_power, levenberg_marquardt_coefficients
+from hig.powers import check_settings, gram_coefficients, jacobian_power
 from tests.reference import jacobian_of_spectrum, random_orthogonal, relative_error
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
@@ -245,6 +245,10 @@ def test_a_large_matrix_with_a_filter_takes_the_eigendecomposition():
 
 # --- Levenberg and Marquardt ---
 
+def solve(K, g, damping):
+    return gram_coefficients(K, g, -1.0, 0.0, "cholesky", damping)[0]
+
+
 @pytest.mark.parametrize("n, p", [(30, 45), (45, 30), (30, 30)])
 @pytest.mark.parametrize("damping", [1e-7, 1e-3, 1.0])
 def test_levenberg_marquardt_solves_the_augmented_least_squares_problem(n, p, damping):
@@ -253,8 +257,8 @@ def test_levenberg_marquardt_solves_the_augmented_least_squares_problem(n, p, da
     J, g = jacobian_of_spectrum(n, p, np.geomspace(1.0, 1e-3, 30))
     augmented, target = np.vstack([J, np.sqrt(damping) * np.eye(p)]), -np.concatenate([g, np.zeros(p)])
     expected = scipy.linalg.lstsq(augmented, target)[0]
-    small = levenberg_marquardt_coefficients(J.T @ J, J.T @ g, damping)
-    step, more = (-J.T @ levenberg_marquardt_coefficients(J @ J.T, g, mu) for mu in (damping, 1.01 * damping))
+    small = solve(J.T @ J, J.T @ g, damping)
+    step, more = (-J.T @ solve(J @ J.T, g, mu) for mu in (damping, 1.01 * damping))
     # cond of K + μ is 1e6 at most
     assert relative_error(step, expected) < 1e-8 and relative_error(-small, expected) < 1e-8
     assert relative_error(more, expected) > 1e-8                        # negative control
@@ -266,9 +270,9 @@ def test_levenberg_marquardt_without_damping_on_a_singular_matrix():
     pseudo-inverse.
     """
     K = np.diag([4.0, 2.0, 1.0, 0.5, 0.25, 0.0, 0.0, 0.0])
-    np.testing.assert_allclose(levenberg_marquardt_coefficients(K, np.ones(8), 0.0),
-                               [0.25, 0.5, 1.0, 2.0, 4.0, 0.0, 0.0, 0.0], atol=ROUNDING)
-    assert (levenberg_marquardt_coefficients(np.zeros((3, 3)), np.ones(3), 0.0) == 0).all()
+    expected = [0.25, 0.5, 1.0, 2.0, 4.0, 0.0, 0.0, 0.0]
+    np.testing.assert_allclose(solve(K, np.ones(8), 0.0), expected, atol=ROUNDING)
+    assert (solve(np.zeros((3, 3)), np.ones(3), 0.0) == 0).all()
 
 
 # --- inputs ---
@@ -287,10 +291,8 @@ def test_without_truncation_rounding_noise_gives_a_finite_result(method, rank):
         assert np.isfinite(v).all() and rank <= spectrum.rank <= 100 and spectrum.sigma_min > 0
 
 
-@pytest.mark.parametrize("solve", [
-    *(lambda K, g, method=method: gram_coefficients(K, g, -1.0, 1e-6, method, 2.0)[0] for method in METHODS),
-    lambda K, g: levenberg_marquardt_coefficients(K, g, 2.0)], ids=[*METHODS, "Levenberg-Marquardt"])
-def test_any_real_dtype_and_layout_gives_float64_and_leaves_the_input_alone(solve):
+@pytest.mark.parametrize("method", (*METHODS, "cholesky"))
+def test_any_real_dtype_and_layout_gives_float64_and_leaves_the_input_alone(method):
     rng = np.random.default_rng(10)
     J = rng.integers(-9, 9, (8, 12))   # K is exact in every type used here
     K, g = J @ J.T, rng.integers(-9, 9, 8)
@@ -300,7 +302,7 @@ def test_any_real_dtype_and_layout_gives_float64_and_leaves_the_input_alone(solv
     for matrix in (K, K.astype(np.float32), np.asfortranarray(K, dtype=float), K.astype(float),
                    spaced[::2, ::2], K.tolist()):
         before = np.array(matrix)
-        v = solve(matrix, g)
+        v = gram_coefficients(matrix, g, -1.0, 0.0, method, 2.0)[0]
         assert v.dtype == np.float64 and relative_error(v, expected) < 1e-9
         assert (np.array(matrix) == before).all()
     spectrum = gram_coefficients(K, g, -0.5, 1e-6)[1]
@@ -331,8 +333,8 @@ three_values = "spectral_filter must give one finite weight for each of 3 singul
     (lambda: gram_coefficients(K, g, -0.5, 0.1, "svd"), "method must be one of .*'svd'"),
     (lambda: gram_coefficients(K, g, -0.5, 0.0, "tridiagonal", 0.0, smooth), "has only the hard cut"),
     (lambda: gram_coefficients(K, g, -1.01, 0.1), "kappa must lie"),
-    (lambda: levenberg_marquardt_coefficients(K, np.ones(4), 1.0), "K must be square with one row per entry"),
-    (lambda: levenberg_marquardt_coefficients(K, [1.0, np.nan, 0.0], 1.0), "g is not finite"),
+    *((lambda wrong=wrong: gram_coefficients(K, g, *wrong[:2], "cholesky", 1.0, *wrong[2:]),
+       '"cholesky" is for kappa = -1 without') for wrong in ((-0.5, 0.0), (-1.0, 0.1), (-1.0, 0.0, smooth))),
     *((lambda kappa=kappa: check_settings(kappa=kappa), "kappa must lie") for kappa in (1.5, np.nan)),
     *((lambda tau=tau: check_settings(truncation=tau), rf"truncation must lie in \[0, 1\), got {tau}")
       for tau in (-1e-09, 1.0, np.nan)),
@@ -340,7 +342,6 @@ three_values = "spectral_filter must give one finite weight for each of 3 singul
       for mu in (-1e-9, np.inf, np.nan)),
     (lambda: jacobian_power(J, -0.5, 0.1, -1.0), "damping must be"),
     (lambda: gram_coefficients(K, g, -0.5, 0.1, damping=-1.0), "damping must be"),
-    (lambda: levenberg_marquardt_coefficients(K, g, -1.0), "damping must be"),
     *((lambda wrong=wrong: jacobian_power(np.diag([3.0, 2.0, 1.0, 0.0]), -0.5, 0.0, 0.0, wrong), three_values)
       for wrong in (lambda s: 1.0, lambda s: s[:-1], lambda s: s * np.inf, lambda s: s[:, None])),
 ])
@@ -350,9 +351,10 @@ def test_bad_input_is_named(call, message):
 
 
 def test_complex_input_is_refused():
-    for call in (gram_coefficients, levenberg_marquardt_coefficients):
-        with pytest.raises(TypeError, match="K must be real"):
-            call(1j * K, g, *([-0.5, 0.1] if call is gram_coefficients else [1.0]))
+    with pytest.raises(TypeError, match="K must be real"):
+        gram_coefficients(1j * K, g, -0.5, 0.1)
+    with pytest.raises(TypeError, match="J must be real"):
+        jacobian_power(1j * J, -0.5, 0.1)
 
 
 # --- failing LAPACK, threads ---
