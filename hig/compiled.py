@@ -15,10 +15,6 @@ import tensorflow as tf
 MOST_OPERATIONS = 4000
 
 
-class NotApplicable(Exception):
-    """Raised while a function is traced: it does not apply to the model. The message is a clause with why."""
-
-
 @contextlib.contextmanager
 def full_precision():
     """A context in which products of float32 matrices have full precision on GPUs, too.
@@ -112,46 +108,43 @@ class _Function:
     def __init__(self, compiler, python_function, without_xla, what, xla):
         self.compiler, self.python_function, self.without_xla = compiler, python_function, without_xla
         self.what, self.xla = what, xla
-        self.ready = None                                               # the candidate that works
+        self.ready = None                                               # the form that works
 
     def __call__(self, *arguments):
         try:
             if self.ready:
                 return self.ready(*arguments)
-            for function in self._candidates(*arguments):
-                try:
-                    result = function(*arguments)
-                except tf.errors.ResourceExhaustedError:
-                    raise  # no other candidate takes less memory
-                except tf.errors.OpError as error:
-                    if function is not self.compiled or self.compiler.forced:
-                        raise
-                    failure = error
-                else:
-                    if self.compiled not in (None, function):
-                        self.compiler.without_xla(self.what, failure)
-                    self.ready = function
-                    return result
+            self.ready, result = self._choose(*arguments)
+            return result
         except tf.errors.OpError as error:
             raise type(error)(error.node_def, error.op, own_sentence(error)) from None
 
-    def _candidates(self, *arguments):
-        """Yields forms of the function, the fastest first; the last raises what the function raises."""
-        self.compiled = None
+    def _choose(self, *arguments):
+        """(the fastest form of the function that works, its result); raises what the function raises."""
+        failure = None
         try:
             if self.xla:
                 compiled = self.compiler.trace(self.python_function, *arguments, jit_compile=True)
                 if self.compiler.forced or self.compiler.is_small(compiled, self.what):
-                    self.compiled = compiled
-                    yield compiled
-            yield self.compiler.trace(self.without_xla, *arguments)
-        except (tf.errors.OpError, NotApplicable):
+                    try:
+                        return compiled, compiled(*arguments)
+                    except tf.errors.OpError as error:  # without memory, no other form works either
+                        if self.compiler.forced or isinstance(error, tf.errors.ResourceExhaustedError):
+                            raise
+                        failure = error
+            graph = self.compiler.trace(self.without_xla, *arguments)
+        except tf.errors.OpError:
             raise
         except Exception as error:
-            self.without_xla(*arguments)  # raises again unless the graph caused the error
+            result = self.without_xla(*arguments)  # raises again unless the graph caused the error
+            reason = (str(error).strip() or repr(error)).splitlines()[-1][:160]
             self.compiler.warn(f"{self.what} runs operation by operation, which is much slower: TensorFlow "
-                               f"cannot make a graph of it ({str(error).strip().splitlines()[-1][:160]})")
-            yield self.without_xla
+                               f"cannot make a graph of it ({reason})")
+            return self.without_xla, result
+        result = graph(*arguments)
+        if failure:
+            self.compiler.without_xla(self.what, failure)
+        return graph, result
 
 
 def own_sentence(error):

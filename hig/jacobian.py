@@ -26,6 +26,8 @@ All computations are in NumPy and float64, whatever the precision of the network
 of J are square roots of the eigenvalues of J Jᵀ.
 """
 
+import math
+
 import numpy as np
 
 _STRIPE_ROWS = 128          # rows of K computed at a time: 128 × n float64 fit in the cache
@@ -64,15 +66,15 @@ class FactoredJacobian(_ByRows):
     """
 
     def __init__(self, inputs, cotangents, kernels, biases):
-        self.inputs = [np.asarray(a, np.float64) for a in inputs]
-        self.cotangents = [np.asarray(delta, np.float64) for delta in cotangents]
-        self.kernels, self.biases = list(kernels), list(biases)
-        columns = sum((a.shape[1] * (kernel is not None) + (bias is not None)) * delta.shape[1]
-                      for a, delta, kernel, bias in self._layers())
-        self.shape = len(self.cotangents[0]), columns
-
-    def _layers(self):
-        return zip(self.inputs, self.cotangents, self.kernels, self.biases)
+        self.layers = [(np.asarray(a, np.float64), np.asarray(delta, np.float64), kernel, bias)
+                       for a, delta, kernel, bias in zip(inputs, cotangents, kernels, biases)]
+        shapes = {}
+        for a, delta, kernel, bias in self.layers:
+            shapes.update({kernel: (a.shape[1], delta.shape[1]), bias: delta.shape[1:]})
+        self.places = sorted(place for place in shapes if place is not None)        # of the weights in θ
+        self.shapes = [shapes[place] for place in self.places]
+        self.batch, n = len(inputs[0]), len(cotangents[0])
+        self.d, self.shape = n // self.batch, (n, sum(map(math.prod, self.shapes)))
 
     def gram(self):
         """K = J Jᵀ, (n, n) float64, in O(n² Σ out) operations.
@@ -81,18 +83,17 @@ class FactoredJacobian(_ByRows):
         upper one is its mirror image. This was measured to be 2 to 6 times as fast as products of whole
         matrices, and takes little memory beside K.
         """
-        n, batch = self.shape[0], len(self.inputs[0])
-        d = n // batch
+        n, d, batch = self.shape[0], self.d, self.batch
         samples = max(1, _STRIPE_ROWS // d)                                                  # of a stripe
-        whole = [self._input_products(0, batch)] if d > 1 else None  # (B, B) each, small beside K
+        whole = self._input_products(0, batch) if d > 1 else None  # (B, B) each, small beside K
         gram = np.empty((n, n))
         for first in range(0, batch, samples):
             last = min(first + samples, batch)
             top, bottom = first * d, last * d
-            products = ([product[first:last] for product in whole[0]] if whole
+            products = ([product[first:last] for product in whole] if whole
                         else self._input_products(first, last))
             stripe = 0.0
-            for product, delta in zip(products, self.cotangents):
+            for product, (_, delta, _, _) in zip(products, self.layers):
                 share = delta[top:bottom] @ delta[:bottom].T                                 # (rows, columns)
                 by_sample = share.reshape(last - first, d, last, d)                          # a view
                 by_sample *= product[:, None, :last, None]
@@ -106,61 +107,41 @@ class FactoredJacobian(_ByRows):
     def _input_products(self, first, last):
         """A Aᵀ + 1 of each layer, (last − first, last): the samples first … last − 1 with 0 … last − 1."""
         return [(a[first:last] @ a[:last].T if kernel is not None else 0.0)
-                + np.full((last - first, last), bias is not None)
-                for a, _, kernel, bias in self._layers()]
+                + np.full((last - first, last), bias is not None) for a, _, kernel, bias in self.layers]
 
     def pullback(self, v):
         """Jᵀ v for v of shape (n,): a list of float64 arrays, shaped like the weights and in their order."""
         gradients = {}
-        for a, delta, kernel, bias in self._layers():
+        for a, delta, kernel, bias in self.layers:
             weighted = np.asarray(v, np.float64)[:, None] * delta                           # (n, out)
-            per_sample = weighted.reshape(len(a), -1, delta.shape[1]).sum(axis=1)           # (B, out)
-            if kernel is not None:
-                gradients[kernel] = a.T @ per_sample
-            if bias is not None:
-                gradients[bias] = per_sample.sum(axis=0)
-        return [gradients[index] for index in sorted(gradients)]
-
-    def rows(self, first, last):
-        """The rows of J of the samples first … last − 1, ((last − first)·d, p) float64."""
-        d = self.shape[0] // len(self.inputs[0])
-        blocks = {}
-        for a, delta, kernel, bias in self._layers():
-            delta = delta[first * d:last * d]
-            if kernel is not None:
-                repeated = np.repeat(a[first:last], d, axis=0)                              # (rows, in)
-                blocks[kernel] = (repeated[:, :, None] * delta[:, None, :]).reshape(len(delta), -1)
-            if bias is not None:
-                blocks[bias] = delta
-        return np.concatenate([blocks[index] for index in sorted(blocks)], axis=1)
+            per_sample = weighted.reshape(self.batch, self.d, -1).sum(axis=1)               # (B, out)
+            gradients.update({kernel: a.T @ per_sample, bias: per_sample.sum(axis=0)})
+        return [gradients[place] for place in self.places]
 
     def push(self, direction):
         """J d, (n,) float64, for a change d (p,) of the concatenated weights.
 
         A layer whose kernel changes by D contributes (A D) ∘ Δ, summed over its units.
         """
-        shapes = {}
-        for a, delta, kernel, bias in self._layers():
-            shapes.update({kernel: (a.shape[1], delta.shape[1]), bias: (delta.shape[1],)})
-        shapes.pop(None, None)
-        parts = dict(zip(sorted(shapes), unflatten(direction, [shapes[index] for index in sorted(shapes)])))
-        change = 0.0
-        for a, delta, kernel, bias in self._layers():
-            sums = ((a @ parts[kernel] if kernel is not None else 0.0)
-                    + (parts[bias] if bias is not None else 0.0))
-            by_sample = delta.reshape(len(a), -1, delta.shape[1])                           # (B, d, out)
-            change = change + np.einsum("bko,bo->bk", by_sample,
-                                        np.broadcast_to(sums, (len(a), delta.shape[1])))
+        parts, change = dict(zip(self.places, unflatten(direction, self.shapes))), 0.0
+        for a, delta, kernel, bias in self.layers:
+            sums = np.zeros((self.batch, delta.shape[1])) + parts.get(bias, 0.0)
+            if kernel is not None:
+                sums += a @ parts[kernel]
+            change = change + np.einsum("bko,bo->bk", delta.reshape(self.batch, self.d, -1), sums)
         return change.ravel()
 
     def chunks_of_rows(self):
         """Yields J some samples at a time: (slice of rows, (rows, p) float64)."""
-        batch, (n, p) = len(self.inputs[0]), self.shape
-        d = n // batch
-        samples = max(1, _CHUNK_BYTES // (8 * p * d))
-        for first in range(0, batch, samples):
-            last = min(first + samples, batch)
-            yield slice(first * d, last * d), self.rows(first, last)
+        samples = max(1, _CHUNK_BYTES // (8 * self.shape[1] * self.d))
+        for first in range(0, self.batch, samples):
+            where, blocks = slice(first * self.d, min(first + samples, self.batch) * self.d), {}
+            for a, delta, kernel, bias in self.layers:
+                delta = delta[where]
+                repeated = np.repeat(a[first:first + samples], self.d, axis=0)              # (rows, in)
+                blocks[kernel] = (repeated[:, :, None] * delta[:, None, :]).reshape(len(delta), -1)
+                blocks[bias] = delta
+            yield where, np.concatenate([blocks[place] for place in self.places], axis=1)
 
 
 class RowsJacobian(_ByRows):

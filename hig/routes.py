@@ -26,69 +26,47 @@ updates 1, 2, 4, 8, …, and when an untrained variable that the model reads has
 import math
 import time
 from functools import partial
-from typing import Callable, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from hig.compiled import NotApplicable
 from hig.functions import Functions
 from hig.krylov import Products, ways
 from hig.memory import keep_freed_memory
 from hig.proof import Proof, moved
 from hig.replicas import across, check_model, devices
-from hig.rows import (batch_rows, by_batch, by_samples, factored, network_rows, one_by_one, own_rows,
-                      sample_rows)
+from hig.rows import batch_rows, by_rows, factored, network_rows, one_by_one, own_rows, sample_rows
 
 _LARGE = 6000               # rows of a matrix whose decomposition takes about ten seconds
 _PROOF_SHARE = 0.02         # share of the updates' time that repeated proofs may take
 
 
-class _Candidate(NamedTuple):
-    """A route that may be right.
-
-    Attributes:
-        route: "factored", "per sample", "whole batch", or "krylov, " and a way of `hig.krylov`.
-        make: function of (Functions, xla) → function (x, y*, sample weights) → loss, outcome, g, Jacobian.
-        proven: whether the structure of the graph shows that the route is right.
-        loops: whether the route vectorises a loop, which takes seconds to trace and which XLA cannot compile.
-    """
-
-    route: str
-    make: Callable
-    proven: bool
-    loops: bool = False
-
-
-def candidates(structure, eager):
+def candidates(functions):
     """The routes that the structure of the graph does not rule out, the fastest first.
 
-    Args:
-        structure: hig.structure.Structure.
-        eager: whether the model runs as plain Python, so that there is no graph in which to find layers.
+    Yields:
+        (route, make, proven): "factored", "per sample", "whole batch", or "krylov, " and a way of
+        `hig.krylov`; a function of xla → function (x, y*, sample weights) → loss, outcome, g, Jacobian; and
+        whether the structure of the graph shows that the route is right.
     """
-    apart = not structure.mixing
-    if not structure.certainly_mixed:
-        if not structure.not_layered and not eager:
-            yield _Candidate("factored", factored, apart)
-        if structure.has_own_weights:
-            yield _Candidate("per sample", partial(by_samples, own_rows), apart)
-        if structure.network_alone:
-            yield _Candidate("per sample", partial(by_samples, network_rows), apart,
-                             structure.loop_in_network)
-        yield _Candidate("per sample", partial(by_samples, sample_rows), apart, structure.loop)
-    yield _Candidate("whole batch", partial(by_batch, batch_rows), True)
-    yield _Candidate("whole batch", partial(by_batch, one_by_one), True)
-
-
-def krylov_candidates(functions):
-    """The ways to take products with J and Jᵀ that may be right, the fastest first."""
-    optimizer, structure = functions.model.optimizer, functions.structure
-    for way in ways(functions, structure.network_alone and not structure.certainly_mixed):
-        yield _Candidate(
-            f"krylov, {way}", lambda functions, xla, way=way: Products(
-                functions, way, optimizer.krylov_chunk, xla).linearise,
-            way != "through the network" or not structure.mixing)
+    structure, optimizer, compiler = functions.structure, functions.model.optimizer, functions.compiler
+    possible, apart = not structure.certainly_mixed, not structure.mixing
+    if optimizer.krylov:
+        for way in ways(functions, structure.network_alone and possible):
+            yield (f"krylov, {way}", lambda xla, way=way: Products(
+                functions, way, optimizer.krylov_chunk, xla).linearise, way != "through the network" or apart)
+        return
+    if possible:
+        if not structure.not_layered and not compiler.eager:            # no graph in which to find layers
+            yield "factored", partial(factored, functions), apart
+        for rows, usable, loop in ((own_rows, structure.has_own_weights, False),
+                                   (network_rows, structure.network_alone, structure.loop_in_network),
+                                   (sample_rows, True, structure.loop)):
+            if usable:  # XLA cannot compile vectorised loops, and takes seconds to find out
+                yield ("per sample", lambda xla, rows=rows, loop=loop: by_rows(
+                    functions, xla and (compiler.forced or not loop), rows), apart)
+    for rows in batch_rows, one_by_one:
+        yield "whole batch", partial(by_rows, functions, trace=rows, whole_batch=True), True
 
 
 class Derivatives:
@@ -101,7 +79,7 @@ class Derivatives:
 
     Attributes:
         functions: hig.functions.Functions.
-        route: that of the `_Candidate` taken.
+        route: the name of the route taken; see `candidates`.
 
     Raises:
         ValueError: no weight is trainable, or none acts on the outcome; the outcome does not have one row per
@@ -123,16 +101,15 @@ class Derivatives:
         broken = self.proof.not_finite(reference)
         if broken:
             raise ValueError(broken)
+        self._untried, self._reasons = candidates(functions), []
         if not self.krylov:
             functions.require_memory(3 * sum(shape[-1] for shape in functions.shapes if shape))  # of factors
             keep_freed_memory()
-        self._untried = krylov_candidates(functions) if self.krylov else candidates(structure, compiler.eager)
-        self._reasons = [] if self.krylov else [reason for reason in (
-            structure.certainly_mixed and f"samples reach each other's outcomes by {structure.mixing}",
-            structure.not_layered) if reason]
-        self._updates = self._right_until = 0
-        self._next_proof, self._seconds = 2, 0.0
-        self._settings = [variable.numpy() for variable in structure.variables]
+            if structure.certainly_mixed:
+                self._reasons.append(f"samples reach each other's outcomes by {structure.mixing}")
+            if structure.not_layered:
+                self._reasons.append(structure.not_layered)
+        self._updates, self._right_until, self._next_proof, self._settings = 0, 0, 2, ()
         self._take_route(batch, reference)
         smaller = min(functions.shape)
         if smaller > _LARGE and not self.krylov:
@@ -148,19 +125,12 @@ class Derivatives:
         started = time.perf_counter()
         result = self._linearise(x, y_true, sample_weight)
         self._updates += 1
-        if not self._proven and (self._updates >= self._next_proof or self._settings_have_changed()):
-            self._seconds = time.perf_counter() - started
-            result = self._prove_again((x, y_true, sample_weight), result)
+        if not self._proven:
+            result = self._prove_again((x, y_true, sample_weight), result, time.perf_counter() - started)
         if devices() > 1:
             (loss, outcome, gradient, jacobian), share = result, self.functions.split.share
             result = across(share * loss), outcome, share * gradient, jacobian
         return result
-
-    def _settings_have_changed(self):
-        """Whether a variable that the model reads but does not train has changed since the last call."""
-        before = self._settings
-        self._settings = [variable.numpy() for variable in self.functions.structure.variables]
-        return not all(map(np.array_equal, before, self._settings))
 
     def mended(self, batch):
         """Called if J^κ g is not finite. Takes another route and returns True if only XLA is to blame.
@@ -179,48 +149,41 @@ class Derivatives:
     def _take_route(self, batch, reference):
         """Takes the first untried route that agrees with the reference on a batch."""
         failure = None
-        for candidate in self._untried:
-            may_compile = self.compiler.forced or self.compiler.xla and not candidate.loops
-            for xla in (True, False) if may_compile else (False,):
-                function, wrong, failure = candidate.make(self.functions, xla), None, None
+        for route, make, proven in self._untried:
+            for xla in (True, False) if self.compiler.xla else (False,):
+                function, failure = make(xla), None
                 try:
-                    wrong = self._disagreement(function, candidate, batch, reference)
+                    wrong = self.proof.disagreement(function, batch, reference, not proven)
+                    if wrong:  # perhaps a unit is at its kink, where rounding decides: try other weights
+                        with moved(self.functions.weights):
+                            wrong = self.proof.disagreement(function, batch, self.proof.reference(*batch),
+                                                            not proven)
                 except (MemoryError, tf.errors.ResourceExhaustedError):
                     raise
-                except NotApplicable as reason:
-                    wrong = str(reason)
-                    break
                 except Exception as error:  # users' code fails on rows that are not those of its batch
-                    failure = error
-                    message = str(error).strip().splitlines()[0][:160]
+                    failure, message = error, (str(error).strip() or repr(error)).splitlines()[0][:160]
                     wrong = f"the model fails on other rows than its batch ({message})"
-                    break
-                if not wrong:
+                if failure or not wrong:
                     break
             if not wrong:
-                if not xla and may_compile:
+                if self.compiler.xla and not xla:
                     self.compiler.differs("The Jacobian")
                 elif self._reasons:
-                    self.compiler.warn(f"The Jacobian takes the route {candidate.route!r}, as "
-                                       f"{self._reasons[0]}. An update costs {self._costs(candidate.route)}.")
-                self.route, self._linearise, self._proven = candidate.route, function, candidate.proven
+                    self.compiler.warn(f"The Jacobian takes the route {route!r}, as {self._reasons[0]}. An "
+                                       f"update costs {self._costs(route)}.")
+                self.route, self._linearise, self._proven = route, function, proven
                 return
             self._reasons.append(wrong)
         if failure:
             raise failure
         self.proof.refuse(batch, self._reasons[-1])
 
-    def _disagreement(self, function, candidate, batch, reference):
-        wrong = self.proof.disagreement(function, batch, reference, weigh=not candidate.proven)
-        if wrong:  # perhaps a unit is at its kink, where rounding decides: try other weights
-            with moved(self.functions.weights):
-                wrong = self.proof.disagreement(function, batch, self.proof.reference(*batch),
-                                                weigh=not candidate.proven)
-        return wrong
-
-    def _prove_again(self, batch, result):
-        """Repeats the proof on a batch. Returns `result`, or the next route's result if the proof fails."""
-        started = time.perf_counter()
+    def _prove_again(self, batch, result, seconds):
+        """Repeats the proof if it is due. Returns `result`, or the next route's result if the proof fails."""
+        started, before = time.perf_counter(), self._settings
+        self._settings = [variable.numpy() for variable in self.functions.structure.variables]
+        if self._updates < self._next_proof and all(map(np.array_equal, before, self._settings)):
+            return result
         wrong = self.proof.disagreement(lambda *_: result, batch, self.proof.reference(*batch), weigh=True)
         if wrong:
             self._reasons = [wrong]
@@ -230,7 +193,7 @@ class Derivatives:
             self._take_route(batch, self.proof.reference(*batch))
             result = self._linearise(*batch)
         self._right_until = self._updates
-        pause = math.ceil((time.perf_counter() - started) / (_PROOF_SHARE * self._seconds))
+        pause = math.ceil((time.perf_counter() - started) / (_PROOF_SHARE * seconds))
         self._next_proof = self._updates + min(self._updates, max(1, pause))
         return result
 

@@ -4,6 +4,7 @@ Only operations count, not values: one that mixes samples counts even if its res
 functions (loops, branches, calls) are followed, too. An unknown operation leaves the answer open.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -60,18 +61,16 @@ _BRANCHES = frozenset("If StatelessIf Case StatelessCase".split())
 _ARITHMETIC = {                                                         # to compute axes and shapes
     "Identity": lambda value: value, "Cast": lambda value: value, "AddV2": np.add, "Sub": np.subtract,
     "Mul": np.multiply, "GreaterEqual": np.greater_equal, "Less": np.less, "FloorMod": np.mod,
-    "Range": np.arange, "SelectV2": np.where, "Reshape": np.reshape,
-    "Pack": lambda *values: np.stack(values),
-    "ConcatV2": lambda *values: np.concatenate([np.atleast_1d(value) for value in values[:-1]])}
+    "Range": np.arange, "SelectV2": np.where}
 
 
-def _reduced(array, attributes, out, axes):
+def _reduced(attributes, out, array, axes):
     keep = slice(0, 1) if attributes["keep_dims"].b else 0
     reduced = np.atleast_1d(axes) % array.ndim
     return array[tuple(keep if axis in reduced else slice(None) for axis in range(array.ndim))]
 
 
-def _strided(array, attributes, out, begin, end, strides):
+def _strided(attributes, out, array, begin, end, strides):
     def masked(name, i):
         return attributes[f"{name}_mask"].i >> i & 1
 
@@ -87,26 +86,29 @@ def _strided(array, attributes, out, begin, end, strides):
     return array[tuple(index(i) for i in range(len(strides)))]
 
 
-def _sliced(array, attributes, out, begin, size):
+def _sliced(attributes, out, array, begin, size):
     if begin is None:                                   # unknown: not from 0 on where the output is smaller
         begin = [size != count for size, count in zip(array.shape, out)]
     return array[tuple(slice(int(first), first + count) for first, count in zip(begin, out))]
 
 
-# operations that pick or reorder entries, as functions of (array, attributes, shape of output, constants)
-_VIEWS = {
+# operations that pick or reorder entries, as functions of (attributes, shape of the output, *inputs)
+_MOVES = {
     **dict.fromkeys("Sum Mean Prod Max Min Any All ArgMax ArgMin EuclideanNorm".split(), _reduced),
     **dict.fromkeys(("Transpose", "ConjugateTranspose"),
-                    lambda array, _, out, order: array.transpose([*order])),
-    "BroadcastTo": lambda array, _, out, shape: np.broadcast_to(array, out),
-    "ExpandDims": lambda array, _, out, axis: np.expand_dims(array, int(axis)),
-    "Squeeze": lambda array, attributes, out: array.squeeze(tuple(attributes["squeeze_dims"].list.i) or None),
-    "Unpack": lambda array, attributes, out: np.moveaxis(array, attributes["axis"].i, 0)[0],
-    "Split": lambda array, _, out, axis: array[tuple(map(slice, out))],
-    "SplitV": lambda array, _, out, sizes, axis: array[tuple(map(slice, out))],
+                    lambda _, out, array, order: array.transpose([*order])),
+    "BroadcastTo": lambda _, out, array, shape: np.broadcast_to(array, out),
+    "Reshape": lambda _, out, array, shape: np.reshape(array, shape if out is None else out),
+    "ExpandDims": lambda _, out, array, axis: np.expand_dims(array, int(axis)),
+    "Squeeze": lambda attributes, out, array: array.squeeze(tuple(attributes["squeeze_dims"].list.i) or None),
+    "Pack": lambda attributes, out, *arrays: np.stack(arrays, attributes["axis"].i),
+    "ConcatV2": lambda _, out, *inputs: np.concatenate([*map(np.atleast_1d, inputs[:-1])], int(inputs[-1])),
+    "Unpack": lambda attributes, out, array: np.moveaxis(array, attributes["axis"].i, 0)[0],
+    "Split": lambda _, out, axis, array: array[tuple(map(slice, out))],
+    "SplitV": lambda _, out, array, sizes, axis: array[tuple(map(slice, out))],
     "Slice": _sliced, "StridedSlice": _strided,
-    "ReverseV2": lambda array, _, out, axes: np.flip(array, tuple(axes)),
-    "OneHot": lambda array, attributes, out, *_: np.expand_dims(array, attributes["axis"].i)}
+    "ReverseV2": lambda _, out, array, axes: np.flip(array, tuple(axes)),
+    "OneHot": lambda attributes, out, array, *_: np.expand_dims(array, attributes["axis"].i)}
 
 
 class SampleAxes:
@@ -194,17 +196,20 @@ class _Nodes:
         if isinstance(state, list):
             return state[index]
         shapes = node.attr["_output_shapes"].list.shape
-        return state, _sizes_of_proto(shapes[index]) if index < len(shapes) else None
+        return state, _sizes(shapes[index]) if index < len(shapes) else None
 
     def _constant(self, reference):
         """The value of a tensor (for instance an axis) if it follows from constants, else None."""
         node = self.nodes.get(_source(reference))
-        if node is None or node.op not in _ARITHMETIC and node.op != "Const":
+        if node is None or node.op not in (*_ARITHMETIC, "Const", "Pack", "ConcatV2", "Reshape"):
             return None
         if node.op == "Const":
             return tf.make_ndarray(node.attr["value"].tensor)
         values = [self._constant(i) for i in node.input if i[0] != "^"]
-        return None if any(value is None for value in values) else _ARITHMETIC[node.op](*values)
+        if any(value is None for value in values):
+            return None
+        function = _ARITHMETIC.get(node.op) or partial(_MOVES[node.op], node.attr, None)
+        return function(*values)
 
     def _state(self, node):
         """One state for all outputs of a node, or a list of (state, shape), from those of its inputs."""
@@ -234,7 +239,7 @@ class _Nodes:
         present = list(inputs)
         for _ in range(2 * len(inputs) + 2):
             after = self.owner.call(node.attr["body"].func.name, present)
-            joined = [(_join(state, new, node.op), shape) for (state, shape), (new, _) in zip(present, after)]
+            joined = [(_join(node.op, state, new), shape) for (state, shape), (new, _) in zip(present, after)]
             if joined == present:
                 break
             present = joined
@@ -251,7 +256,7 @@ class _Nodes:
         if condition is not None:
             return condition if isinstance(condition, Mixed) else Mixed(node.op, True)
         results = [self.owner.call(branch.name, arguments) for branch in branches]
-        return [(self._joined([state for state, _ in outputs], node.op), outputs[0][1])
+        return [(_join(node.op, *(state for state, _ in outputs)), outputs[0][1])
                 for outputs in zip(*results)]
 
     # --------------------------------------------------------------------------------------------- operations
@@ -261,7 +266,7 @@ class _Nodes:
         mixing, unknown = Mixed(op, True), Mixed(op, False)
         states, shapes = [state for state, _ in inputs], [shape for _, shape in inputs]
         state, shape = inputs[0]
-        out_shapes = [_sizes_of_proto(proto) for proto in node.attr["_output_shapes"].list.shape]
+        out_shapes = [_sizes(proto) for proto in node.attr["_output_shapes"].list.shape]
         out = out_shapes[0] if out_shapes else None
 
         def constant(index):
@@ -273,7 +278,7 @@ class _Nodes:
         if op == "IdentityN":
             return inputs
         if out_shapes and node.attr["T"].type == tf.variant.as_datatype_enum:        # a list, copied or added
-            return self._joined(states, op)
+            return _join(op, *states)
         if op == "BiasAdd":
             return state if states[1] is None else unknown
         if op in _ELEMENTWISE:
@@ -281,26 +286,10 @@ class _Nodes:
         if op in ("Shape", "ShapeN", "Rank", "Size", "BroadcastGradientArgs", "BroadcastArgs",
                   "InvertPermutation", "TensorListLength"):
             return None
-        if op in _VIEWS:
-            data = 1 if op == "Split" else 0
-            constants = [constant(index) for index in range(len(inputs)) if index != data]
-            return self._moved(states[data], shapes[data], out_shapes, lambda array, out: _VIEWS[op](
-                array, node.attr, out, *constants), op)
+        if op in _MOVES:
+            return self._moved(node, references, inputs, out_shapes)
         if op == "Tile":
             return state if states[1] is None else unknown
-        if op == "Reshape":
-            return self._reshape(state, shape, out) or unknown
-        if op == "Pack":
-            joined = self._same(inputs, op)
-            return joined if isinstance(joined, Mixed) else self._moved(
-                joined, next(sh for s, sh in inputs if s is not None), out_shapes,
-                lambda array, _: np.expand_dims(array, node.attr["axis"].i), op)
-        if op in ("ConcatV2", "Concat"):
-            axis = int(constant(len(references) - 1)) % len(out)
-            joined = self._same(inputs[:-1], op)
-            if isinstance(joined, Mixed) or axis != joined[0]:
-                return joined
-            return joined if all(s is not None for s in states[:-1]) else mixing
         if op in ("Pad", "PadV2", "MirrorPad"):
             return state if out[state[0]] == shape[state[0]] else mixing
         if op in ("Roll", "Cumsum", "Cumprod", "CumulativeLogsumexp"):
@@ -328,10 +317,9 @@ class _Nodes:
         if op == "SparseTensorDenseMatMul":                             # a sparse matrix times a dense one
             return (1, state[1]) if states[3] and (state := states[3])[0] == (0 if node.attr["adjoint_b"].b
                                                                               else 1) else mixing
-        if op in ("MaxPoolGrad", "AvgPoolGrad", "MaxPool3DGrad", "AvgPool3DGrad"):
-            return (0, 1) if all(s in (None, (0, 1)) for s in states) else mixing
-        if op in ("SpaceToBatchND", "BatchToSpaceND"):
-            return state if state == (0, 1) else unknown
+        if op in ("MaxPoolGrad", "AvgPoolGrad", "MaxPool3DGrad", "AvgPool3DGrad", "SpaceToBatchND",
+                  "BatchToSpaceND"):
+            return (0, 1) if all(s in (None, (0, 1)) for s in states) else unknown
         if op in ("ResourceGather", "GatherV2", "Gather"):
             return self._gather(node, op, states, shapes, constant(2) if op == "GatherV2" else 0)
         if op in ("GatherNd", "ResourceGatherNd"):
@@ -343,7 +331,7 @@ class _Nodes:
                   "TensorScatterMin"):
             depth = shapes[1][-1]
             moved = states[2] and (states[2][0] - (len(shapes[1]) - 1) + depth, states[2][1])
-            joined = self._joined([state, moved], op)
+            joined = _join(op, state, moved)
             return joined if states[1] is None and joined[0] >= depth else unknown
         if op == "TensorListFromTensor":
             return (state[0] - 1, state[1]) if state[0] else unknown
@@ -354,7 +342,7 @@ class _Nodes:
             data = {"TensorListSetItem": 2, "TensorListPushBack": 1}.get(op)
             if op in ("TensorListSetItem", "TensorListGetItem") and states[1] is not None:
                 return mixing
-            return _join(state, states[data], op) if data else state
+            return _join(op, state, states[data]) if data else state
         return unknown
 
     def _broadcast(self, states, shapes, out, op):
@@ -370,51 +358,35 @@ class _Nodes:
             found = axis, state[1]
         return found
 
-    def _joined(self, states, op):
-        found = None
-        for state in states:
-            found = _join(found, state, op)
-        return found
+    def _moved(self, node, references, inputs, out_shapes):
+        """The state after an operation that picks or reorders entries: NumPy does so with their samples."""
+        count, op = len(inputs), node.op
+        data = {"Pack": range(count), "ConcatV2": range(count - 1), "Split": (1,)}.get(op, (0,))
+        arguments = [self._samples(*inputs[i]) if i in data else self._constant(references[i])
+                     for i in range(count)]
+        return _join(op, *(self._along(_MOVES[op](
+            node.attr, [size if size >= 0 else None for size in out], *arguments), op) for out in out_shapes))
 
-    def _same(self, inputs, op):
-        """The common state of all inputs that depend on the samples."""
-        states = {state for state, _ in inputs if state is not None}
-        return states.pop() if len(states) == 1 else Mixed(op, True)
-
-    def _moved(self, state, shape, out_shapes, view, op):
-        """The state after an operation that picks or reorders entries, as a view of an array does.
-
-        Args:
-            view: function of an array of this shape and the shape of an output → the array of this output.
-        """
-        axis, inner = state
+    def _samples(self, state, shape):
+        """The number of the sample to which each entry of a tensor belongs, or −1: a broadcast array."""
         sizes = [max(size, 1) for size in shape]                        # unknown sizes play no part
+        if state is None:
+            return np.broadcast_to(-1, sizes)
+        axis, inner = state
         sizes[axis] = shape[axis] if shape[axis] > 0 else self.batch * inner
         samples = np.arange(sizes[axis]) // inner % self.batch
-        array = np.broadcast_to(samples.reshape([-1 if i == axis else 1 for i in range(len(sizes))]), sizes)
-        found = set()
-        for out in out_shapes:
-            moved = view(array, [size if size >= 0 else None for size in out])
-            axes = [i for i, stride in enumerate(moved.strides) if stride and moved.shape[i] > 1]
-            if len(axes) != 1:
-                return Mixed(op, True)
-            count = moved.shape[axes[0]]
-            along = moved[tuple(slice(None) if i == axes[0] else 0 for i in range(moved.ndim))]
-            if count % (inner * self.batch) or (along != np.arange(count) // inner % self.batch).any():
-                return Mixed(op, True)
-            found.add((axes[0], inner))
-        return found.pop() if len(found) == 1 else Mixed(op, False)
+        return np.broadcast_to(samples.reshape([-1 if i == axis else 1 for i in range(len(sizes))]), sizes)
 
-    def _reshape(self, state, shape, out):
-        """(axis, inner) after a row-major reshape; None if the samples no longer lie along one axis."""
-        axis, inner = state
-        stride = int(np.prod(shape[axis + 1:], dtype=int)) * inner  # from one sample to the next in memory
-        for index in reversed(range(len(out))):
-            behind = int(np.prod(out[index + 1:], dtype=int))
-            if stride % behind == 0 and (behind * out[index]) % (stride * self.batch) == 0 and (
-                    self.batch > 1 or out[index] > 1 or index == 0):
-                return index, stride // behind
-        return None
+    def _along(self, samples, op):
+        """The state of a tensor whose entries belong to these samples."""
+        some = samples[tuple(slice(None) if stride else slice(0, 1) for stride in samples.strides)]
+        for axis, count in enumerate(some.shape):
+            along = some.max(axis=tuple(i for i in range(some.ndim) if i != axis), keepdims=True)
+            inner = int(np.argmax(along.ravel() != along.ravel()[0]))
+            if inner and count % (inner * self.batch) == 0 and ((some == along) | (some < 0)).all() and (
+                    along.ravel() == np.arange(count) // inner % self.batch).all():
+                return axis, inner
+        return Mixed(op, True)
 
     def _einsum(self, equation, states, shapes, out, op):
         def written_out(labels, rank):                          # digits for the axes of "...", from the last
@@ -443,14 +415,16 @@ class _Nodes:
         return params[0] if params[0] < axis else params[0] + len(shapes[1]) - 1, params[1]
 
 
-def _join(one, other, op):
-    """The state of a tensor that may have either of two states: one that holds for both."""
-    for state in (one, other):
+def _join(op, *states):
+    """The state of a tensor that may have any of these states: one that holds for all."""
+    found = None
+    for state in states:
         if isinstance(state, Mixed):
             return state
-    if one is None or other is None or one == other:
-        return other if one is None else one
-    return Mixed(op, False)
+        if None not in (found, state) and found != state:
+            return Mixed(op, False)
+        found = state if found is None else found
+    return found
 
 
 def _source(reference):
@@ -458,8 +432,6 @@ def _source(reference):
 
 
 def _sizes(shape):
+    """A TensorShape or its protocol buffer as a list, −1 for unknown sizes; None if the rank is unknown."""
+    shape = tf.TensorShape(shape)
     return None if shape.rank is None else [-1 if size is None else size for size in shape]
-
-
-def _sizes_of_proto(proto):
-    return None if proto.unknown_rank else [dim.size for dim in proto.dim]

@@ -63,20 +63,19 @@ class Structure:
         try:
             traced = functions.compiler.trace(outcome_of, x)
         except Exception:  # the model runs only as plain Python
-            self.outputs = int(functions.flat(functions.outcome_of(x), batch).shape[1])
-            self.penalties = len(model.losses)
+            self.outputs = int(outcome_of(x).shape[1])
             return
         graph, outcome = traced.graph, traced.graph.outputs[0]
         self.outputs, self.memory = int(outcome.shape[1]), graph_memory(graph)
         trained = {id(weight.value.handle) for weight in functions.weights}
         self.variables = [variable for variable in traced.variables if id(variable.handle) not in trained]
         axes = SampleAxes(traced, len(tf.nest.flatten(x)), batch)
-        products, self.not_layered = layer_products(graph, functions.weights, outcome, batch)
+        products, self.not_layered = layer_products(outcome, functions.weights, batch)
         if products and not all(axes.one_row_each(product.sums) for product in products):
             self.not_layered = "a layer is called on rows that are not those of the samples"
         mixed = axes.verdict()
         self.mixing, self.certainly_mixed = mixed and mixed.operation, bool(mixed) and mixed.certain
-        uses = weight_operations(graph, functions.weights, outcome)
+        uses = weight_operations(outcome, functions.weights)
         self.loop = any(operation.type in LOOPS for operation in graph.get_operations())
         self.loop_reads_weights = any(operation.type in LOOPS and operation.inputs[index].dtype == tf.resource
                                       for each in uses for operation, index in each)
@@ -122,13 +121,12 @@ class Product(NamedTuple):
     bias: int | None
 
 
-def weight_operations(graph, weights, outcome):
+def weight_operations(outcome, weights):
     """For each weight, the operations that use its value and on which the outcome depends.
 
     Args:
-        graph: FuncGraph in which the outcome was computed.
+        outcome: symbolic tensor of a FuncGraph.
         weights: list of Keras variables.
-        outcome: symbolic tensor of the graph.
 
     Returns:
         for each weight a list of (operation, index of its input that is the weight). In place of a cast or a
@@ -141,7 +139,7 @@ def weight_operations(graph, weights, outcome):
         if operation not in needed:
             needed.add(operation)
             waiting.extend(tensor.op for tensor in operation.inputs)
-    inner = {id(outside): inside for outside, inside in graph.captures}
+    inner = {id(outside): inside for outside, inside in outcome.graph.captures}
 
     def uses(tensor):
         for operation in tensor.consumers():
@@ -157,21 +155,21 @@ def weight_operations(graph, weights, outcome):
     return [[] if handle is None else list(dict.fromkeys(uses(handle))) for handle in handles]
 
 
-def layer_products(graph, weights, outcome, rows):
+def layer_products(outcome, weights, rows):
     """The products z = a W + b in which all weights of a graph act.
 
     Args:
-        graph, weights, outcome: as in `weight_operations`.
+        outcome, weights: as in `weight_operations`.
         rows: int, how many rows each a must have.
 
     Returns:
-        (products, reason): a list of `Product` and ""; or None and a clause that names a weight that acts
+        (products, reason): a list of `Product` and ""; or [] and a clause that names a weight that acts
         differently.
     """
     kernels, biases = {}, {}
-    for index, (weight, uses) in enumerate(zip(weights, weight_operations(graph, weights, outcome))):
+    for index, (weight, uses) in enumerate(zip(weights, weight_operations(outcome, weights))):
         if len(uses) != 1:
-            return None, f"{weight.path!r} acts {len(uses)} times"
+            return [], f"{weight.path!r} acts {len(uses)} times"
         operation, position = uses[0]
         output = operation.outputs[0]
         one_row_each = output.shape.rank == 2 and output.shape[0] == rows
@@ -182,7 +180,7 @@ def layer_products(graph, weights, outcome, rows):
                 operation.inputs[1 - position].shape == output.shape):
             biases[index] = operation, position
         else:
-            return None, (f"{weight.path!r} acts in {operation.type} {list(output.shape)}, not in a product "
+            return [], (f"{weight.path!r} acts in {operation.type} {list(output.shape)}, not in a product "
                           f"of {rows} rows")
     products, joined = [], {}
     for bias, (operation, position) in biases.items():

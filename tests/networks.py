@@ -11,15 +11,18 @@ equals that of keras.optimizers.SGD in Keras' own training loop, which knows not
 """
 
 import dataclasses
+import functools
 import typing
 import warnings
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import hig
-from tests.reference import flat, jacobian_by_rows, power_by_svd
+from hig.jacobian import unflatten
+from tests.reference import flat, jacobian_of_model, power_by_svd
 
 B, FEATURES = 5, 3
 ETA = 2.0 ** -10          # a power of two: dividing by it costs no digits
@@ -31,13 +34,6 @@ TOLERANCE = 1e-6
 def squares(y_true, y):
     """Σ (y − y*)² of each sample, whatever its shape."""
     return tf.reduce_sum((y - y_true) ** 2, axis=list(range(1, len(y.shape))))
-
-
-def mean_of_squares(y_true, y):
-    """What Keras makes of `squares` on a batch, written out: the sum over outcomes of the mean over samples.
-    """
-    pairs = zip(tf.nest.flatten(y_true), tf.nest.flatten(y))
-    return tf.add_n([tf.reduce_sum((b - a) ** 2) / len(b) for a, b in pairs])
 
 
 def simulator(x, u):
@@ -52,12 +48,11 @@ def rows(*shape, seed=0):
 
 @dataclasses.dataclass
 class Case:
-    """One entry of a table: what PhysicsModel is given, what `fit` is given, what is special.
+    """One entry of a table: the arguments of hig.PhysicsModel, those of `fit`, and what is special.
 
     Attributes:
-        network, simulator, network_input: the arguments of hig.PhysicsModel.
         x: array or structure of arrays; `rows(FEATURES)` by default.
-        loss: Keras' loss; `plain`: the same as a function (y_true, y) → scalar, written out.
+        loss: that of `compile`, of which Keras itself gives the reference's gradient by the outcome.
         compile: further arguments of `compile`; sample_weight: that of `train_on_batch`.
         inference: True if the network does something else in training (dropout): J is taken in inference, so
             SGD is no yardstick, only Jᵀg is.
@@ -69,7 +64,6 @@ class Case:
     x: typing.Any = None
     network_input: typing.Any = None
     loss: typing.Any = squares
-    plain: typing.Callable = mean_of_squares
     compile: dict = dataclasses.field(default_factory=dict)
     sample_weight: typing.Any = None
     inference: bool = False
@@ -121,19 +115,47 @@ def stack(*units, features=FEATURES, **options):
     return keras.Sequential([keras.Input((features,)), *layers, keras.layers.Dense(units[-1], **options)])
 
 
-def hig_model(case):
-    """The PhysicsModel of the case, built, every trainable weight moved away from zeros and ones."""
-    model = hig.PhysicsModel(case.network, case.simulator, case.network_input)
+def convolution(filters=2, **options):
+    """A network of a convolution along the features and a Dense layer, with two controls."""
+    return keras.Sequential([
+        keras.Input((FEATURES,)), keras.layers.Reshape((FEATURES, 1)),
+        keras.layers.Conv1D(filters, 2, activation="tanh", **options), keras.layers.Flatten(),
+        keras.layers.Dense(2)])
+
+
+def in_the_simulator(physics, *units, features=FEATURES, **options):
+    """A case whose simulator, physics(network, x, u), uses the network itself."""
+    network = stack(*units, features=features)
+    return Case(network, functools.partial(physics, network), x=rows(features), **options)
+
+
+def slope(network, x):
+    """∂u/∂x summed over outputs, by a tape within the model."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        u = network(x)
+    return tape.gradient(u, x)
+
+
+def hig_model(case, **options):
+    """The PhysicsModel of the case, every trainable weight moved away from zeros and ones.
+
+    It is compiled with gradient descent in Keras' own training loop.
+    """
+    model = hig.PhysicsModel(case.network, case.simulator, case.network_input, **options)
     model(tf.nest.map_structure(tf.constant, case.x))
     rng = np.random.default_rng(7)
     for weight in model.trainable_variables:
         weight.assign(weight.numpy() + 0.3 * rng.normal(size=weight.shape))
+    model.compile(keras.optimizers.SGD(ETA), case.loss, run_eagerly=True, **case.compile)
     return model
 
 
-def joined(structure):
-    """A structure of tensors as one vector."""
-    return tf.concat([tf.reshape(t, [-1]) for t in tf.nest.flatten(structure)], axis=0)
+def compiled(case, optimizer=None, dtype=None, **options):
+    """`hig_model`, compiled with HIG if no optimizer is given, and options of `compile`."""
+    model = hig_model(case, dtype=dtype)
+    model.compile(optimizer or hig.HIG(ETA, truncation=1e-3), case.loss, **{**options, **case.compile})
+    return model
 
 
 def targets(case, model, seed=3):
@@ -143,36 +165,32 @@ def targets(case, model, seed=3):
     return tf.nest.map_structure(lambda t: rng.normal(size=t.shape).astype(t.dtype.as_numpy_dtype), outcome)
 
 
+def weights_of(model):
+    """The trainable weights as one vector."""
+    return flat([weight.numpy() for weight in model.trainable_variables])
+
+
 def derivatives(case, model, x, y):
-    """(J, g, ∂penalties/∂θ) at the model's present weights, float64, from TensorFlow's tape alone.
+    """(J, g, ∂penalties/∂θ) at a compiled model's present weights, float64, from TensorFlow's tape alone.
 
     A weight's L2 regulariser λ Σ w² is q further rows √(2λ/h) of J, h = 2/B as for `squares`, and entries
     2λw/√(2λ/h) of g.
     """
-    x = tf.nest.map_structure(tf.constant, x)
-    values = [v.value for v in model.trainable_variables]
-    jacobian = jacobian_by_rows(lambda: joined(model(x)), values)
-    outcome = model(x)
-    with tf.GradientTape() as tape:
+    jacobian, values = jacobian_of_model(model, x), [v.value for v in model.trainable_variables]
+    outcome = model(tf.nest.map_structure(tf.constant, x))
+    with tf.GradientTape(persistent=True) as tape:
         tape.watch(outcome)
-        loss = case.plain(y, outcome)
+        loss = model.compute_loss(x, y, outcome, case.sample_weight)
+        model(tf.nest.map_structure(tf.constant, x))
+        penalty = tf.add_n([tf.reduce_sum(loss) for loss in [*model.losses, tf.zeros((), loss.dtype)]])
     gradient = flat(tf.nest.flatten(tape.gradient(loss, outcome, unconnected_gradients="zero")))
-    with tf.GradientTape() as tape:
-        model(x)
-        penalty = tf.add_n([tf.reduce_sum(loss) for loss in model.losses]) if model.losses else tf.constant(
-            0.0)
-    penalty_gradient, place = flat(tape.gradient(penalty, values, unconnected_gradients="zero")), 0
-    for weight in model.trainable_variables:
-        size = weight.numpy().size
-        if weight.regularizer is not None:
-            scale = np.sqrt(2 * weight.regularizer.l2 * len(outcome) / 2)
-            rows = np.zeros((size, jacobian.shape[1]))
-            rows[:, place:place + size] = scale * np.eye(size)
-            jacobian = np.vstack([jacobian, rows])
-            gradient = np.append(gradient, 2 * weight.regularizer.l2 * weight.numpy().ravel() / scale)
-            penalty_gradient[place:place + size] -= 2 * weight.regularizer.l2 * weight.numpy().ravel()
-        place += size
-    return jacobian, gradient, penalty_gradient
+    penalty_gradient = flat(tape.gradient(penalty, values, unconnected_gradients="zero"))
+    strength = flat([np.full(weight.shape, getattr(weight.regularizer, "l2", 0.0))
+                     for weight in model.trainable_variables])
+    columns, by_weights = np.flatnonzero(strength), 2 * strength * weights_of(model)
+    scales = np.sqrt(strength[columns] * len(tf.nest.flatten(outcome)[0]))
+    jacobian = np.vstack([jacobian, scales[:, None] * np.eye(len(strength))[columns]])
+    return jacobian, np.append(gradient, by_weights[columns] / scales), penalty_gradient - by_weights
 
 
 def truncation_in_a_gap(jacobian):
@@ -188,20 +206,19 @@ def truncation_in_a_gap(jacobian):
 
 def moved(model, direction, eta=ETA):
     """The weights after θ ← θ − η · direction and, where a weight has one, its constraint: one vector."""
-    ends = np.cumsum([int(np.prod(v.shape)) for v in model.trainable_variables])
-    after = []
-    for weight, piece in zip(model.trainable_variables, np.split(direction, ends[:-1])):
-        value = weight.numpy() - eta * piece.reshape(weight.shape)
-        after.append(keras.ops.convert_to_numpy(weight.constraint(value)) if weight.constraint else value)
-    return flat(after)
+    shapes = [weight.shape for weight in model.trainable_variables]
+    return flat([(weight.constraint or np.asarray)(weight.numpy() - step) for weight, step
+                 in zip(model.trainable_variables, unflatten(eta * direction, shapes))])
 
 
 def one_step(case, model, y):
     """The trainable weights after one update from the present ones, as one vector; the weights are put back.
     """
     saved = [weight.numpy() for weight in model.weights]
-    model.train_on_batch(case.x, y, sample_weight=case.sample_weight)
-    after = flat([weight.numpy() for weight in model.trainable_variables])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                         # of a slower route: tested by themselves
+        model.train_on_batch(case.x, y, sample_weight=case.sample_weight)
+    after = weights_of(model)
     for weight, value in zip(model.weights, saved):
         weight.assign(value)
     return after
@@ -216,34 +233,54 @@ def assert_same_step(step, expected, before, tolerance=TOLERANCE):
     np.testing.assert_allclose((step - before) / change, (expected - before) / change, rtol=0, atol=tolerance)
 
 
+def assert_right_step(case, model, kappa=-0.5, reference=None, tolerance=TOLERANCE):
+    """One update of a compiled model equals that by the decomposition of the reference's J.
+
+    `reference` is what `derivatives` returns. With κ < 1, τ is set into a gap of the spectrum. Returns the
+    weights expected, and those before.
+    """
+    y, before = targets(case, model), weights_of(model)
+    jacobian, gradient, penalty = reference or derivatives(case, model, case.x, y)
+    truncation = truncation_in_a_gap(jacobian) if kappa < 1 else 0.0
+    if isinstance(model.optimizer, hig.JacobianPower):
+        model.optimizer.kappa, model.optimizer.truncation = kappa, truncation
+    expected = moved(model, power_by_svd(jacobian, kappa, truncation) @ gradient + penalty)
+    assert_same_step(one_step(case, model, y), expected, before, tolerance)
+    return expected, before
+
+
+def rows_of_route(case, model):
+    """(J (n, p) as the route gives it, row by row; the `Derivatives`)."""
+    x, y = (tf.nest.map_structure(tf.constant, data) for data in (case.x, targets(case, model)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        derivatives = model.derivatives_for(x, y, None)
+    jacobian = derivatives.linearise(x, y, None)[3]
+    return np.array([flat(jacobian.pullback(row)) for row in np.eye(derivatives.functions.n)]), derivatives
+
+
 def hold_to_the_svd(case, jit_compile="auto", tolerance=TOLERANCE):
     """One case of a table: κ = −1/2 and κ = 1 as the module docstring says. Returns the model, compiled and
     used.
     """
     model = hig_model(case)
-    y = targets(case, model)
-    before = flat([weight.numpy() for weight in model.trainable_variables])
-    jacobian, gradient, penalty = derivatives(case, model, case.x, y)
-    truncation = truncation_in_a_gap(jacobian)
-
-    if not case.inference:
-        model.compile(keras.optimizers.SGD(ETA), case.loss, run_eagerly=True, **case.compile)
-        plain = one_step(case, model, y)
-        # of the reference
-        assert_same_step(moved(model, jacobian.T @ gradient + penalty), plain, before, tolerance)
-
-    optimizer = hig.JacobianPower(ETA, kappa=-0.5, truncation=truncation)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a slower route: tested by themselves
-        model.compile(optimizer, case.loss, **{"jit_compile": jit_compile, **case.compile})
-        half_inverse = one_step(case, model, y)
-        assert_same_step(half_inverse,
-                         moved(model, power_by_svd(jacobian, -0.5, truncation) @ gradient + penalty),
-                         before, tolerance)
-        optimizer.kappa, optimizer.truncation = 1.0, 0.0
-        assert_same_step(one_step(case, model, y), moved(model, jacobian.T @ gradient + penalty), before,
-                         tolerance)
+    reference = derivatives(case, model, case.x, targets(case, model))
+    if not case.inference:                                      # Keras' own step
+        assert_right_step(case, model, 1.0, reference, tolerance)
+    optimizer = hig.JacobianPower(ETA, -0.5, 0.0)
+    model.compile(optimizer, case.loss, **{"jit_compile": jit_compile, **case.compile})
+    for kappa in (-0.5, 1.0):
+        assert_right_step(case, model, kappa, reference, tolerance)
     assert model.route in ("factored", "per sample", "whole batch")
-    if case.route:
-        assert model.route == case.route
+    assert case.route in (None, model.route)
     return model
+
+
+def held_to_the_svd(table, slow=()):
+    """The test of a table {name: function that builds a Case}; those named in `slow` are marked so."""
+    @pytest.mark.parametrize("build", [
+        pytest.param(build, id=name, marks=[pytest.mark.slow] * (name in slow))
+        for name, build in table.items()])
+    def test(float64, jit_compile, build):
+        hold_to_the_svd(build(), jit_compile)
+    return test

@@ -16,6 +16,14 @@ def jacobian_by_rows(function, variables):
     return np.array(rows, np.float64)
 
 
+def jacobian_of_model(model, x):
+    """∂y/∂θ (n, p) of a Keras model for a batch with respect to its trainable weights, likewise."""
+    x = tf.nest.map_structure(tf.constant, x)
+    return jacobian_by_rows(
+        lambda: tf.concat([tf.reshape(leaf, [-1]) for leaf in tf.nest.flatten(model(x))], axis=0),
+        [weight.value for weight in model.trainable_variables])
+
+
 def jacobian_by_differences(function, point, step):
     """∂y/∂x by central differences: (size of y, size of x), for a numpy function of one float64 array."""
     columns = []

@@ -1,115 +1,34 @@
 """hig.jacobian and hig.routes against one backward pass per output, in float64 and float32."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import hig
+from hig.backend import keras
 from hig.jacobian import FactoredJacobian, PenalizedJacobian, RowsJacobian, unflatten
-from tests.reference import flat, jacobian_by_rows
+from tests.networks import B, FEATURES, Case, compiled, rows, rows_of_route, stack
+from tests.reference import flat, jacobian_of_model
+from tests.test_networks import ELSEWHERE
+from tests.test_networks_layers import FROZEN, LAYERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
-B, FEATURES, CONTROLS, D = 5, 6, 4, 3
 # a few hundred rounded operations per entry, entries of order one
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
+BUILT = {"dense": LAYERS["dense"], "partly_frozen": FROZEN["layer"], "skips": LAYERS["skip_connections"],
+         "layer_called_twice": ELSEWHERE["layer_called_twice"], "normalized": LAYERS["layer_normalization"]}
 
 
-def simulator(x, u):
-    """Three outputs of a few controls and the state, nonlinear in both."""
-    return tf.stack([tf.sin(u[:, 0]) * x[:, 0], u[:, 1] * u[:, 2] ** 2, tf.reduce_sum(u**3, axis=1) + x[:,
-        1]], axis=1)
-
-
-def dense(units, dtype, activation=None, **options):
-    return keras.layers.Dense(units, activation=activation, dtype=dtype, bias_initializer="glorot_normal",
-                              **options)
-
-
-def sequence(dtype, *layers):
-    return keras.Sequential([keras.Input((FEATURES,), dtype=dtype), *layers, dense(CONTROLS, dtype)])
-
-
-def stack(dtype):
-    return sequence(dtype, dense(7, dtype, "tanh"), dense(5, dtype, "relu"))
-
-
-def skips_and_reshapes(dtype):
-    inputs = keras.Input((FEATURES,), dtype=dtype)
-    hidden = dense(6, dtype, "softplus")(inputs)
-    hidden = keras.layers.Add(dtype=dtype)([hidden, inputs])
-    hidden = keras.layers.Reshape((2, 3), dtype=dtype)(hidden)
-    hidden = keras.layers.Flatten(dtype=dtype)(keras.layers.Activation("tanh", dtype=dtype)(hidden))
-    hidden = keras.layers.Concatenate(dtype=dtype)([hidden, inputs])
-    return keras.Model(inputs, dense(CONTROLS, dtype)(hidden))
-
-
-def partly_frozen(dtype):
-    network = sequence(dtype, dense(7, dtype, "gelu", use_bias=False), dense(5, dtype, "relu"))
-    network.layers[1].trainable = False
-    return network
-
-
-def shared_layer(dtype):
-    inputs = keras.Input((FEATURES,), dtype=dtype)
-    layer = dense(FEATURES, dtype, "tanh")
-    return keras.Model(inputs, dense(CONTROLS, dtype)(layer(layer(inputs))))
-
-
-def convolution(dtype):
-    return sequence(dtype, keras.layers.Reshape((FEATURES, 1), dtype=dtype),
-                    keras.layers.Conv1D(3, 3, activation="tanh", dtype=dtype),
-                    keras.layers.Flatten(dtype=dtype), keras.layers.LayerNormalization(dtype=dtype))
-
-
-FACTORED = [stack, skips_and_reshapes, partly_frozen]
-EXPLICIT = [shared_layer, convolution]
-
-
-def compiled(network, simulator, **options):
-    """A PhysicsModel ready for a Jacobian, with the loss Σ (y − y*)² of each sample."""
-    model = hig.PhysicsModel(network, simulator, **options)
-    model.compile(hig.HIG(1.0, truncation=1e-6), lambda target, y: tf.reduce_sum((y - target) ** 2, axis=-1))
-    return model
-
-
-def both(build, dtype):
-    """The Jacobian of a model and the reference's matrix."""
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("build", BUILT.values(), ids=BUILT)
+def test_rows_to_the_precision_of_the_dtype(request, build, dtype):
+    if dtype == "float64":
+        request.getfixturevalue("float64")
     keras.utils.set_random_seed(3)
-    network = build(dtype)
-    x = tf.constant(np.random.default_rng(0).normal(size=(B, FEATURES)), dtype)
-    model = compiled(network, simulator, dtype=dtype)
-    y = tf.zeros((B, D), dtype)
-    loss, outcome, gradient, jacobian = model.derivatives_for(x, y, None).linearise(x, y, None)
-    np.testing.assert_allclose(outcome, simulator(x, network(x)), rtol=1e3 * TOLERANCE[dtype])
-    np.testing.assert_allclose(gradient, np.ravel(2 * outcome / B), rtol=1e-5)
-    np.testing.assert_allclose(loss, tf.reduce_sum(outcome**2) / B, rtol=1e-5)
-    reference = jacobian_by_rows(lambda: simulator(x, network(x)),
-                                 [v.value for v in network.trainable_variables])
-    return jacobian, reference
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("build", FACTORED + EXPLICIT, ids=lambda build: build.__name__)
-def test_products_equal_those_of_the_matrix(build, dtype):
-    jacobian, reference = both(build, dtype)
-    assert isinstance(jacobian, FactoredJacobian if build in FACTORED else RowsJacobian)
-    assert jacobian.shape == reference.shape == (B * D, reference.shape[1])
-    close = {"rtol": 0, "atol": TOLERANCE[dtype] * max(1, np.abs(reference).max()) ** 2 * reference.shape[1]}
-    np.testing.assert_allclose(jacobian.gram(), reference @ reference.T, **close)
-    v = np.random.default_rng(1).normal(size=B * D)
-    np.testing.assert_allclose(flat(jacobian.pullback(v)), reference.T @ v, **close)
-    for found, expected in zip(jacobian.normal(v), (reference.T @ reference, reference.T @ v), strict=True):
-        np.testing.assert_allclose(found, expected, **close)
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE)
-def test_the_tolerance_notices_a_missing_bias(dtype):
-    jacobian, reference = both(stack, dtype)
-    jacobian.biases[1] = None
-    error = np.abs(jacobian.gram() - reference @ reference.T).max()
-    assert error > 100 * TOLERANCE[dtype] * max(1, np.abs(reference).max()) ** 2 * reference.shape[1]
+    case = build()
+    model = compiled(case)
+    found, reference = rows_of_route(case, model)[0], jacobian_of_model(model, case.x)
+    np.testing.assert_allclose(found, reference, rtol=0, atol=TOLERANCE[dtype] * np.abs(reference).max())
 
 
 @pytest.mark.parametrize("batch", [1, 37, 150])
@@ -120,9 +39,9 @@ def test_gram_in_stripes_of_any_size(batch):
     inputs = [rng.normal(size=(batch, k)) for k in widths[:-1]]
     cotangents = [rng.normal(size=(batch * d, k)) for k in widths[1:]]
     jacobian = FactoredJacobian(inputs, cotangents, [0, 2], [1, None])
-    rows = [np.concatenate([np.outer(np.append(inputs[0][r // d], 1), cotangents[0][r]).ravel(),
+    every = [np.concatenate([np.outer(np.append(inputs[0][r // d], 1), cotangents[0][r]).ravel(),
                             np.outer(inputs[1][r // d], cotangents[1][r]).ravel()]) for r in range(batch * d)]
-    expected = np.array(rows) @ np.array(rows).T
+    expected = np.array(every) @ np.array(every).T
     np.testing.assert_allclose(jacobian.gram(), expected, atol=1e-13 * np.abs(expected).max())
     assert np.array_equal(jacobian.gram(), jacobian.gram().T)
 
@@ -140,20 +59,23 @@ def test_one_backward_pass_through_the_simulator():
             return cotangent * tf.cos(u)
         return tf.sin(u), gradient
 
-    network = stack("float32")
     x = tf.ones((B, FEATURES))
-    derivatives = compiled(network, lambda x, u: counted(u)[:, :D]).derivatives_for(x, x[:, :D], None)
-    assert passes == [(B, CONTROLS), (B * D, CONTROLS)]                 # the first is that of the proof
-    derivatives.linearise(2 * x, x[:, :D], None)
+    model = compiled(Case(stack(4, 2), lambda x, u: counted(u)))
+    passes.clear()
+    derivatives = model.derivatives_for(x, x[:, :2], None)
+    assert passes == [(B, 2), (B * 2, 2)]                               # the first is that of the proof
+    derivatives.linearise(2 * x, x[:, :2], None)
     assert len(passes) == 2
 
 
-def test_the_network_is_left_as_it_was():
-    network = stack("float32")
-    before = network(tf.ones((2, FEATURES)))
-    compiled(network, simulator).derivatives_for(tf.ones((2, FEATURES)), tf.ones((2, D)), None)
-    assert all("call" not in vars(layer) for layer in network.layers)
-    np.testing.assert_array_equal(network(tf.ones((2, FEATURES))), before)
+@pytest.mark.parametrize("build", [LAYERS["dense"], ELSEWHERE["layer_called_twice"]], ids=["once", "twice"])
+def test_the_network_is_left_as_it_was(build):
+    case, call = build(), keras.layers.Dense.call
+    model = compiled(case)
+    before = model(case.x)
+    model.derivatives_for(tf.constant(case.x), rows(3), None)
+    assert keras.layers.Dense.call is call and all("call" not in vars(layer) for layer in case.network.layers)
+    np.testing.assert_array_equal(model(case.x), before)
 
 
 def test_unflatten_is_the_inverse_of_flattening():

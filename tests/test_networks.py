@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import B, FEATURES, Case, Net, dense, hold_to_the_svd, rows, simulator, stack
+from tests.networks import (B, FEATURES, Case, Net, dense, held_to_the_svd, in_the_simulator, rows, simulator,
+                            slope, stack)
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
@@ -24,55 +25,8 @@ def two_layers(body, hidden=4, controls=2, other=None, **options):
                 **options)
 
 
-# --- the network's derivatives by its input -----------------------------------------------------------------
-
-def derivative_as_control():
-    """A network that hands out u and ∂u/∂x."""
-    def body(self, x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            u = self.last(self.first(x))
-        return tf.concat([u, tape.gradient(u, x)], axis=1)
-    return two_layers(body, controls=1)
-
-
-def second_derivative_as_control():
-    def body(self, x):
-        with tf.GradientTape() as outer:
-            outer.watch(x)
-            with tf.GradientTape() as inner:
-                inner.watch(x)
-                u = self.last(self.first(x))
-            slope = inner.gradient(u, x)
-        return tf.concat([slope[:, :1], outer.gradient(slope, x)[:, 1:2]], axis=1)
-    return two_layers(body, controls=1)
-
-
-def equation_residual():
-    """A physics-informed network: the outcome is u'' + u, the simulator differentiates the network itself."""
-    network = stack(5, 1, features=1)
-
-    def residual(x, u):
-        with tf.GradientTape() as outer:
-            outer.watch(x)
-            with tf.GradientTape() as inner:
-                inner.watch(x)
-                value = network(x)
-            slope = inner.gradient(value, x)
-        return outer.gradient(slope, x) + value
-    return Case(network, residual, x=rows(1))
-
-
-def residual_and_value():
-    """The same with u in use as well: part of J comes through the controls, part past them."""
-    network = stack(5, 1, features=1)
-
-    def outcome(x, u):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            value = network(x)
-        return tf.concat([tape.gradient(value, x) - u**2, u], axis=1)
-    return Case(network, outcome, x=rows(1))
+def both(self):
+    return lambda x: self.last(self.first(x))
 
 
 # --- branches, loops, and functions within functions --------------------------------------------------------
@@ -85,12 +39,9 @@ def cond_on_the_whole_batch():
         tf.reduce_sum(x[:, 0]) > 0, lambda: self.first(x), lambda: self.other(x))), other=4, x=x)
 
 
-def while_loop():
-    def body(self, x):
-        _, h = tf.while_loop(lambda i, h: i < 3, lambda i, h: (i + 1, self.first(h)), (0, x),
-                             maximum_iterations=3)
-        return self.last(h)
-    return two_layers(body, hidden=FEATURES)
+def while_loop(self, x):
+    return self.last(tf.while_loop(lambda i, h: i < 3, lambda i, h: (i + 1, self.first(h)), (0, x),
+                                   maximum_iterations=3)[1])
 
 
 class RangeLoop(keras.Model):
@@ -105,12 +56,6 @@ class RangeLoop(keras.Model):
         for _ in tf.range(3):
             x = self.first(x)
         return self.last(x)
-
-
-def layer_under_tf_function():
-    case = two_layers(lambda self, x: self.last(self.inner(x)))
-    case.network.inner = tf.function(lambda x: case.network.first(x))
-    return case
 
 
 # --- layers on other rows than the samples ------------------------------------------------------------------
@@ -133,23 +78,17 @@ def of_series(body):
                 lambda x, u: simulator(x[:, 0], u), x=rows(2, FEATURES))
 
 
-def dense_on_steps_times_samples():
+def dense_on_steps_times_samples(self, x):
     """(B, T, F) as (T·B, F): a sample's rows are not neighbours."""
-    def body(self, x):
-        h = self.first(tf.reshape(tf.transpose(x, [1, 0, 2]), [-1, FEATURES]))
-        return self.last(tf.reshape(tf.transpose(tf.reshape(h, [2, -1, 4]), [1, 0, 2]), [-1, 8]))
-    return of_series(body)
+    h = self.first(tf.reshape(tf.transpose(x, [1, 0, 2]), [-1, FEATURES]))
+    return self.last(tf.reshape(tf.transpose(tf.reshape(h, [2, -1, 4]), [1, 0, 2]), [-1, 8]))
 
 
 class Doubled(keras.layers.Dense):
+    """A Dense layer with a call of its own."""
+
     def call(self, inputs, training=None):
         return super().call(super().call(inputs))
-
-
-def dense_with_a_call_of_its_own():
-    layer = Doubled(FEATURES, "tanh")
-    layer.build((None, FEATURES))
-    return Case(Net(lambda self, x: self.last(self.first(x)), first=layer, last=dense(2, FEATURES)))
 
 
 @tf.custom_gradient
@@ -165,10 +104,16 @@ def low_rank_adaptation():
 
 
 ELSEWHERE = {
-    "derivative_as_control": derivative_as_control,
-    "second_derivative_as_control": second_derivative_as_control,
-    "equation_residual": equation_residual,
-    "residual_and_value": residual_and_value,
+    "derivative_as_control": lambda: two_layers(
+        lambda self, x: tf.concat([both(self)(x), slope(both(self), x)], axis=1), controls=1),
+    "second_derivative_as_control": lambda: two_layers(lambda self, x: tf.concat(
+        [slope(both(self), x)[:, :1], slope(lambda x: slope(both(self), x), x)[:, 1:2]], axis=1), controls=1),
+    # physics-informed networks: the simulator differentiates the network itself, here for u'' + u
+    "equation_residual": lambda: in_the_simulator(
+        lambda network, x, u: slope(lambda x: slope(network, x), x) + network(x), 5, 1, features=1),
+    # part of J comes through the controls, part past them
+    "residual_and_value": lambda: in_the_simulator(
+        lambda network, x, u: tf.concat([slope(network, x) - u**2, u], axis=1), 5, 1, features=1),
     "tied_weights": lambda: Case(Net(lambda self, x: self.encoder(x) @ tf.transpose(self.encoder.kernel),
                                      encoder=dense(4, FEATURES, "tanh"))),
     "shared_bias": lambda: two_layers(lambda self, x: self.last(self.first(x)) * self.first.bias[:2]),
@@ -184,13 +129,14 @@ ELSEWHERE = {
     "cond_on_the_whole_batch": cond_on_the_whole_batch,
     "recompute_grad": lambda: two_layers(
         lambda self, x: self.last(tf.recompute_grad(lambda h: self.first(h))(x))),
-    "while_loop": while_loop,
+    "while_loop": lambda: two_layers(while_loop, hidden=FEATURES),
     "map_fn": lambda: two_layers(
         lambda self, x: self.last(tf.map_fn(lambda row: self.first(row[None])[0], x))),
     "vectorized_map": lambda: two_layers(
         lambda self, x: self.last(tf.vectorized_map(lambda row: self.first(row[None])[0], x))),
     "loop_in_tf_range_in_a_call_under_tf_function": lambda: Case(RangeLoop()),
-    "layer_under_tf_function": layer_under_tf_function,
+    "layer_under_tf_function": lambda: two_layers(
+        lambda self, x: self.last(tf.function(lambda x: self.first(x))(x))),
     "layer_called_twice": lambda: two_layers(lambda self, x: self.last(self.first(self.first(x))),
                                              hidden=FEATURES),
     "layer_called_on_two_inputs": lambda: two_layers(
@@ -200,18 +146,17 @@ ELSEWHERE = {
     "operator_network_on_as_many_points_as_samples": lambda: operator_network(B),
     "dense_on_samples_times_steps": lambda: of_series(lambda self, x: self.last(
         tf.reshape(self.first(tf.reshape(x, [-1, FEATURES])), [-1, 8]))),
-    "dense_on_steps_times_samples": dense_on_steps_times_samples,
+    "dense_on_steps_times_samples": lambda: of_series(dense_on_steps_times_samples),
     "rows_in_another_order": lambda: two_layers(
         lambda self, x: tf.reverse(self.last(tf.reverse(self.first(x), [0])), [0])),
     "pairs_side_by_side": lambda: two_layers(
         lambda self, x: self.last(tf.add_n(tf.split(self.first(tf.concat([x, -x**2], 0)), 2)))),
-    "dense_with_a_call_of_its_own": dense_with_a_call_of_its_own,
+    "dense_with_a_call_of_its_own": lambda: Case(keras.Sequential([
+        keras.Input((FEATURES,)), Doubled(FEATURES, "tanh"), keras.layers.Dense(2)])),
     "straight_through_rounding": lambda: Case(Net(
-        lambda self, x: self.last(self.first(x)), first=dense(4, FEATURES, rounded), last=dense(2, 4))),
+        lambda self, x: both(self)(x), first=dense(4, FEATURES, rounded), last=dense(2, 4))),
     "stopped_gradient": lambda: two_layers(
         lambda self, x: self.last(tf.stop_gradient(self.first(x)) + self.other(x)), other=4)}
 
 
-@pytest.mark.parametrize("build", ELSEWHERE.values(), ids=ELSEWHERE)
-def test_weights_that_act_elsewhere_too(float64, jit_compile, build):
-    hold_to_the_svd(build(), jit_compile)
+test_weights_that_act_elsewhere_too = held_to_the_svd(ELSEWHERE)

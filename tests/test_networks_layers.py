@@ -8,8 +8,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
 
-from tests.networks import FEATURES, Case, Net, Physics, dense, hold_to_the_svd, rows, simulator, stack
+from tests.networks import (FEATURES, Case, Net, Physics, convolution, dense, held_to_the_svd,
+                            in_the_simulator, rows, simulator, stack)
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
@@ -20,56 +22,45 @@ pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")  
 WITHOUT_XLA = {"jit_compile": False}
 
 
-def of_series(*layers, steps=3, features=2, **options):
-    """A Sequential on (B, steps, features) that ends in two controls."""
-    network = keras.Sequential([keras.Input((steps, features)), *layers, keras.layers.Dense(2)])
-    return Case(network, lambda x, u: simulator(x[:, 0], u), x=rows(steps, features), **options)
+def of(shape, *parts, x=None, **options):
+    """A Sequential of these layers on (B, *shape) that ends in two controls."""
+    x = rows(*shape) if x is None else x
+    network = keras.Sequential([keras.Input(shape, dtype=x.dtype.name), *parts, layers.Flatten(),
+                                layers.Dense(2)])
+    return Case(network, lambda x, u: simulator(tf.cast(tf.reshape(x, [-1, np.prod(shape)]), u.dtype), u),
+                x=x, **options)
 
 
-def of_images(*layers, shape=(4, 4, 1)):
-    network = keras.Sequential([keras.Input(shape), *layers, keras.layers.Flatten(), keras.layers.Dense(2)])
-    return Case(network, lambda x, u: simulator(x[:, 0, :, 0], u), x=rows(*shape))
-
-
-def of_features(*layers, **options):
-    return Case(keras.Sequential([keras.Input((FEATURES,)), *layers]), **options)
-
-
-def embedding():
-    """Integers go in; the table's gradient is a tf.IndexedSlices, with one row used by several samples."""
-    network = keras.Sequential([keras.Input((3,), dtype="int32"), keras.layers.Embedding(4, 2),
-                                keras.layers.Flatten(), keras.layers.Dense(2)])
-    x = np.array([[0, 1, 1], [3, 0, 1], [1, 1, 1], [0, 3, 3], [3, 1, 0]], "int32")
-    return Case(network, lambda x, u: simulator(tf.cast(x, u.dtype), u), x=x)
+# integers go in; the table's gradient is a tf.IndexedSlices, with one row used by several samples
+INTEGERS = np.array([[0, 1, 1], [3, 0, 1], [1, 1, 1], [0, 3, 3], [3, 1, 0]], "int32")
 
 
 def attention():
     inputs = keras.Input((3, 2))
-    hidden = keras.layers.MultiHeadAttention(num_heads=2, key_dim=1)(inputs, inputs)
-    network = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(hidden)))
+    hidden = layers.Flatten()(layers.MultiHeadAttention(num_heads=2, key_dim=1)(inputs, inputs))
+    network = keras.Model(inputs, layers.Dense(2)(hidden))
     return Case(network, lambda x, u: simulator(x[:, 0], u), x=rows(3, 2))
 
 
 def nested_models():
     inputs = keras.Input((FEATURES,))
-    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "tanh")])
-    middle = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(4, "tanh"), inner])
-    return Case(keras.Model(inputs, keras.layers.Dense(2)(middle(inputs))), route="factored")
+    middle = keras.Sequential([keras.Input((FEATURES,)), layers.Dense(4, "tanh"), stack(3, features=4)])
+    return Case(keras.Model(inputs, layers.Dense(2)(middle(inputs))), route="factored")
 
 
 def several_inputs_and_outputs():
     position, speed = keras.Input((2,), name="position"), keras.Input((1,), name="speed")
-    hidden = keras.layers.Dense(3, "tanh")(keras.layers.Concatenate()([position, speed]))
-    network = keras.Model([position, speed], [keras.layers.Dense(1)(hidden), keras.layers.Dense(1)(speed)])
+    hidden = layers.Dense(3, "tanh")(layers.Concatenate()([position, speed]))
+    network = keras.Model([position, speed], [layers.Dense(1)(hidden), layers.Dense(1)(speed)])
     return Case(network, lambda x, u: simulator(x[0], tf.concat(u, axis=1)), x=[rows(2), rows(1, seed=1)],
                 route="factored")
 
 
 def skip_connections():
     inputs = keras.Input((FEATURES,))
-    hidden = keras.layers.Add()([keras.layers.Dense(FEATURES, "tanh")(inputs), inputs])
-    both = keras.layers.Concatenate()([hidden, inputs])
-    return Case(keras.Model(inputs, keras.layers.Dense(2)(both)), route="factored")
+    hidden = layers.Add()([layers.Dense(FEATURES, "tanh")(inputs), inputs])
+    both = layers.Concatenate()([hidden, inputs])
+    return Case(keras.Model(inputs, layers.Dense(2)(both)), route="factored")
 
 
 LAYERS = {
@@ -81,61 +72,49 @@ LAYERS = {
     "nested_models": nested_models,
     "several_inputs_and_outputs": several_inputs_and_outputs,
     "skip_connections": skip_connections,
-    "lstm": lambda: of_series(keras.layers.LSTM(2)),
-    "gru": lambda: of_series(keras.layers.GRU(2), compile=WITHOUT_XLA),
-    "simple_rnn": lambda: of_series(keras.layers.SimpleRNN(2)),
-    "bidirectional": lambda: of_series(keras.layers.Bidirectional(keras.layers.LSTM(1)), compile=WITHOUT_XLA),
-    "conv_lstm_2d": lambda: Case(keras.Sequential([
-        keras.Input((2, 2, 2, 1)), keras.layers.ConvLSTM2D(1, (2, 1)), keras.layers.Flatten(),
-        keras.layers.Dense(2)]),
-        lambda x, u: simulator(x[:, 0, :, 0, 0], u), x=rows(2, 2, 2, 1), compile=WITHOUT_XLA),
-    "conv_1d": lambda: of_series(keras.layers.Conv1D(2, 2, activation="tanh"), keras.layers.Flatten()),
-    "conv_2d": lambda: of_images(keras.layers.Conv2D(2, 3, activation="tanh")),
-    "conv_2d_transpose": lambda: of_images(keras.layers.Conv2DTranspose(1, 2, strides=2), shape=(2, 2, 1)),
-    "separable_conv_2d": lambda: of_images(keras.layers.SeparableConv2D(1, 3)),
-    "embedding": embedding,
-    "einsum_dense": lambda: of_series(keras.layers.EinsumDense("abc,cd->abd", output_shape=(3, 2),
-                                                               bias_axes="d"), keras.layers.Flatten()),
-    "dense_on_axes": lambda: of_series(keras.layers.Dense(2, "tanh"), keras.layers.Flatten()),
-    "time_distributed": lambda: of_series(keras.layers.TimeDistributed(keras.layers.Dense(2, "tanh")),
-                                          keras.layers.Flatten()),
-    "batch_normalization": lambda: of_features(keras.layers.Dense(4), keras.layers.BatchNormalization(),
-                                               keras.layers.Dense(2), inference=True),
-    "layer_normalization": lambda: of_features(keras.layers.Dense(4), keras.layers.LayerNormalization(),
-                                               keras.layers.Dense(2)),
-    "group_normalization": lambda: of_features(keras.layers.Dense(4), keras.layers.GroupNormalization(2),
-                                               keras.layers.Dense(2)),
-    "spectral_normalization": lambda: of_features(
-        keras.layers.SpectralNormalization(keras.layers.Dense(4, "tanh")), keras.layers.Dense(2),
-        inference=True),
+    "lstm": lambda: of((3, 2), layers.LSTM(2)),
+    "gru": lambda: of((3, 2), layers.GRU(2), compile=WITHOUT_XLA),
+    "simple_rnn": lambda: of((3, 2), layers.SimpleRNN(2)),
+    "bidirectional": lambda: of((3, 2), layers.Bidirectional(layers.LSTM(1)), compile=WITHOUT_XLA),
+    "conv_lstm_2d": lambda: of((2, 2, 2, 1), layers.ConvLSTM2D(1, (2, 1)), compile=WITHOUT_XLA),
+    "conv_1d": lambda: of((3, 2), layers.Conv1D(2, 2, activation="tanh")),
+    "conv_2d": lambda: of((4, 4, 1), layers.Conv2D(2, 3, activation="tanh")),
+    "conv_2d_transpose": lambda: of((2, 2, 1), layers.Conv2DTranspose(1, 2, strides=2)),
+    "separable_conv_2d": lambda: of((4, 4, 1), layers.SeparableConv2D(1, 3)),
+    "embedding": lambda: of((3,), layers.Embedding(4, 2), x=INTEGERS),
+    "einsum_dense": lambda: of((3, 2), layers.EinsumDense("abc,cd->abd", output_shape=(3, 2), bias_axes="d")),
+    "dense_on_axes": lambda: of((3, 2), layers.Dense(2, "tanh")),
+    "time_distributed": lambda: of((3, 2), layers.TimeDistributed(layers.Dense(2, "tanh"))),
+    "batch_normalization": lambda: of((3,), layers.Dense(4), layers.BatchNormalization(), inference=True),
+    "layer_normalization": lambda: of((3,), layers.Dense(4), layers.LayerNormalization()),
+    "group_normalization": lambda: of((3,), layers.Dense(4), layers.GroupNormalization(2)),
+    "spectral_normalization": lambda: of((3,), layers.SpectralNormalization(layers.Dense(4, "tanh")),
+                                         inference=True),
     "attention": attention,
-    "prelu_as_activation": lambda: of_features(keras.layers.Dense(4, activation=keras.layers.PReLU()),
-                                               keras.layers.Dense(2)),
-    "prelu": lambda: of_features(keras.layers.Dense(4), keras.layers.PReLU(), keras.layers.Dense(2)),
-    "dropout": lambda: of_features(keras.layers.Dense(4, "tanh"), keras.layers.Dropout(0.5),
-                                   keras.layers.Dense(2), inference=True),
+    "prelu_as_activation": lambda: of((3,), layers.Dense(4, activation=layers.PReLU())),
+    "prelu": lambda: of((3,), layers.Dense(4), layers.PReLU()),
+    "dropout": lambda: of((3,), layers.Dense(4, "tanh"), layers.Dropout(0.5), inference=True),
 }
 
 
-@pytest.mark.parametrize("build", [
-    pytest.param(build, id=name, marks=[pytest.mark.slow] * (name in ("conv_lstm_2d", "bidirectional")))
-    for name, build in LAYERS.items()])
-def test_layers(float64, jit_compile, build):
-    hold_to_the_svd(build(), jit_compile)
+test_layers = held_to_the_svd(LAYERS, slow=("conv_lstm_2d", "bidirectional"))
 
 
 # --- frozen parts -------------------------------------------------------------------------------------------
 
-def frozen(*parts, convolution=False):
-    """Of three Dense layers, or of a convolution and a Dense layer, what is named "index" or "index name"."""
-    network = keras.Sequential([
-        keras.Input((3, 2)), keras.layers.Conv1D(2, 2), keras.layers.Flatten(),
-        keras.layers.Dense(2)]) if convolution else stack(4, 4, 2)
+def freeze(part):
+    part.trainable = False
+    return part
+
+
+def frozen(*parts, network=None):
+    """Of three Dense layers, or of another network, what is named "index" or "index name"."""
+    network = network or stack(4, 4, 2)
     for part in parts:
         index, _, name = part.partition(" ")
         layer = network.layers[int(index)]
-        (getattr(layer, name) if name else layer).trainable = False
-    return Case(network, lambda x, u: simulator(x[:, 0], u), x=rows(3, 2)) if convolution else Case(network)
+        freeze(getattr(layer, name) if name else layer)
+    return Case(network)
 
 
 FROZEN = {
@@ -145,56 +124,30 @@ FROZEN = {
     "all_kernels": lambda: frozen("0 kernel", "1 kernel", "2 kernel"),
     "kernel_of_one_bias_of_another": lambda: frozen("0 kernel", "2 bias"),
     "layer": lambda: frozen("1"),
-    "bias_of_a_convolution": lambda: frozen("0 bias", convolution=True),
-    "kernel_of_a_convolution": lambda: frozen("0 kernel", convolution=True)}
+    "bias_of_a_convolution": lambda: frozen("1 bias", network=convolution()),
+    "kernel_of_a_convolution": lambda: frozen("1 kernel", network=convolution())}
 
 
-@pytest.mark.parametrize("build", FROZEN.values(), ids=FROZEN)
-def test_frozen_parts(float64, jit_compile, build):
-    hold_to_the_svd(build(), jit_compile)
+test_frozen_parts = held_to_the_svd(FROZEN)
 
 
 # --- weights outside the network ----------------------------------------------------------------------------
 
-def closed_loop():
+def closed_loop(network, x, u):
     """The network steers the simulator at every time step; its first answer, the control u, is not used."""
-    network = stack(4, FEATURES)
-
-    def loop(x, u):
-        for _ in range(3):
-            x = x + 0.2 * network(x)
-        return x
-    return Case(network, loop)
-
-
-def closed_loop_after_an_open_one():
-    network = stack(4, FEATURES)
-    return Case(network, lambda x, u: x + 0.2 * u + 0.2 * network(x + 0.2 * u))
+    for _ in range(3):
+        x = x + 0.2 * network(x)
+    return x
 
 
 def closed_loop_in_while_loop():
-    network = stack(3, FEATURES)
-
-    def loop(x, u):
-        step = lambda i, x: (i + 1, x + 0.2 * network(x))     # noqa: E731
-        return tf.while_loop(lambda i, x: i < 3, step, (0, x), maximum_iterations=3)[1]
-    return Case(network, loop)
+    return in_the_simulator(lambda network, x, u: tf.while_loop(
+        lambda i, x: i < 3, lambda i, x: (i + 1, x + 0.2 * network(x)), (0, x), maximum_iterations=3)[1],
+        3, FEATURES)
 
 
 def spring(self, x, u):
     return simulator(x, u) * self.stiffness + self.offset * x
-
-
-def frozen_physics():
-    physics = Physics(spring, stiffness=0.7, offset=0.1)
-    physics.trainable = False
-    return Case(stack(4, 2), physics, route="factored")
-
-
-def only_the_physics_is_trained():
-    network = stack(4, 2)
-    network.trainable = False
-    return Case(network, Physics(spring, stiffness=0.7, offset=0.1))
 
 
 def shared_between_network_and_simulator():
@@ -209,31 +162,27 @@ def layer_shared_as_a_whole():
                 Physics(lambda self, x, u: self.shared(x + u), shared=layer))
 
 
-def frozen_network_input():
-    layer = dense(4, FEATURES, "tanh")
-    layer.trainable = False
-    return Case(stack(3, 2, features=4), network_input=layer, route="factored")
-
-
+SPRING = {"stiffness": 0.7, "offset": 0.1}
 OUTSIDE = {
-    "closed_loop": closed_loop,
-    "closed_loop_after_an_open_one": closed_loop_after_an_open_one,
+    "closed_loop": lambda: in_the_simulator(closed_loop, 4, FEATURES),
+    "closed_loop_after_an_open_one": lambda: in_the_simulator(
+        lambda network, x, u: x + 0.2 * u + 0.2 * network(x + 0.2 * u), 4, FEATURES),
     "closed_loop_in_while_loop": closed_loop_in_while_loop,
-    "physical_parameters": lambda: Case(stack(4, 2), Physics(spring, stiffness=0.7, offset=0.1)),
-    "frozen_physical_parameters": frozen_physics,
-    "only_physical_parameters": only_the_physics_is_trained,
+    "physical_parameters": lambda: Case(stack(4, 2), Physics(spring, **SPRING)),
+    "frozen_physical_parameters": lambda: Case(stack(4, 2), freeze(Physics(spring, **SPRING)),
+                                               route="factored"),
+    "only_physical_parameters": lambda: Case(freeze(stack(4, 2)), Physics(spring, **SPRING)),
     "dense_layer_in_the_simulator": lambda: Case(stack(4, 2), Physics(lambda self, x, u: self.surrogate(
         tf.concat([x, u], axis=1)), surrogate=dense(2, FEATURES + 2, "tanh"))),
     "shared_between_network_and_simulator": shared_between_network_and_simulator,
     "layer_shared_as_a_whole": layer_shared_as_a_whole,
     "network_input_with_weights": lambda: Case(stack(3, 2, features=4),
                                                network_input=dense(4, FEATURES, "tanh")),
-    "frozen_network_input": frozen_network_input,
-    "weights_everywhere": lambda: Case(stack(3, 2, features=2), Physics(spring, stiffness=0.7, offset=0.1),
-                                       network_input=keras.layers.Dense(2, "tanh")),
+    "frozen_network_input": lambda: Case(stack(3, 2, features=4), route="factored",
+                                         network_input=freeze(dense(4, FEATURES, "tanh"))),
+    "weights_everywhere": lambda: Case(stack(3, 2, features=2), Physics(spring, **SPRING),
+                                       network_input=layers.Dense(2, "tanh")),
 }
 
 
-@pytest.mark.parametrize("build", OUTSIDE.values(), ids=OUTSIDE)
-def test_weights_outside_the_network(float64, jit_compile, build):
-    hold_to_the_svd(build(), jit_compile)
+test_weights_outside_the_network = held_to_the_svd(OUTSIDE)

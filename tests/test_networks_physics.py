@@ -10,9 +10,11 @@ import pytest
 import tensorflow as tf
 
 import hig
-from tests.networks import (B, ETA, FEATURES, Case, Net, assert_same_step, dense, derivatives, hig_model,
-                            hold_to_the_svd, moved, rows, simulator, squares, stack, targets)
-from tests.reference import flat, power_by_svd
+from hig.jacobian import unflatten
+from tests.networks import (ETA, FEATURES, Case, Net, assert_same_step, convolution, dense, derivatives,
+                            held_to_the_svd, hig_model, hold_to_the_svd, moved, rows, simulator, squares,
+                            stack, targets, weights_of)
+from tests.reference import power_by_svd
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
@@ -95,33 +97,26 @@ SIMULATORS = {
 COUPLED = ["batch_mean", "batch_maximum", "neighbours", "samples_in_another_order"]
 
 
-@pytest.mark.parametrize("name", SIMULATORS)
-def test_simulators(float64, jit_compile, name):
-    hold_to_the_svd(Case(stack(4, 2), SIMULATORS[name], route="whole batch" if name in COUPLED else None),
-                    jit_compile)
+test_simulators = held_to_the_svd({
+    name: lambda name=name: Case(stack(4, 2), SIMULATORS[name],
+                                 route="whole batch" if name in COUPLED else None) for name in SIMULATORS})
 
 
 @pytest.mark.parametrize("name", ["batch_mean", "array_of_the_batch_as_outcome"])
 def test_coupled_samples_and_a_convolution(float64, name):
-    network = keras.Sequential([keras.Input((3, 2)), keras.layers.Conv1D(2, 2, activation="tanh"),
-                                keras.layers.Flatten(), keras.layers.Dense(2)])
-    hold_to_the_svd(Case(network, lambda x, u: SIMULATORS[name](x[:, 0], u), x=rows(3, 2),
-                         route="whole batch"))
+    hold_to_the_svd(Case(convolution(), SIMULATORS[name], route="whole batch"))
 
 
 # --- structures ---------------------------------------------------------------------------------------------
 
-def two_heads(form, convolution=False):
+def two_heads(form, by_convolution=False):
     """A network that hands out two arrays in the given form: keep its names out of alphabetical order."""
-    layer = keras.layers.Conv1D(2, 2, activation="tanh") if convolution else None
-
     def body(self, x):
-        h = tf.reshape(layer(x[:, :, None]), [-1, 4]) if convolution else tf.tanh(self.trunk(x))
+        h = tf.reshape(self.trunk(x[:, :, None] if by_convolution else x), [-1, 4])
         return form(self.first(h), self.last(h))
-    if not convolution:
-        return Net(body, trunk=dense(4, FEATURES), first=dense(2, 4), last=dense(1, 4))
-    layer.build((None, FEATURES, 1))
-    return Net(body, trunk=layer, first=dense(2, 4), last=dense(1, 4))
+    trunk = keras.layers.Conv1D(2, 2, activation="tanh") if by_convolution else keras.layers.Dense(4, "tanh")
+    trunk.build((None, FEATURES, 1) if by_convolution else (None, FEATURES))
+    return Net(body, trunk=trunk, first=dense(2, 4), last=dense(1, 4))
 
 
 def as_dict(first, last):
@@ -156,58 +151,30 @@ STRUCTURES = {
 }
 
 
-@pytest.mark.parametrize("build", STRUCTURES.values(), ids=STRUCTURES)
-def test_structures(float64, jit_compile, build):
-    hold_to_the_svd(build(), jit_compile)
+test_structures = held_to_the_svd(STRUCTURES)
 
 
 # --- losses and penalties -----------------------------------------------------------------------------------
-
-def huber(y_true, y):
-    a = tf.abs(y - y_true)
-    return tf.reduce_mean(tf.where(a < 0.5, a**2 / 2, 0.5 * (a - 0.25)))
-
 
 def both(x, u):
     return {"force": u * x[:, :2], "energy": tf.reduce_sum(u**2, axis=1, keepdims=True)}
 
 
-WEIGHTS = np.array([0.0, 1.0, 2.0, 0.5, 1.0])
 LOSSES = {
-    "mse": dict(loss="mse", plain=lambda t, y: tf.reduce_mean((y - t) ** 2)),
-    "huber": dict(loss=keras.losses.Huber(delta=0.5), plain=huber),
-    "sum": dict(loss=keras.losses.MeanSquaredError(reduction="sum"),
-                plain=lambda t, y: tf.reduce_sum((y - t) ** 2) / y.shape[1]),
-    "whole_batch": dict(loss=lambda t, y: tf.math.reduce_std(y - t), plain=lambda t,
-                        y: tf.math.reduce_std(y - t)),
-    "sample_weight": dict(sample_weight=WEIGHTS,
-                          plain=lambda t, y: tf.reduce_sum(WEIGHTS[:, None] * (y - t) ** 2) / B),
-    "dict": dict(simulator=both, loss={"force": "mse", "energy": "mae"}, plain=lambda t, y: tf.reduce_mean(
-        (y["force"] - t["force"]) ** 2) + tf.reduce_mean(tf.abs(y["energy"] - t["energy"]))),
-    "dict_with_weights": dict(
-        simulator=both, loss={"force": "mse", "energy": "mae"},
-        compile={"loss_weights": {"force": 0.3, "energy": 2.0}},
-        plain=lambda t, y: 0.3 * tf.reduce_mean((y["force"] - t["force"]) ** 2)
-        + 2 * tf.reduce_mean(tf.abs(y["energy"] - t["energy"]))),
-    "list": dict(simulator=lambda x, u: list(both(x, u).values()), loss=["mse", "mae"], plain=lambda t, y:
-                 tf.reduce_mean((y[0] - t[0]) ** 2) + tf.reduce_mean(tf.abs(y[1] - t[1]))),
+    "mse": dict(loss="mse"),
+    "huber": dict(loss=keras.losses.Huber(delta=0.5)),
+    "sum": dict(loss=keras.losses.MeanSquaredError(reduction="sum")),
+    "whole_batch": dict(loss=lambda t, y: tf.math.reduce_std(y - t)),
+    "sample_weight": dict(sample_weight=np.array([0.0, 1.0, 2.0, 0.5, 1.0])),
+    "dict": dict(simulator=both, loss={"force": "mse", "energy": "mae"}),
+    "dict_with_weights": dict(simulator=both, loss={"force": "mse", "energy": "mae"},
+                              compile={"loss_weights": {"force": 0.3, "energy": 2.0}}),
+    "list": dict(simulator=lambda x, u: list(both(x, u).values()), loss=["mse", "mae"]),
 }
 
 
-@pytest.mark.parametrize("options", LOSSES.values(), ids=LOSSES)
-def test_losses(float64, jit_compile, options):
-    hold_to_the_svd(Case(stack(4, 2), **options), jit_compile)
-
-
-PENALTIES = {
-    "kernel_regularizer": lambda: Case(stack(4, 2, kernel_regularizer=keras.regularizers.L2(0.1))),
-    "bias_regularizer_of_a_convolution": lambda: Case(keras.Sequential([
-        keras.Input((3, 1)), keras.layers.Conv1D(2, 2, bias_regularizer=keras.regularizers.L2(0.1)),
-        keras.layers.Flatten(), keras.layers.Dense(2)]), x=rows(3, 1), simulator=lambda x, u: simulator(x[:,
-            :, 0], u)),
-    "activity_regularizer": lambda: Case(stack(4, 2, activity_regularizer=keras.regularizers.L2(0.1))),
-    "add_loss_in_the_simulator": lambda: Case(stack(4, 2), PenalizedSimulator()),
-}
+test_losses = held_to_the_svd({name: lambda options=options: Case(stack(4, 2), **options)
+                               for name, options in LOSSES.items()})
 
 
 class PenalizedSimulator(keras.layers.Layer):
@@ -216,22 +183,27 @@ class PenalizedSimulator(keras.layers.Layer):
         return simulator(x, u)
 
 
-@pytest.mark.parametrize("build", PENALTIES.values(), ids=PENALTIES)
-def test_penalties(float64, jit_compile, build):
-    hold_to_the_svd(build(), jit_compile)
+PENALTIES = {
+    "kernel_regularizer": lambda: Case(stack(4, 2, kernel_regularizer=keras.regularizers.L2(0.1))),
+    "bias_regularizer_of_a_convolution": lambda: Case(convolution(
+        bias_regularizer=keras.regularizers.L2(0.1))),
+    "activity_regularizer": lambda: Case(stack(4, 2, activity_regularizer=keras.regularizers.L2(0.1))),
+    "add_loss_in_the_simulator": lambda: Case(stack(4, 2), PenalizedSimulator()),
+}
+
+
+test_penalties = held_to_the_svd(PENALTIES)
 
 
 # --- sizes and batches --------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("convolution", [False, True], ids=["dense", "convolution"])
+@pytest.mark.parametrize("network", [lambda units: stack(units, 2), convolution],
+                         ids=["dense", "convolution"])
 @pytest.mark.parametrize("samples, hidden", [(1, 4), (1, 1), (12, 1)],
                          ids=["one sample", "one of all", "n > p"])
-def test_sizes(float64, jit_compile, samples, hidden, convolution):
+def test_sizes(float64, jit_compile, samples, hidden, network):
     x = np.random.default_rng(0).normal(size=(samples, FEATURES))
-    layers = ([keras.layers.Reshape((FEATURES, 1)), keras.layers.Conv1D(hidden, 2, activation="tanh"),
-               keras.layers.Flatten()] if convolution else [keras.layers.Dense(hidden, "tanh")])
-    network = keras.Sequential([keras.Input((FEATURES,)), *layers, keras.layers.Dense(2)])
-    hold_to_the_svd(Case(network, lambda x, u: u * x[:, :2], x=x), jit_compile)
+    hold_to_the_svd(Case(network(hidden), lambda x, u: u * x[:, :2], x=x), jit_compile)
 
 
 BATCHED = {
@@ -239,10 +211,7 @@ BATCHED = {
     "reshaped_dense": lambda: Net(lambda self, x: self.last(
         tf.reshape(self.first(tf.reshape(x, [-1, 1])), [-1, 6])),
                                   first=dense(2, 1, "tanh"), last=dense(2, 6)),
-    "convolution": lambda: keras.Sequential([
-        keras.Input((FEATURES,)), keras.layers.Reshape((FEATURES, 1)),
-        keras.layers.Conv1D(2, 2, activation="tanh"),
-        keras.layers.Flatten(), keras.layers.Dense(2)]),
+    "convolution": convolution,
 }
 
 
@@ -253,26 +222,19 @@ def test_last_smaller_batch(float64, name, feed, coupled):
     """Ten samples in batches of 4, 4 and 2, of a size that the graph may not know: three steps, one after the
     other.
     """
-    physics = SIMULATORS["neighbours"] if coupled else lambda x, u: tf.sin(u) * x[:, :2]
-    rng = np.random.default_rng(2)
-    case = Case(BATCHED[name](), physics, x=rng.normal(size=(10, FEATURES)))
+    case = Case(BATCHED[name](), SIMULATORS["neighbours"] if coupled else lambda x, u: tf.sin(u) * x[:, :2],
+                x=np.random.default_rng(2).normal(size=(10, FEATURES)))
     model = hig_model(case)
-    y = targets(case, model)
-    start = [weight.numpy() for weight in model.trainable_variables]
-    before = flat(start)
+    y, before, start = targets(case, model), weights_of(model), model.get_weights()
     for first in (0, 4, 8):
         part = slice(first, first + 4)
         jacobian, gradient, _ = derivatives(case, model, case.x[part], y[part])
         after = moved(model, power_by_svd(jacobian, -0.5, 1e-6) @ gradient)
-        ends = np.cumsum([w.size for w in start])
-        for weight, value in zip(model.trainable_variables, np.split(after, ends[:-1])):
-            weight.assign(value.reshape(weight.shape))
-    expected = flat([weight.numpy() for weight in model.trainable_variables])
-    for weight, value in zip(model.trainable_variables, start):
-        weight.assign(value)
+        model.set_weights(unflatten(after, [value.shape for value in start]))
+    model.set_weights(start)
     model.compile(hig.HIG(ETA, truncation=1e-6), squares)
     if feed == "arrays":
         model.fit(case.x, y, batch_size=4, shuffle=False, verbose=0)
     else:
         model.fit(tf.data.Dataset.from_tensor_slices((case.x, y)).batch(4), verbose=0)
-    assert_same_step(flat([weight.numpy() for weight in model.trainable_variables]), expected, before)
+    assert_same_step(weights_of(model), after, before)
