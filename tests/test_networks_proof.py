@@ -109,6 +109,15 @@ def test_a_slower_route_warns_once_and_the_fast_one_of_nothing(float64, name, ro
     assert texts == []
 
 
+def test_a_simulator_that_fails_on_other_rows_without_a_word_takes_the_whole_batch(float64):
+    def only_its_batch(x, u):
+        if x.shape[0] != B:
+            raise ValueError
+        return u
+    model, texts = told(lambda: first_update(only_its_batch))
+    assert model.route == "whole batch" and len(texts) == 1 and "ValueError()" in texts[0]
+
+
 @pytest.mark.xla
 @pytest.mark.parametrize("name", ["numpy_function", "sparse_product"])
 def test_without_xla_as_the_user_wishes_or_with_one_warning(float64, name):
