@@ -37,6 +37,8 @@ class Functions:
             without a gradient.
         apply, record: the compiled `PhysicsModel.trace_update` and `PhysicsModel.trace_record`.
         penalties: hig.penalties.Penalties.
+        loss_reads_weights: whether the loss takes weights not only from y (known once it is traced).
+        loss_slope: function (x, y*, sample weights, y) → gradient of the loss for fixed y, (p,) float64.
 
     Raises:
         ValueError: no weight is trainable, no array of x has a row for each sample, or the outcome does not
@@ -45,7 +47,7 @@ class Functions:
     """
 
     def __init__(self, model, compiler, x, y_true):
-        self.model, self.compiler = model, compiler
+        self.model, self.compiler, self.loss_reads_weights = model, compiler, False
         self.weights = model.trainable_variables
         self.shapes = [tuple(weight.shape) for weight in self.weights]
         if not self.weights:
@@ -64,6 +66,7 @@ class Functions:
         self.plain_loss = compiler.function(self.trace_loss, "The loss", xla=False)
         self.loss_of_outcome = compiler.function(self.loss_and_gradient, "The loss", xla=False)
         self.plain_vjp = compiler.function(self._trace_vjp, "The plain gradient", xla=False)
+        self.loss_slope = compiler.function(self._trace_loss_slope, "The loss' own gradient")
         self.apply = Together(model.trace_update) if devices() > 1 else compiler.function(
             model.trace_update, "The update", xla=False)
         self.record = compiler.function(model.trace_record, "The metrics", xla=False)
@@ -142,7 +145,15 @@ class Functions:
             tape.watch(outcome)
             loss = self.model.data_loss(x, y_true, outcome, sample_weight)
         gradient = tape.gradient(loss, outcome, unconnected_gradients=ZERO)
+        handles = {id(weight.value.handle) for weight in self.weights}
+        self.loss_reads_weights |= any(id(read.handle) in handles for read in tape.watched_variables())
         return loss, outcome, tf.reshape(self.flat(gradient, self.batch), [-1])
+
+    def _trace_loss_slope(self, x, y_true, sample_weight, outcome):
+        with tf.GradientTape() as tape:
+            loss = self.model.data_loss(x, y_true, outcome, sample_weight)
+        gradients = dense(tape.gradient(loss, self.values(), unconnected_gradients=ZERO))
+        return tf.concat([tf.cast(tf.reshape(each, [-1]), tf.float64) for each in gradients], axis=0)
 
     def curvature(self, batch, outcome, gradient, change=None):
         """Two curvatures of the loss as a function of y: along its gradient, and along a change of y.

@@ -68,14 +68,16 @@ class Products:
         functions: hig.functions.Functions.
         way: "through the network", "forward mode" or "double backward".
         chunk: samples that go through the model at a time. None: the whole batch, or as many as fit into half
-            of the device's free memory beside the vectors kept.
+            of the device's free memory beside the vectors kept. It is the whole batch, too, if samples reach
+            each other's outcomes.
         xla: whether XLA may compile the functions.
     """
 
     def __init__(self, functions, way, chunk=None, xla=True):
         self.functions, self.model, self.way = functions, functions.model, way
         self.batch, self.shape, self.shapes = functions.batch, functions.shape, functions.shapes
-        self.samples = min(chunk or self._fitting(), self.batch)        # in a pass
+        self.samples = self.batch if functions.structure.certainly_mixed else min(      # in a pass
+            chunk or self._fitting(), self.batch)
         function = partial(functions.compiler.function, xla=xla)
         self._loss = function(functions.trace_loss, "The loss")
         self._linearise = function(self._trace_linearise, "The linearised simulator")

@@ -122,7 +122,8 @@ class PhysicsModel(keras.Model):
 
     def data_loss(self, x, y_true, outcome, sample_weight):
         """The loss of an outcome without penalties, scalar. The metrics are left unchanged."""
-        if self.loss is None and self.losses:                           # the loss consists of penalties alone
+        # the loss consists of penalties alone
+        if self.loss is None and self.losses and type(self).compute_loss is keras.Model.compute_loss:
             return 0.0 * tf.add_n([tf.cast(tf.reduce_sum(leaf), keras.config.floatx())
                                    for leaf in tf.nest.flatten(outcome)])
         variables = [variable for metric in self.metrics for variable in metric.variables]
@@ -309,6 +310,8 @@ class PhysicsModel(keras.Model):
             loss, outcome, gradient, jacobian = derivatives.linearise(*batch)               # L, y, g, J
             loss, gradient, jacobian, rest = functions.penalties.extend(                    # + regularisers
                 x, loss, gradient, jacobian, lambda: functions.curvature(batch, outcome, gradient)[0])
+            if functions.loss_reads_weights:
+                rest = (0 if rest is None else rest) + functions.loss_slope(*batch, outcome).numpy()
             power = self.optimizer.power(jacobian, gradient, split.samples, rest)           # J^κ g
             direction, numbers = step(                                          # of fixed or adaptive size
                 self.optimizer, loss, power,
@@ -322,6 +325,8 @@ class PhysicsModel(keras.Model):
             results = functions.record(*to_record)
         else:
             results = functions.apply(tf.convert_to_tensor(direction), *to_record)    # θ ← θ − η · direction
+        if np.size(self._spectrum_sum) != len(numbers):                 # krylov has been set or unset
+            self._spectrum_sum, self._spectrum_count = 0.0, 0
         self._spectrum_sum += np.array(numbers, float)
         self._spectrum_count += 1
         return {**results, **self.mean_spectrum(), **results}  # in a clash of names, metrics win
@@ -331,14 +336,15 @@ class PhysicsModel(keras.Model):
         if not self.built:  # a simulator may make its weights in its first call
             self(x, training=False)
         weights = self.trainable_variables
-        key = (place(), self.optimizer.krylov, tuple(map(id, weights)), tuple(
-            None if t is None else (tuple(t.shape), t.dtype)
-            for t in tf.nest.flatten((x, y_true, sample_weight))))
+        key = place(), self.optimizer.krylov, tuple(map(id, weights)), str(tf.nest.map_structure(
+            lambda t: t is not None and (tuple(t.shape), t.dtype), (x, y_true, sample_weight)))
         if key not in self._derivatives:
             while len(self._derivatives) >= KEPT_SHAPES:
                 del self._derivatives[next(iter(self._derivatives))]
             derivatives = Derivatives(self, self.compiler, x, y_true, sample_weight)
-            self.optimizer.check(weights, derivatives.functions.penalties)
+            functions = derivatives.functions
+            self.optimizer.check(weights, functions.loss_reads_weights and "what the loss takes from weights "
+                                 "other than by the outcome" or functions.penalties.irregular)
             self._derivatives[key] = derivatives
         self.optimizer.build_for(weights)
         self._derivatives[key] = self._derivatives.pop(key)             # the latest comes last

@@ -109,10 +109,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         self.kappa, self.truncation, self.damping, self.adaptive = kappa, truncation, damping, bool(adaptive)
         self.krylov, self.krylov_tolerance, self.krylov_chunk = krylov, krylov_tolerance, krylov_chunk
         self.spectral_filter = spectral_filter
-        self.logged = (SPECTRUM + KRYLOV * bool(self.krylov))[self._unlogged:]
         if self.adaptive:
             self._refuse_schedule(self._learning_rate)
-            self.logged += self.adapts, "trust"
             self.warned = False
             for name, value in self._control().items():
                 setattr(self, name, self.add_variable((), keras.initializers.Constant(value), name=name))
@@ -120,6 +118,12 @@ class JacobianPower(keras.optimizers.Optimizer):
     def _control(self):
         """The variables that step control changes besides η: their names and initial values."""
         return dict.fromkeys(MEASURED, 0.0)
+
+    @property
+    def logged(self):
+        """Names of the numbers that `fit` logs, for the present settings."""
+        numbers = (SPECTRUM + KRYLOV * bool(self.krylov))[self._unlogged:]
+        return (*numbers, self.adapts, "trust") if self.adaptive else numbers
 
     def _refuse_schedule(self, learning_rate):
         if self.adaptive and self.adapts == "learning_rate" and callable(learning_rate):
@@ -257,17 +261,17 @@ class JacobianPower(keras.optimizers.Optimizer):
         present = self._current_damping(loss) if self.adapts == "damping" else float(self.learning_rate)
         return present, self.trust()
 
-    def check(self, variables, penalties):
+    def check(self, variables, irregular):
         """Refuses weights and penalties with which an adaptive step cannot be judged.
 
         Args:
             variables: the trainable weights.
-            penalties: hig.penalties.Penalties.
+            irregular: str, names a penalty that is not a sum of squares; "" if there is none.
 
         Raises:
             ValueError: steps are adaptive, and a penalty is no sum of squares, or a weight has a constraint.
         """
-        reasons = [f"{penalties.irregular} is no sum of squares"] if penalties.irregular else []
+        reasons = [f"{irregular} is no sum of squares"] if irregular else []
         reasons += [f"the constraint of {variable.path!r} changes the step" for variable in variables
                     if variable.constraint is not None]
         if self.adaptive and reasons:

@@ -68,10 +68,11 @@ def check_model(functions):
         functions.compiler.warn("It is not known whether samples reach each other's outcomes "
                                 f"({structure.mixing}): on several devices they do so within each device "
                                 "alone")
-    if structure.penalties > sum(weight.regularizer is not None for weight in functions.weights):
-        raise ValueError("layers add to the loss (add_loss, activity regularisers), of which it is not "
-                         "known how the parts of a batch make up the whole: leave them out, or train on "
-                         "one device")
+    if functions.loss_reads_weights or structure.penalties > sum(
+            weight.regularizer is not None for weight in functions.weights):
+        raise ValueError("layers add to the loss (add_loss, activity regularisers), or it reads weights "
+                         "itself, of which it is not known how the parts of a batch make up the whole: leave "
+                         "this out, or train on one device")
 
 
 class Together:

@@ -19,8 +19,8 @@ samples stay apart (`hig.structure`). A route that the graph rules out is never 
 are. Second, the route's numbers are checked with the first batch of each shape (`hig.proof`): for a random v,
 Jᵀv by the route's factors or rows must equal that of the whole model, which automatic differentiation gives
 at the cost of one backward pass. If the two differ, the next route is tried. If the graph has unknown
-operations, small and large rows of J get the same weight in this check, and the check is repeated at the
-updates 1, 2, 4, 8, …, and when an untrained variable that the model reads has changed.
+operations or random numbers, small and large rows of J get the same weight in this check, and the check is
+repeated at the updates 1, 2, 4, 8, …, and when an untrained variable that the model reads has changed.
 """
 
 import math
@@ -50,11 +50,12 @@ def candidates(functions):
         whether the structure of the graph shows that the route is right.
     """
     structure, optimizer, compiler = functions.structure, functions.model.optimizer, functions.compiler
-    possible, apart = not structure.certainly_mixed, not structure.mixing
+    possible, repeatable = not structure.certainly_mixed, not structure.random
+    apart = repeatable and not structure.mixing
     if optimizer.krylov:
         for way in ways(functions, structure.network_alone and possible):
             yield (f"krylov, {way}", lambda xla, way=way: Products(
-                functions, way, optimizer.krylov_chunk, xla).linearise, way != "through the network" or apart)
+                functions, way, optimizer.krylov_chunk, xla).linearise, apart or repeatable and not possible)
         return
     if possible:
         if not structure.not_layered and not compiler.eager:            # no graph in which to find layers
@@ -66,7 +67,7 @@ def candidates(functions):
                 yield ("per sample", lambda xla, rows=rows, loop=loop: by_rows(
                     functions, xla and (compiler.forced or not loop), rows), apart)
     for rows in batch_rows, one_by_one:
-        yield "whole batch", partial(by_rows, functions, trace=rows, whole_batch=True), True
+        yield "whole batch", partial(by_rows, functions, trace=rows, whole_batch=True), repeatable
 
 
 class Derivatives:
@@ -95,6 +96,9 @@ class Derivatives:
         reference = self.proof.reference(*batch)
         if devices() > 1:
             check_model(functions)
+        if functions.loss_reads_weights:
+            compiler.warn("The loss takes weights not only from the outcome: this part of it has no Jacobian "
+                          "and adds its plain gradient, as in gradient descent")
         if all(gradient is None for gradient in reference.product):
             raise ValueError("No gradients provided for any variable: the outcome does not depend on any "
                              "trainable weight, or not in a differentiable way.")

@@ -124,7 +124,7 @@ class SampleAxes:
     Args:
         function: tf.ConcreteFunction with the graph; its first output is y, samples along the first axis.
         leaves: int, how many of its arguments are data; these come first.
-        batch: B, number of samples. Data with B rows have one row for each; other data are shared by all.
+        batch: B > 1, number of samples. Data with B rows have one row for each; others are shared by all.
     """
 
     def __init__(self, function, leaves, batch):
@@ -139,15 +139,13 @@ class SampleAxes:
 
     def verdict(self):
         """Why a row of y may depend on other samples than its own, as a `Mixed`; "" if none does."""
-        if self.batch == 1:
-            return ""
         if isinstance(self.outcome, Mixed):
             return self.outcome
         return "" if self.outcome in (None, (0, 1)) else Mixed("the outcome", True)
 
     def one_row_each(self, tensor):
         """Whether a tensor of the graph has one row for each sample, which depends only on this sample."""
-        return self.batch == 1 or self.nodes.look_up(tensor.op.name)[0] == (0, 1)
+        return self.nodes.look_up(tensor.op.name)[0] == (0, 1)
 
     def call(self, name, arguments):
         """[(state, shape)] of the outputs of a function of the graph, from those of its arguments."""

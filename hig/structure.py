@@ -6,6 +6,7 @@ the operations that use it, including those whose result is multiplied by 0 for 
 """
 
 import math
+import re
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -14,6 +15,7 @@ from hig.own_weights import own_weights
 from hig.sample_axes import SampleAxes
 
 LOOPS = ("While", "StatelessWhile")
+_RANDOM = re.compile("Random|Normal|Uniform|Multinomial|Rng")          # in names of operations
 
 
 class Structure:
@@ -36,12 +38,13 @@ class Structure:
             network, and whether a loop reads weights.
         has_own_weights: whether every row can have weights of its own (`hig.own_weights`), in a model
             without the factored route.
+        random: whether the graph has random numbers, which may be multiplied by 0 for now.
         variables: what the model reads but does not train.
         memory: about how many bytes the tensors of a forward pass of the batch take; 0 if unknown.
     """
 
     def __init__(self, functions, x):
-        model, batch, network_span = functions.model, functions.batch, []
+        model, data, batch, network_span = functions.model, x, functions.batch, []
 
         def outcome_of(x):
             operations = tf.compat.v1.get_default_graph().get_operations
@@ -57,16 +60,23 @@ class Structure:
             return tf.identity(functions.flat(outcome, batch))
 
         self.not_layered, self.mixing = "the graph of the model cannot be read", "its graph cannot be read"
-        self.certainly_mixed = self.network_alone = self.has_own_weights = False
+        self.certainly_mixed = self.network_alone = self.has_own_weights = self.random = False
         self.loop = self.loop_in_network = self.loop_reads_weights = False
         self.variables, self.memory = (), 0
         try:
-            traced = functions.compiler.trace(outcome_of, x)
+            traced = functions.compiler.trace(outcome_of, data)
+            self.outputs = int(traced.graph.outputs[0].shape[1])
+            if batch == 1:  # a second sample shows whether samples stay apart
+                data, batch = functions.of_samples(lambda t: tf.repeat(t, 2, axis=0), x), 2
+                traced = functions.compiler.trace(outcome_of, data)
         except Exception:  # the model runs only as plain Python
+            batch = functions.batch
             self.outputs = int(outcome_of(x).shape[1])
             return
         graph, outcome = traced.graph, traced.graph.outputs[0]
-        self.outputs, self.memory = int(outcome.shape[1]), graph_memory(graph)
+        self.memory, definition = graph_memory(graph) * functions.batch // batch, graph.as_graph_def()
+        self.random = any(_RANDOM.search(node.op) for nodes in (
+            definition.node, *(body.node_def for body in definition.library.function)) for node in nodes)
         trained = {id(weight.value.handle) for weight in functions.weights}
         self.variables = [variable for variable in traced.variables if id(variable.handle) not in trained]
         axes = SampleAxes(traced, len(tf.nest.flatten(x)), batch)
@@ -84,12 +94,12 @@ class Structure:
             self.loop_in_network = any(operation.type in LOOPS for operation in inside)
             self.network_alone = all(operation in inside for each in uses for operation, _ in each)
         self.has_own_weights = (bool(self.not_layered) or functions.compiler.eager) and not self.mixing and (
-            _may_have_own_weights(functions, x))
+            _may_have_own_weights(functions, data, batch))
 
 
-def _may_have_own_weights(functions, x):
+def _may_have_own_weights(functions, x, batch):
     """Whether weights act only in Dense layers, and samples stay apart if each row has its own weights."""
-    leaves, weights, batch = tf.nest.flatten(x), functions.weights, functions.batch
+    leaves, weights = tf.nest.flatten(x), functions.weights
 
     def outcome_of(*arguments):
         own = dict(zip(map(id, weights), arguments[len(leaves):]))

@@ -156,6 +156,27 @@ def test_several_batches_in_one_execution():
     assert_same_weights(*weights, tolerance=1e-5)
 
 
+@pytest.mark.parametrize("make", [lambda: hig.HIG(0.1, 1e-6), lambda: hig.HIG(0.1, 1e-6, adaptive=True),
+                                  hig.LevenbergMarquardt], ids=["HIG", "adaptive", "LM"])
+def test_krylov_set_between_updates_counts_and_is_logged(make):
+    model = model_of(optimizer=make())
+    model.train_on_batch(X, Y)
+    model.optimizer.krylov = 2
+    logs = model.train_on_batch(X, Y, return_dict=True)
+    assert logs["krylov_steps"] == 2 and logs.get("learning_rate", 0.1) < 1
+    assert model.route.startswith("krylov")
+    model.optimizer.krylov = None
+    assert "krylov_steps" not in model.train_on_batch(X, Y, return_dict=True)
+    assert not model.route.startswith("krylov")
+
+
+def test_data_of_the_same_shapes_in_another_structure():
+    model = hig.PhysicsModel(stack(4, 2), lambda x, u: u, lambda x: tf.nest.flatten(x)[0])
+    model.compile(hig.HIG(0.1, truncation=1e-3), squares)
+    for x in [X, Y], {"first": X, "second": Y}:
+        model.train_on_batch(x, Y[:, :2])
+
+
 # --- precisions and devices that change what an optimizer is given ------------------------------------------
 
 def test_loss_scaling_is_refused():

@@ -11,7 +11,7 @@ import hig
 from hig.control import step
 from hig.jacobian import unflatten
 from tests.networks import squares
-from tests.reference import flat, power_by_svd, weights_of
+from tests.reference import flat, jacobian_by_rows, power_by_svd, weights_of
 from tests.test_model import change, compiled
 from tests.test_model_life import Penalty
 
@@ -80,6 +80,76 @@ def test_training_ends_where_the_reported_loss_has_no_slope(float64, name, adapt
         for k, s in enumerate([0.3, 3.0])], axis=1)
     found = np.vstack([model.network.layers[-1].kernel.numpy(), model.network.layers[-1].bias.numpy()])
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# --- a loss that reads weights itself ---
+
+class SeesTheNetwork(hig.PhysicsModel):
+    """A subclass whose loss has the network's values at other points."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        data = super().compute_loss(x, y, y_pred, sample_weight, training)
+        return data + 0.3 * tf.reduce_mean(self.network(x + 1.0) ** 2)
+
+
+class LearnedScales(hig.PhysicsModel):
+    """Its loss weighs every outcome by a trained scale, as for tasks of different uncertainty."""
+
+    def build(self, *shapes):
+        self.scales = self.add_weight(shape=(2,), initializer="zeros", name="scales")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return tf.reduce_mean(tf.reduce_sum(tf.exp(-self.scales) * (y - y_pred) ** 2 + self.scales, axis=1))
+
+
+def norm_in_the_loss(network):
+    return hig.PhysicsModel(network, weighted), lambda y_true, y: squares(
+        y_true, y) + 0.1 * tf.reduce_sum(network.layers[0].kernel ** 2)
+
+
+READS_WEIGHTS = {"norm": norm_in_the_loss,
+                 "network": lambda network: (SeesTheNetwork(network, weighted), squares),
+                 "scales": lambda network: (LearnedScales(network, weighted), None)}
+
+
+@pytest.mark.filterwarnings("ignore:The Jacobian takes")                # scales do not act in a product
+@pytest.mark.parametrize("krylov", [None, 10**6])
+@pytest.mark.parametrize("name", READS_WEIGHTS)
+def test_what_the_loss_takes_from_weights_itself_adds_its_gradient(float64, name, krylov):
+    """J^κ g + r by the singular value decomposition, where r is what the gradient of the loss has beside Jᵀg.
+    """
+    keras.utils.set_random_seed(3)
+    model, loss = READS_WEIGHTS[name](keras.Sequential([
+        keras.Input((2,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(2)]))
+    x, y = map(tf.constant, data(6))
+    model.build(None)
+    before, weights = weights_of(model), [w.value for w in model.trainable_variables]
+    model.compile(hig.JacobianPower(1.0, -0.5, 1e-3, krylov=krylov, krylov_tolerance=0.0), loss)
+    with tf.GradientTape(persistent=True) as tape:
+        outcome = model(x)
+        value = model.compute_loss(x, y, outcome)
+    slope = flat(tape.gradient(value, weights))
+    gradient = flat([tape.gradient(value, outcome)])
+    J = jacobian_by_rows(lambda: model(x), weights)
+    rest = slope - J.T @ gradient
+    assert np.abs(rest).max() > 0.01
+    with pytest.warns(UserWarning, match="adds its plain gradient"):
+        model.train_on_batch(x, y)
+    np.testing.assert_allclose(before - weights_of(model), power_by_svd(J, -0.5, 1e-3) @ gradient + rest,
+                               atol=1e-8)                               # K is known to 1e-16 σ_max²
+    model.compile(hig.HIG(1.0, 1e-3, adaptive=True), loss)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="what the loss takes from weights"):
+        model.train_on_batch(x, y)
+
+
+def test_a_loss_of_the_users_own_beside_a_regulariser(float64):
+    """compute_loss of a subclass, compiled without a loss: not a loss that consists of penalties alone."""
+    model = LearnedScales(keras.Sequential([keras.Input((2,)), keras.layers.Dense(
+        2, kernel_regularizer="l2")]), weighted)
+    x, y = data(6)
+    model.build(None)
+    model.compile(hig.HIG(0.1, 1e-3), None)
+    assert float(model.data_loss(x, y, tf.zeros([6, 2], tf.float64), None)) > 0
 
 
 # --- a step ---

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import hig
 from hig.sample_axes import SampleAxes
 from hig.structure import layer_products
-from tests.networks import (B, FEATURES, Case, assert_right_step, compiled, dense, rows, rows_of_route,
+from tests.networks import (B, ETA, FEATURES, Case, assert_right_step, compiled, dense, rows, rows_of_route,
                             slope, stack, targets)
 from tests.reference import jacobian_of_model
 
@@ -64,19 +65,48 @@ CHANGES = {
         factor > 0, lambda: u * network.layers[1].bias, lambda: u + 0.0))}
 
 
-@pytest.mark.parametrize("build, outcome, data", [(build, outcome, data)
-                                                  for build, outcome, *data in CHANGES.values()], ids=CHANGES)
-def test_a_step_after_the_change_is_right(float64, build, outcome, data):
+CHANGES["coupled with its own repetitions"] = *CHANGES["coupled samples"], FIRST[:1]
+KRYLOV = {"krylov": 10**6, "krylov_tolerance": 0.0}
+
+
+@pytest.mark.parametrize("name, options", [
+    *((name, {}) for name in CHANGES), ("coupled with its own repetitions", KRYLOV),
+    ("coupled samples", {**KRYLOV, "krylov_chunk": 2})])
+def test_a_step_after_the_change_is_right(float64, name, options):
+    build, outcome, *data = CHANGES[name]
     network, factor = build(), tf.Variable(0.0, trainable=False, dtype="float64")
     first, later = (2 * data or 2 * [FIRST])[:2]
     case = Case(network, lambda x, u: outcome(network, factor, x, u), x=first,
                 network_input=(lambda x: x["state"]) if isinstance(first, dict) else None)
-    model = compiled(case)
+    model = compiled(case, hig.HIG(ETA, truncation=1e-3, **options))
     _, before = assert_right_step(case, model)
     case.x = later
     factor.assign(1.0)
     expected, _ = assert_right_step(case, model)
     assert np.abs(expected - before).max() > 1e-6                        # the change does something
+
+
+def test_a_batch_of_one_takes_the_fast_route(float64):
+    case = Case(stack(5, 2), lambda x, u: u, x=FIRST[:1])
+    model = compiled(case)
+    assert_right_step(case, model)
+    assert model.route == "factored"
+
+
+@pytest.mark.parametrize("options", [{}, KRYLOV], ids=["exact", "krylov"])
+@pytest.mark.parametrize("coupled", [0.0, 1.0])
+def test_noise_that_is_raised_later_is_refused(float64, coupled, options):
+    factor = tf.Variable(0.0, trainable=False, dtype="float64")
+    case = Case(stack(5, 2), lambda x, u: u * (1 + factor * tf.random.normal(u.shape, dtype=u.dtype))
+                - coupled * tf.reduce_mean(u, axis=0))
+    model = compiled(case, hig.HIG(ETA, truncation=1e-3, **options))
+    y = targets(case, model)
+    for _ in range(3):
+        model.train_on_batch(case.x, y)
+    factor.assign(1.0)
+    with pytest.warns(UserWarning, match="stopped being right"), pytest.raises(
+            ValueError, match="draw random numbers outside the model"):
+        model.train_on_batch(case.x, y)
 
 
 @pytest.mark.parametrize("dtype, scale", [("float32", 1e4), ("float64", 1e8)])
