@@ -204,6 +204,24 @@ def test_five_minutes_of_cart_poles():
         assert finals_agree(own, *losses), setting
 
 
+@pytest.mark.parametrize("task, row, readmes_row", [
+    ("toy_1d", "toy 1D", "a curve in one variable"),
+    ("polynomial", "random polynomial", "a random polynomial in six variables")])
+def test_independent_benchmark(task, row, readmes_row):
+    """Mean ± standard deviation of 15 seeds with each method, and where there is one the median."""
+    runs, short = settings("Regression"), README.split(f"|{readmes_row}|")[1].split("|")
+    page = (ROOT / "results/Regression/README.md").read_text().split(f"| {row}, HIG |")[1]
+    after_adam = page.split(f"| {row}, Adam |")[1]
+    for name, text in [("HIG", short[1]), ("Adam", short[3]), ("HIG_adaptive", short[4]),
+                       ("HIG", page.split("|")[1]), ("Adam", after_adam.split("|")[1]),
+                       ("HIG_adaptive", page.split("HIG adaptive")[1].split("|")[0]),
+                       ("LM", page.split("Levenberg-Marquardt")[1].split("|")[0])]:
+        losses = np.array([numbers(run, THRESHOLDS)[2] for run in runs[f"{name}_task={task}"]])
+        written = re.findall(r"\d[\d.e-]*", text.split("(")[0])
+        assert len(losses) == 15 and len(written) >= 2, (name, text)
+        assert_agree(written, [losses.mean(), losses.std(), np.median(losses)][:len(written)], (name, text))
+
+
 PEERS = {"Adam": "Adam", "Adam, best batch": "Adam_batch_size=*", "Adam, chosen": "Adam_learning_rate=*",
          "Muon": "Muon", "L-BFGS": "LBFGS", "GN": "GN", "HIG": "HIG", "HIG, chosen": "HIG_learning_rate=*",
          "HIG adaptive": "HIG_adaptive", "LM": "LM"}
