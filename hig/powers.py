@@ -19,7 +19,8 @@ enough, because V = Jᵀ U Σ⁻¹:
 
 with f(λ) = 0 for the truncated eigenvalues λ ≤ τ² λ_max of K. `gram_coefficients` computes v by an
 eigendecomposition of K if n is small, and from n = 180 on by the faster `hig.tridiagonal`, which needs no
-eigenvectors, but a gap above rounding between the kept eigenvalues and the truncated ones.
+eigenvectors. If no gap above rounding separates the kept eigenvalues from the truncated ones, the
+eigendecomposition is used for any n.
 
 With damping, f(λ) = (λ + μ)^(−a), which bounds the step where σ is small. For κ = −1 and without truncation
 this is the step of Levenberg (1944) and Marquardt (1963): s = −Jᵀ (K + μ)⁻¹ g = −(JᵀJ + μ)⁻¹ Jᵀ g minimises
@@ -119,9 +120,8 @@ def gram_coefficients(K, g, kappa, truncation, method="auto", damping=0.0, spect
     Args:
         K: symmetric array (n, n) of any real dtype, best formed in float64 (see the module's docstring).
         g: array (n,) of any real dtype.
-        kappa, truncation, damping, spectral_filter: κ, τ, μ and f as in `jacobian_power`. They are relative
-            to singular values of J: eigenvalues λ ≤ τ² λ_max of K are dropped, and zero and negative ones
-            (rounding) for any τ.
+        kappa, truncation, damping, spectral_filter: κ, τ, μ and f as in `jacobian_power`. Eigenvalues
+            λ ≤ τ² λ_max of K are dropped, and zero and negative ones (rounding) for any τ.
         method: "eigh", a full eigendecomposition; "tridiagonal", that of `hig.tridiagonal`; or "auto", the
             faster one for this n. They agree to 1e-9 or to the conditioning ε λ_max/λ_min, whichever is
             larger. A spectral filter needs "eigh". "cholesky" is for κ = −1 with damping and without
@@ -166,9 +166,8 @@ def _power_by_eigh(K, g, exponent, truncation, damping, spectral_filter=None):
     """v = U (Λ + μ)^(−a) Uᵀ g by all eigenvectors U of K, and the `Spectrum` of J."""
     for driver in ("evd", "evr"):   # divide and conquer; if that fails, relatively robust representations
         try:
-            # numpy's is the same routine as "evd", but lets other threads run
             if driver == "evd" and len(g) >= SMALLEST_THREADED:
-                lam, U = np.linalg.eigh(K)
+                lam, U = np.linalg.eigh(K)      # the same routine, but other threads may run
             else:
                 lam, U = scipy.linalg.eigh(K, driver=driver, check_finite=False)
             break
