@@ -22,7 +22,7 @@ import tensorflow as tf
 
 import hig
 from hig.jacobian import unflatten
-from tests.reference import flat, jacobian_of_model, power_by_svd
+from tests.reference import flat, jacobian_of_model, power_by_svd, weights_of
 
 B, FEATURES = 5, 3
 ETA = 2.0 ** -10          # a power of two: dividing by it costs no digits
@@ -163,11 +163,6 @@ def targets(case, model, seed=3):
     rng = np.random.default_rng(seed)
     outcome = model(tf.nest.map_structure(tf.constant, case.x))
     return tf.nest.map_structure(lambda t: rng.normal(size=t.shape).astype(t.dtype.as_numpy_dtype), outcome)
-
-
-def weights_of(model):
-    """The trainable weights as one vector."""
-    return flat([weight.numpy() for weight in model.trainable_variables])
 
 
 def derivatives(case, model, x, y):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import hig
-from tests.reference import jacobian_by_rows, power_by_svd, weights_of
+from tests.reference import jacobian_of_model, power_by_svd, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
@@ -63,7 +63,7 @@ def test_step_equals_the_explicit_svd(float64, kappa, rows, hidden, convolution)
     """
     x, y = data(rows)
     model = hig.PhysicsModel(network(hidden=hidden, convolution=convolution), simulator)
-    jacobian = jacobian_by_rows(lambda: model(x), [v.value for v in model.trainable_variables])
+    jacobian = jacobian_of_model(model, x)
     gradient = 2 * (model(x).numpy() - y).ravel() / len(x)  # of the mean over samples of Σ (y − y*)²
     expected, before = power_by_svd(jacobian, kappa, 1e-4) @ gradient, weights_of(model)
     model.compile(hig.JacobianPower(1e-3, kappa, 1e-4), squares, run_eagerly=kappa != -0.5)

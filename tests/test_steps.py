@@ -18,7 +18,7 @@ from hig.jacobian import unflatten
 from hig.optimizers import MEASURED
 from hig.runs.results import load_results
 from tests import tiny
-from tests.reference import flat, jacobian_by_rows, weights_of
+from tests.reference import flat, jacobian_of_model, weights_of
 from tests.test_model import change, compiled, data, linear_model, network, simulator, squares
 
 both = pytest.mark.parametrize("make", [lambda: hig.HIG(0.1, 1e-4, adaptive=True), hig.LevenbergMarquardt],
@@ -28,8 +28,7 @@ MAKE_NOISY = [lambda: hig.HIG(0.5, 1e-6, adaptive=True), hig.LevenbergMarquardt]
 
 def gradient_and_jacobian(model, x, y, weight=2.0):
     """g of the mean over samples of weight/2 · Σ (y − y*)², and J, row by row."""
-    jacobian = jacobian_by_rows(lambda: model(x), [v.value for v in model.trainable_variables])
-    return weight * (model(x).numpy() - y).ravel() / len(x), jacobian
+    return weight * (model(x).numpy() - y).ravel() / len(x), jacobian_of_model(model, x)
 
 
 def assert_close(found, expected, tolerance):
