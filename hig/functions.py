@@ -41,7 +41,7 @@ class Functions:
         loss_slope: function (x, y*, sample weights, y) → gradient of the loss for fixed y, (p,) float64.
 
     Raises:
-        ValueError: no weight is trainable, no array of x has a row for each sample, or the outcome does not
+        ValueError: the batch is empty, no weight is trainable, no array of x has a row for each sample, or the outcome does not
             have one row per sample.
         TypeError: a weight or the outcome is not real.
     """
@@ -57,6 +57,8 @@ class Functions:
                 raise TypeError(f"the weight {weight.path!r} is {tf.as_dtype(weight.dtype).name}, but a "
                                 "Jacobian power takes real weights: hold real and imaginary part as two")
         self.batch = samples(x, y_true)
+        if not self.batch:
+            raise ValueError("the batch has no samples: leave empty batches out of the data")
         self.split = None if devices() > 1 else Split(self.batch)       # set for each update
         self.sampled = [np.shape(leaf)[:1] == (self.batch,) for leaf in tf.nest.flatten(x)]
         if not any(self.sampled):

@@ -45,12 +45,11 @@ def _resolved(truncation):
     return truncation
 
 
-def _krylov_steps(steps):
-    """k as an int ≥ 1, or None; else raises ValueError."""
-    if steps is not None and not (steps >= 1 and steps == int(steps)):
-        raise ValueError("krylov must be a whole number of at least 1, or None for the exact method, got "
-                         f"{steps}")
-    return None if steps is None else int(steps)
+def _whole(value, name="krylov", none="the exact method"):
+    """k, or the samples of a chunk, as an int ≥ 1, or None; else raises ValueError."""
+    if value is not None and not (value >= 1 and value == int(value)):
+        raise ValueError(f"{name} must be a whole number of at least 1, or None for {none}, got {value}")
+    return None if value is None else int(value)
 
 
 @keras.saving.register_keras_serializable("hig")
@@ -147,7 +146,8 @@ class JacobianPower(keras.optimizers.Optimizer):
     kappa = _checked("kappa", lambda kappa: check_settings(kappa=kappa)[0])
     truncation = _checked("truncation", _resolved)
     damping = _checked("damping", lambda damping: check_settings(damping=damping)[2])
-    krylov = _checked("krylov", _krylov_steps)
+    krylov = _checked("krylov", _whole)
+    krylov_chunk = _checked("krylov_chunk", lambda value: _whole(value, "krylov_chunk", "what fits"))
 
     @property
     def learning_rate(self):

@@ -116,7 +116,7 @@ class Proof:
         found = jacobian.pullback(reference.v)
         wanted = [np.zeros(shape) if gradient is None else np.asarray(gradient, np.float64)
                   for gradient, shape in zip(reference.product, self.functions.shapes)]
-        floor = 0.01 * np.sqrt(sum(np.sum(gradient**2) for gradient in wanted))
+        floor = 0.01 * np.sqrt(sum(np.nansum(gradient**2) for gradient in wanted))
         return [weight.path for weight, one, other in zip(self.functions.weights, found, wanted)
                 if np.isfinite(other).all() and not np.linalg.norm(one - other) <= tolerance *
                 (np.linalg.norm(other) + floor)]

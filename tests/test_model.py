@@ -101,3 +101,14 @@ def test_not_a_number_shows_in_loss_and_weights_instead_of_stopping_keras(optimi
     history = model.fit(x, y, batch_size=6, verbose=0).history
     assert np.isnan(history["loss"]).all() and np.isnan(history.get("sigma_max", np.nan)).all()
     assert np.isnan(weights_of(model)).all()
+
+
+@pytest.mark.parametrize("krylov", [None, 4])
+def test_not_a_number_in_the_very_first_batch_shows_too(krylov):
+    """Some derivatives are finite then (those by the last bias), and are no reason to refuse the model."""
+    (x, y), model = data(), compiled(hig.PhysicsModel(network(), lambda x, u: u), hig.HIG(
+        0.1, 1e-6, krylov=krylov))
+    x[0, 0] = np.nan
+    assert np.isnan(model.train_on_batch(x, y)[0])
+    with pytest.raises(ValueError, match="the batch has no samples"):
+        model.train_on_batch(x[:0], y[:0])

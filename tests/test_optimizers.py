@@ -57,6 +57,7 @@ def adaptive(**settings):
     *((power, {"truncation": value}, "truncation") for value in (1.0, -1e-6)),
     *((power, {"krylov": value}, "krylov must be a whole number of at least 1, or None for the exact method, "
        f"got {value}") for value in (0, -1, 2.5)),
+    *((power, {"krylov_chunk": value}, "krylov_chunk must be a whole number") for value in (0, -1, 2.5)),
     (power, {"damping": -1.0}, "damping must be at least 0"),
     (power, {"loss_scale_factor": 8.0}, "loss_scale_factor"),
     (hig.LevenbergMarquardt, {"damping": 0.0}, "damping must be positive"),
