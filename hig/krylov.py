@@ -20,6 +20,7 @@ equal the vector-Jacobian product of the whole model, and ⟨J v, u⟩ = ⟨v, J
 """
 
 import math
+from collections import defaultdict
 from functools import partial
 
 import numpy as np
@@ -83,7 +84,9 @@ class Products:
         self._linearise = function(self._trace_linearise, "The linearised simulator")
         self.pull = function(self._trace_pull, "A product with the transposed Jacobian")
         self.push = function(self._trace_push, "A product with the Jacobian")
-        self._steps, self._step = function(self._trace_steps, "The Krylov steps"), Together(self._trace_step)
+        # by numbers of rows, as the strength of a penalty may be raised from 0
+        self._steps = defaultdict(lambda: function(self._trace_steps, "The Krylov steps"))
+        self._step = Together(self._trace_step)
 
     def _fitting(self):
         """The number of samples whose pass fits into memory: the whole batch, or a power of two.
@@ -225,7 +228,7 @@ class Products:
         same on each. With several devices, steps go on after exhaustion without an effect.
         """
         if devices() == 1:
-            return self._steps(operator, state, state[0] + more)
+            return self._steps[len(state[2])](operator, state, state[0] + more)
         for _ in range(more):
             state = self._step(operator, state)
         return state

@@ -76,7 +76,7 @@ class PhysicsModel(keras.Model):
         if isinstance(power, JacobianPower):
             self._check_devices()
         self.compiler = Compiler(jit_compile, self.run_eagerly)
-        self._derivatives = {}  # by shapes of the batch, trainable weights, device and k
+        self._derivatives = {}  # by shapes of the batch, trainable weights, schedule, device and k
 
     def _check_devices(self):
         """Refuses what is not supported if a tf.distribute strategy splits a batch among devices."""
@@ -336,8 +336,9 @@ class PhysicsModel(keras.Model):
         if not self.built:  # a simulator may make its weights in its first call
             self(x, training=False)
         weights = self.trainable_variables
-        key = place(), self.optimizer.krylov, tuple(map(id, weights)), str(tf.nest.map_structure(
-            lambda t: t is not None and (tuple(t.shape), t.dtype), (x, y_true, sample_weight)))
+        key = place(), self.optimizer.krylov, self.optimizer.schedule, tuple(map(id, weights)), str(
+            tf.nest.map_structure(lambda t: t is not None and (tuple(t.shape), t.dtype),
+                                  (x, y_true, sample_weight)))
         if key not in self._derivatives:
             while len(self._derivatives) >= KEPT_SHAPES:
                 del self._derivatives[next(iter(self._derivatives))]

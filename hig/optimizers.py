@@ -91,6 +91,7 @@ class JacobianPower(keras.optimizers.Optimizer):
 
     adapts = "learning_rate"    # what `adapt` changes: this or "damping"
     _unlogged = 0               # how many numbers at the start of a spectrum are not logged
+    schedule = None             # η's schedule if set between updates, which are traced anew for it
 
     def __init__(self, learning_rate, kappa, truncation, damping=0.0, adaptive=False, name="jacobian_power",
                  *, krylov=None, krylov_tolerance=1e-3, krylov_chunk=None, spectral_filter=None, **options):
@@ -140,6 +141,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         self._stepped = tuple(map(id, variables))
         if self.adaptive:
             self.last_decrease.assign(0.0)                              # no step yet
+            if hasattr(self, "last_step"):  # else a loaded optimizer has fewer variables than the saved one
+                self._untrack_variable(self.last_step)
             self.last_step = self.add_variable((sum(math.prod(v.shape) for v in variables),),
                                                name="last_step")
 
@@ -160,6 +163,7 @@ class JacobianPower(keras.optimizers.Optimizer):
         if not callable(value) and value != 0:
             value = _positive(value)
         keras.optimizers.Optimizer.learning_rate.fset(self, value)
+        self.schedule = value if callable(value) else self.schedule
 
     def update_step(self, direction, variable, learning_rate):
         """The step of one weight: `direction` is its part of J^κ g, shaped like `variable`."""
@@ -279,7 +283,16 @@ class JacobianPower(keras.optimizers.Optimizer):
                              "leave it out, or adaptive=False")
 
     def build_for(self, variables):
-        """Builds the optimizer for these weights, again if one of them was not trainable before."""
+        """Builds the optimizer for these weights, again if one of them was not trainable before.
+
+        Raises:
+            ValueError: the weights are not those of the last update, but Keras averages or accumulates them.
+        """
+        for option in ("use_ema", "gradient_accumulation_steps"):
+            if getattr(self, option) and self.built and self._stepped != tuple(map(id, variables)):
+                raise ValueError(f"{option} is {getattr(self, option)}, so that the optimizer keeps numbers "
+                                 "for each trainable weight, but other weights are trainable now: compile "
+                                 "with a new optimizer")
         if not (self.built and {id(v) for v in variables} <= self._built_for):
             self.build(variables)
         elif self._stepped != tuple(map(id, variables)):

@@ -112,6 +112,20 @@ def test_a_model_that_keras_can_save_is_saved(tmp_path):
     assert isinstance(loaded.optimizer, hig.HIG) and loaded.optimizer.truncation == 1e-3
 
 
+def test_a_model_is_saved_after_a_layer_was_frozen_between_adaptive_updates(tmp_path):
+    """Damping, trust and the last step go on as if the model had not been saved."""
+    model = model_of(hig.LevenbergMarquardt(), physics=Spring(), loss="mse")
+    fit(model)
+    model.network.layers[0].trainable = False
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert len(loaded.optimizer.variables) == len(model.optimizer.variables)
+    for variable, other in zip(loaded.optimizer.variables, model.optimizer.variables):
+        np.testing.assert_array_equal(variable.numpy(), other.numpy())
+    assert np.any(model.optimizer.last_step.numpy())                    # not the zeros of a new optimizer
+
+
 def test_a_model_that_keras_cannot_save_says_what_to_save(tmp_path):
     model = model_of()
     fit(model)

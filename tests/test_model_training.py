@@ -77,6 +77,41 @@ def test_moving_average_of_the_weights():
         assert not np.allclose(found, initial)
 
 
+@pytest.mark.parametrize("option", [{"use_ema": True}, {"gradient_accumulation_steps": 2}, {}],
+                         ids=["average", "accumulation", "neither"])
+@pytest.mark.parametrize("first", [False, True], ids=["thawed", "frozen"])
+def test_numbers_kept_for_each_weight_are_not_taken_for_those_of_others(first, option):
+    """Averages of other weights, or averages that begin with 0, would become the weights at the end."""
+    model = model_of(power(**option))
+    model.network.layers[0].trainable = first
+    model.fit(X, Y, epochs=2, verbose=0)
+    model.network.layers[0].trainable, before = not first, model.get_weights()
+    if option:
+        with pytest.raises(ValueError, match=f"{next(iter(option))} is .* compile with a new optimizer"):
+            model.fit(X, Y, verbose=0)
+        assert_same_weights(model, before)
+        model.compile(power(**option), model.loss)
+    model.fit(X, Y, epochs=2, verbose=0)
+    assert np.isfinite(np.concatenate([np.ravel(weight) for weight in model.get_weights()])).all()
+
+
+def test_a_schedule_set_between_updates_counts_at_once():
+    """The step is four times that of the constant learning rate from the same weights."""
+    model, other = model_of(power()), model_of(power())
+    for each in (model, other):
+        each.train_on_batch(X, Y)
+    before = model.get_weights()
+    for value in (RATE, 4 * RATE):                                      # two schedules one after the other
+        model.set_weights(before)
+        other.set_weights(before)
+        model.optimizer.learning_rate = keras.optimizers.schedules.PiecewiseConstantDecay([100], [value, 1.0])
+        other.train_on_batch(X, Y)
+        model.train_on_batch(X, Y)
+        for start, expected, found in zip(before, other.get_weights(), model.get_weights()):
+            np.testing.assert_allclose(found - start, value / RATE * (expected - start), atol=1e-6)
+        assert not np.allclose(found, start, atol=1e-5)
+
+
 # --- where and how it runs ----------------------------------------------------------------------------------
 
 def test_training_in_a_thread():

@@ -257,11 +257,13 @@ def test_a_regulariser_without_strength_changes_nothing(float64, adaptive):
         for penalty in (keras.regularizers.L1L2(0.0, 0.0), None)))
 
 
-def test_a_penalty_that_is_raised_later(float64):
+@pytest.mark.parametrize("krylov", [None, 10**6])
+def test_a_penalty_that_is_raised_later(float64, krylov):
     """Its strength is a variable, 0 at first: the step is that of a model that has had it from the start."""
     x, y = data(6)
     strength = tf.Variable(0.0, dtype=tf.float64)
-    late, early = (compiled(model_with(penalty), hig.HIG(0.1, 1e-8)) for penalty in (
+    late, early = (compiled(model_with(penalty), hig.HIG(0.1, 1e-5, krylov=krylov, krylov_tolerance=0.0))
+                   for penalty in (
         Function(lambda w: strength * tf.reduce_sum(w**2)), keras.regularizers.L2(0.1)))
     late.train_on_batch(x, y)
     strength.assign(0.1)
