@@ -343,10 +343,11 @@ class PhysicsModel(keras.Model):
             while len(self._derivatives) >= KEPT_SHAPES:
                 del self._derivatives[next(iter(self._derivatives))]
             derivatives = Derivatives(self, self.compiler, x, y_true, sample_weight)
-            functions = derivatives.functions
-            self.optimizer.check(weights, functions.loss_reads_weights and "what the loss takes from weights "
-                                 "other than by the outcome" or functions.penalties.irregular)
             self._derivatives[key] = derivatives
+        functions = self._derivatives[key].functions
+        functions.penalties = functions.penalties.now()
+        self.optimizer.check(weights, functions.loss_reads_weights and "what the loss takes from weights "
+                             "other than by the outcome" or functions.penalties.irregular)
         self.optimizer.build_for(weights)
         self._derivatives[key] = self._derivatives.pop(key)             # the latest comes last
         return self._derivatives[key]

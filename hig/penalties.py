@@ -40,15 +40,25 @@ class Penalties:
 
     def __init__(self, model, compiler, count):
         self.model, self.weights = model, model.trainable_variables
+        self._arguments = model, compiler, count
         regularized = [weight for weight in self.weights if weight.regularizer is not None]
-        squares = [_is_sum_of_squares(weight) for weight in regularized]
-        self.quadratic = [w for w, square in zip(regularized, squares) if square]
-        others = [f"the regulariser of {w.path!r}" for w, square in zip(regularized, squares) if not square]
+        self._find_squares = compiler.function(
+            lambda: [_is_sum_of_squares(weight) for weight in regularized], "The kind of penalties",
+            xla=False)
+        self._squares = list(map(bool, self._find_squares()))
+        self.quadratic = [w for w, square in zip(regularized, self._squares) if square]
+        others = [f"the regulariser of {w.path!r}" for w, square in zip(regularized, self._squares)
+                  if not square]
         if count > len(regularized):
             others.append("what layers add to the loss (add_loss, activity regularisers)")
         self.irregular = others[0] if others else ""
         self.any = bool(self.quadratic or others)
         self._values = compiler.function(self._trace, "The gradient of the penalties")
+
+    def now(self):
+        """These penalties, or new ones if a variable strength has changed which are sums of squares."""
+        same = not self._squares or self._squares == list(map(bool, self._find_squares()))
+        return self if same else Penalties(*self._arguments)
 
     def value(self, x):
         """The sum of all penalties for a batch x, float."""
@@ -106,19 +116,21 @@ def _joined(parts):
 def _is_sum_of_squares(weight):
     """Whether a weight's regulariser is Σ c_i/2 (w_i − o_i)² with c_i ≥ 0.
 
-    The differences of its gradient must be c_i times those of w_i, which is tested at four random places of
-    different size.
+    The differences of its gradient must be c_i times those of w_i, which is tested at four random places, at
+    least in float32. Their sizes are so far apart that no difference is lost in rounding. Returns a bool
+    tensor.
     """
-    random, places, slopes = np.random.default_rng(0), [], []
-    for size in (0.1, 1.0, 10.0, 100.0):
-        place = tf.constant(size * random.standard_normal(weight.shape), weight.dtype)
+    places, slopes, dtype = [], [], tf.float64 if weight.dtype == "float64" else tf.float32
+    for seed, size in enumerate((0.1, 1.0, 10.0, 100.0)):
+        random = tf.random.stateless_uniform(weight.shape, (22, seed), -1, 1, dtype)
+        place = size * (random + tf.sign(random))                       # of one to two times this size
         with tf.GradientTape() as tape:
             tape.watch(place)
             penalty = weight.regularizer(place)
         slope = tape.gradient(penalty, place, unconnected_gradients=_ZERO)
-        places.append(np.float64(place))
-        slopes.append(np.float64(slope))
-    curvatures = np.diff(slopes, axis=0) / np.diff(places, axis=0)
-    flat = curvatures[-1] == 0
-    return bool((curvatures >= 0).all() and np.isfinite(curvatures).all() and not np.any(slopes[-1][flat])
-                and np.allclose(curvatures, curvatures[-1], rtol=_TOLERANCE, atol=0))
+        places.append(tf.cast(place, tf.float64))
+        slopes.append(tf.cast(slope, tf.float64))
+    places, slopes = tf.stack(places), tf.stack(slopes)
+    curvatures = (slopes[1:] - slopes[:-1]) / (places[1:] - places[:-1])
+    constant = tf.abs(curvatures - curvatures[-1]) <= _TOLERANCE * curvatures[-1]   # False for NaN and c < 0
+    return tf.reduce_all(constant & ((curvatures[-1] > 0) | (slopes[-1] == 0)))

@@ -8,8 +8,10 @@ import pytest
 import tensorflow as tf
 
 import hig
+from hig.compiled import Compiler
 from hig.control import step
 from hig.jacobian import unflatten
+from hig.penalties import Penalties
 from tests.networks import squares
 from tests.reference import flat, jacobian_by_rows, power_by_svd, weights_of
 from tests.test_model import change, compiled
@@ -271,6 +273,39 @@ def test_a_penalty_that_is_raised_later(float64, krylov):
     for model in (late, early):
         model.train_on_batch(x, y)
     np.testing.assert_allclose(weights_of(late), weights_of(early), rtol=1e-10)
+
+
+def test_a_penalty_that_is_no_sum_of_squares_any_more(float64):
+    """Its L1 part is raised from 0: a fixed step is that of a model that has had it from the start, which
+    adds its plain gradient; an adaptive step refuses it.
+    """
+    x, y = data(6)
+    strength = tf.Variable(0.0, dtype=tf.float64)
+    rough = Function(lambda w: strength * tf.reduce_sum(tf.abs(w)) + 0.1 * tf.reduce_sum(w**2))
+    late, early = (compiled(model_with(penalty), hig.HIG(0.1, 1e-5)) for penalty in (
+        rough, keras.regularizers.L1L2(0.3, 0.1)))
+    adaptive = compiled(model_with(rough), hig.HIG(0.1, 1e-5, adaptive=True))
+    for model in (late, adaptive):
+        model.train_on_batch(x, y)
+    strength.assign(0.3)
+    early.set_weights(late.get_weights())
+    for model in (late, early):
+        model.train_on_batch(x, y)
+    np.testing.assert_allclose(weights_of(late), weights_of(early), rtol=1e-10)
+    with pytest.raises(ValueError, match="is no sum of squares"):
+        adaptive.train_on_batch(x, y)
+    strength.assign(0.0)
+    adaptive.train_on_batch(x, y)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_squares_are_told_from_other_penalties_in_every_precision(dtype):
+    """Also among many weights, of which some are close to each other by chance."""
+    for penalty, square in ((keras.regularizers.L2(0.013), True),
+                            (keras.regularizers.L1L2(0.013, 0.1), False)):
+        layer = keras.layers.Dense(1000, kernel_regularizer=penalty, dtype=dtype)
+        network = keras.Sequential([keras.Input((1000,)), layer])
+        assert (Penalties(network, Compiler(), 1).irregular == "") == square
 
 
 @pytest.mark.slow
