@@ -80,8 +80,9 @@ class JacobianPower(keras.optimizers.Optimizer):
             `adaptive` also η and the trust.
 
     Raises:
-        ValueError: κ, τ, μ, η or k is out of range; or `adaptive` comes with a schedule, accumulated
-            gradients, clipping, weight decay, or weights that are overwritten by their averages.
+        ValueError: κ, τ, μ, η or k is out of range; η is a function, but no schedule; or `adaptive` comes
+            with a schedule, accumulated gradients, clipping, weight decay, or weights that are overwritten by
+            their averages.
 
     A warning is given if τ is set between 0 and 1e-8, because K does not resolve singular values that small.
     κ, τ, μ, k and η may be set between updates.
@@ -103,8 +104,7 @@ class JacobianPower(keras.optimizers.Optimizer):
                 raise ValueError(f"{option} is {options[option]}, but an adaptive step is judged by what it "
                                  f"does to the loss, and {option} would make another step of it: leave it "
                                  "out, or adaptive=False")
-        if not callable(learning_rate):
-            learning_rate = _positive(learning_rate)
+        learning_rate = _number_or_schedule(learning_rate)
         super().__init__(learning_rate=learning_rate, name=name, **options)
         self.kappa, self.truncation, self.damping, self.adaptive = kappa, truncation, damping, bool(adaptive)
         self.krylov, self.krylov_tolerance, self.krylov_chunk = krylov, krylov_tolerance, krylov_chunk
@@ -160,8 +160,8 @@ class JacobianPower(keras.optimizers.Optimizer):
     @learning_rate.setter
     def learning_rate(self, value):
         self._refuse_schedule(value)
-        if not callable(value) and value != 0:
-            value = _positive(value)
+        if callable(value) or value != 0:
+            value = _number_or_schedule(value)
         keras.optimizers.Optimizer.learning_rate.fset(self, value)
         self.schedule = value if callable(value) else self.schedule
 
@@ -397,8 +397,13 @@ class LevenbergMarquardt(JacobianPower):
             self.factor.assign(max(self._factor() / SOFTER, 1 / LARGEST))
 
 
-def _positive(learning_rate):
-    """η as a float. Raises ValueError if it is not positive and finite."""
+def _number_or_schedule(learning_rate):
+    """η as a float or a Keras schedule. Raises ValueError if it is neither positive nor a schedule."""
+    if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        return learning_rate
+    if callable(learning_rate):  # Keras would call it once, when the update is traced
+        raise ValueError(f"learning_rate is {learning_rate}, but must be a number or a Keras schedule; it "
+                         "may be set between updates")
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate is {learning_rate}, but must be positive and finite")
     return float(learning_rate)

@@ -52,7 +52,7 @@ def adaptive(**settings):
 
 
 @pytest.mark.parametrize("make, settings, words", [
-    *((power, {"learning_rate": value}, "learning_rate") for value in (0.0, float("nan"), -1)),
+    *((power, {"learning_rate": value}, "learning_rate") for value in (0.0, float("nan"), -1, lambda: 0.1)),
     *((power, {"kappa": value}, "kappa") for value in (-1.5, float("nan"))),
     *((power, {"truncation": value}, "truncation") for value in (1.0, -1e-6)),
     *((power, {"krylov": value}, "krylov must be a whole number of at least 1, or None for the exact method, "
@@ -77,7 +77,8 @@ def test_settings_out_of_range(make, settings, words):
 
 @pytest.mark.parametrize("name, value", [
     ("kappa", 3.0), ("kappa", float("nan")), ("truncation", 1.0), ("truncation", -0.1), ("damping", -1.0),
-    *(("learning_rate", value) for value in (-1.0, float("nan"), np.float32(-1.0), float("inf")))])
+    *(("learning_rate", value) for value in (-1.0, float("nan"), np.float32(-1.0), float("inf"),
+                                              lambda: 0.1))])
 def test_settings_are_checked_when_changed_later(name, value):
     optimizer = power()
     before = getattr(optimizer, name)
