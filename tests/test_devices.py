@@ -52,6 +52,7 @@ def assert_same(found, expected, cases):
         np.testing.assert_allclose(found[key], expected[key], rtol=TOLERANCE, atol=TOLERANCE, err_msg=key)
 
 
+@pytest.mark.slow
 def test_two_devices_of_one_process(one_device, tmp_path):
     """Weights, losses, metrics and spectrum after an epoch; its last batch is shared unevenly."""
     assert_same(results("mirrored", tmp_path)[0], one_device, CASES)

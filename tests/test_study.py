@@ -254,6 +254,7 @@ def test_without_submitit_or_slurm_a_sentence_says_what_is_missing(tmp_path, com
         places.Slurm([], options(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(slurm.missing() != "", reason=slurm.missing())
 def test_a_real_slurm_preempts_one_run_of_four_and_cancels_another(system, tmp_path_factory, monkeypatch):
     """The one goes on by itself, and the other when the command is given again."""
