@@ -41,8 +41,8 @@ class Functions:
         loss_slope: function (x, y*, sample weights, y) → gradient of the loss for fixed y, (p,) float64.
 
     Raises:
-        ValueError: the batch is empty, no weight is trainable, no array of x has a row for each sample, or the outcome does not
-            have one row per sample.
+        ValueError: the batch is empty, no weight is trainable, no array of x has a row for each sample, or
+            the outcome does not have one row per sample.
         TypeError: a weight or the outcome is not real.
     """
 
