@@ -56,7 +56,7 @@ class Penalties:
         self._values = compiler.function(self._trace, "The gradient of the penalties")
 
     def now(self):
-        """These penalties, or new ones if a variable strength has changed which are sums of squares."""
+        """`self`, or new Penalties if a strength that varies has changed which of them are sums of squares."""
         same = not self._squares or self._squares == list(map(bool, self._find_squares()))
         return self if same else Penalties(*self._arguments)
 

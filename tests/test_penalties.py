@@ -259,43 +259,43 @@ def test_a_regulariser_without_strength_changes_nothing(float64, adaptive):
         for penalty in (keras.regularizers.L1L2(0.0, 0.0), None)))
 
 
-@pytest.mark.parametrize("krylov", [None, 10**6])
-def test_a_penalty_that_is_raised_later(float64, krylov):
-    """Its strength is a variable, 0 at first: the step is that of a model that has had it from the start."""
-    x, y = data(6)
-    strength = tf.Variable(0.0, dtype=tf.float64)
-    late, early = (compiled(model_with(penalty), hig.HIG(0.1, 1e-5, krylov=krylov, krylov_tolerance=0.0))
-                   for penalty in (
-        Function(lambda w: strength * tf.reduce_sum(w**2)), keras.regularizers.L2(0.1)))
-    late.train_on_batch(x, y)
-    strength.assign(0.1)
-    early.set_weights(late.get_weights())
-    for model in (late, early):
-        model.train_on_batch(x, y)
-    np.testing.assert_allclose(weights_of(late), weights_of(early), rtol=1e-10)
+SQUARES = lambda w, strength: strength * tf.reduce_sum(w**2)
+L1_BESIDE_L2 = lambda w, strength: strength * tf.reduce_sum(tf.abs(w)) + 0.1 * tf.reduce_sum(w**2)
 
 
-def test_a_penalty_that_is_no_sum_of_squares_any_more(float64):
-    """Its L1 part is raised from 0: a fixed step is that of a model that has had it from the start, which
-    adds its plain gradient; an adaptive step refuses it.
+@pytest.mark.parametrize("penalty, from_the_start, krylov", [
+    (SQUARES, keras.regularizers.L2(0.3), None), (SQUARES, keras.regularizers.L2(0.3), 10**6),
+    (L1_BESIDE_L2, keras.regularizers.L1L2(0.3, 0.1), None)], ids=["L2", "L2, krylov", "L1 beside L2"])
+def test_a_penalty_that_is_raised_later(float64, penalty, from_the_start, krylov):
+    """Its strength is a variable, 0 at first: the step is that of a model that has had it from the start, and
+    not that of one whose strength stays 0.
     """
     x, y = data(6)
-    strength = tf.Variable(0.0, dtype=tf.float64)
-    rough = Function(lambda w: strength * tf.reduce_sum(tf.abs(w)) + 0.1 * tf.reduce_sum(w**2))
-    late, early = (compiled(model_with(penalty), hig.HIG(0.1, 1e-5)) for penalty in (
-        rough, keras.regularizers.L1L2(0.3, 0.1)))
-    adaptive = compiled(model_with(rough), hig.HIG(0.1, 1e-5, adaptive=True))
-    for model in (late, adaptive):
-        model.train_on_batch(x, y)
+    strength, zero = (tf.Variable(0.0, dtype=tf.float64) for _ in range(2))
+    late, never, early = (compiled(model_with(each), hig.HIG(0.1, 1e-5, krylov=krylov, krylov_tolerance=0.0))
+                          for each in (Function(lambda w: penalty(w, strength)),
+                                       Function(lambda w: penalty(w, zero)), from_the_start))
+    late.train_on_batch(x, y)
     strength.assign(0.3)
-    early.set_weights(late.get_weights())
-    for model in (late, early):
+    for model in (never, early):
+        model.set_weights(late.get_weights())
+    for model in (late, never, early):
         model.train_on_batch(x, y)
     np.testing.assert_allclose(weights_of(late), weights_of(early), rtol=1e-10)
+    assert not np.allclose(weights_of(late), weights_of(never), rtol=1e-3)
+
+
+def test_adaptive_steps_refuse_a_penalty_that_is_no_sum_of_squares_any_more(float64):
+    x, y = data(6)
+    strength = tf.Variable(0.0, dtype=tf.float64)
+    model = compiled(model_with(Function(lambda w: L1_BESIDE_L2(w, strength))),
+                     hig.HIG(0.1, 1e-5, adaptive=True))
+    model.train_on_batch(x, y)
+    strength.assign(0.3)
     with pytest.raises(ValueError, match="is no sum of squares"):
-        adaptive.train_on_batch(x, y)
+        model.train_on_batch(x, y)
     strength.assign(0.0)
-    adaptive.train_on_batch(x, y)
+    model.train_on_batch(x, y)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
