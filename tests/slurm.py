@@ -11,12 +11,10 @@ import subprocess
 import time
 from contextlib import ExitStack, contextmanager
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
-
 
 def missing():
     """Why there can be no Slurm here; empty if there can."""
-    absent = [name for name in PROGRAMS if not shutil.which(name)]
+    absent = [name for name in ("munged", "slurmctld", "slurmd", "squeue") if not shutil.which(name)]
     if absent:
         return f"Slurm is not installed: {', '.join(absent)} missing (Debian's slurm-wlm and munge)"
     return "" if os.getuid() == 0 else "Slurm's daemons want to be started by root"
@@ -31,42 +29,32 @@ def free_port():
 @contextmanager
 def running(folder):
     """Starts Slurm in a folder (Path); gives the path of its slurm.conf, which SLURM_CONF has to name."""
-    for name in ("state", "spool"):
-        (folder / name).mkdir()
-    key = folder / "munge.key"
+    key, munge, configuration = (folder / name for name in ("munge.key", "munge.socket", "slurm.conf"))
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
-    munge = folder / "munge.socket"
-    configuration = folder / "slurm.conf"
     configuration.write_text(f"""ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
 SlurmUser=root
 SlurmctldPort={free_port()}
 SlurmdPort={free_port()}
-AuthType=auth/munge
 AuthInfo=socket={munge},cred_expire=5
-CryptoType=crypto/munge
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+StateSaveLocation={folder}
+SlurmdSpoolDir={folder}
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-ReturnToService=2
-MpiDefault=none
 PlugStackConfig=/dev/null
 SchedulerParameters=sched_interval=1,bf_interval=1
-NodeName=localhost NodeAddr=127.0.0.1 CPUs={os.cpu_count()} State=UNKNOWN
-PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP
+NodeName=localhost NodeAddr=127.0.0.1 CPUs={os.cpu_count()}
+PartitionName=test Nodes=localhost Default=YES
 """)
     environment = {**os.environ, "SLURM_CONF": str(configuration)}
     commands = [["munged", "--foreground", "--force", "--socket", munge, "--key-file", key,
-                 "--pid-file", folder / "munge.pid", "--log-file", folder / "munge.log",
-                 "--seed-file", folder / "munge.seed"],
-                ["slurmctld", "-D", "-f", configuration],
-                ["slurmd", "-D", "-N", "localhost", "-f", configuration]]
+                 "--pid-file", folder / "munge.pid", "--seed-file", folder / "munge.seed"],
+                ["slurmctld", "-D", "-f", configuration], ["slurmd", "-D", "-N", "localhost"]]
     with ExitStack() as stack:
         for command in commands:
             log = stack.enter_context(open(folder / f"{command[0]}.out", "w"))

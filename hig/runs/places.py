@@ -1,8 +1,7 @@
 """Where the runs of a study take place: in processes on this machine, or in jobs of Slurm, by submitit.
 
-A place is made from the list of the runs that are left, from which the caller takes those that are done, as
-their files tell. It is asked every `poll` seconds whether it is still `busy()`. `stop(say)` is called after
-Ctrl-C and SIGTERM, with a function that shows a text.
+A place is made from the list of the runs that are left. The caller asks it every `poll` seconds whether it is
+still `busy()`, and removes from the list the runs that are done. After Ctrl-C and SIGTERM it calls `stop()`.
 """
 
 import io
@@ -10,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import zlib
 from contextlib import redirect_stderr
 
@@ -36,14 +36,13 @@ class Here:
                     self.processes.append(run.start(start_new_session=True))       # Ctrl-C does not reach it
         return bool(self.waiting or self.processes)
 
-    def stop(self, say):
+    def stop(self):
         """Lets the runs end with the epochs under way."""
-        say("stopping after the epochs under way")
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            process.wait()
-        say("stopped; the same command goes on")
+        print("stopping after the epochs under way", file=sys.stderr)
+        for end in (subprocess.Popen.terminate, subprocess.Popen.wait):
+            for process in self.processes:
+                end(process)
+        print("stopped; the same command goes on", file=sys.stderr)
 
 
 class Slurm:
@@ -96,20 +95,18 @@ class Slurm:
         self.submitted = True
         return True
 
-    def stop(self, say):
+    def stop(self):
         """Leaves the jobs to Slurm."""
-        say("stopped; the same command goes on, and the Slurm jobs do, too: scancel ends them")
+        print("stopped; the same command goes on, and the Slurm jobs do, too: scancel ends them",
+              file=sys.stderr)
 
 
 class Job:
-    """One run as submitit calls it in a job of Slurm.
+    """One run (`hig.runs.study.Run`) as submitit calls it in a job of Slurm.
 
-    A signal of Slurm reaches all processes of the job: after SIGTERM the script itself writes its checkpoint
-    and ends, and the job is requeued. At the USR2 by which submitit has the end of the time announced, the
-    job is requeued at once, and goes on from the last epoch that was saved.
-
-    Args:
-        run: hig.runs.study.Run.
+    Slurm sends its signals to all processes of a job. After SIGTERM the script writes its checkpoint and
+    ends, and the job is requeued unless it was cancelled. When the job's time is nearly over, submitit gets
+    a signal of its own, USR2, and requeues the job at once; the run then goes on from the last epoch saved.
     """
 
     def __init__(self, run):
@@ -120,28 +117,23 @@ class Job:
         from submitit import JobEnvironment
         code, job = 0 if self.run.done() else self.run.start().wait(), JobEnvironment()
         if code in (0, -signal.SIGTERM) and not self.run.done():
-            states = job_states(f"--jobs={job.job_id}") if job.cluster == "slurm" else None
+            states = job_states(f"--jobs={job.job_id}")
             if states is None or {"RUNNING", "PREEMPTED"} & set(states):        # not cancelled
                 signal.raise_signal(getattr(signal, f"SIG{job.USR_SIG}"))
         return code
 
     def checkpoint(self):
-        """What submitit is to do when the job runs again: the same, from the run's checkpoint."""
+        """What the requeued job calls: the same, which goes on from the run's checkpoint."""
         from submitit.helpers import DelayedSubmission
         return DelayedSubmission(self)
 
 
 def job_states(which):
-    """The states of those jobs that have not ended, "RUNNING" for instance.
+    """States of the jobs that have not ended, "RUNNING" for instance: list of str; None without an answer.
 
     Args:
         which: flag of squeue, "--name=peers" for instance.
-
-    Returns:
-        list of str; None if Slurm does not answer.
     """
     answer = subprocess.run(["squeue", "--noheader", "--format=%T", which], capture_output=True, text=True,
                             check=False)
-    if answer.returncode and "Invalid job id" not in answer.stderr:
-        return None
-    return answer.stdout.split()
+    return answer.stdout.split() if not answer.returncode or "Invalid job id" in answer.stderr else None

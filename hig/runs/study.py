@@ -20,13 +20,13 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from hig.runs import cli, locks, places
 from hig.runs.files import write_atomically
+from hig.runs.progress import last_known
 from hig.runs.results import load_results
 
 
@@ -57,7 +57,7 @@ def study(system, name, description, runs, *, seeds, max_time):
     """
     options = parse(system, name, description, seeds, max_time)
     folder = Path(__file__).resolve().parents[2] / system
-    todo = [make_run(options, folder, *run, seed) for run in runs for seed in options.seeds]
+    todo = [Run(options, folder, *run, seed) for run in runs for seed in options.seeds]
     owner = options.output / "study.txt"
     try:
         found = owner.read_text(errors="replace").strip() if owner.exists() else f"{system}/{name}"
@@ -114,13 +114,25 @@ def seed_range(text):
     return list(dict.fromkeys(seeds))
 
 
-class Run(NamedTuple):
-    """One run: submit script, its flags but --output and --resume, folder, seconds, threads (None: any)."""
-    script: Path
-    flags: tuple
-    folder: Path
-    max_time: float
-    threads: int | None
+class Run:
+    """One run of a study.
+
+    Args:
+        options: as `parse` returns them.
+        system: folder (Path) of the submit scripts.
+        optimizer, settings: as in `study`.
+        seed: int.
+    """
+
+    def __init__(self, options, system, optimizer, settings, seed):
+        values = (f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+                  for key, value in settings.items())
+        self.folder = options.output / "_".join([optimizer, *values]) / f"seed_{seed}"
+        flags = {**settings, "seed": seed, "max_time": f"{options.max_time:g}"}
+        self.flags = [*(f"--{key.replace('_', '-')}={value}" for key, value in flags.items()), "--quiet"]
+        self.script, self.max_time = system / f"submit_{optimizer}.py", options.max_time
+        shared = options.cluster == "slurm" or options.jobs > 1
+        self.threads = options.slurm.get("cpus_per_task", 1) if shared else None        # None: any number
 
     def results(self):
         """The content of its pickle; None if the pickle is missing or damaged."""
@@ -163,18 +175,6 @@ class Run(NamedTuple):
         return f"its process has ended, and it is {self.state()}"
 
 
-def make_run(options, system, optimizer, settings, seed):
-    """The `Run` of one setting and seed; arguments as in `study`, with the options of the command line."""
-    setting = "_".join([optimizer, *(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
-                                     for key, value in settings.items())])
-    flags = {**settings, "seed": seed, "max_time": f"{options.max_time:g}"}
-    words = [f"--{key.replace('_', '-')}={value}" for key, value in flags.items()]
-    shared = options.cluster == "slurm" or options.jobs > 1
-    threads = options.slurm.get("cpus_per_task", 1) if shared else None
-    return Run(system / f"submit_{optimizer}.py", (*words, "--quiet"),
-               options.output / setting / f"seed_{seed}", options.max_time, threads)
-
-
 def carry_out(runs, options):
     """Runs what is left of a study.
 
@@ -189,28 +189,23 @@ def carry_out(runs, options):
         OSError: the study's folder cannot be written.
         SettingsError: Slurm does not take the jobs.
     """
-    def say(text):
-        tqdm.write(text, file=sys.stderr)
-
-    def report():
-        for run in [run for run in left if run.done()]:
-            left.remove(run)
-            bar.update(1)
-            say(f"{run.folder.parent.name} {run.folder.name}: {run.state()} ({len(left)} runs left)")
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    left = [run for run in runs if not run.done()]
+    left, busy = [run for run in runs if not run.done()], True
     place = (places.Slurm if options.cluster == "slurm" else places.Here)(left, options)
-    with tqdm(total=len(left), desc="runs", disable=None, leave=False) as bar:
-        try:
-            while place.busy():
-                time.sleep(place.poll)
-                report()
-            report()
-        except KeyboardInterrupt:
-            with suppress(KeyboardInterrupt):
-                place.stop(say)
-            sys.exit(130)
+    try:
+        with tqdm(total=len(left), desc="runs", disable=None, leave=False) as bar:
+            while busy:
+                busy = place.busy()
+                time.sleep(place.poll * busy)
+                for run in filter(Run.done, list(left)):
+                    left.remove(run)
+                    bar.update()
+                    tqdm.write(f"{' '.join(run.folder.parts[-2:])}: {run.state()} ({len(left)} runs left)",
+                               sys.stderr)
+    except KeyboardInterrupt:
+        with suppress(KeyboardInterrupt):
+            place.stop()
+        sys.exit(130)
     return {run: run.why() for run in left}
 
 
@@ -234,17 +229,13 @@ def print_table(runs, failures):
 
     def row(run):
         state, results = run.state(), run.results()
-        row = {"setting": run.folder.parent.name, "died": state == "diverged", "failed": run in failures}
-        if state == "diverged":
-            return {**row, "test_loss": np.inf, "validation_loss": np.inf}
-        if state == "finished":
-            for key in {"test_loss", "validation_loss"} & set(results):
-                row[key] = next(iter(results[key][np.isfinite(results[key])][::-1]), np.nan)
-            row["megabytes"] = results["provenance"].get("peak_memory", np.nan) / 1e6
-        return row
+        died, measured = state == "diverged", results if state == "finished" else {"provenance": {}}
+        return {"setting": run.folder.parent.name, "died": died, "failed": run in failures,
+                **{key: np.inf if died else last_known(measured.get(key, ())) for key in
+                   ("test_loss", "validation_loss")},
+                "megabytes": measured["provenance"].get("peak_memory", np.nan) / 1e6}
 
-    columns = ("setting", "died", "failed", "test_loss", "validation_loss", "megabytes")
-    table = pandas.DataFrame(map(row, runs), columns=columns).groupby("setting", sort=False).agg(
+    table = pandas.DataFrame(map(row, runs)).groupby("setting", sort=False).agg(
         runs=("died", "size"), died=("died", "sum"), failed=("failed", "sum"), median=("test_loss", "median"),
         lowest=("test_loss", "min"), highest=("test_loss", "max"), validation=("validation_loss", "median"),
         MB=("megabytes", "max"))
