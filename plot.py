@@ -170,8 +170,8 @@ def main(arguments=None, root=ROOT):
         return 2
     studies = [figure for figure in figures if len(figures) > 1 and figure[1].parent.parent.name in APART]
     others = {id(run): run for figure in figures if figure not in studies for run in figure[0]}
-    print("\n\n".join([table(list(others.values()))] * bool(others)
-                      + [f"study {output.parent.name}\n{table(runs)}" for runs, output in studies]))
+    tables = [table(list(others.values()))] if others else []
+    print("\n\n".join(tables + [f"study {output.parent.name}\n{table(runs)}" for runs, output in studies]))
     return 0
 
 

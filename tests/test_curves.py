@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgba
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hig.figures import curves, reading, style
-from hig.figures.table import table
+from hig.figures.table import group_runs, table, tabulate
 from tests.test_plot import crosses, draw, falling, lines, save
 
 
@@ -117,7 +117,7 @@ def test_runs_are_told_apart_by_their_settings_but_the_seed(tmp_path, files, lab
     """In numeric order; by their folder where files name the settings in their own way."""
     for name, settings in files.items():
         save(tmp_path / f"{name}_RESULTS.pickle", falling(), settings=settings)
-    assert list(reading.group_runs(reading.collect([tmp_path], "time"))) == labels
+    assert list(group_runs(tabulate(reading.collect([tmp_path], "time")))) == labels
 
 
 def test_up_to_three_settings_of_an_optimizer_have_its_colour_and_differ_in_their_lines(tmp_path):

@@ -21,8 +21,8 @@ from tests.browser import ROOT, browser, click, graph, text, until, visit  # noq
 from tests.test_plot import falling, save
 
 
-def refresh(folder, known=None, case=None, x="time", y="test_loss", switches=("log_y", "bands"), shown=None):
-    return page.refresh([folder], {} if known is None else known, case, x, y, list(switches), shown or {})
+def refresh(folder, case=None, x="time", y="test_loss", switches=("log_y", "bands"), shown=(0, 0)):
+    return page.refresh([folder], case, x, y, list(switches), shown)
 
 
 def named(sent):
@@ -46,16 +46,16 @@ def marks(sent):
 
 def test_only_changed_files_are_read_again(tmp_path):
     """A file written anew is noticed although its time and size are the same."""
-    known, path = {}, save(tmp_path / "NLO_GN_RESULTS.pickle", falling())
+    path = save(tmp_path / "NLO_GN_RESULTS.pickle", falling())
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    first, before = page.look([tmp_path, tmp_path, path], known), path.stat()
+    first, before = page.look([tmp_path, tmp_path, path]), path.stat()
     save(path, falling(rate=0.4))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    now = page.look([tmp_path], known)
+    now = page.look([tmp_path])
     assert [now[file] is first[file] for file in now] == [False, True]
     assert now[path][1].results["train_loss"][1] == np.exp(-0.4)
     path.unlink()
-    assert len(page.look([tmp_path], known)) == 1
+    assert len(page.look([tmp_path])) == 1
 
 
 def test_the_state_of_a_run(tmp_path):
@@ -75,10 +75,9 @@ def test_the_state_of_a_run(tmp_path):
 # ----------------------------------------------------------------------------------------- what is shown
 
 def test_what_is_shown_and_when_it_is_sent_again(tmp_path):
-    known = {}
     for name in ("HIG", "Adam"):
         save(tmp_path / f"NLO_{name}_RESULTS.pickle", falling())
-    first = refresh(tmp_path, known)
+    first = refresh(tmp_path)
     assert first["case"] == "Nonlinear oscillators"
     assert first["cases"] == {"Nonlinear oscillators": "Nonlinear oscillators (2)"}
     trace = named(first)["HIG"]
@@ -87,8 +86,8 @@ def test_what_is_shown_and_when_it_is_sent_again(tmp_path):
     assert_allclose(trace.y, 1.1 * falling(), rtol=1e-12)               # one multiplication: rounding
     assert trace.line.color == "darkorchid" and first["figure"].layout.yaxis.type == "log"
     with pytest.raises(PreventUpdate):
-        refresh(tmp_path, known, first["case"], shown=first["shown"])
-    assert_array_equal(named(refresh(tmp_path, known, x="updates"))["HIG"].x, 32 * np.arange(20))
+        refresh(tmp_path, first["case"], shown=first["shown"])
+    assert_array_equal(named(refresh(tmp_path, x="updates"))["HIG"].x, 32 * np.arange(20))
 
 
 def test_quantities_are_the_arrays_with_a_value_for_each_entry_or_update(tmp_path):
@@ -233,6 +232,6 @@ def test_bad_input(tmp_path, monkeypatch, capsys, flags, words):
 def test_watching_does_not_load_tensorflow(tmp_path):
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
     code = ("import pathlib, sys; from Poisson.interactive import page; from hig.live.page import refresh\n"
-            "refresh([pathlib.Path(sys.argv[1])], {}, None, 'time', 'test_loss', [], {})\n"
+            "refresh([pathlib.Path(sys.argv[1])], None, 'time', 'test_loss', [], (0, 0))\n"
             "assert 'tensorflow' not in sys.modules")
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT)

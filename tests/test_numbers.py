@@ -8,8 +8,8 @@ from fnmatch import fnmatch
 import numpy as np
 import pytest
 
-from hig.figures.reading import collect, sort_into_cases
-from hig.figures.table import numbers
+from hig.figures.reading import collect
+from hig.figures.table import numbers, tabulate
 from tests.browser import ROOT
 
 README, RESULTS, STUDIES, BUDGETS, CART_POLE = ((ROOT / folder / "README.md").read_text() for folder in (
@@ -101,11 +101,11 @@ def test_poisson():
 def test_toy_problem():
     """A row for each optimizer, of Gauss-Newton for each η; – where λ = 1 was not run."""
     written = rows(RESULTS, "optimizer | our settings")
-    cases = sort_into_cases(collect([ROOT / "results" / "Toy_Problem"], "time"))
-    for (title, runs), (first, second) in zip(cases.items(), ((1, 2), (3, 4))):
+    cases = tabulate(collect([ROOT / "results" / "Toy_Problem"], "time")).groupby("Case", sort=False)
+    for (title, table), (first, second) in zip(cases, ((1, 2), (3, 4))):
         for name, cells in written.items():
             rate = float(re.search(r"η = ([\d.e-]+)", cells[0])[1])
-            own = [run for run in runs if run.label == name.split(",")[0]
+            own = [run for run in table["Run"] if run.label == name.split(",")[0]
                    and run.results["sim_par"]["learning_rate"] == rate]
             finals = [numbers(run, THRESHOLDS)[2] for run in own]
             assert len(own) == 10 or (cells[first], cells[second], own) == ("–", "–", [])

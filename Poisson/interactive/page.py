@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from dash import Input, Output, State, ctx, dcc, html
 from dash.exceptions import PreventUpdate
 
-from hig.live.page import FONT, control, watching_app
+from hig.live.page import LAYOUT, control, watching_app
 from hig.live.server import serve
 from hig.runs.cli import check_writable, load
 from hig.runs.locks import locked
@@ -105,7 +105,7 @@ def picture(fields, name):
                          colorscale="RdBu_r", hovertemplate="%{z:.3g}<extra></extra>")
     hidden = {"visible": False, "fixedrange": True}
     return go.Figure(heatmap, {
-        "font": FONT, "margin": {"l": 2, "r": 2, "t": 24, "b": 2}, "plot_bgcolor": "white",
+        **LAYOUT, "margin": {"l": 2, "r": 2, "t": 24, "b": 2},
         "title": {"text": f"colours from −{limit:.3g} to {limit:.3g}", "font_size": 13, "x": 0, "y": 0.98},
         "xaxis": hidden, "yaxis": {**hidden, "scaleanchor": "x", "constrain": "domain"}})
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from hig.figures.curves import (AXES, LOSSES, drawn_points, final_loss, find_death, loss_curves, loss_kind,
                                 median_band, system, take_overs)
-from hig.figures.reading import collect, group_runs, sort_into_cases
+from hig.figures.reading import collect
 from hig.figures.studies import best_partners, study_panels
 from hig.figures.style import GREY, choose_colors, choose_dashes, legible, style
+from hig.figures.table import group_runs, tabulate
 
 # inches of a panel without a legend outside: in a paper's column 10 pt stay readable, also with two abreast
 COLUMN, NARROW = (4.2, 2.9), (3.4, 2.4)
@@ -58,9 +59,10 @@ def draw(figure, runs, options):
     Returns:
         inches, (width, height), that suit it.
     """
-    cases = [case_panels(title, members, options) for title, members in sort_into_cases(runs).items()]
+    table = tabulate(runs, options.y)
+    cases = [case_panels(title, own, options) for title, own in table.groupby("Case", sort=False)]
     wide, alone = options.size == "wide", len(cases) == 1
-    if len({run.system for run in runs}) > 1:
+    if table["System"].nunique() > 1:
         cases, across = [[panels[0] for panels in cases]], 3 if wide else 2
     else:
         across = 1 if not wide else 2 if len(cases[0]) == 4 and alone else 4
@@ -101,17 +103,17 @@ def draw_panel(ax, title, function, groups, colors, losses, size, options, besid
     return above
 
 
-def case_panels(title, runs, options):
-    """What is drawn of one case of a system: list of (title, function, groups, colours), its losses first."""
-    groups = group_runs(runs)
-    colors = choose_colors(groups, options.colors, options.style, best_partners(runs, options.y))
+def case_panels(title, table, options):
+    """What is drawn of one case in a `tabulate`: list of (title, function, groups, colours), losses first."""
+    groups = group_runs(table)
+    colors = choose_colors(groups, options.colors, options.style, best_partners(table))
     panels = [(title, draw_losses, groups, colors)]
-    for panel in system(runs[0].system).panels:
+    for panel in system(table["System"].iloc[0]).panels:
         able = {label: [run for run in members if holds(run, panel)] for label, members in groups.items()}
         able = {label: members for label, members in able.items() if members}
         if max(map(len, able.values()), default=0) >= panel.seeds:
             panels.append((title, panel.draw, able, colors))
-    return panels + [(title, draw_panel, groups, colors) for draw_panel in study_panels(runs)]
+    return panels + [(title, draw_panel, groups, colors) for draw_panel in study_panels(table)]
 
 
 def holds(run, panel):

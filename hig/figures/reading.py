@@ -1,4 +1,4 @@
-"""Curves from files: found below a folder, read, and sorted into cases and groups.
+"""Curves from files: found below a folder, and read.
 
 A pickle is named `<prefix>_<X>_RESULTS.pickle`, where the prefix is one of `hig.figures.curves.SYSTEMS` and X
 is the name in the legend. A text file `log_loss_<X>_0.txt` is a curve of the published Poisson code; PhiFlow
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from hig.figures.curves import SYSTEMS, Run, system, x_values
-from hig.figures.style import COLORS, SYMBOLS
 from hig.runs.results import load_results
 
 LOG = re.compile(r"log_loss_(.*)_0\.txt")           # a loss in a PhiFlow scene, of the optimizer in brackets
@@ -92,84 +91,3 @@ def collect(paths, axis):
                     raise
                 print(f"plot.py: {error}", file=sys.stderr)
     return list(runs.values())
-
-
-def sort_into_cases(runs):
-    """{title: runs}: an entry for each case of each system, in the order of SYSTEMS; unknown systems last."""
-    def case(run):
-        return system(run.system).case(run.results["sim_par"])
-    cases = {}
-    for run in sorted(runs, key=lambda run: ([*SYSTEMS, ""].index(run.system), case(run)[0])):
-        cases.setdefault(", ".join(filter(None, (system(run.system).title, case(run)[1]))), []).append(run)
-    return cases
-
-
-def settings_table(runs):
-    """DataFrame with a row for each of some runs, in the order of legends.
-
-    Columns: "Run"; "Optimizer"; "Group", the name of the curve that the run is part of; and its settings as
-    texts, – where a file does not have one. A group is named after the optimizer and the settings in which
-    its runs differ, budget included, but not the seed. If there are more than two of them (the published
-    files have other names for their settings), it is named after the folder instead (`folder_name`), and the
-    largest group after the optimizer alone.
-    """
-    import pandas
-
-    def place(run):
-        name, seed = run.label.split()[0], run.results["sim_par"].get("seed")
-        return ([*COLORS["paper"], name].index(name), run.label, numeric(str(seed)), numeric(str(run.path)))
-
-    rows = [{**settings_of(run), "Run": run, "Optimizer": run.label} for run in sorted(runs, key=place)]
-    parts = []
-    for label, own in pandas.DataFrame(rows).fillna("–").groupby("Optimizer", sort=False):
-        keys = varied_settings(own)
-        found = dict(list(own.groupby(keys or ["Optimizer"], sort=False)))
-        words = {values: ", ".join(map(setting, keys, values)) for values in found}
-        order = sorted(found, key=lambda values: [numeric(value) for value in values])
-        if len(keys) > 2:
-            *_, second, most = sorted(found, key=lambda values: len(found[values]))
-            words = {values: folder_name(few["Run"].iloc[0]) for values, few in found.items()}
-            order = sorted(found, key=words.get)
-            words[most] = "" if len(found[most]) > len(found[second]) else words[most]
-        parts += [found[values].assign(Group=f"{label} ({words[values]})" if words[values] else label)
-                  for values in order]
-    return pandas.concat(parts)
-
-
-def varied_settings(table):
-    """Names of the settings in which the runs of a `settings_table` differ, the learning rate last."""
-    texts = table.drop(columns=["Run", "Optimizer", "Group", "Loss"], errors="ignore")
-    return sorted(texts.columns[texts.nunique() > 1], key=lambda key: (key == "learning_rate", key))
-
-
-def group_runs(runs):
-    """{name of a group in `settings_table`: its runs, by seed}, in the order of legends."""
-    return {group: list(own["Run"]) for group, own in settings_table(runs).groupby("Group", sort=False)}
-
-
-def folder_name(run):
-    """Name of a run's folder; in a study the setting, for instance "krylov=8 batch size=64", not "seed_0"."""
-    folder = run.path.resolve().parent
-    if not re.fullmatch(r"seed_\d+", folder.name):
-        return folder.name
-    return folder.parent.name.removeprefix(f"{run.label}_").replace("_", " ")
-
-
-def setting(key, value):
-    """A setting as legends name it: `κ=-0.5`, `batch=64`, `60 s`."""
-    return f"{value} s" if key == "max_time" else f"{SYMBOLS.get(key, key)}={value[:20]}"
-
-
-def settings_of(run):
-    """{name: text} of the settings of a run, without its seed, files and folders."""
-    return {key: f"{value:g}" if isinstance(value, (int, float)) else str(value)
-            for key, value in run.results["sim_par"].items()
-            if not re.search("seed|output|folder|path", key, re.IGNORECASE)}
-
-
-def numeric(text):
-    """A key that sorts numbers by size and before other texts, and other texts by the numbers in them."""
-    try:
-        return 0, float(text), []
-    except ValueError:
-        return 1, 0.0, [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]

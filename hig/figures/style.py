@@ -57,7 +57,7 @@ def choose_colors(groups, palette, look="paper", shown=None):
     in their order, or the colours of a colour map if there is no other optimizer.
 
     Args:
-        groups: labels of `hig.figures.reading.group_runs`, in their order.
+        groups: labels of `hig.figures.table.group_runs`, in their order.
         palette: "paper" or "safe".
         look: "paper" or "dark".
         shown: those in colour (default: all); the others are grey.

@@ -1,11 +1,94 @@
-"""What plot.py says of runs in numbers: the table that it prints, and the CSV file of table and curves."""
+"""Runs as one DataFrame, sorted into cases and groups; the table that plot.py prints, and its CSV files."""
+
+import re
 
 import numpy as np
 
 from hig.figures.curves import (SYSTEMS, drawn_points, end_loss, final_loss, find_death, loss_curves,
                                 loss_kind, short, state_of, system, time_to_reach)
-from hig.figures.reading import group_runs, sort_into_cases
+from hig.figures.style import COLORS, SYMBOLS
 
+
+def tabulate(runs, wanted="test"):
+    """DataFrame with a row for each of some runs, in the order of figures, legends and tables.
+
+    Columns: "Place", by which they are sorted; "Run"; "System", its prefix; "Case", its title with that of
+    the case; "Optimizer"; "Group", the name of the curve that the run is part of (`with_groups`); "Seed";
+    "Loss", the `end_loss` for `wanted` ("test" or "train"); and the settings, all but the last as texts, –
+    where a file does not have one.
+    """
+    import pandas
+
+    def row(run):
+        kind, settings, name = system(run.system), run.results["sim_par"], run.label.split()[0]
+        seed, (order, words) = str(settings.get("seed", "–")), kind.case(settings)
+        place = ([*SYSTEMS, ""].index(run.system), order, [*COLORS["paper"], name].index(name), run.label,
+                 natural(seed), natural(str(run.path)))
+        return {**settings_of(run), "Place": place, "Run": run, "System": run.system,
+                "Case": ", ".join(filter(None, (kind.title, words))), "Optimizer": run.label, "Seed": seed}
+
+    rows = sorted(map(row, runs), key=lambda row: row["Place"])
+    table = pandas.DataFrame(rows).fillna("–").assign(Loss=[end_loss(row["Run"], wanted) for row in rows])
+    return pandas.concat(with_groups(own) for _, own in table.groupby(["Case", "Optimizer"], sort=False))
+
+
+def with_groups(table):
+    """The rows of one case and one optimizer in `tabulate`, sorted by "Group", their new column.
+
+    A group is named after the optimizer and the settings in which its runs differ, budget included, but not
+    the seed. If there are more than two of them (the published files have other names for theirs), it is
+    named after the folder instead (`folder_name`), and the largest group after the optimizer alone.
+    """
+    keys, order, unnamed = varied_settings(table), natural, ""
+    table = table.assign(Group=[", ".join(map(setting, keys, values)) for values in table[keys].to_numpy()])
+    if len(keys) > 2:
+        table["Group"] = table["Run"].map(folder_name).groupby(table["Group"]).transform("first")
+        largest, order = table["Group"].mode(), str
+        unnamed = largest[0] if len(largest) == 1 else ""
+    table = table.sort_values("Group", key=lambda words: words.map(order), kind="stable")
+    words = table["Group"].map(lambda words: "" if words == unnamed else f" ({words})")
+    return table.assign(Group=table["Optimizer"] + words)
+
+
+def group_runs(table):
+    """{name of a group in a `tabulate`: its runs}, in their order."""
+    return {name: list(own["Run"]) for name, own in table.groupby("Group", sort=False)}
+
+
+def varied_settings(table):
+    """Names of the settings in which the runs of a `tabulate` differ, the learning rate last."""
+    own = ["Place", "Run", "System", "Case", "Optimizer", "Group", "Seed", "Loss"]
+    texts = table.drop(columns=own, errors="ignore")
+    return sorted(texts.columns[texts.nunique() > 1], key=lambda key: (key == "learning_rate", key))
+
+
+def folder_name(run):
+    """Name of a run's folder; in a study the setting, for instance "krylov=8 batch size=64", not "seed_0"."""
+    folder = run.path.resolve().parent
+    if not re.fullmatch(r"seed_\d+", folder.name):
+        return folder.name
+    return folder.parent.name.removeprefix(f"{run.label}_").replace("_", " ")
+
+
+def setting(key, value):
+    """A setting as legends name it: `κ=-0.5`, `batch=64`, `60 s`."""
+    return f"{value} s" if key == "max_time" else f"{SYMBOLS.get(key, key)}={value[:20]}"
+
+
+def settings_of(run):
+    """{name: text} of the settings of a run, without its seed, files and folders."""
+    return {key: f"{value:g}" if isinstance(value, (int, float)) else str(value)
+            for key, value in run.results["sim_par"].items()
+            if not re.search("seed|output|folder|path", key, re.IGNORECASE)}
+
+
+def natural(text):
+    """A key that sorts texts by the numbers in them: "κ=-0.5" before "κ=0", "seed_2" before "seed_10"."""
+    parts = re.split(r"((?:(?<!\w)-)?\d+(?:\.\d+)?(?:e[+-]?\d+)?)", text)
+    return [float(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+# ----------------------------------------------------------------------------------------------- the numbers
 
 def numbers(run, thresholds):
     """Epochs, final losses, seconds, peak memory in MB, and seconds to each threshold (list of floats).
@@ -21,50 +104,40 @@ def numbers(run, thresholds):
             *(np.inf if seconds is None else seconds for seconds in reached)]
 
 
-def summary(runs):
-    """DataFrame of the runs of one system: a row for each, and one for the median of several seeds.
+def summary(table):
+    """DataFrame of the runs of one system: a row for each, and one for the median of several in a group.
 
-    Columns: "system" (with its case), "optimizer" (as `hig.figures.reading.group_runs` names it), "seed" or
-    "median", those of `numbers`, and "remark".
+    Columns: "system", "optimizer" and "seed" (or "median") are Case, Group and Seed of the `tabulate`; then
+    come those of `numbers`, and "remark".
     """
     import pandas
 
-    thresholds, parts = system(runs[0].system).thresholds, []
+    ends, thresholds = ["system", "optimizer", "seed"], system(table["System"].iloc[0]).thresholds
     columns = ["epochs", "train loss", "test loss", "time [s]", "peak memory [MB]",
                *(f"to {level:g} [s]" for level in thresholds)]
-    for title, case in sort_into_cases(runs).items():
-        for label, members in group_runs(case).items():
-            rows = pandas.DataFrame([numbers(run, thresholds) for run in members], None, columns, float)
-            middle, died = rows.median(), np.isinf(rows["train loss"]).sum()
-            rows["seed"] = seeds = [seed_of(run) for run in members]
-            rows["remark"] = [remark(run, seeds.count(seed) == 1) for run, seed in zip(members, seeds)]
-            if len(members) > 1:
-                words = f"of {len(members)}" + (f", {died} died" if died else "")
-                rows.loc[len(rows)] = {**middle, "seed": "median", "remark": words}
-            parts.append(rows.assign(system=title, optimizer=label.replace("_", " ")))
-    return pandas.concat(parts)[["system", "optimizer", "seed", *columns, "remark"]]
+    rows = table[["Case", "Group", "Seed"]].set_axis(ends, axis=1)
+    rows[columns] = np.array([numbers(run, thresholds) for run in table["Run"]], float)
+    rows["remark"] = list(map(remark, table["Run"], rows.duplicated(ends, keep=False)))
+    rows["optimizer"] = rows["optimizer"].str.replace("_", " ")
+    parts = []
+    for _, own in rows.groupby(ends[:2], sort=False):
+        died = np.isinf(own["train loss"]).sum()
+        words = f"of {len(own)}" + f", {died} died" * bool(died)
+        median = own[:1].assign(**own[columns].median(), seed="median", remark=words)
+        parts += [own, median] if len(own) > 1 else [own]
+    return pandas.concat(parts)
 
 
-def seed_of(run):
-    """The seed of a run as text, – if its file does not tell."""
-    return str(run.results["sim_par"].get("seed", "–"))
-
-
-def remark(run, alone):
-    """How a run ended unless it finished, and its file unless its seed is `alone` in its group."""
+def remark(run, ambiguous):
+    """How a run ended unless it finished, and its file if another one of its group has its seed, too."""
     state, reason = str(find_death(run) or state_of(run)), run.results["provenance"].get("reason")
     state = f"failed: {reason}" if reason else state
-    return ", ".join([state] * (state != "finished") + [str(run.path)] * (not alone))
+    return ", ".join([state] * (state != "finished") + [str(run.path)] * ambiguous)
 
 
 def table(runs):
     """Text: for each system a row for each run, see `summary`."""
-    return "\n\n".join(aligned(summary(own)) for own in by_system(runs))
-
-
-def by_system(runs):
-    """The runs of each system, in the order of SYSTEMS: list of lists."""
-    return [own for prefix in (*SYSTEMS, "") if (own := [run for run in runs if run.system == prefix])]
+    return "\n\n".join(aligned(summary(own)) for _, own in tabulate(runs).groupby("System", sort=False))
 
 
 def cell(name, value):
@@ -101,15 +174,16 @@ def tidy(runs, options):
     """
     import pandas
 
-    ends, position = ["system", "optimizer", "seed"], "seconds" if options.x == "time" else options.x
-    parts = [summary(own).melt([*ends, "remark"], var_name="quantity") for own in by_system(runs)]
-    for title, case in sort_into_cases(runs).items():
-        logarithmic = system(case[0].system).log_x
-        for label, members in group_runs(case).items():
-            x, y, band = drawn_points(loss_curves(members, options, logarithmic), logarithmic, True)
-            low, high = band or (np.nan, np.nan)
-            seed = seed_of(members[0]) if len(members) == 1 else "median"
-            curve = pandas.DataFrame({position: x, "value": y, "lowest": low, "highest": high})
-            parts.append(curve.assign(system=title, optimizer=label.replace("_", " "), seed=seed,
-                                      quantity=f"{loss_kind(members[0], options.y)} loss, curve"))
+    table, position = tabulate(runs), "seconds" if options.x == "time" else options.x
+    ends = ["system", "optimizer", "seed"]
+    parts = [summary(own).melt([*ends, "remark"], var_name="quantity")
+             for _, own in table.groupby("System", sort=False)]
+    for (title, name), own in table.groupby(["Case", "Group"], sort=False):
+        logarithmic, members = system(own["System"].iloc[0]).log_x, list(own["Run"])
+        x, y, band = drawn_points(loss_curves(members, options, logarithmic), logarithmic, True)
+        low, high = band or (np.nan, np.nan)
+        curve = pandas.DataFrame({position: x, "value": y, "lowest": low, "highest": high})
+        parts.append(curve.assign(system=title, optimizer=name.replace("_", " "),
+                                  seed=own["Seed"].iloc[0] if len(own) == 1 else "median",
+                                  quantity=f"{loss_kind(members[0], options.y)} loss, curve"))
     return pandas.concat(parts)[[*ends, "quantity", position, "value", "lowest", "highest", "remark"]]

@@ -7,6 +7,7 @@ from functools import partial
 from html import escape
 
 import numpy as np
+import pandas
 import plotly.graph_objects as go
 from dash import Input, Output, Patch, State, dcc, html
 from dash.exceptions import PreventUpdate
@@ -15,32 +16,26 @@ from matplotlib.colors import to_rgb
 from hig.figures.curves import (AXES, Curve, Run, drawable, drawn_points, loss_kind, state_of, system,
                                 take_overs)
 from hig.figures.losses import legend_text
-from hig.figures.reading import find_files, group_runs, read_run, sort_into_cases
+from hig.figures.reading import find_files, read_run
 from hig.figures.style import choose_colors, choose_dashes
-from hig.figures.table import cell, summary
+from hig.figures.table import cell, summary, tabulate
 from hig.live.server import make_app
 
 EVERY = 500                 # milliseconds between the end of a refresh and the next one
 BINS = 300                  # a curve has two points in each at most, so that a browser can draw hundreds
 NAMED = 12                  # groups in the legend; if there are more, only the table has the colours
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot"}      # matplotlib's line styles in plotly's words
-FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#2b2f36"}
-AXIS = {"gridcolor": "#e6e8eb", "zerolinecolor": "#e6e8eb", "ticks": "outside", "exponentformat": "power",
-        "automargin": True, "nticks": 8}
-GRAPH = {"displaylogo": False, "responsive": True,  # the logo would be a link to plotly.com,
-         "showSendToCloud": False,  # and this button would upload the figure there
-         "toImageButtonOptions": {"filename": "curves", "scale": 2},
-         "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
-SHOWN = {"figure": "curves.figure", "table": "table.children", "note": "note.children", "shown": "shown.data",
-         "cases": "case.options", "case": "case.value", "quantities": "y.options", "y": "y.value"}
+LAYOUT = {"template": "plotly_white", "font": {"family": "system-ui, sans-serif", "size": 13}}
+GRAPH = {"displaylogo": False, "showSendToCloud": False}    # no link to plotly.com, nothing is uploaded there
+KNOWN = {}                  # what `look` has found last: {path: (stamp, Run or sentence)}
 
 
 # ------------------------------------------------------------------------------------------------- the files
 
-def look(paths, known):
+def look(paths):
     """What is at some paths (folders and files) now: {path: (stamp, Run or sentence why it is none)}.
 
-    `known` is {} at first; it keeps what was read, so that only files that have changed are read again.
+    Only files that have changed since the last look are read again.
     """
     found = {}
     for path in [file.resolve() for path in paths
@@ -48,12 +43,12 @@ def look(paths, known):
         with suppress(OSError):                                         # it is gone since it was listed
             state = path.stat()
             stamp = state.st_mtime_ns, state.st_size, state.st_ino
-            if known.get(path, (None,))[0] != stamp:
+            if KNOWN.get(path, (None,))[0] != stamp:
                 try:
-                    known[path] = stamp, read_run(path)
+                    KNOWN[path] = stamp, read_run(path)
                 except ValueError as error:
-                    known[path] = stamp, str(error)
-            found[path] = known[path]
+                    KNOWN[path] = stamp, str(error)
+            found[path] = KNOWN[path]
     return found
 
 
@@ -81,79 +76,73 @@ def curve_of(run, options):
         return Curve(np.zeros(0), np.zeros(0), None, True)
 
 
-def make_figure(groups, curves, colors, options):
-    """The plotly figure of the curves: of each group a line for each run, or median and band of all.
+def make_figure(table, colors, options):
+    """The plotly figure of a case: of each group a line for each run, or median and band of all.
 
     Args:
-        groups: {label: runs}, see `hig.figures.reading.group_runs`.
-        curves: {label: list of their `Curve`}.
-        colors: {label: colour}.
+        table: rows of the case in a `hig.figures.table.tabulate`, and their `Curve` as "Curve".
+        colors: {group: colour}.
         options: case (title), x ("time", "epochs", "updates"), y (name of a quantity), words for it, log_x,
             log_y, bands.
     """
-    lines = [curve for own in curves.values() for curve in own if len(curve.x)]
-    options.top = np.inf                    # of the axis: an exploding loss would make the others a flat line
-    if lines and options.y.endswith("_loss"):
-        options.top = 1e3 * max(curve.y[0] for curve in lines)
-    dashes = choose_dashes(groups)
-    traces = [trace for label in groups for trace in group_traces(
-        label, groups[label], curves[label], colors[label], DASHES[dashes[label]], options)]
-    return go.Figure(traces, {
-        "font": FONT, "paper_bgcolor": "white", "plot_bgcolor": "white", "hovermode": "closest",
-        "margin": {"l": 70, "r": 16, "t": 34, "b": 48},                 # at the top the buttons of plotly
-        "uirevision": "kept", "meta": options.case,                     # what the user has hidden stays
-        "showlegend": len(groups) <= NAMED,
-        "legend": {"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom"},
-        "xaxis": {**AXIS, "type": "log" if options.log_x else "linear", "title_text": AXES[options.x]},
-        "yaxis": {**AXIS, "type": "log" if options.log_y else "linear", "title_text": options.words,
-                  "autorangeoptions": {"clipmax": options.top} if np.isfinite(options.top) else {}}})
+    starts, dashes = [curve.y[0] for curve in table["Curve"] if len(curve.y)], choose_dashes(colors)
+    options.top = None
+    if starts and options.y.endswith("_loss"):      # one that explodes would make the others a flat line
+        options.top = 1e3 * max(starts)
+
+    def axis(words, logarithmic, **more):
+        return {"title_text": words, "type": "log" if logarithmic else "linear", "exponentformat": "power",
+                **more}
+    return go.Figure(
+        [trace for label, own in table.groupby("Group", sort=False)
+         for trace in group_traces(label, own, colors[label], DASHES[dashes[label]], options)],
+        {**LAYOUT, "margin": {"t": 34, "r": 16}, "xaxis": axis(AXES[options.x], options.log_x),
+         "yaxis": axis(options.words, options.log_y, autorangeoptions_clipmax=options.top),
+         "uirevision": "kept", "meta": options.case, "showlegend": len(colors) <= NAMED,
+         "legend": {"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom"}})
 
 
-def group_traces(label, runs, curves, color, dash, options):
-    """Plotly traces of the runs behind one name in the legend.
+def group_traces(label, table, color, dash, options):
+    """Plotly traces of the runs behind one name in the legend; arguments as in `make_figure`.
 
     A run that died ends in a cross, at most at `options.top`. An optimizer that takes over is named.
     """
-    name = label.replace("_", " ")
+    runs, curves, name = list(table["Run"]), list(table["Curve"]), label.replace("_", " ")
     if options.y.endswith("_loss"):
         name = legend_text(label, runs, options.y.removesuffix("_loss"), curves)
     style = {"name": escape(name, quote=False), "legendgroup": label, "line_color": color}
+    quiet = {**style, "hoverinfo": "skip", "showlegend": False}
     shade = "rgba({:.0f},{:.0f},{:.0f},0.22)".format(*(255 * share for share in to_rgb(color)))
     traces, marks, pairs = [], set(), list(zip(runs, curves))
     for i, part in enumerate([pairs] if options.bands else [[pair] for pair in pairs]):
         x, y, band = drawn_points([curve for _, curve in part], options.log_x, options.log_y, BINS)
         inside = np.isfinite(band[1]) if band else []
         traces += [go.Scatter(x=x[inside], y=edge[inside], mode="lines", line_width=0, fill=fill,
-                              fillcolor=shade, hoverinfo="skip", showlegend=False, **style)
-                   for edge, fill in zip(band or (), (None, "tonexty"))]
+                              fillcolor=shade, **quiet) for edge, fill in zip(band or (), (None, "tonexty"))]
         x, y = x[np.isfinite(y)], y[np.isfinite(y)]
         mode = "lines+markers" if len(x) == 1 else "lines"              # a line of one point is not seen
-        traces.append(go.Scatter(x=x, y=y, mode=mode, line_width=1.8, line_dash=dash, showlegend=not i,
-                                 **style))
+        traces.append(go.Scatter(x=x, y=y, mode=mode, line_dash=dash, showlegend=not i, **style))
         for run, curve in part:
             if curve.death:
-                marks.add((curve.death[0], min(curve.death[1], options.top), "x-thin", ""))
+                marks.add((curve.death[0], min(curve.death[1], options.top or np.inf), "x-thin", ""))
             marks |= {(at, np.interp(at, x, y), "diamond", words)
                       for at, words in take_overs(run, options.x) if len(x)}
     x, y, symbols, words = zip(*sorted(marks)) if marks else [()] * 4
     marker = {"symbol": symbols, "size": 9, "color": color, "line": {"width": 2, "color": color}}
     traces.append(go.Scatter(x=x, y=y, text=words, mode="markers+text", textposition="top left",
-                             marker=marker, cliponaxis=False, hoverinfo="skip", showlegend=False, **style))
+                             marker=marker, cliponaxis=False, **quiet))
     for i, trace in enumerate(traces):              # by its uid a hidden curve is found again
         trace.uid = f"{label.encode().hex()}-{i}"                       # plotly has it in CSS selectors
     return traces
 
 
-def make_table(runs, colors, errors):
-    """The table of plot.py, with the colours of the curves.
+def make_table(table, colors, errors):
+    """The table of plot.py, with the colours of the curves; arguments as in `make_figure`.
 
-    Args:
-        runs: list of Run of one case.
-        colors: as in `make_figure`.
-        errors: sentences about files that are no curves; each has a row of its own.
+    Each of the `errors`, sentences about files that are no curves, has a row of its own.
     """
     rows, heads, colors = [], [], {label.replace("_", " "): color for label, color in colors.items()}
-    for values in summary(runs).drop(columns="system").to_dict("records") if runs else []:
+    for values in summary(table).drop(columns="system").to_dict("records") if len(table) else []:
         swatch = html.Span(className="swatch", style={"background": colors[values["optimizer"]]})
         heads, (name, *cells) = list(values), map(cell, values, values.values())
         rows.append(html.Tr([html.Td([swatch, name]), *map(html.Td, cells)]))
@@ -182,61 +171,61 @@ def watching_app(paths, title="Training runs", controls=lambda: [], x="time", y=
             dcc.Checklist({"log_x": "log x", "log_y": "log y", "bands": "seeds as bands"}, ["log_y", "bands"],
                           id="switches", inline=True)], className="controls"),
         html.Div(id="note", className="quiet"),
-        dcc.Graph(id="curves", figure=go.Figure(), config=GRAPH,
-                  style={"height": "clamp(340px, 60vh, 560px)"}),
-        html.Div(id="table", className="scroll"),
-        dcc.Store(id="shown", data={}), dcc.Interval(id="tick", interval=EVERY)]))
+        dcc.Graph("curves", figure=go.Figure(), config=GRAPH, style={"height": "clamp(340px, 60vh, 560px)"}),
+        html.Div(id="table", className="scroll"), dcc.Store("shown", data=[None, None]),
+        dcc.Interval("tick", interval=EVERY)]))
     app.callback(
-        {name: Output(*place.split(".")) for name, place in SHOWN.items()},
+        {"figure": Output("curves", "figure"), "table": Output("table", "children"),
+         "note": Output("note", "children"), "cases": Output("case", "options"),
+         "case": Output("case", "value"), "quantities": Output("y", "options"), "y": Output("y", "value"),
+         "shown": Output("shown", "data")},
         {**{name: Input(name, "value") for name in ("case", "x", "y", "switches")},
          "shown": State("shown", "data"), "tick": Input("tick", "n_intervals")},
         running=[(Output("tick", "disabled"), True, False)]  # or a slow refresh would be overtaken for ever
-    )(partial(refresh, paths, {}))
+    )(partial(refresh, paths))
     return app
 
 
-def refresh(paths, known, case, x, y, switches, shown, tick=None):
-    """What the page shows: a dict with the keys of SHOWN.
+def refresh(paths, case, x, y, switches, shown, tick=None):
+    """What the page shows: a dict with a value for each of the callback's outputs.
 
     Args:
         paths: list of Path.
-        known: see `look`.
         case, x, y, switches: what the user has chosen.
-        shown: what this function has returned under that name before; {} at first.
+        shown: what this function has returned under that name before, [None, None] at first.
 
     Raises:
         PreventUpdate: nothing has changed.
     """
-    found = look(paths, known)
+    found = look(paths)
     stamps, contents = ([value[i] for value in found.values()] for i in (0, 1))
-    cases = sort_into_cases([run for run in contents if isinstance(run, Run)])
-    if case not in cases and cases:                                     # at first: what has been written last
-        case = max(cases, key=lambda title: max(found[run.path][0] for run in cases[title]))
-    states = {title: [state_of(run) for run in runs] for title, runs in cases.items()}
-    stamp = str(hash(repr((list(found), stamps, states, case, x, y, switches))))
-    if shown.get("stamp") == stamp:
+    runs = [run for run in contents if isinstance(run, Run)]
+    now = repr((list(found), stamps, [*map(state_of, runs)], x, switches))
+    if shown[0] == str(hash((now, case, y))):
         raise PreventUpdate
-    runs = cases.get(case, [])
-    prefix = runs[0].system if runs else ""
-    words = {name: name.replace("_", " ") for run in runs for name in quantities(run)} or {y: y}
-    words |= {name: text for name, text in system(prefix).words.items() if name in words}
+    table = tabulate(runs) if runs else pandas.DataFrame(columns=["Run", "System", "Case", "Group"])
+    states = {title: [*map(state_of, own["Run"])] for title, own in table.groupby("Case", sort=False)}
+    if case not in states and runs:                                     # at first: what has been written last
+        case = max(zip(table["Run"], table["Case"]), key=lambda row: found[row[0].path][0])[1]
+    table = table[table["Case"] == case]
+    names = dict.fromkeys(name for run in table["Run"] for name in quantities(run)) or [y]
+    known = system(next(iter(table["System"]), "")).words
+    words = {name: known.get(name, name.replace("_", " ")) for name in names}
     y = y if y in words else next(iter(words))
     options = Namespace(case=case, x=x, y=y, words=words[y],
                         **{name: name in switches for name in ("log_x", "log_y", "bands")})
-    groups = group_runs(runs) if runs else {}
-    curves = {label: [curve_of(run, options) for run in members] for label, members in groups.items()}
-    empty = [os.path.relpath(run.path) for label in groups for run, curve in zip(groups[label], curves[label])
-             if not len(curve.x)]
+    table = table.assign(Curve=[curve_of(run, options) for run in table["Run"]])
+    empty = [os.path.relpath(run.path) for run, curve in zip(table.Run, table.Curve) if not len(curve.x)]
     note = f"Without values for these axes, and not drawn: {', '.join(empty)}." if empty else ""
-    colors = choose_colors(groups, "paper")
-    figure = make_figure(groups, curves, colors, options)
+    colors = choose_colors(list(table["Group"].unique()), "paper")
+    figure = make_figure(table, colors, options)
     view, data = str(hash(str(figure.layout))), figure.to_plotly_json()["data"]
-    if shown.get("view") == view:                                       # the zoom, too, stays the user's
+    if shown[1] == view:                                                # the zoom, too, stays the user's
         figure = Patch()
         figure["data"] = data
     return {"figure": figure,
-            "table": make_table(runs, colors, [error for error in contents if isinstance(error, str)]),
+            "table": make_table(table, colors, [error for error in contents if isinstance(error, str)]),
             "note": note if runs else f"No curves in {', '.join(map(os.path.relpath, paths))} yet.",
             "cases": {title: f"{title} ({len(own)}{', running' * ('running' in own)})"
                       for title, own in states.items()}, "case": case,
-            "quantities": words, "y": y, "shown": {"stamp": stamp, "view": view}}
+            "quantities": words, "y": y, "shown": [str(hash((now, case, y))), view]}
