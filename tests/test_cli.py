@@ -4,13 +4,16 @@ import os
 import runpy
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import keras
 import pytest
 
+from hig.runs import cli
 from hig.runs.cli import load, parse
 from tests.test_plot import falling, save, save_toy
+from tests.tiny import submit
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("*/submit_*.py"))
@@ -51,7 +54,9 @@ def test_the_command_line_is_checked_before_tensorflow_loads(tmp_path):
     *(("Nonlinear_Oscillators/submit_Power.py", f"--kappa {value}") for value in ("2", "nan", "half")),
     *(("Toy_Problem/submit_HIG.py", f"--lambda {value}") for value in ("0", "-1", "nan", "inf", "much")),
     ("Poisson/submit_HIG.py", "--resolution 1"), ("Regression/submit_HIG.py", "--task cubic"),
-    ("Cart_Pole/submit_HIG.py", "--poles 5")])
+    ("Cart_Pole/submit_HIG.py", "--poles 5"),
+    pytest.param("Toy_Problem/submit_HIG.py", "--output /sys", marks=pytest.mark.skipif(
+        not os.path.ismount("/sys"), reason="/sys is a folder in which nobody can write a file"))])
 def test_bad_input(tmp_path, monkeypatch, capsys, script, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way of a folder")
@@ -67,6 +72,13 @@ def test_bad_input(tmp_path, monkeypatch, capsys, script, words):
 def test_a_setting_that_does_not_exist_is_the_programmers_mistake():
     with pytest.raises(TypeError, match="dampening"):
         parse("Poisson", "LM", "", seed=1, max_time=1.0, dampening=1.0, arguments=[])
+
+
+@pytest.mark.parametrize("state, code", [("finished", 0), ("terminated", 0), ("diverged", 3), ("failed", 4),
+                                         ("interrupted", 130)])
+def test_the_exit_code_tells_how_a_run_ended(tmp_path, monkeypatch, state, code):
+    monkeypatch.setattr(cli, "load", lambda module: Namespace(run=lambda settings: state))
+    assert submit("Nonlinear_Oscillators/submit_SGD.py", "--output", tmp_path) == code
 
 
 # ---------------------------------------------------------------------------------------- the surroundings

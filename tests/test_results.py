@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import errno
 import functools
 import os
 import pickle
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 from hig.runs import results as reader
-from hig.runs.files import keep_earlier, write_atomically
+from hig.runs.files import keep_earlier
 from hig.runs.results import load_results, pickled, write_parameters
 
 
@@ -143,22 +142,6 @@ def test_unusual_values_are_neither_written_nor_read(file, value):
         for protocol in (3, 4, 5):
             with pytest.raises(ValueError, match=f"{file} cannot be used as a curve: "):
                 read(file, pickle.dumps(results, protocol))
-
-
-def write(file):
-    write_atomically(file, b"later")
-
-
-@pytest.mark.parametrize("failing, change", [("fsync", write), ("replace", write), ("replace", keep_earlier)])
-def test_a_failing_disk_leaves_the_earlier_file(file, monkeypatch, failing, change):
-    file.write_bytes(b"earlier")
-
-    def fail(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(os, failing, fail)
-    with pytest.raises(OSError, match="No space left"):
-        change(file)
-    assert [path.name for path in file.parent.iterdir()] == [file.name] and file.read_bytes() == b"earlier"
 
 
 def test_earlier_curves_are_kept_under_their_date(file):

@@ -132,19 +132,6 @@ def test_what_is_moved_is_said_and_a_finished_run_leaves_no_dated_checkpoint(tmp
     assert len(list(tmp_path.glob("TINY_HIG_CHECKPOINT_*.npz"))) == 1
 
 
-def test_diverging_run(tmp_path, capsys):
-    """SGD with an absurd learning rate: exit code 3, one sentence, and the curve up to its last loss."""
-    code = tiny.submit("Nonlinear_Oscillators/submit_SGD.py", "--output", tmp_path, "--learning-rate", "1e6",
-                       "--quiet")
-    errors = capsys.readouterr().err
-    results = tmp_path / "NLO_SGD_RESULTS.pickle"
-    assert code == 3
-    assert len(errors.splitlines()) == 1 and "diverged" in errors and str(results) in errors
-    curve = load_results(results)
-    assert np.isfinite(curve["train_loss"][0]) and not np.isfinite(curve["train_loss"][-1])
-    assert curve["provenance"]["state"] == "diverged"
-
-
 @pytest.mark.parametrize("missing, words", [(True, "no interrupted run"), (False, "seed is 2 but was 1")])
 def test_what_cannot_be_resumed(tmp_path, missing, words):
     """Damaged checkpoints: test_faults.py."""
