@@ -1,6 +1,6 @@
 """Swing-up of up to four poles on one cart by a network in the loop: a task beyond the paper, with feedback.
 
-Here are the flags that only this system has."""
+The flags that only this system has are defined here."""
 
 from hig.runs.cli import positive
 
@@ -13,7 +13,7 @@ def flags(parser):
 
 
 def adam_flags(parser):
-    """The same and --clip-norm."""
+    """Adds --poles and --clip-norm to the argparse parser of a submit script."""
     flags(parser)
     parser.add_argument("--clip-norm", type=positive, metavar="NORM",
-                        help="gradients longer than this are shortened to it (default: none are)")
+                        help="shorten gradients that are longer than this (default: leave them)")

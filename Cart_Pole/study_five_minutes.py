@@ -1,7 +1,7 @@
 """Question: who is ahead on the cart poles after five minutes, Adam with clipped gradients or HIG?
 
 The settings are those of `study_peers.py`, whose runs of a minute leave this open. An epoch of Adam takes
-less time than its evaluation, so that every tenth is evaluated.
+less time than its evaluation; therefore only every tenth epoch is evaluated.
 """
 
 from hig.runs.study import study

@@ -1,8 +1,7 @@
-"""Question: with the network in the loop, who swings cart poles up, Adam or methods that invert the Jacobian?
+"""Question: do methods that invert J swing up cart poles sooner than Adam, with a network in the loop?
 
-Settings are those of the lowest validation loss among the four trials that each method has in
-`study_settings.py`, with one pole. The seeds are others than there. Adam also has clipped gradients, as in
-the paper whose task this is.
+Each method runs with the settings of the lowest validation loss among its four trials in `study_settings.py`,
+with one pole and another seed. Adam also runs with clipped gradients, as in the paper from which the task is.
 """
 
 from hig.runs.study import study

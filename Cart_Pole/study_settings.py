@@ -1,8 +1,6 @@
 """Question: which settings suit each method on one cart pole, by the validation loss?
 
-Each method has the same number of trials, with one seed.
-
-`study_peers.py` compares the methods on seeds that no choice has seen.
+Each method has four trials with one seed. `study_peers.py` compares the methods on other seeds.
 """
 
 from hig.runs.study import study

@@ -1,7 +1,7 @@
 """Adam on the cart poles.
 
-Batch size and η are those of the paper whose task this is. study_peers.py has those that study_settings.py
-has chosen.
+Batch size and η are those of the paper from which the task is. study_peers.py has those that were chosen by
+study_settings.py.
 """
 
 from hig.runs.cli import submit

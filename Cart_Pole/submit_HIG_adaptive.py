@@ -1,4 +1,4 @@
-"""Half-inverse gradients on the cart poles, with steps that control themselves.
+"""Half-inverse gradients on the cart poles, with adaptive steps.
 
 Batch size and τ are those of the lowest validation loss in study_settings.py.
 """

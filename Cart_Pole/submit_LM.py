@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt on the cart poles, its damping controlled.
+"""Levenberg-Marquardt on the cart poles, with adaptive damping.
 
 Batch size and μ are those of the lowest validation loss in study_settings.py.
 """

@@ -1,4 +1,4 @@
-"""The network of the linear chain: 2N → 20 → 20 → 20 → Nt, tanh, linear output; the PBDL book's."""
+"""The network of the linear chain: 2N → 20 → 20 → 20 → Nt, tanh, linear output; from the PBDL book."""
 
 import keras
 

@@ -1,6 +1,6 @@
-"""Half-inverse gradients on the linear chain, with steps that control themselves.
+"""Half-inverse gradients on the linear chain, with adaptive steps.
 
-The settings are those of HIG, η the first one tried.
+The settings are those of HIG; η is the first value tried.
 """
 
 from hig.runs.cli import submit

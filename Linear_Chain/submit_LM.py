@@ -1,6 +1,6 @@
-"""Levenberg-Marquardt on the linear chain, its damping controlled.
+"""Levenberg-Marquardt on the linear chain, with adaptive damping.
 
-Seed and batch size are those of HIG, the damping at the start is the default.
+Seed and batch size are those of HIG; the damping at the start is the default.
 """
 
 from hig.runs.cli import submit

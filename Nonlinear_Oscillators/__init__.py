@@ -1,6 +1,6 @@
 """Control of coupled nonlinear oscillators (figure 2 of the paper).
 
-Here are the flags that only this system has."""
+The flags that only this system has are defined here."""
 
 from hig.runs.cli import hidden_flag, number
 

@@ -17,7 +17,7 @@ N_STEPS = 96                   # Nt
 DT = 0.125                     # time step
 CONTROL_STRENGTH = 3.0         # c_N
 TRAIN_SAMPLES = TEST_SAMPLES = 4096
-VALIDATION_SAMPLES = 1024      # by which settings are chosen
+VALIDATION_SAMPLES = 1024      # settings are chosen by their loss
 
 
 def draw_data(seed):

@@ -1,6 +1,7 @@
 """Claim: κ = −1/2 is the right middle between gradient descent, κ = 1, and Gauss-Newton, κ = −1.
 
-The system are the oscillators. Each κ has several learning rates, because the length of steps depends on κ.
+The system is that of the oscillators. Each κ has several learning rates, because the length of a step depends
+on κ.
 """
 
 from hig.runs.study import study

@@ -1,6 +1,6 @@
-"""Question: how many products with the Jacobian does an update of the oscillators need at a batch size?
+"""Question: how many products with J does an update of the oscillators need, for each batch size?
 
-The exact method is beside it, with the same learning rate.
+The exact method is run with the same learning rate for comparison.
 """
 
 from hig.runs.study import study

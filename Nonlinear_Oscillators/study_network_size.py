@@ -1,6 +1,7 @@
-"""Claim: the cost of an update is linear in the number of parameters (nonlinear oscillators).
+"""Claim: the cost of an update is linear in the number of weights (nonlinear oscillators).
 
-The time of an epoch is in the curves; hidden layers of w, w, w neurons have 2 w² + 103 w + 96 weights.
+The curves tell the time of an epoch. A network with hidden layers of w, w and w neurons has 2 w² + 103 w + 96
+weights.
 """
 
 from hig.runs.study import study

@@ -1,9 +1,9 @@
 """Question: what would one use today for the oscillators?
 
-Adam, Gauss-Newton and half-inverse gradients have the published settings, and those of the lowest validation
-loss in study_settings.py; Adam also has the batch size with which it is fastest (study_batch_size.py). Muon,
-L-BFGS, and the methods whose steps control themselves, adaptive half-inverse gradients and
-Levenberg-Marquardt, have no published settings, and have the validation's choice alone.
+Adam, Gauss-Newton and half-inverse gradients run with the published settings, and with those of the lowest
+validation loss in study_settings.py; Adam also runs with the batch size with which it is fastest
+(study_batch_size.py). No settings are published for Muon, L-BFGS, adaptive half-inverse gradients and
+Levenberg-Marquardt. They run only with those of the lowest validation loss.
 """
 
 from hig.runs.study import study

@@ -6,7 +6,7 @@ its submit script. `study_peers.py` and `study_optimizers.py` compare the method
 
 from hig.runs.study import study
 
-TRIALS = {               # method: epochs, in some ten seconds; the setting that varies, and its values
+TRIALS = {               # method: epochs of a trial; the setting that varies, and its values
     "LBFGS": (300, "memory", (5, 10, 20, 50, 100)),
     "LM": (12, "damping", (0.01, 0.03, 0.1, 1.0, 10.0)),
     "Adam": (300, "learning_rate", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),

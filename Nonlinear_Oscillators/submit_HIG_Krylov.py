@@ -1,7 +1,7 @@
 """Half-inverse gradients from a few products with the Jacobian, on the oscillators in larger batches.
 
-η is that of the lowest validation loss among five (study_settings.py), the largest one tried. study_krylov.py
-compares batch sizes and k. τ is that of HIG.
+η has the lowest validation loss of five values, and is the largest of them (study_settings.py).
+study_krylov.py compares batch sizes and k. τ is that of HIG.
 """
 
 from hig.runs.cli import submit

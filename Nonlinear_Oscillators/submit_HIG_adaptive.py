@@ -1,4 +1,4 @@
-"""Half-inverse gradients on the nonlinear oscillators, with steps that control themselves.
+"""Half-inverse gradients on the nonlinear oscillators, with adaptive steps.
 
 Batch size and τ are those of HIG; η is that of the lowest validation loss in study_settings.py.
 """

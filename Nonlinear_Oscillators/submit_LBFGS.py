@@ -1,7 +1,8 @@
-"""L-BFGS by SciPy on the oscillators: the whole training set, one entry of the curve for each iteration.
+"""L-BFGS by SciPy on the oscillators, with the whole training set.
 
-The seed is Adam's; the memory is that of the lowest validation loss in study_settings.py. --resume goes on
-from the weights, without what SciPy remembered of earlier steps.
+Each iteration gives an entry of the curve. The seed is Adam's; the memory is that of the lowest validation
+loss in study_settings.py. --resume starts from the saved weights, without the earlier steps that SciPy
+remembered.
 """
 
 from hig.runs.cli import submit

@@ -1,21 +1,21 @@
 """Learning to solve the Poisson equation Δx = y (the Poisson problem of the paper).
 
-Here are the flags that only this system has."""
+The flags that only this system has are defined here."""
 
 from pathlib import Path
 
 from hig.runs.cli import hidden_flag, number, positive, positive_integer
 
 RESOLUTION = 8              # cells along each axis
-EVALUATE_EVERY = 10         # updates, by the test loss
-METHODS = ("Adam", "GN", "HIG")     # of training by hand; their numbers in its pickle
+EVALUATE_EVERY = 10         # updates from one test loss to the next
+METHODS = ("Adam", "GN", "HIG")     # of training by hand; its pickle has their positions in this tuple
 
 
 def flags(parser):
     """Adds --steps, --resolution, --scene and --hidden to the argparse parser of a submit script."""
     add = parser.add_argument
     add("--steps", type=positive_integer, dest="epochs", metavar="N",
-        help="the same: an epoch is one update here")
+        help="the same as --epochs: an epoch is one update here")
     add("--resolution", type=lambda text: number(text, int, lambda value: value >= 2,
                                                  "a whole number from 2 on"),
         default=RESOLUTION, metavar="N", help=f"cells along each axis (default: {RESOLUTION})")

@@ -24,7 +24,7 @@ from Poisson.fields import held_out_fields, training_fields
 from Poisson.network import HIDDEN, build_network
 from Poisson.simulator import Laplace
 
-HELD_OUT = 256              # fields of the test loss
+HELD_OUT = 256              # fields, for the test loss
 
 
 class HalfSquaredError(keras.losses.Loss):
@@ -128,7 +128,7 @@ class SceneLogs(keras.callbacks.Callback):
         sim_par: settings, for the scene's description.json.
 
     Raises:
-        SettingsError: the folder holds what is no scene.
+        SettingsError: the folder holds a sim_… that is no PhiFlow scene.
         OSError: it cannot be written.
     """
 

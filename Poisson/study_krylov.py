@@ -1,7 +1,8 @@
-"""Question: what do half-inverse gradients from few products with J reach, over batch size and grid?
+"""Question: how far do half-inverse gradients come with few products with J, for each batch size and grid?
 
-Beside them are the exact method on the published grid of the Poisson problem, and Adam at two learning rates.
-Settings are chosen by the training loss, which is one of fresh fields before the network has seen them.
+The exact method on the published grid of the Poisson problem, and Adam with two learning rates, are run for
+comparison. Settings are chosen by the training loss, which is measured on fresh fields before the network is
+trained with them.
 """
 
 from hig.runs.study import study
@@ -9,7 +10,7 @@ from hig.runs.study import study
 STEPS = (8, 16, 32)
 BATCH_SIZES = (64, 256)
 LEARNING_RATES = (0.003, 0.03, 0.1)      # η; that of the submit script is 0.01
-RESOLUTIONS = (16, 32)   # cells along each axis, where the exact method cannot go
+RESOLUTIONS = (16, 32)   # cells along each axis, too many for the exact method
 ADAM = (3e-4, 3e-3)      # η
 SEEDS = (0,)
 MAX_TIME = 80.0          # seconds of training of each run

@@ -1,7 +1,7 @@
 """Claim: half-inverse gradients are ahead of Adam per update, and behind per second, with both networks.
 
-These have the hidden layers of the published code (64, 128, 64) and of the paper's text (64, 256, 64, which
-are 41,408 parameters).
+The networks have the hidden layers of the published code (64, 128, 64: 24,896 weights) and of the paper's
+text (64, 256, 64: 41,408 weights).
 """
 
 from hig.runs.study import study

@@ -1,7 +1,7 @@
 """Question: what would one use today on the Poisson problem, where every update gets fresh fields?
 
-Adam, half-inverse gradients and Levenberg-Marquardt from scratch, and the last two after Adam. Settings are
-those of the submit scripts, with a shorter pretraining.
+Adam, half-inverse gradients and Levenberg-Marquardt train from scratch, and the last two also after a
+pretraining by Adam. Settings are those of the submit scripts, with a shorter pretraining.
 """
 
 from hig.runs.study import study

@@ -1,7 +1,7 @@
 """Half-inverse gradients on the Poisson problem from a few products with the Jacobian, at every resolution.
 
-k and η had the lowest training loss, which is one of fresh fields, in the trials of study_krylov.py; batches
-of 64 and 256 are level there. τ is that of HIG.
+k and η had the lowest training loss in the trials of study_krylov.py, where each batch has fresh fields.
+Batches of 64 and 256 are level there. τ is that of HIG.
 """
 
 from hig.runs.cli import submit

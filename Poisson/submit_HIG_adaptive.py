@@ -1,7 +1,7 @@
-"""Half-inverse gradients on the Poisson problem, with steps that control themselves.
+"""Half-inverse gradients on the Poisson problem, with adaptive steps.
 
-The settings are those of HIG, η the first one tried. Steps are judged on the fields that
-they were made from, and every update gets fresh ones: control is meant for fixed data.
+The settings are those of HIG; η is the first value tried. Adaptive steps are made for fixed training data.
+Here every update gets fresh fields, and a step is judged mostly by those that it was made from.
 """
 
 from hig.runs.cli import submit

@@ -1,7 +1,7 @@
-"""Levenberg-Marquardt on the Poisson problem, its damping controlled.
+"""Levenberg-Marquardt on the Poisson problem, with adaptive damping.
 
-Steps are judged on the fields that they were made from, and every update gets fresh ones: control is meant
-for fixed data.
+Adaptive damping is made for fixed training data. Here every update gets fresh fields, and a step is judged
+mostly by those that it was made from.
 """
 
 from hig.runs.cli import submit

@@ -1,6 +1,6 @@
 """Two small regressions on which others have compared half-inverse gradients with fourteen optimizers.
 
-Here is the flag that only this system has."""
+The flag that only this system has is defined here."""
 
 import argparse
 
@@ -11,10 +11,10 @@ def flags(**polynomial):
     """Function that adds --task to the argparse parser of a submit script, and sets the published 20 epochs.
 
     Args:
-        **polynomial: {name in the namespace: value} of the second task, for settings that no flag names.
+        **polynomial: {name in the namespace: value}, defaults of the second task.
     """
     class Task(argparse.Action):
-        """Stores the task; a setting that no flag has named is still the parser's own object, by identity."""
+        """Stores the task, and sets what no flag has set: such a setting is still the parser's own object."""
 
         def __call__(self, parser, namespace, task, option_string=None):
             namespace.task = task

@@ -1,8 +1,8 @@
-"""Question: do controlled steps keep up with the best fixed η if a batch does not determine the weights?
+"""Question: do adaptive steps keep up with the best fixed η if a batch does not determine the weights?
 
-The random polynomial, whose batches of 32 outputs say little of its 673 weights: half-inverse gradients with
-fixed learning rates around the best one, with controlled steps from one start, and Levenberg-Marquardt.
-Seeds 0, 1, 2, 5, … are three draws of data with three draws of weights each.
+The task is the random polynomial, where batches of 32 outputs say little about the 673 weights. Half-inverse
+gradients run with fixed learning rates around the best one and with adaptive steps, and Levenberg-Marquardt
+runs beside them. The seeds are three draws of the data with three draws of the weights each.
 """
 
 from hig.runs.study import study

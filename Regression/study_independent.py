@@ -1,4 +1,4 @@
-"""Question: does this package give what others have measured with HIG, and what do controlled steps add?
+"""Question: does this package give what others have measured with HIG, and what do adaptive steps add?
 
 Settings are those of the submit scripts: the published ones for HIG and Adam. Seeds 0 to 14 are three draws
 of data with five draws of weights each.

@@ -1,7 +1,7 @@
-"""Question: which batch size, number of products k and η suit HIG by few products on the two regressions?
+"""Question: which batch size, number k of products with J and η suit HIG on the two regressions?
 
-The choice is by the validation loss after the 20 epochs, from a seed that no comparison uses. Small batches
-with k below their n = 32 are beside larger ones, which have fewer updates.
+The validation loss after 20 epochs decides, from a seed that no comparison uses. Batches of 32
+have 32 rows, and a k below that. Larger batches have fewer updates in the 20 epochs.
 """
 
 from hig.runs.study import study

@@ -1,6 +1,6 @@
 """Half-inverse gradients on two small regressions, as the authors of Sven have run them.
 
-Their learning rates, 0.005 and 0.1, count the sum over a batch of 32, where the loss here is its mean.
+Their learning rates, 0.005 and 0.1, belong to a loss that is the sum over a batch of 32. Here it is the mean.
 """
 
 from hig.runs.cli import submit

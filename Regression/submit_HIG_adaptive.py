@@ -1,4 +1,4 @@
-"""Half-inverse gradients on two small regressions, with steps that control themselves."""
+"""Half-inverse gradients on two small regressions, with adaptive steps."""
 
 from hig.runs.cli import submit
 from Regression import flags

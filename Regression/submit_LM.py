@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt on two small regressions, its damping controlled.
+"""Levenberg-Marquardt on two small regressions, with adaptive damping.
 
 The damping at the start is the default.
 """

@@ -19,7 +19,7 @@ N_POINTS = 16                  # Nx, the walls included
 N_STEPS = 384                  # Nt
 DT = 0.05                      # time step
 BOX = (0.0, 2.0)               # walls
-TRAIN_SAMPLES = TEST_SAMPLES = VALIDATION_SAMPLES = 1024     # for the choice of settings
+TRAIN_SAMPLES = TEST_SAMPLES = VALIDATION_SAMPLES = 1024     # settings are chosen by the last set
 
 DIPOLE = Dipole(N_POINTS, N_STEPS, DT, BOX)
 

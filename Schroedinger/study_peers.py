@@ -1,9 +1,9 @@
 """Question: what would one use today for the quantum dipole?
 
-Adam and half-inverse gradients have the published settings, and those of the lowest validation loss in
-study_settings.py; Adam also has the batch size with which it is fastest (study_batch_size.py). No settings
-are published for the others: Gauss-Newton has those of half-inverse gradients, and the chosen ones, which all
-others have.
+Adam and half-inverse gradients run with the published settings, and with those of the lowest validation loss
+in study_settings.py; Adam also runs with the batch size with which it is fastest (study_batch_size.py). No
+settings are published for the other methods. They run with those of the lowest validation loss, and
+Gauss-Newton also with those of half-inverse gradients.
 """
 
 from hig.runs.study import study

@@ -1,8 +1,8 @@
 """Gauss-Newton on the quantum dipole, which the paper does not show.
 
-No settings are published; these are those of HIG, so that the two differ in κ alone. The curve is rough: with
-seed 3 the test loss rises from 1e-4 to 1e-3 between epochs 4 and 6. With a truncation of 1e-3 it fell in each
-of the first 8 epochs, with seeds 2 and 3 alike, to 4e-5 and 3e-6.
+No settings are published. They are those of HIG, so that the two methods differ in κ alone. The curve is
+rough: with seed 3 the test loss rises from 1e-4 to 1e-3 between epochs 4 and 6. With a truncation of 1e-3 it
+fell in each of the first 8 epochs, with seeds 2 and 3 alike, to 4e-5 and 3e-6.
 """
 
 from hig.runs.cli import submit

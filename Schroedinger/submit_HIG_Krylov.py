@@ -1,6 +1,7 @@
 """Half-inverse gradients on the quantum dipole from a few products with the Jacobian, in larger batches.
 
-η had the lowest validation loss of five, and is the largest one tried (study_settings.py). τ is that of HIG.
+η has the lowest validation loss of five values, and is the largest of them (study_settings.py). τ is that of
+HIG.
 """
 
 from hig.runs.cli import submit

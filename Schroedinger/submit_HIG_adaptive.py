@@ -1,4 +1,4 @@
-"""Half-inverse gradients on the quantum dipole, with steps that control themselves.
+"""Half-inverse gradients on the quantum dipole, with adaptive steps.
 
 The settings are those of HIG; η has the lowest validation loss in study_settings.py, too.
 """

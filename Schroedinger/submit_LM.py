@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt on the quantum dipole, its damping controlled: what one would use today.
+"""Levenberg-Marquardt on the quantum dipole, with adaptive damping: what one would use today.
 
 Seed and batch size are those of HIG; the damping at the start is that of the lowest validation loss in
 study_settings.py.

@@ -1,6 +1,6 @@
 """Two sines through a badly scaled "physics" (toy problem of the Physics-based Deep Learning book).
 
-Here is the flag that only this system has."""
+The flag that only this system has is defined here."""
 
 from hig.runs.cli import positive
 

@@ -1,4 +1,4 @@
-"""What figures and pages show of the toy problem beside the loss: how neurons saturate, where outputs go."""
+"""What figures and pages show of the toy problem beside the loss: saturation of neurons, paths of outputs."""
 
 import math
 
@@ -10,7 +10,7 @@ from hig.figures.style import choose_dashes
 
 
 def draw_activations(ax, groups, colors, options):
-    """Panel: mean of the hidden activations |tanh|, with their standard deviation as a band; of one seed."""
+    """Panel: mean of the hidden activations |tanh| of one seed, with their standard deviation as a band."""
     ax.set(yscale="linear", ylim=(0, 1.05), ylabel="hidden activations")
     dashes = choose_dashes(groups)
     for label, members in groups.items():
@@ -54,7 +54,7 @@ def draw_paths(ax, groups, colors, options):
 
 
 def of_one_seed(groups):
-    """Words that tell which seed is shown, where there are several; of each group that is the first one."""
+    """Words that tell which seed is shown, the first one of each group; "" if no group has several."""
     if max(map(len, groups.values())) == 1:
         return ""
     seeds = {members[0].results["sim_par"].get("seed") for members in groups.values()}

@@ -18,7 +18,7 @@ from hig.runs.weights import load_weights
 from Toy_Problem.experiment import build_model, draw_data, loss
 
 TRUNCATION, BATCH = 1e-6, 32            # as in the submit scripts
-# κ, η (of HIG and Gauss-Newton as in the submit scripts), and whose colour it has
+# κ, η (for HIG and Gauss-Newton as in the submit scripts), and the optimizer whose colour it has
 METHODS = {"gradient descent": (1.0, 1.0, "SGD"), "HIG": (-0.5, 1.0, "HIG"),
            "Gauss-Newton": (-1.0, 0.1, "GN")}
 
@@ -32,10 +32,10 @@ def jacobian(model, x):
 
 
 def losses_along(model, x, target, kappa, rates):
-    """Losses after steps −η J^κ g with several η: what the first order promises, and what they are.
+    """Losses after steps −η J^κ g with several η: by the first order of the outcome's expansion, and actual.
 
     Args:
-        model: PhysicsModel; its weights are as before in the end.
+        model: PhysicsModel; its weights are restored in the end.
         x, target: (B, 1) and (B, 2).
         kappa: κ.
         rates: (m,), the η.
@@ -61,7 +61,7 @@ def losses_along(model, x, target, kappa, rates):
 
 
 def draw_step(seed=0, factor=0.01):
-    """Figure of the first step for λ = factor: singular values, what a step makes of them, its losses."""
+    """Figure of the first step for λ = factor: singular values, shares of the error removed, and losses."""
     from matplotlib.figure import Figure
 
     model, ((x, target), _) = build_model(seed, factor), draw_data(seed)

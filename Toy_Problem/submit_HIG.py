@@ -1,7 +1,7 @@
 """Half-inverse gradients on the toy problem, with a curve for λ = 1 (well conditioned) and λ = 0.01 (badly).
 
 No settings are published beyond the problem and the 20 seconds: seed, batch size, learning rate and
-    truncation are ours.
+truncation are ours.
 """
 
 from hig.runs.cli import submit

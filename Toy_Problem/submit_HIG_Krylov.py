@@ -1,6 +1,6 @@
 """Half-inverse gradients on the toy problem from a few products with the Jacobian, for λ = 1 and λ = 0.01.
 
-η and τ are those of HIG; k is not scanned.
+η and τ are those of HIG; k is the first value tried.
 """
 
 from hig.runs.cli import submit

@@ -1,6 +1,6 @@
-"""Half-inverse gradients on the toy problem, with steps that control themselves, for λ = 1 and λ = 0.01.
+"""Half-inverse gradients on the toy problem, with adaptive steps, for λ = 1 and λ = 0.01.
 
-The settings are those of HIG, η the first one tried.
+The settings are those of HIG; η is the first value tried.
 """
 
 from hig.runs.cli import submit

@@ -1,6 +1,6 @@
-"""Levenberg-Marquardt on the toy problem, its damping controlled, with a curve for λ = 1 and λ = 0.01.
+"""Levenberg-Marquardt on the toy problem, with adaptive damping, for λ = 1 and λ = 0.01.
 
-Seed as HIG's; the batch is the whole training set, the damping at the start the default.
+The seed is that of HIG, the batch is the whole training set, and the damping at the start is the default.
 """
 
 from hig.runs.cli import submit

@@ -3,8 +3,8 @@
     python benchmarks/cart_pole.py              one and four poles, two minutes on a quiet machine
     python benchmarks/cart_pole.py --poles 1    one pole alone
 
-The first update, compiling included, is the only one of a process of its own; the seconds from the start of
-that process count the imports, too. Further updates are medians of calls taken in turn, so that a busy
+The first update is measured in a process of its own and includes compiling; the seconds from the start of
+that process include the imports, too. Further updates are medians of calls taken in turn, so that a busy
 machine slows all of them.
 """
 

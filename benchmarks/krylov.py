@@ -1,4 +1,4 @@
-"""What the Krylov method costs and reaches, next to the exact update and next to a gradient.
+"""Time, memory and loss of Krylov updates, next to exact updates and next to gradients.
 
     python benchmarks/krylov.py                all parts, half an hour on a quiet machine
     python benchmarks/krylov.py poisson rows   some of: poisson, rows, gradient, estimate
@@ -9,7 +9,7 @@ rows        milliseconds of an update with k = 16 and peak memory, from n = 512 
             process of its own, beside Adam's
 gradient    an update next to the gradient of the same batch: oscillators and Poisson, each way of taking
             products
-estimate    the change of J^κ g by the last step next to its distance from the exact J^κ g
+estimate    the change of J^κ g by the last step, next to the distance of the result from the exact J^κ g
 
 Times are medians of calls taken in turn, so that a busy machine slows all.
 """

@@ -2,9 +2,9 @@
 
     python benchmarks/levenberg_marquardt.py            about two minutes on an idle machine
 
-The package is installed in an environment of its own in a temporary folder, which finds all else among our
-packages. Both train the same network in one process from the same start, with batches of 128 (n = 512 rows),
-and take their updates in turn. Ours has the settings of submit_LM.py, theirs its defaults.
+The package is installed into a virtual environment in a temporary folder; its dependencies are those of our
+environment. Both train the same network in one process from the same start, with batches of 128 (n = 512
+rows), and take their updates in turn. Ours has the settings of submit_LM.py, theirs its defaults.
 """
 
 import os

@@ -1,13 +1,13 @@
 """What an update on the Poisson problem costs: HIG next to LAPACK's `syevd` of its K, and Adam.
 
     python benchmarks/poisson.py            n up to 1024 and Adam, about two minutes
-    python benchmarks/poisson.py --large    and the published n = 4096, a few minutes more
+    python benchmarks/poisson.py --large    also the published n = 4096, a few minutes more
 
-Prints milliseconds of a whole HIG update (fields excluded), of the parts of its host call and of `syevd`
-(`scipy.linalg.eigh`, driver "evd", the faster of one and all threads) of the same K, for n = batch ·
-resolution² rows, and for networks with more and more weights p at n = 1024, where the update must be linear
-in p; then an update by Adam with its data, and with --large the peak memory of a run. Times are medians of
-calls taken in turn, so that a busy machine slows all.
+Prints the milliseconds of a whole HIG update (without drawing the fields), of its parts, and of `syevd`
+(`scipy.linalg.eigh`, driver "evd", the faster of one and all threads) for the same K with n = batch ·
+resolution² rows; the same for networks with more and more weights p at n = 1024; an update by Adam with its
+data; and with --large the peak memory of a run. Times are medians of calls taken in turn, so that a busy
+machine slows all.
 """
 
 import threadpoolctl

@@ -1,12 +1,13 @@
 """Cost and accuracy of v = f(K) g, the inner step of an update: `hig.powers` and LAPACK's eigendecomposition.
 
     python benchmarks/powers.py            n = 256, 512, 1024: about 20 s
-    python benchmarks/powers.py --large    and n = 4096: about two minutes more
+    python benchmarks/powers.py --large    also n = 4096: about two minutes more
 
-For matrices K (n, n) with the spectra met in training (κ = −1/2), prints the median time of each method with
-one and with all BLAS threads, its ratio to the faster of `syevd` (`scipy.linalg.eigh`, driver "evd"; the
-other drivers are slower) of the same K in the same run, and the difference of v from the exact result, known
-by construction. `SMALLEST_TRIDIAGONAL` and `SMALLEST_THREADED` of `hig.powers` are read off this table.
+The matrices K (n, n) have spectra as in training, and κ = −1/2. Prints the median time of each method with
+one and with all BLAS threads, and its ratio to the time of `syevd` (`scipy.linalg.eigh`, driver "evd", with
+the faster of one and all threads; other drivers are slower) for the same K in the same run. Prints also the
+difference of v from the exact result, which is known by construction. `SMALLEST_TRIDIAGONAL` and
+`SMALLEST_THREADED` of `hig.powers` are read off this table.
 """
 
 import numpy as np

@@ -2,8 +2,8 @@
 
 It unrolls the simulator's time loop into the graph, takes J = ∂y/∂θ by a vectorised `tape.jacobian` over all
 n = B·d outputs, decomposes J by TensorFlow's float32 SVD, forms the truncated half inverse as a matrix and
-multiplies (the definition of J^κ is the paper's, the choices of implementation are those of the published
-code). No XLA, no factors.
+multiplies it by g. It uses neither XLA nor the factors of J. The definition of J^κ is the paper's; the
+choices of implementation are those of the published code.
 """
 
 import keras

@@ -8,10 +8,11 @@ measured with several numbers of time steps, next to ours with as many. (The pub
 finish its first epoch within half an hour, in 14 GB: its algorithm, written again in benchmarks/published.py,
 is faster.)
 
-The time step was also tried otherwise, inside the same compiled loop, against cyclic reduction: elimination
-along the grid is a fifth faster for Adam and a fifth slower for HIG, but takes more than twice as long to
-compile; with real pairs it is slower for both; from both ends at once, three times slower for HIG. A basis
-common to all controls is the fastest, by 40 % for Adam, but ill-conditioned on wide boxes.
+Other ways to compute the time step were tried inside the same compiled loop. Compared with cyclic reduction,
+elimination along the grid is a fifth faster for Adam and a fifth slower for HIG, but takes more than twice as
+long to compile. Elimination with real pairs is slower for both, and elimination from both ends at once is
+three times slower for HIG. A basis common to all controls is the fastest, by 40 % for Adam, but
+ill-conditioned on wide boxes.
 """
 
 from hig.runs.cli import make_parser, silent_start

@@ -3,9 +3,9 @@
     python benchmarks/time_to_loss.py                                   all, about an hour
     python benchmarks/time_to_loss.py --systems Nonlinear_Oscillators --seeds 1,2 --max-time 10
 
-Settings are those of the submit scripts; all methods of a seed train in one process and in turn, a second
-each, so that a busy machine slows all of them. Compiling is excluded (it is a column of its own), evaluation
-too.
+Settings are those of the submit scripts. All methods of a seed train in one process and in turn, a second
+each, so that a busy machine slows all of them. The seconds include neither evaluation nor compiling, which
+has a column of its own.
 """
 
 import importlib

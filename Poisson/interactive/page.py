@@ -89,7 +89,7 @@ def controls(training):
                   field("η of HIG and GN", "power_rate"), field("truncation τ", "truncation"),
                   field("batch size B", "batch_size")], className="controls"),
         html.Div([choice("fields", "source", {"held out": "held out", "batch": "of the last batch"}),
-                  field("entry, from 0, or else the last", "entry")], className="controls"),
+                  field("entry, 0 or more, at most the last", "entry")], className="controls"),
         html.Div([html.Div([html.H2(words), dcc.Graph(id=f"picture_{name}", config={"displayModeBar": False},
                                                       style={"height": "min(240px, 42vw)"})])
                   for name, words in PICTURES.items()], className="pictures"),
@@ -115,7 +115,7 @@ def serve_interactive(output, port):
 
     Raises:
         OSError: the folder cannot be written.
-        SettingsError: the port cannot be had.
+        SettingsError: the port cannot be used.
         BlockingIOError: another process trains into that folder.
     """
     check_writable(output)

@@ -27,8 +27,8 @@ from Poisson.fields import training_fields
 
 SEED = 0
 NAME = "POISSON_interactive"
-DIVERGED = ("The loss is not finite any more. Reset to the initial weights or load others; then a smaller η, "
-            "or for HIG and GN a larger τ, goes more safely.")
+DIVERGED = ("The loss is not finite any more. Reset to the initial weights or load others, and choose a "
+            "smaller η, or a larger τ for HIG and GN.")
 FLAGS = {"adam_rate": "learning_rate", "power_rate": "learning_rate", "truncation": "truncation",
          "batch_size": "batch_size", "entry": "seed"}      # flags of the submit scripts with the same values
 
