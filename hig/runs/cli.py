@@ -28,7 +28,7 @@ def number(text, kind, allowed, wanted):
     """The number in `text` from the command line, made by `kind` (int or float), for argparse.
 
     Raises:
-        argparse.ArgumentTypeError: there is none, or the function `allowed` is false of it; the message tells
+        argparse.ArgumentTypeError: the text is no number, or `allowed` returns False for it; the message says
             what is `wanted`, in words.
     """
     try:
@@ -51,7 +51,7 @@ positive = partial(number, kind=float, allowed=lambda x: 0 < x < math.inf, wante
 positive_integer = partial(number, kind=int, allowed=lambda n: n >= 1, wanted="a positive whole number")
 truncation = partial(number, kind=float, allowed=lambda x: 0 <= x < 1, wanted="a number in [0, 1)")
 seed = partial(number, kind=int, allowed=lambda n: 0 <= n < 2**32, wanted="a whole number in [0, 2^32)")
-FLAGS = {   # type, symbol and meaning; an optimizer has those of the second half that its script states
+FLAGS = {   # type, symbol and meaning; from "batch_size" on, a script has only the flags that it states
     "max_time": (positive, "SECONDS", "seconds of training, compiling included and evaluation excluded"),
     "epochs": (positive_integer, "N", "stop after N epochs if that is sooner"),
     "evaluate_every": (positive_integer, "N", "measure the test loss only every N epochs if it takes long; "
@@ -60,12 +60,12 @@ FLAGS = {   # type, symbol and meaning; an optimizer has those of the second hal
     "output": (Path, "DIR", "folder of the results"),
     "load_weights": (weights_file, "FILE", "start from these weights (*.weights.h5)"),
     "save_weights": (weights_file, "FILE", "write the network's weights there (*.weights.h5)"),
-    "batch_size": (positive_integer, "B", "samples of each update"),
+    "batch_size": (positive_integer, "B", "number of samples in an update"),
     "learning_rate": (positive, "η", "size of the steps"),
-    "truncation": (truncation, "τ", "singular values up to τ times the largest are dropped"),
+    "truncation": (truncation, "τ", "drop singular values up to τ times the largest"),
     "damping": (positive, "μ", "damping to start from, in units of the mean eigenvalue of J Jᵀ"),
-    "krylov": (positive_integer, "K", "products with J and with Jᵀ of each update"),
-    "memory": (positive_integer, "M", "pairs of steps and gradients that it remembers"),
+    "krylov": (positive_integer, "K", "number of products with J in an update"),
+    "memory": (positive_integer, "M", "steps, each with its change of the gradient, that L-BFGS remembers"),
 }
 
 
@@ -77,7 +77,7 @@ def submit(system, optimizer, description, **settings):
         state = experiment.run(settings)
     except (SettingsError, OSError) as error:
         fail(str(error))
-    except KeyboardInterrupt:                                           # the second, or one before training
+    except KeyboardInterrupt:                                       # a second Ctrl-C, or one before training
         print(f"{optimizer}: interrupted; --resume continues after the last epoch saved, if any",
               file=sys.stderr)
         state = "interrupted"
@@ -158,10 +158,10 @@ def load(module):
 
 @contextmanager
 def silent_start():
-    """Drops what TensorFlow's C++ logs while it is imported, of which a dozen lines cannot be switched off.
+    """Drops the log of TensorFlow's C++ code during an import; a dozen of its lines cannot be switched off.
 
-    A log level set by the user is respected: TF_CPP_MIN_LOG_LEVEL=0 shows everything. The level 3, errors
-    only, is set here and inherited by processes that are started from here.
+    A log level that the user has set is kept: TF_CPP_MIN_LOG_LEVEL=0 shows everything. Otherwise the level
+    becomes 3, errors only, also in processes that are started from here.
     """
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield
@@ -185,7 +185,7 @@ def fail(sentence):
 def make_parser(description):
     """An argparse parser that shows the description as it is, and calls `fail` for bad flags.
 
-    From here on standard output and error show characters that their encoding lacks, η for instance, as "?".
+    From then on standard output and error show "?" for characters that their encoding lacks, such as η.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):                              # not where a notebook has replaced it
@@ -221,7 +221,7 @@ def writing_to(folder):
 
 
 def hidden_flag(parser, default):
-    """Adds --hidden to an argparse parser; settings.hidden is None without it: the published widths."""
+    """Adds --hidden to an argparse parser; without it settings.hidden is None, for the published widths."""
     parser.add_argument("--hidden", metavar="WIDTHS",
                         type=lambda text: tuple(map(positive_integer, text.split(","))),
                         help=f"neurons of the hidden layers (default: {','.join(map(str, default))})")

@@ -1,4 +1,4 @@
-"""What the experiments share: an optimizer by its name, batches and losses of a data set, one run of it all.
+"""What the experiments share: optimizers by name, batches and losses of a data set, and training with them.
 
 An experiment of a system states its constants, its data, its loss and its model, and ends in
 
@@ -20,7 +20,7 @@ from hig.runs.cli import SettingsError
 from hig.runs.lbfgs import ByLBFGS
 from hig.runs.training import train
 
-OWN = ("HIG", "HIG_Krylov", "GN", "Power", "LM")        # this project's; all but LM also with "_adaptive"
+OWN = ("HIG", "HIG_Krylov", "GN", "Power", "LM")        # of this project; all but LM also with "_adaptive"
 
 
 def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, constants, *, measure=None,
@@ -28,11 +28,11 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
     """Compiles and trains a model on a data set drawn once; an epoch is one pass over it.
 
     Args:
-        settings: as `hig.runs.cli.parse` returns them; for "LBFGS" the batch is the whole set.
+        settings: as `hig.runs.cli.parse` returns them; the batch of "LBFGS" is the whole set.
         prefix: of the file names, "NLO" for instance.
         model: PhysicsModel, not compiled.
         loss: function of (y* (B, …), y (B, …)) → loss of each sample, (B,).
-        train_data, test_data: (x, y*) each, float32 arrays with one row per sample, as many in both.
+        train_data, test_data: (x, y*) each, two float32 arrays with a row for each sample.
         constants: dict of builtins, the system's constants, which go into `sim_par`.
         measure: function of (model, train_data, test_data) → the `evaluate` of `hig.runs.training.train`;
             `mean_losses` if None.
@@ -107,11 +107,11 @@ def train_on_fresh_data(settings, prefix, compiled, batches, measure, constants,
 
 
 def sometimes(evaluate, every):
-    """An `evaluate` of `hig.runs.training.train` that calls the one given in epochs 0, `every`, 2 · `every` …
+    """An `evaluate` of `hig.runs.training.train` that calls the given one in epochs 0, `every`, 2 · `every` …
 
-    In the other epochs all but the training loss is NaN. In all epochs except 0 the training loss is Keras'
-    mean over the epoch's batches, each before its update (L-BFGS': the whole set after it), so that no curve
-    mixes two kinds.
+    In the other epochs all but the training loss is NaN. The training loss of all epochs but 0 is Keras' mean
+    over the epoch's batches, each before its update (with L-BFGS that of the whole set after the update). A
+    curve therefore has one kind of training loss.
     """
     def evaluate_or_not(epoch, logs):
         measured = {} if epoch % every else evaluate(epoch, logs)
@@ -131,9 +131,9 @@ def common_settings(settings):
 def make_optimizer(settings):
     """The Keras optimizer that `settings.optimizer` names.
 
-    "HIG", "HIG_Krylov" (with `settings.krylov`), "GN" or "Power" (with `settings.kappa`), each also with
-    controlled steps ("HIG_adaptive"); "LM" (with `settings.damping`); or a class of keras.optimizers like
-    "Adam". Muon has no weight decay, like the others, and leaves the output layer to its own Adam, as its
+    It is "HIG", "HIG_Krylov" (with `settings.krylov`), "GN" or "Power" (with `settings.kappa`), each also
+    with adaptive steps ("HIG_adaptive"); "LM" (with `settings.damping`); or a class of keras.optimizers like
+    "Adam". Muon has no weight decay, like the others, and trains the output layer by its own Adam, as its
     authors recommend.
 
     Raises:
@@ -168,10 +168,10 @@ def make_optimizer(settings):
 
 
 class Muon(keras.optimizers.Muon):
-    """Keras' Muon. That of Keras 3.12 wants Keras' variables in its update, and is handed TensorFlow's."""
+    """Keras' Muon. In Keras 3.12 its update needs Keras variables, but gets TensorFlow's."""
 
     def build(self, variables):
-        """Remembers which is which."""
+        """As Keras' own; remembers the Keras variable of each TensorFlow variable."""
         self._of_keras = {id(variable.value): variable for variable in variables}
         super().build(variables)
 
@@ -204,11 +204,11 @@ def fixed_batches(data, batch_size):
 def shuffled_batches(data, batch_size, seed):
     """Mini-batches of a fixed data set, in another order in each epoch.
 
-    It follows from the seed and the number of the epoch alone, so that a run can be resumed at any epoch.
+    The order follows from seed and epoch alone, so that a run can be resumed at any epoch.
 
     Args:
         data: (x, y), arrays with the same number of rows.
-        batch_size: int; the rows that are left over in an epoch's order are dropped.
+        batch_size: int; rows that do not fill a batch at the end of an epoch are dropped.
         seed: int.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Files that are complete or not there: atomic writes, and earlier results that make room."""
+"""Atomic writes of files, and dated names for earlier results."""
 
 import os
 import time
@@ -32,7 +32,7 @@ def write_atomically(path, data):
 
 
 def keep_earlier(path):
-    """Move an earlier curve out of the way, to a name with its date: `X_RESULTS_2026-11-23_093012.pickle`.
+    """Give an earlier file a name with its date: `X_RESULTS_2026-11-23_093012.pickle`.
 
     The date is that of its last change, in local time. If a file has this name, `…_093012-2.pickle` follows.
 

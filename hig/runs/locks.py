@@ -10,7 +10,7 @@ import os
 import platform
 from contextlib import contextmanager, suppress
 
-PATIENCE = 0.2  # seconds to wait for a process that only looks, or is just removing the file
+PATIENCE = 0.2  # seconds to wait for a process that only looks at the lock, or is just removing its file
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)                  # of a file system without locks
 
 
@@ -41,7 +41,7 @@ def locked(name):
             raise OSError(f"cannot lock {name.name} in the folder {path.parent}: "
                           f"{error.strerror or error}") from error
     try:
-        with suppress(OSError):                                         # only for the other's message
+        with suppress(OSError):                                         # only for others' messages
             path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
@@ -55,7 +55,7 @@ def held(path):
     import fcntl
     try:
         with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)        # a run that begins just now is patient
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)        # a run that begins now waits for PATIENCE
     except BlockingIOError:
         return True
     except OSError as error:
@@ -67,8 +67,8 @@ def state_of(path, results):
     """The state of the run of the pickle at `path` (Path).
 
     It is "running", "finished", "interrupted", "diverged" or "failed". If the pickle says "running" but no
-    process holds the lock, the run was killed: "interrupted". Curves without a state, those of the published
-    code, are "finished".
+    process holds the lock, the run was killed: "interrupted". Curves of the published code have no state and
+    are "finished".
 
     Args:
         results: the pickle's content, of `hig.runs.results.load_results`.

@@ -30,7 +30,7 @@ from hig.runs.progress import last_known
 from hig.runs.results import load_results
 
 
-SLURM = {   # type, symbol and meaning of sbatch's settings
+SLURM = {   # type, symbol and meaning of settings of sbatch
     "partition": (str, "NAME", "of the jobs"),
     "account": (str, "NAME", "that pays"),
     "time": (cli.positive_integer, "MINUTES", "limit of a job, which is requeued if it needs more (default: "
@@ -157,7 +157,7 @@ class Run:
         return self.state() in ("finished", "diverged")
 
     def start(self, **options):
-        """The process that begins or continues the run; its output goes to stderr.txt in the run's folder."""
+        """Starts and returns a process that begins or continues the run; its output goes to stderr.txt."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(self.script), *self.flags, "--output", str(self.folder)]
         if self.results() and any(self.folder.glob("*_CHECKPOINT.npz")):

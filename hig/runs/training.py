@@ -15,9 +15,10 @@ The files of a run, in `settings.output`, for instance for the prefix NLO and th
     NLO_HIG_CHECKPOINT.npz      weights, optimizer state and the pickle after the last epoch saved
     .NLO_HIG.lock               while the run lasts (hig.runs.locks)
 
-A new run gives a dated name to the curve of an earlier one, and to its checkpoint unless it had finished.
-Each file is replaced as a whole. The checkpoint is written first, and a run continues from the pickle in it,
-so that a process killed at any moment leaves weights and curve that belong together.
+A new run gives a dated name to the curve of an earlier run, and also to its checkpoint unless that run had
+finished; the checkpoint of a finished run is removed. Each file is replaced as a whole. The checkpoint is
+written first, and a run continues from the pickle in it, so that a process killed at any moment leaves
+weights and curve that belong together.
 """
 
 import io
@@ -44,7 +45,7 @@ from hig.runs.files import keep_earlier, write_atomically
 from hig.runs.results import load_results, unpickled, write_parameters
 from hig.runs.weights import load_weights, name_and_hash, save_weights
 
-SAVING_SHARE = 0.02        # of the training time may go into writing; very short epochs are not all written
+SAVING_SHARE = 0.02        # of the training time may be spent on writing; not all short epochs are written
 
 
 def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par, *,
@@ -58,12 +59,12 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
         evaluate: function of the epoch (0 is the untrained network) and its Keras logs (None for that) → dict
             of floats with "train_loss" and "test_loss" (NaN where not evaluated); further entries become
             further curves, which have NaN where a later dict lacks them.
-        settings: as `hig.runs.cli.parse` returns them; used: optimizer, max_time, epochs, output, quiet,
-            resume, load_weights, save_weights.
+        settings: as `hig.runs.cli.parse` returns them; `train` uses optimizer, max_time, epochs, output,
+            quiet, resume, load_weights and save_weights.
         prefix: of the file names, "NLO" for instance.
         sim_par: dict of builtins, the settings as they go into the pickle and the PARAMETERS file.
-        pretraining: (another compiled PhysicsModel with the same network, seconds), to train for the first
-            seconds of the curve; the epoch at which that ends is "switch_epoch" in the provenance.
+        pretraining: (another compiled PhysicsModel with the same network, seconds): it trains for the first
+            seconds of the curve, and the epoch at which it ends is "switch_epoch" in the provenance.
         snapshot: function without arguments → dict of arrays with two axes, which go into the pickle at each
             saving.
         callbacks: further Keras callbacks, run after the clock has been read.
@@ -75,7 +76,7 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
         stderr).
 
     Raises:
-        SettingsError: if there is nothing to resume, or that run had other settings or started from other
+        SettingsError: if there is no run to resume, or if it had other settings or started from other
             weights; if `load_weights` cannot be used.
         BlockingIOError: if another process is writing these results.
         OSError: if the results cannot be written; what was written before stays as it is.
@@ -292,10 +293,10 @@ class TrainingRun(keras.callbacks.Callback):
             print(f"{self.label} {told}; the curve up to there is in {self.results}", file=sys.stderr)
 
     def give_up(self, error):
-        """Ends the run within an epoch, which is lost, after a second Ctrl-C or an error in an update.
+        """Ends the run after a second Ctrl-C or an error in an update; the epoch under way is lost.
 
-        An error within a compiled step arrives as a TensorFlow error with its name in the text. The sentence
-        of a failure is kept in the provenance, as "reason".
+        An error within a compiled step arrives as a TensorFlow error that names it in its text. The
+        provenance keeps the sentence of a failure as "reason".
 
         Raises:
             KeyboardInterrupt: if the run had not begun.
@@ -314,7 +315,7 @@ class TrainingRun(keras.callbacks.Callback):
 
 
 def entries_to_keep(times, measured, intervals):
-    """Ascending indices (int) of a thinned curve: both ends, and of each interval the last measured entry.
+    """Ascending indices (int) of a thinned curve: first, last, and the last measured entry of each interval.
 
     Args:
         times: (N,) float, ascending seconds.
