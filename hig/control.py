@@ -27,12 +27,12 @@ because steps succeed: a batch with fewer outputs than the network has weights c
 start, at the expense of all other samples, and the loss of the same batch does not show this.
 
 A step lowers the loss of its own batch, and perhaps the loss of the next batch. The ratio of these two
-decreases shows whether a batch determines the weights. It takes one more forward pass (the loss of the next
-batch with the step taken back), at each of the first MEMORY updates and at every EVERY-th later one, and is a
-ratio of running means over MEMORY measurements. The trust t in [0, 1] is this ratio divided by ENOUGH, at
-most 1. It is 1 if a third of the decrease or more reaches the next batch, as with the simulators here,
-and near 0 if steps fit single batches. Then η* is the minimum for one batch only, and the damping that suits
-one batch is too small for the others. Trust therefore limits the steps:
+decreases shows whether a batch determines the weights. Measuring it takes one more forward pass (the loss of
+the next batch with the step taken back), at each of the first MEMORY updates and at every EVERY-th later one.
+The ratio is one of running means over MEMORY measurements. The trust t in [0, 1] is this ratio divided by
+ENOUGH, at most 1. It is 1 if a third of the decrease or more reaches the next batch, as with the simulators
+here, and near 0 if steps fit single batches. Then η* is the minimum for one batch only, and the damping that
+suits one batch is too small for the others. Trust therefore limits the steps:
 
     powers                 η ≤ (1 + t)/2 · η*. For t = 0 a step goes half way to the minimum along d.
     Levenberg-Marquardt    η is (1 + t)/2 · learning_rate, and q is at least (1 − t) · damping.

@@ -119,7 +119,8 @@ def main(arguments=()):
         print(f"{name}:".ljust(49) + f" {time_taken:7.1f} ms")
     right = all(error < TOLERANCE for error in errors.values())
     if not right:
-        print("J^κ is wrong here: please report it with this text. Another numpy or scipy may help.")
+        print("J^κ is wrong here: please report it with this text. Another version of numpy or "
+              "scipy may help.")
     if all_threads > 2 * one_thread:
         print("BLAS with all its threads fights for the cores with other programs. hig takes one thread for "
               "small matrices; in code of your own, set OPENBLAS_NUM_THREADS=1 or use threadpoolctl.")

@@ -37,7 +37,7 @@ class Functions:
             without a gradient.
         apply, record: the compiled `PhysicsModel.trace_update` and `PhysicsModel.trace_record`.
         penalties: hig.penalties.Penalties.
-        loss_reads_weights: whether the loss takes weights not only from y (known once it is traced).
+        loss_reads_weights: whether the loss reads weights itself, besides y (known once it is traced).
         loss_slope: function (x, y*, sample weights, y) → gradient of the loss for fixed y, (p,) float64.
 
     Raises:
@@ -62,8 +62,8 @@ class Functions:
         self.split = None if devices() > 1 else Split(self.batch)       # set for each update
         self.sampled = [np.shape(leaf)[:1] == (self.batch,) for leaf in tf.nest.flatten(x)]
         if not any(self.sampled):
-            raise ValueError(f"the targets have {self.batch} rows, but no array of x has: samples lie along "
-                             "the first axis")
+            raise ValueError(f"the targets have {self.batch} rows, but no array of x has as many: the "
+                             "first axis must be that of the samples")
         self.loss = compiler.function(self.trace_loss, "The loss")
         self.plain_loss = compiler.function(self.trace_loss, "The loss", xla=False)
         self.loss_of_outcome = compiler.function(self.loss_and_gradient, "The loss", xla=False)

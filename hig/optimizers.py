@@ -102,8 +102,8 @@ class JacobianPower(keras.optimizers.Optimizer):
         for option in CHANGING_STEPS if adaptive else ():
             if options.get(option):
                 raise ValueError(f"{option} is {options[option]}, but an adaptive step is judged by what it "
-                                 f"does to the loss, and {option} would make another step of it: leave it "
-                                 "out, or adaptive=False")
+                                 f"does to the loss, and {option} would change the step after that: leave "
+                                 "it out, or set adaptive=False")
         learning_rate = _number_or_schedule(learning_rate)
         super().__init__(learning_rate=learning_rate, name=name, **options)
         self.kappa, self.truncation, self.damping, self.adaptive = kappa, truncation, damping, bool(adaptive)
@@ -280,7 +280,7 @@ class JacobianPower(keras.optimizers.Optimizer):
                     if variable.constraint is not None]
         if self.adaptive and reasons:
             raise ValueError(f"adaptive steps are judged by a quadratic model of the loss, but {reasons[0]}: "
-                             "leave it out, or adaptive=False")
+                             "leave it out, or set adaptive=False")
 
     def build_for(self, variables):
         """Builds the optimizer for these weights, again if one of them was not trainable before.
@@ -370,7 +370,7 @@ class LevenbergMarquardt(JacobianPower):
     def __init__(self, learning_rate=1.0, damping=1.0, adaptive=True, name="levenberg_marquardt", **options):
         super().__init__(learning_rate, -1.0, 0.0, damping, adaptive, name=name, **options)
         if not self.damping > 0:
-            raise ValueError(f"damping must be positive, got {damping}: hig.GaussNewton is without")
+            raise ValueError(f"damping must be positive, got {damping}; hig.GaussNewton has none")
 
     def _control(self):
         return {"factor": self.damping, **super()._control()}           # q

@@ -97,8 +97,8 @@ class Derivatives:
         if devices() > 1:
             check_model(functions)
         if functions.loss_reads_weights:
-            compiler.warn("The loss takes weights not only from the outcome: this part of it has no Jacobian "
-                          "and adds its plain gradient, as in gradient descent")
+            compiler.warn("The loss reads weights itself, besides the outcome: this part of the loss has no "
+                          "Jacobian and adds its plain gradient, as in gradient descent")
         if all(gradient is None for gradient in reference.product):
             raise ValueError("No gradients provided for any variable: the outcome does not depend on any "
                              "trainable weight, or not in a differentiable way.")
@@ -173,8 +173,8 @@ class Derivatives:
                 if self.compiler.xla and not xla:
                     self.compiler.differs("The Jacobian")
                 elif self._reasons:
-                    self.compiler.warn(f"The Jacobian takes the route {route!r}, as {self._reasons[0]}. An "
-                                       f"update costs {self._costs(route)}.")
+                    self.compiler.warn(f"The Jacobian takes the route {route!r}, because "
+                                       f"{self._reasons[0]}. An update costs {self._costs(route)}.")
                 self.route, self._linearise, self._proven = route, function, proven
                 return
             self._reasons.append(wrong)

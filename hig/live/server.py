@@ -36,7 +36,7 @@ def serve(app, port):
     try:
         listening = socket.create_server((HOST, port))
     except OSError as error:
-        raise SettingsError(f"port {port} of this machine cannot be had: {error.strerror}; choose another "
+        raise SettingsError(f"port {port} of this machine cannot be used: {error.strerror}; choose another "
                             "one, like --port 0") from None
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets its background jobs ignore Ctrl-C's signal
         signal.signal(number, signal.default_int_handler)
