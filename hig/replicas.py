@@ -71,8 +71,8 @@ def check_model(functions):
     if functions.loss_reads_weights or structure.penalties > sum(
             weight.regularizer is not None for weight in functions.weights):
         raise ValueError("layers add to the loss (add_loss, activity regularisers), or the loss reads "
-                         "weights itself. How such losses of parts of a batch make up that of the whole batch "
-                         "is not known: leave them out, or train on one device")
+                         "weights itself. How such losses of parts of a batch make up that of the whole "
+                         "batch is not known: leave them out, or train on one device")
 
 
 class Together:
