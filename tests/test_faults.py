@@ -257,14 +257,13 @@ def test_lapack_that_never_converges_ends_the_run_with_a_sentence(tmp_path, monk
     np.testing.assert_array_equal(losses(tmp_path), whole)
 
 
-@pytest.mark.parametrize("error, state", [(MemoryError, "failed"), (KeyboardInterrupt, "interrupted"),
-                                          (ZeroDivisionError, None)])
+@pytest.mark.parametrize("error, state", [(MemoryError, "failed"), (ZeroDivisionError, None)])
 def test_other_errors_of_an_update(tmp_path, monkeypatch, capsys, error, state):
-    """No memory is the user's affair, an interruption stays one, anything else shows its traceback."""
+    """No memory is the user's affair; anything else shows its traceback."""
     before_update(monkeypatch, 1, Mock(side_effect=error))
     if state:
         assert run(tmp_path, eager=False) == state
-        assert ("memory does not suffice" in capsys.readouterr().err) == (state == "failed")
+        assert "memory does not suffice" in capsys.readouterr().err
     else:
         with pytest.raises((error, tf.errors.UnknownError)):
             run(tmp_path, eager=False)

@@ -72,39 +72,29 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
     np.testing.assert_array_equal(load_results(results)["simulation_time"][:3], killed["simulation_time"][:3])
 
 
-@pytest.mark.xla
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_signals_keep_the_curve(uninterrupted, tmp_path, capsys, number, code):
-    results = tmp_path / RESULTS
-
-    def stop():
-        wait_for_epoch(results, 1)
-        os.kill(os.getpid(), number)
-    with ThreadPoolExecutor(1) as threads:
-        threads.submit(stop)
-        assert tiny.submit(SCRIPT, "--output", tmp_path, "--epochs", 1000) == code
-    errors = capsys.readouterr().err
-    assert "interrupted" in errors and str(results) in errors and "--resume" in errors
-    curve, expected = losses(results), losses(uninterrupted)
-    epochs = min(curve.shape[1], EPOCHS + 1)
-    np.testing.assert_array_equal(curve[:, :epochs], expected[:, :epochs])
-    assert load_results(results)["provenance"]["state"] == "interrupted"
-
-
-@pytest.mark.parametrize("presses, epochs", [(1, [0, 1, 2]), (2, [0, 1])])
-def test_a_run_that_is_stopped_in_an_update_keeps_its_epochs(tmp_path, monkeypatch, presses, epochs):
-    """Ctrl-C in the third update of two an epoch: once, the epoch is finished; twice, it is given up.
+@pytest.mark.parametrize("number, presses, state, epochs", [
+    (signal.SIGINT, 1, "interrupted", 3), (signal.SIGINT, 2, "interrupted", 2),
+    (signal.SIGTERM, 1, "terminated", 3)])
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_run_that_is_stopped_in_an_update_keeps_its_epochs(tmp_path, monkeypatch, capsys, eager, number,
+                                                             presses, state, epochs):
+    """A signal in the third update of two an epoch: the epoch is finished, or given up after a second Ctrl-C.
     Resumed, the run ends as if nothing had been.
     """
     def press():
         for _ in range(presses):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
+    stopped, straight = tmp_path / "stopped", tmp_path / "straight"
     with monkeypatch.context() as patch:
         tiny.before_update(patch, 3, press)
-        assert tiny.run(tmp_path / "stopped") == "interrupted"
-    assert list(load_results(tiny.pickle_of(tmp_path / "stopped"))["epochs"]) == epochs
-    assert tiny.run(tmp_path / "stopped", resume=True) == tiny.run(tmp_path / "straight") == "finished"
-    np.testing.assert_array_equal(*(tiny.losses(tmp_path / name) for name in ("stopped", "straight")))
+        assert tiny.run(stopped, eager=eager, quiet=False) == state
+    said = capsys.readouterr().err
+    assert f"HIG: interrupted after {epochs - 1} epochs" in said and "continue with --resume" in said
+    assert f"curve in {tiny.pickle_of(stopped)}" in said
+    results = load_results(tiny.pickle_of(stopped))
+    assert len(results["epochs"]) == epochs and results["provenance"]["state"] == "interrupted"
+    assert tiny.run(stopped, eager=eager, resume=True) == tiny.run(straight, eager=eager) == "finished"
+    np.testing.assert_array_equal(tiny.losses(stopped), tiny.losses(straight))
 
 
 def test_time_budget(tmp_path):
