@@ -15,7 +15,6 @@ for a second Ctrl-C during a long update.
 
 import importlib
 import sys
-from functools import partial
 from pathlib import Path
 
 from hig.figures.curves import SYSTEMS
@@ -30,9 +29,8 @@ def main(arguments=None):
     parser = make_parser(__doc__)
     parser.add_argument("folders", nargs="*", metavar="FOLDER", type=Path,
                         help="where the pickles are (default: folders of all systems)")
-    port = partial(number, kind=int, allowed=lambda n: 0 <= n < 2**16, wanted="a number from 0 to 65535")
-    parser.add_argument("--port", type=port, default=8050,
-                        help="of the page, 0 for any that is free (default: %(default)s)")
+    parser.add_argument("--port", type=number(int, lambda n: 0 <= n < 2**16, "a number from 0 to 65535"),
+                        default=8050, help="of the page, 0 for any that is free (default: %(default)s)")
     parser.add_argument("--interactive", choices=BY_HAND, metavar="SYSTEM",
                         help=f"train by hand; SYSTEM is {' or '.join(BY_HAND)}")
     options = parser.parse_args(arguments)

@@ -13,7 +13,6 @@ def flags(parser):
 def power_flags(parser):
     """A function like `flags` that also adds --kappa."""
     flags(parser)
-    parser.add_argument("--kappa", type=lambda text: number(text, float, lambda value: -1 <= value <= 1,
-                                                            "between -1 and 1"),
-                        default=-0.5, metavar="κ",
+    parser.add_argument("--kappa", default=-0.5, metavar="κ",
+                        type=number(float, lambda value: -1 <= value <= 1, "between -1 and 1"),
                         help="exponent of the Jacobian's singular values, -1 to 1 (default: -0.5)")

@@ -16,8 +16,7 @@ def flags(parser):
     add = parser.add_argument
     add("--steps", type=positive_integer, dest="epochs", metavar="N",
         help="the same as --epochs: an epoch is one update here")
-    add("--resolution", type=lambda text: number(text, int, lambda value: value >= 2,
-                                                 "a whole number from 2 on"),
+    add("--resolution", type=number(int, lambda value: value >= 2, "a whole number from 2 on"),
         default=RESOLUTION, metavar="N", help=f"cells along each axis (default: {RESOLUTION})")
     add("--scene", type=Path, metavar="DIR",
         help="also write a PhiFlow scene there, as DIR/sim_000000, with the published logs")

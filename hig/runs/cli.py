@@ -14,7 +14,6 @@ import os
 import sys
 import tempfile
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 EXIT_CODES = {"finished": 0, "terminated": 0, "diverged": 3, "failed": 4, "interrupted": 130}
@@ -24,20 +23,20 @@ class SettingsError(ValueError):
     """The settings of a run do not fit the experiment or the files found; the message is one sentence."""
 
 
-def number(text, kind, allowed, wanted):
-    """The number in `text` from the command line, made by `kind` (int or float), for argparse.
+def number(kind, allowed, wanted):
+    """A type for argparse: function of a text → the number in it, made by `kind` (int or float).
 
-    Raises:
-        argparse.ArgumentTypeError: the text is no number, or `allowed` returns False for it; the message says
-            what is `wanted`, in words.
+    If the text is no number, or `allowed` returns False for it, the user is told what is `wanted`, in words.
     """
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan                                                # never allowed
-    if not allowed(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-    return value
+    def read(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan                                            # never allowed
+        if not allowed(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+    return read
 
 
 def weights_file(text):
@@ -47,10 +46,10 @@ def weights_file(text):
     return Path(text)
 
 
-positive = partial(number, kind=float, allowed=lambda x: 0 < x < math.inf, wanted="a positive finite number")
-positive_integer = partial(number, kind=int, allowed=lambda n: n >= 1, wanted="a positive whole number")
-truncation = partial(number, kind=float, allowed=lambda x: 0 <= x < 1, wanted="a number in [0, 1)")
-seed = partial(number, kind=int, allowed=lambda n: 0 <= n < 2**32, wanted="a whole number in [0, 2^32)")
+positive = number(float, lambda x: 0 < x < math.inf, "a positive finite number")
+positive_integer = number(int, lambda n: n >= 1, "a positive whole number")
+truncation = number(float, lambda x: 0 <= x < 1, "a number in [0, 1)")
+seed = number(int, lambda n: 0 <= n < 2**32, "a whole number in [0, 2^32)")
 FLAGS = {   # type, symbol and meaning; from "batch_size" on, a script has only the flags that it states
     "max_time": (positive, "SECONDS", "seconds of training, compiling included and evaluation excluded"),
     "epochs": (positive_integer, "N", "stop after N epochs if that is sooner"),
@@ -73,6 +72,9 @@ def submit(system, optimizer, description, **settings):
     """Parses the command line, trains, and exits the process; arguments as in `parse`."""
     settings = parse(system, optimizer, description, **settings)
     try:
+        check_writable(settings.output)
+        if settings.save_weights:
+            check_writable(settings.save_weights.parent)
         experiment = load(f"{system}.experiment")                       # TensorFlow loads after the checks
         state = experiment.run(settings)
     except (SettingsError, OSError) as error:
@@ -85,7 +87,7 @@ def submit(system, optimizer, description, **settings):
 
 
 def parse(system, optimizer, description, *, flags=None, arguments=None, **settings):
-    """The settings of a run as an argparse.Namespace; bad input ends the process before it writes anything.
+    """The settings of a run as an argparse.Namespace; bad input ends the process.
 
     Args:
         system: folder of the physical system; its `experiment.run(settings)` does the training.
@@ -117,12 +119,6 @@ def parse(system, optimizer, description, *, flags=None, arguments=None, **setti
     options = parser.parse_args(arguments)
     if options.load_weights and not options.load_weights.is_file():
         fail(f"there is no file {options.load_weights} to load the weights from")
-    try:
-        for folder in (options.output, options.save_weights and options.save_weights.parent):
-            if folder:
-                check_writable(folder)
-    except OSError as error:
-        fail(str(error))
     return options
 
 
@@ -166,14 +162,14 @@ def silent_start():
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield
         return
-    stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-        os.close(nothing)
 
 
 def fail(sentence):
