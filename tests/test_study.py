@@ -177,7 +177,7 @@ def commands(tmp_path, monkeypatch):
     """A function that puts shell scripts into the place of Slurm's; each call of one is a line in its log."""
     (tmp_path / "commands").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path}/commands:{os.environ['PATH']}")
-    monkeypatch.setattr(places.Slurm, "poll", 0.0)
+    monkeypatch.setattr(places, "PAUSE", 0.0)
 
     def put(**texts):
         for name, text in {"srun": "exit 1", **texts}.items():
@@ -242,7 +242,7 @@ def test_a_real_slurm_preempts_one_run_of_four_and_cancels_another(folder, tmp_p
     runs, chosen = prepared(folder, "endless", "finished",
                             flags="--cluster slurm --seeds 1,2 --jobs 9 --partition test --time 5")
     preempted, cancelled = runs[:2]
-    monkeypatch.setattr(places.Slurm, "poll", 1.0)
+    monkeypatch.setattr(places, "PAUSE", 1.0)
 
     def interfere():
         signal_job(preempted, signal.SIGTERM)

@@ -1,7 +1,8 @@
 """Where the runs of a study take place: in processes on this machine, or in jobs of Slurm, by submitit.
 
-A place is made from the list of the runs that are left. The caller asks it every `poll` seconds whether it is
-still `busy()`, and removes from the list the runs that are done. After Ctrl-C and SIGTERM it calls `stop()`.
+A place is a generator that carries out a list of runs. It yields the number of seconds until it wants to look
+after them again. Meanwhile the caller removes the runs that are done from the list. Ctrl-C and `close()` stop
+it.
 """
 
 import io
@@ -13,92 +14,83 @@ import sys
 import zlib
 from contextlib import redirect_stderr
 
+from tqdm import tqdm
+
 from hig.runs import cli
 
 START_UP = 15.0             # seconds that a run takes besides its training, for estimates
+PAUSE = 10.0                # seconds between two questions to Slurm
 
 
-class Here:
-    """This machine, with `options.jobs` runs at a time."""
+def local(left, options):
+    """This machine, with `options.jobs` runs at a time; runs that an earlier call has started are waited for.
 
-    poll = 1.0              # seconds
-
-    def __init__(self, runs, options):
-        self.waiting, self.processes, self.jobs = list(runs), [], options.jobs
-
-    def busy(self):
-        """Starts runs where there is room. A run that an earlier call has started is waited for."""
-        self.processes = [process for process in self.processes if process.poll() is None]
-        for run in list(self.waiting):
-            if len(self.processes) < self.jobs and run.state() != "running":
-                self.waiting.remove(run)
-                if not run.done():
-                    self.processes.append(run.start(start_new_session=True))       # Ctrl-C does not reach it
-        return bool(self.waiting or self.processes)
-
-    def stop(self):
-        """Lets the runs end with the epochs under way."""
-        print("stopping after the epochs under way", file=sys.stderr)
+    If it is stopped, the runs end with the epochs under way.
+    """
+    waiting, processes = list(left), []
+    try:
+        while waiting or processes:
+            processes = [process for process in processes if process.poll() is None]
+            for run in list(waiting):
+                if len(processes) < options.jobs and run.state() != "running":
+                    waiting.remove(run)
+                    if not run.done():
+                        processes.append(run.start(start_new_session=True))         # Ctrl-C does not reach it
+            yield 1.0
+    except (KeyboardInterrupt, GeneratorExit):
+        tqdm.write("stopping after the epochs under way", sys.stderr)
         for end in (subprocess.Popen.terminate, subprocess.Popen.wait):
-            for process in self.processes:
+            for process in processes:
                 end(process)
-        print("stopped; the same command goes on", file=sys.stderr)
+        tqdm.write("stopped; the same command goes on", sys.stderr)
+        raise
 
 
-class Slurm:
+def slurm(left, options):
     """Jobs of Slurm, submitted at once as an array, of which `options.jobs` run at a time.
 
-    Jobs of an earlier call of the same study are waited for before what is then left is submitted.
+    Jobs of an earlier call of the same study are waited for before what is then left is submitted. If it is
+    stopped, the jobs go on.
 
     Raises:
-        SettingsError: there is no Slurm, or submitit is not installed.
+        SettingsError: there is no Slurm, it does not take the jobs, or submitit is not installed.
     """
+    missing = [command for command in ("sbatch", "srun", "squeue") if not shutil.which(command)]
+    if missing:
+        raise cli.SettingsError(f"there is no Slurm on this machine: the command {missing[0]} is missing")
+    try:
+        import submitit
+    except ModuleNotFoundError:
+        raise cli.SettingsError("the package submitit is not installed: pip install 'hig[cluster]'") from None
+    folder = options.output / ".jobs"
+    name = re.sub(r"\W", "_", options.output.name[:40])
+    name = f"{name}_{zlib.crc32(bytes(options.output)):08x}"            # of all jobs, and of no other study
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=100)
+    defaults = {"time": int((options.max_time + START_UP) // 60) + 10, "cpus_per_task": 1}
+    executor.update_parameters(job_name=name, ntasks_per_node=1, array_parallelism=options.jobs,
+                               additional_parameters={"requeue": True}, **defaults | options.slurm)
 
-    poll = 10.0             # seconds
+    def busy():
+        """One question for all jobs; while Slurm does not answer, they are taken to go on."""
+        return left and job_states(f"--name={name}") != []
 
-    def __init__(self, runs, options):
-        missing = [command for command in ("sbatch", "srun", "squeue") if not shutil.which(command)]
-        if missing:
-            raise cli.SettingsError(f"there is no Slurm on this machine: the command {missing[0]} is missing")
-        try:
-            import submitit
-        except ModuleNotFoundError:
-            raise cli.SettingsError("the package submitit is not installed: pip install "
-                                    "'hig[cluster]'") from None
-        self.left, self.submitted, self.folder = runs, False, options.output / ".jobs"
-        name = re.sub(r"\W", "_", options.output.name[:40])
-        self.name = f"{name}_{zlib.crc32(bytes(options.output)):08x}"    # of all jobs, and of no other study
-        self.executor = submitit.SlurmExecutor(self.folder, max_num_timeout=100)
-        defaults = {"time": int((options.max_time + START_UP) // 60) + 10, "cpus_per_task": 1}
-        self.executor.update_parameters(
-            job_name=self.name, ntasks_per_node=1, array_parallelism=options.jobs,
-            additional_parameters={"requeue": True}, **defaults | options.slurm)
-
-    def busy(self):
-        """One question to Slurm for all jobs; while it does not answer, they are taken to go on.
-
-        Raises:
-            SettingsError: Slurm does not take the jobs.
-        """
-        if not self.left:
-            return False
-        states = job_states(f"--name={self.name}")
-        if states != [] or self.submitted:
-            return states != []
-        try:
-            with cli.writing_to(self.folder), redirect_stderr(io.StringIO()), self.executor.batch():
-                for run in self.left:
-                    (run.folder / "stderr.txt").unlink(missing_ok=True)             # of an earlier attempt
-                    self.executor.submit(Job(run))
-        except RuntimeError as error:
-            raise cli.SettingsError(f"Slurm does not take the jobs: {' '.join(str(error).split())}") from None
-        self.submitted = True
-        return True
-
-    def stop(self):
-        """Leaves the jobs to Slurm."""
-        print("stopped; the same command goes on, and the Slurm jobs do, too: scancel ends them",
-              file=sys.stderr)
+    try:
+        while busy():
+            yield PAUSE
+        if not left:
+            return
+        with cli.writing_to(folder), redirect_stderr(io.StringIO()), executor.batch():
+            for run in left:
+                (run.folder / "stderr.txt").unlink(missing_ok=True)                 # of an earlier attempt
+                executor.submit(Job(run))
+        while busy():
+            yield PAUSE
+    except RuntimeError as error:
+        raise cli.SettingsError(f"Slurm does not take the jobs: {' '.join(str(error).split())}") from None
+    except (KeyboardInterrupt, GeneratorExit):
+        tqdm.write("stopped; the same command goes on, and the Slurm jobs do, too: scancel ends them",
+                   sys.stderr)
+        raise
 
 
 class Job:

@@ -12,6 +12,7 @@ another process works on.
 """
 
 import argparse
+import itertools
 import math
 import os
 import signal
@@ -190,13 +191,12 @@ def carry_out(runs, options):
         SettingsError: Slurm does not take the jobs.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    left, busy = [run for run in runs if not run.done()], True
-    place = (places.Slurm if options.cluster == "slurm" else places.Here)(left, options)
+    left = [run for run in runs if not run.done()]
+    place = (places.slurm if options.cluster == "slurm" else places.local)(left, options)
     try:
         with tqdm(total=len(left), desc="runs", disable=None, leave=False) as bar:
-            while busy:
-                busy = place.busy()
-                time.sleep(place.poll * busy)
+            for pause in itertools.chain(place, [0.0]):
+                time.sleep(pause)
                 for run in filter(Run.done, list(left)):
                     left.remove(run)
                     bar.update()
@@ -204,7 +204,7 @@ def carry_out(runs, options):
                                sys.stderr)
     except KeyboardInterrupt:
         with suppress(KeyboardInterrupt):
-            place.stop()
+            place.close()
         sys.exit(130)
     return {run: run.why() for run in left}
 
