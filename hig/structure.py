@@ -15,6 +15,7 @@ from hig.own_weights import own_weights
 from hig.sample_axes import SampleAxes
 
 LOOPS = ("While", "StatelessWhile")
+CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _RANDOM = re.compile("Random|Normal|Uniform|Multinomial|Rng")          # in names of operations
 
 
@@ -34,8 +35,8 @@ class Structure:
             or a clause that says that the graph cannot be read.
         certainly_mixed: whether samples do reach each other's outcomes.
         network_alone: whether weights act only in the network.
-        loop, loop_in_network, loop_reads_weights: whether there is a loop, whether there is one in the
-            network, and whether a loop reads weights.
+        loop, loop_in_network: whether there is a loop, and whether there is one in the network.
+        reads_inside: whether a loop or a tf.function reads variables itself.
         has_own_weights: whether every row can have weights of its own (`hig.own_weights`), in a model
             without the factored route.
         random: whether the graph has random numbers, which may be multiplied by 0 for now.
@@ -61,7 +62,7 @@ class Structure:
 
         self.not_layered, self.mixing = "the graph of the model cannot be read", "its graph cannot be read"
         self.certainly_mixed = self.network_alone = self.has_own_weights = self.random = False
-        self.loop = self.loop_in_network = self.loop_reads_weights = False
+        self.loop = self.loop_in_network = self.reads_inside = False
         self.variables, self.memory = (), 0
         try:
             traced = functions.compiler.trace(outcome_of, data)
@@ -75,8 +76,9 @@ class Structure:
             return
         graph, outcome = traced.graph, traced.graph.outputs[0]
         self.memory, definition = graph_memory(graph) * functions.batch // batch, graph.as_graph_def()
-        self.random = any(_RANDOM.search(node.op) for nodes in (
-            definition.node, *(body.node_def for body in definition.library.function)) for node in nodes)
+        names = {node.op for nodes in (
+            definition.node, *(body.node_def for body in definition.library.function)) for node in nodes}
+        self.random, self.loop = any(map(_RANDOM.search, names)), not names.isdisjoint(LOOPS)
         trained = {id(weight.value.handle) for weight in functions.weights}
         self.variables = [variable for variable in traced.variables if id(variable.handle) not in trained]
         axes = SampleAxes(traced, len(tf.nest.flatten(x)), batch)
@@ -86,12 +88,11 @@ class Structure:
         mixed = axes.verdict()
         self.mixing, self.certainly_mixed = mixed and mixed.operation, bool(mixed) and mixed.certain
         uses = weight_operations(outcome, functions.weights)
-        self.loop = any(operation.type in LOOPS for operation in graph.get_operations())
-        self.loop_reads_weights = any(operation.type in LOOPS and operation.inputs[index].dtype == tf.resource
-                                      for each in uses for operation, index in each)
+        nested = {operation for operation in graph.get_operations() if operation.type in (*LOOPS, *CALLS)}
+        self.reads_inside = any(held.dtype == tf.resource for each in nested for held in each.inputs)
         if network_span:
             inside = set(graph.get_operations()[slice(*network_span)])
-            self.loop_in_network = any(operation.type in LOOPS for operation in inside)
+            self.loop_in_network = self.loop and not nested.isdisjoint(inside)
             self.network_alone = all(operation in inside for each in uses for operation, _ in each)
         self.has_own_weights = (bool(self.not_layered) or functions.compiler.eager) and not self.mixing and (
             _may_have_own_weights(functions, data, batch))
@@ -186,22 +187,20 @@ def layer_products(outcome, weights, rows):
         if operation.type == "MatMul" and position == 1 and one_row_each and not (
                 operation.get_attr("transpose_a") or operation.get_attr("transpose_b")):
             kernels[index] = operation
-        elif operation.type in ("BiasAdd", "AddV2") and one_row_each and len(weight.shape) == 1 and (
-                operation.inputs[1 - position].shape == output.shape):
-            biases[index] = operation, position
+        elif operation.type in ("BiasAdd", "AddV2") and one_row_each and (
+                output.shape[1:] == weight.shape and operation.inputs[1 - position].shape == output.shape):
+            biases[index] = operation
         else:
             return [], (f"{weight.path!r} acts in {operation.type} {list(output.shape)}, not in a product "
                           f"of {rows} rows")
-    products, joined = [], {}
-    for bias, (operation, position) in biases.items():
-        before = operation.inputs[1 - position]
-        joined[before.op] = bias, operation.outputs[0]
+    products = []
     for kernel, operation in kernels.items():
-        bias, sums = None, operation.outputs[0]
-        if operation in joined and len(operation.outputs[0].consumers()) == 1:
-            bias, sums = joined.pop(operation)
+        sums, used_by = operation.outputs[0], operation.outputs[0].consumers()
+        bias = next((bias for bias, addition in biases.items() if used_by == [addition]), None)
+        if bias is not None:
+            sums = biases.pop(bias).outputs[0]
         products.append(Product(operation.inputs[0], sums, kernel, bias))
-    products.extend(Product(None, sums, None, bias) for bias, sums in joined.values())
+    products.extend(Product(None, addition.outputs[0], None, bias) for bias, addition in biases.items())
     return products, ""
 
 
@@ -225,7 +224,7 @@ def graph_memory(graph):
                 limit = constants.get(node.input[1].split(":")[0])
                 times = int(tf.make_ndarray(limit.attr["value"].tensor)) if limit else 1
                 total += max(times, 1) * memory(bodies[node.attr["body"].func.name])
-            elif node.op in ("PartitionedCall", "StatefulPartitionedCall"):
+            elif node.op in CALLS:
                 total += memory(bodies[node.attr["f"].func.name])
         return total
     return memory(definition.node)

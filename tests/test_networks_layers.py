@@ -63,6 +63,17 @@ def skip_connections():
     return Case(keras.Model(inputs, layers.Dense(2)(both)), route="factored")
 
 
+class Gated(keras.layers.Layer):
+    """The two halves of one product, with a bias each."""
+
+    def build(self, shape):
+        self.kernel, self.first, self.second = map(self.add_weight, ((shape[-1], 4), (2,), (2,)))
+
+    def call(self, x):
+        first, second = tf.split(x @ self.kernel, 2, axis=1)
+        return tf.tanh(first + self.first) * tf.sigmoid(second + self.second)
+
+
 LAYERS = {
     "dense": lambda: Case(stack(4, 4, 2), route="factored"),
     "dense_without_bias": lambda: Case(stack(4, 2, use_bias=False), route="factored"),
@@ -83,6 +94,7 @@ LAYERS = {
     "separable_conv_2d": lambda: of((4, 4, 1), layers.SeparableConv2D(1, 3)),
     "embedding": lambda: of((3,), layers.Embedding(4, 2), x=INTEGERS),
     "einsum_dense": lambda: of((3, 2), layers.EinsumDense("abc,cd->abd", output_shape=(3, 2), bias_axes="d")),
+    "two_biases_on_a_product": lambda: of((3,), Gated(), route="factored"),
     "dense_on_axes": lambda: of((3, 2), layers.Dense(2, "tanh")),
     "time_distributed": lambda: of((3, 2), layers.TimeDistributed(layers.Dense(2, "tanh"))),
     "batch_normalization": lambda: of((3,), layers.Dense(4), layers.BatchNormalization(), inference=True),

@@ -61,6 +61,8 @@ CHANGES = {
     "coupled in a loop": (lambda: stack(5, 2), lambda network, factor, x, u: rolled(u, factor)),
     "norm of a kernel": (lambda: stack(5, 2), lambda network, factor, x, u: (
         u + factor * tf.reduce_sum(network.layers[0].kernel ** 2))),
+    "norm of a kernel in a tf.function": (lambda: stack(5, 2), lambda network, factor, x, u: tf.function(
+        lambda u: u + factor * tf.reduce_sum(network.layers[0].kernel ** 2))(u)),
     "bias in a branch": (lambda: stack(5, 2), lambda network, factor, x, u: tf.cond(
         factor > 0, lambda: u * network.layers[1].bias, lambda: u + 0.0))}
 
@@ -71,7 +73,7 @@ KRYLOV = {"krylov": 10**6, "krylov_tolerance": 0.0}
 
 @pytest.mark.parametrize("name, options", [
     *((name, {}) for name in CHANGES), ("coupled with its own repetitions", KRYLOV),
-    ("coupled samples", {**KRYLOV, "krylov_chunk": 2})])
+    ("norm of a kernel in a tf.function", KRYLOV), ("coupled samples", {**KRYLOV, "krylov_chunk": 2})])
 def test_a_step_after_the_change_is_right(float64, name, options):
     build, outcome, *data = CHANGES[name]
     network, factor = build(), tf.Variable(0.0, trainable=False, dtype="float64")
