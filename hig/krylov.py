@@ -187,7 +187,8 @@ class Products:
                     for share, value in zip(shares, values)]
 
         def push(x, matrices):
-            way = self._double_backward if self.way == "double backward" else self._forward_mode
+            twice = self.way == "double backward" or self.functions.structure.reads_inside
+            way = self._double_backward if twice else self._forward_mode
             product = tf.cast(way(x, values, tangents), v.dtype)
             return tf.einsum("bdc,bc->bd", tf.cast(matrices[0], v.dtype), product) if matrices else product
         return tf.reshape(self._joined(push, x, matrices), [-1])

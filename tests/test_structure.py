@@ -14,8 +14,8 @@ import tensorflow as tf
 import hig
 from hig.sample_axes import SampleAxes
 from hig.structure import layer_products
-from tests.networks import (B, ETA, FEATURES, Case, assert_right_step, compiled, dense, rows, rows_of_route,
-                            slope, stack, targets)
+from tests.networks import (B, ETA, FEATURES, Case, Net, assert_right_step, compiled, dense, rows,
+                            rows_of_route, slope, stack, targets)
 from tests.reference import jacobian_of_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
@@ -63,6 +63,9 @@ CHANGES = {
         u + factor * tf.reduce_sum(network.layers[0].kernel ** 2))),
     "norm of a kernel in a tf.function": (lambda: stack(5, 2), lambda network, factor, x, u: tf.function(
         lambda u: u + factor * tf.reduce_sum(network.layers[0].kernel ** 2))(u)),
+    "norm of a kernel in a network in a tf.function": (lambda: Net(lambda self, x: tf.function(
+        lambda x: self.last(self.first(x)) + self.factor * tf.reduce_sum(self.first.kernel ** 2))(x),
+        first=dense(5, FEATURES), last=dense(2, 5)), lambda network, factor, x, u: u),
     "bias in a branch": (lambda: stack(5, 2), lambda network, factor, x, u: tf.cond(
         factor > 0, lambda: u * network.layers[1].bias, lambda: u + 0.0))}
 
@@ -73,10 +76,12 @@ KRYLOV = {"krylov": 10**6, "krylov_tolerance": 0.0}
 
 @pytest.mark.parametrize("name, options", [
     *((name, {}) for name in CHANGES), ("coupled with its own repetitions", KRYLOV),
-    ("norm of a kernel in a tf.function", KRYLOV), ("coupled samples", {**KRYLOV, "krylov_chunk": 2})])
+    ("norm of a kernel in a tf.function", KRYLOV),
+    ("norm of a kernel in a network in a tf.function", KRYLOV), ("coupled samples", {**KRYLOV, "krylov_chunk": 2})])
 def test_a_step_after_the_change_is_right(float64, name, options):
     build, outcome, *data = CHANGES[name]
     network, factor = build(), tf.Variable(0.0, trainable=False, dtype="float64")
+    network.factor = factor
     first, later = (2 * data or 2 * [FIRST])[:2]
     case = Case(network, lambda x, u: outcome(network, factor, x, u), x=first,
                 network_input=(lambda x: x["state"]) if isinstance(first, dict) else None)
