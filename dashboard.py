@@ -14,14 +14,41 @@ for a second Ctrl-C during a long update.
 """
 
 import importlib
+import logging
+import signal
+import socket
 import sys
 from pathlib import Path
 
 from hig.figures.curves import SYSTEMS
 from hig.runs.cli import SettingsError, fail, make_parser, number
 
+HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parent
 BY_HAND = [folder for folder in SYSTEMS.values() if (ROOT / folder / "interactive").is_dir()]
+
+
+def serve(app, port):
+    """Prints the address of a Dash app and answers until Ctrl-C or SIGTERM; port 0 is any that is free.
+
+    Raises:
+        SettingsError: the port is not available.
+    """
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)               # not a line for each request
+    try:
+        listening = socket.create_server((HOST, port))
+    except OSError as error:
+        raise SettingsError(f"port {port} of this machine cannot be used: {error.strerror}; choose another "
+                            "one, like --port 0") from None
+    for which in (signal.SIGINT, signal.SIGTERM):  # a shell lets its background jobs ignore Ctrl-C's signal
+        signal.signal(which, signal.default_int_handler)
+    with listening:
+        server = make_server(HOST, port, app.server, threaded=True, fd=listening.fileno())
+        print(f"http://{HOST}:{server.port}/ (Ctrl-C ends it; from another machine, first: ssh -L "
+              f"{server.port}:{HOST}:{server.port} {socket.gethostname()})", flush=True)
+        server.serve_forever()                                          # returns after a KeyboardInterrupt
 
 
 def main(arguments=None):
@@ -40,10 +67,10 @@ def main(arguments=None):
         fail(f"there is no folder {missing[0]}")
     try:
         from hig.live.page import watching_app
-        from hig.live.server import serve
         if options.interactive:
             page = importlib.import_module(f"{options.interactive}.interactive.page")
-            page.serve_interactive(*options.folders or [ROOT / options.interactive], options.port)
+            with page.training_page(*options.folders or [ROOT / options.interactive]) as app:
+                serve(app, options.port)
         else:
             folders = options.folders or [ROOT / folder for folder in SYSTEMS.values()]
             serve(watching_app(folders), options.port)

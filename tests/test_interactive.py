@@ -14,7 +14,6 @@ from hig.runs.cli import SettingsError, parse
 from hig.runs.locks import locked
 from hig.runs.results import load_results
 from Poisson import experiment
-from Poisson.interactive import page
 from Poisson.interactive.page import SETTINGS
 from Poisson.interactive.trainer import NAME, Training
 from tests.browser import browser, click, graph, set_text, text, until, visit  # noqa: F401
@@ -192,7 +191,7 @@ def test_the_page(browser, visit, tmp_path, monkeypatch):
         click(browser, "#play")
         until(lambda: updates() > 3 and not text(browser, "#error"), "it goes on")
         until(lambda: "(2" in text(browser, "#case"), "the curve before the reset stays to be compared")
-    monkeypatch.setattr(page, "serve", use)
+    monkeypatch.setattr(dashboard, "serve", use)
     assert dashboard.main(["--interactive", "Poisson", str(folder)]) == 0
     results = load_results(folder / PICKLE)
     assert results["provenance"]["state"] == "finished" and results["epochs"][-1] > 3

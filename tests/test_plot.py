@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgba
 from numpy.testing import assert_allclose, assert_array_equal
 
 import plot
-from hig.figures import curves, losses, reading, style
+from hig.figures import losses, reading, style
 from hig.figures.table import table
 from hig.runs.files import write_atomically
 from hig.runs.results import pickled
@@ -53,12 +53,13 @@ def crosses(ax):
 SECONDS = np.cumsum(np.r_[0, np.linspace(1, 2, 19)])
 
 
-@pytest.mark.parametrize("axis, label, x, loss, words, factor", [
-    ("time", "training time (s)", SECONDS, "test", "test loss", 1.1),
-    ("epochs", "epochs", np.arange(20), "train", "training loss", 1),
-    ("updates", "updates", 32 * np.arange(20), "train", "training loss", 1)])
-def test_axes(tmp_path, axis, label, x, loss, words, factor):
-    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(), SECONDS)
+@pytest.mark.parametrize("axis, label, x, loss, test, words, factor", [
+    ("time", "training time (s)", SECONDS, "test", None, "test loss", 1.1),
+    ("time", "training time (s)", SECONDS, "test", np.full(20, np.nan), "training loss", 1),  # not measured
+    ("epochs", "epochs", np.arange(20), "train", None, "training loss", 1),
+    ("updates", "updates", 32 * np.arange(20), "train", None, "training loss", 1)])
+def test_axes(tmp_path, axis, label, x, loss, test, words, factor):
+    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(), SECONDS, test)
     ax, *_ = draw([path], "--x", axis, "--y", loss)
     assert_array_equal(lines(ax)["HIG"].get_xdata(), x)
     assert_allclose(lines(ax)["HIG"].get_ydata(), factor * falling(), rtol=1e-12)       # rounding
@@ -68,13 +69,16 @@ def test_axes(tmp_path, axis, label, x, loss, words, factor):
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [f"HIG: {factor * falling()[-1]:.1e}"]
 
 
-def test_the_paper_s_colours_and_the_order_of_the_legend(tmp_path):
+def test_colours_of_the_paper_and_others_and_the_order_of_the_legend(tmp_path):
     for name in ("HIG", "Adam", "GN", "Unheard", "SGD"):
         save(tmp_path / f"NLO_{name}_RESULTS.pickle", falling())
-    ax, *_ = draw([tmp_path])
-    assert list(lines(ax)) == ["Adam", "GN", "HIG", "SGD", "Unheard"]
+    (paper, *_), (dark, *_) = draw([tmp_path]), draw([tmp_path], "--style", "dark", "--colors", "safe")
+    assert list(lines(paper)) == ["Adam", "GN", "HIG", "SGD", "Unheard"]
     for name, color in (("Adam", "dodgerblue"), ("GN", "crimson"), ("HIG", "darkorchid")):
-        assert to_rgba(lines(ax)[name].get_color()) == to_rgba(color)
+        assert to_rgba(lines(paper)[name].get_color()) == to_rgba(color)
+    assert to_rgba(lines(dark)["GN"].get_color()) == to_rgba("#D55E00")
+    assert sum(to_rgba(paper.get_facecolor())[:3]) == 3 and sum(to_rgba(dark.get_facecolor())[:3]) < 0.5
+    assert dark.xaxis.label.get_color() != paper.xaxis.label.get_color()
 
 
 @pytest.mark.parametrize("palette", style.COLORS)
@@ -102,14 +106,6 @@ def test_all_colours_can_be_read_on_a_dark_background(palette):
     assert (unchanged + 0.05) / (background + 0.05) < 3
 
 
-def test_styles_and_colours_are_applied(tmp_path):
-    path = save(tmp_path / "NLO_GN_RESULTS.pickle", falling())
-    (paper, *_), (dark, *_) = draw([path]), draw([path], "--style", "dark", "--colors", "safe")
-    assert sum(to_rgba(paper.get_facecolor())[:3]) == 3 and sum(to_rgba(dark.get_facecolor())[:3]) < 0.5
-    assert dark.xaxis.label.get_color() != paper.xaxis.label.get_color()
-    assert to_rgba(lines(dark)["GN"].get_color()) == to_rgba("#D55E00")
-
-
 @pytest.mark.parametrize("prefix, scale, change, shown", [
     ("QMC", "linear", {3: 0, 4: -1e-8}, np.delete(np.arange(20), [3, 4])),  # a fidelity above 1 by rounding
     ("POISSON", "log", {}, np.arange(1, 20)),                               # time 0 has no place there
@@ -126,12 +122,6 @@ def test_what_axes_cannot_show_is_left_out(tmp_path, prefix, scale, change, show
     assert (line.get_marker() == "o") == (len(shown) == 1)
     row = table(reading.collect([path], "time")).splitlines()[1]
     assert f"{test[shown[-1]]:.3e}" in row and "nan" not in row
-
-
-def test_without_test_losses_those_of_training_are_drawn(tmp_path):
-    ax, *_ = draw([save(tmp_path / "NLO_HIG_RESULTS.pickle", falling(), test=np.full(20, np.nan))])
-    assert ax.get_ylabel() == "training loss"
-    assert_array_equal(lines(ax)["HIG"].get_ydata(), falling())
 
 
 def test_an_example_of_the_best_run_has_a_panel_with_labelled_colour_scales(tmp_path):
@@ -170,22 +160,16 @@ def test_the_switch_of_a_pretrained_run_is_marked(tmp_path, axis, unit, epochs, 
     assert not place.x0 < mark < place.x1                               # the legend is beside it
 
 
-def test_smoothing_is_a_geometric_mean_over_seconds():
+@pytest.mark.parametrize("width", [0.5, 3.0, 20.0])
+def test_smoothing_is_a_geometric_mean_over_seconds(tmp_path, width):
     """The same seconds on both sides, however many entries are in them."""
     rng = np.random.default_rng(0)
     seconds, y = np.cumsum(rng.uniform(0.1, 2, size=50)), rng.lognormal(size=50)
-    for width in (0.5, 3.0, 20.0):
-        inside = (y[np.abs(seconds - moment) <= width / 2] for moment in seconds)
-        expected = [np.prod(window) ** (1 / len(window)) for window in inside]
-        assert_allclose(curves.smooth(seconds, y, width), expected, rtol=1e-10)    # rounding of 50 logarithms
-    assert_array_equal(curves.smooth(seconds, y, None), y)
-
-
-def test_smoothing_is_applied(tmp_path):
-    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", falling() * np.tile([1, 2], 10))
-    rough, smoothed = (np.diff(np.log(lines(draw([path], *more)[0])["HIG"].get_ydata())[:-1])
-                       for more in ((), ("--smooth", "4")))
-    assert rough.max() > 0 > smoothed.max()
+    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", y, seconds, test=y)
+    inside = (y[np.abs(seconds - moment) <= width / 2] for moment in seconds)
+    expected = [np.prod(window) ** (1 / len(window)) for window in inside]
+    drawn = lines(draw([path], "--smooth", str(width))[0])["HIG"].get_ydata()
+    assert_allclose(drawn, expected, rtol=1e-10)                        # rounding of 50 logarithms
 
 
 # ---------------------------------------------------------------------------------------- layout
@@ -211,8 +195,7 @@ def test_a_legend_covers_no_curve(tmp_path, size, names, levels):
 
 
 def test_the_legends_of_a_wide_study_do_not_cover_each_other(tmp_path):
-    """That of four level curves, which leave it no place, is beside the figure; the other at its panel.
-    """
+    """That of four level curves, which leave it no place, is beside the figure; the other at its panel."""
     for name, rate in itertools.product(("HIG", "GN"), (0.1, 0.2, 0.3, 0.4)):
         save(tmp_path / str(rate) / f"NLO_{name}_RESULTS.pickle", np.full(20, rate + (name == "GN")),
              settings={"learning_rate": rate})

@@ -1,9 +1,10 @@
 """The page for training the Poisson problem by hand: `hig.live.page` with controls and pictures above it.
 
-Only `serve_interactive` loads TensorFlow.
+Only `training_page` loads TensorFlow.
 """
 
 import math
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,6 @@ from dash import Input, Output, State, ctx, dcc, html
 from dash.exceptions import PreventUpdate
 
 from hig.live.page import LAYOUT, control, watching_app
-from hig.live.server import serve
 from hig.runs.cli import check_writable, load
 from hig.runs.locks import locked
 from Poisson import METHODS, submit_Adam, submit_HIG
@@ -110,12 +110,12 @@ def picture(fields, name):
         "xaxis": hidden, "yaxis": {**hidden, "scaleanchor": "x", "constrain": "domain"}})
 
 
-def serve_interactive(output, port):
-    """Trains into the folder `output` (Path) as the page on `port` commands, until Ctrl-C.
+@contextmanager
+def training_page(output):
+    """Trains into the folder `output` (Path) while the block runs; gives the Dash app that commands it.
 
     Raises:
         OSError: the folder cannot be written.
-        SettingsError: the port cannot be used.
         BlockingIOError: another process trains into that folder.
     """
     check_writable(output)
@@ -124,6 +124,6 @@ def serve_interactive(output, port):
         training = module.Training(output, SETTINGS)
         training.start()
         try:
-            serve(by_hand_app(training), port)
+            yield by_hand_app(training)
         finally:
             training.end()

@@ -1,7 +1,7 @@
 """What loss curves say: where a run died, what it reached and when; smoothed, thinned, as medians.
 
-All programs that show curves share this; it needs numpy alone, so that they start at once. What is special to
-a system is in the `panels.py` of its folder, as one `System` named SYSTEM.
+All programs that show curves share this. It needs numpy alone, so that they start at once. Each system's
+folder has a `panels.py`, in which one `System` named SYSTEM says what is special to it.
 """
 
 import importlib
@@ -236,9 +236,9 @@ def thin(x, y, logarithmic, bins=BINS):
 def median_band(curves, logarithmic=True):
     """Median, minimum and maximum of several curves, interpolated in the logarithm of the loss.
 
-    At each position these are over the runs that have come so far. A run that has ended keeps its last value,
-    and one that has died is infinite from there on. The band ends where the last run does, or where fewer
-    than half of them are left.
+    At each position they are taken over the runs that have come so far. A run that has ended keeps its last
+    value, and one that has died is infinite from there on. The band ends where the last run ends, or before
+    it where fewer than half of the runs are left.
 
     Args:
         curves: list of Curve; one without an entry counts only if its run has died.

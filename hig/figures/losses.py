@@ -85,7 +85,7 @@ def draw(figure, runs, options):
 
 
 def draw_panel(ax, title, function, groups, colors, losses, size, options, beside):
-    """One panel with title and legend; its limits are those of the `losses` over the same x axis.
+    """Draws one panel with title and legend. If it has the x axis of the axes `losses`, it has their limits.
 
     Returns the inches that stand above it, see `add_legend`.
     """
@@ -136,9 +136,7 @@ def draw_losses(ax, groups, colors, options):
         ax.plot(x, np.where(np.isfinite(y), y, np.nan), color=grey, linewidth=1, zorder=1)
     if len(drawn) < len(groups):
         ax.plot([], [], color=grey, linewidth=1, label=OTHERS)
-    starts = [curve.y[0] for curves in drawn.values() for curve in curves if len(curve.y)]
-    lowest = [curve.y.min() for curves in drawn.values() for curve in curves if len(curve.y)]
-    dashes = choose_dashes(drawn)
+    shown, dashes = [curve for own in drawn.values() for curve in own if len(curve.y)], choose_dashes(drawn)
     for label, curves in drawn.items():
         text = legend_text(label, groups[label], options.y, curves)
         draw_curves(ax, curves, colors[label], legible(text), dashes[label])
@@ -146,9 +144,10 @@ def draw_losses(ax, groups, colors, options):
             ax.axvline(moment, color=colors[label], linestyle=":", linewidth=1.2)
             ax.annotate(words, (moment, 1), xycoords=("data", "axes fraction"), rotation=90, ha="right",
                         va="top", color=colors[label], fontsize=8)
-    top = 1e3 * max(starts, default=np.inf)
+    top = 1e3 * max((curve.y[0] for curve in shown), default=np.inf)
     if ax.get_ylim()[1] > top:  # a run that explodes would make the others a flat line at the bottom
-        ax.set_ylim(min(lowest) * (min(lowest) / top) ** 0.05, top)
+        lowest = min(curve.y.min() for curve in shown)
+        ax.set_ylim(lowest * (lowest / top) ** 0.05, top)
     for label, curves in drawn.items():
         for x, y in (curve.death for curve in curves if curve.death and len(curve.y)):
             ax.plot([x], [min(y, top)], "x", color=colors[label], markersize=9, markeredgewidth=2.2,
@@ -263,7 +262,9 @@ def shared_words(title, texts, letters):
 
 
 def free_place(ax, width, height):
-    """Middle of a legend of this size where no line and no band is, in shares of the axes, or None."""
+    """Where the middle of a legend of this size can be without covering a line or a band: (x, y) in shares of
+    the axes, or None.
+    """
     from matplotlib.transforms import Bbox
 
     ax.get_xlim(), ax.get_ylim()                                        # sets them for the transforms

@@ -51,10 +51,10 @@ def style(name):
 
 
 def choose_colors(groups, palette, look="paper", shown=None):
-    """{label: colour} for the labels of groups: each optimizer has its own, unknown ones the others in turn.
+    """{label: colour} for the labels of groups; optimizers unknown to COLORS get its "others" in turn.
 
-    Up to three settings of an optimizer have its colour and differ by `choose_dashes`. More have shades of it
-    in their order, or the colours of a colour map if there is no other optimizer.
+    Up to three settings of an optimizer have its colour and differ by `choose_dashes`. If there are more,
+    they have shades of it in their order, or the colours of a colour map if there is no other optimizer.
 
     Args:
         groups: labels of `hig.figures.table.group_runs`, in their order.

@@ -12,10 +12,9 @@ from hig.figures.style import COLORS, SYMBOLS
 def tabulate(runs, wanted="test"):
     """DataFrame with a row for each of some runs, in the order of figures, legends and tables.
 
-    Columns: "Place", by which they are sorted; "Run"; "System", its prefix; "Case", its title with that of
-    the case; "Optimizer"; "Group", the name of the curve that the run is part of (`with_groups`); "Seed";
-    "Loss", the `end_loss` for `wanted` ("test" or "train"); and the settings, all but the last as texts, –
-    where a file does not have one.
+    Columns: "Run"; "System", its prefix; "Case", the title of the system and of its case; "Optimizer";
+    "Group", the name of the curve that the run is part of (`with_groups`); "Seed"; "Loss", the `end_loss` for
+    `wanted` ("test" or "train"); and a column of texts for each setting, – where a file does not have it.
     """
     import pandas
 
@@ -24,10 +23,10 @@ def tabulate(runs, wanted="test"):
         seed, (order, words) = str(settings.get("seed", "–")), kind.case(settings)
         place = ([*SYSTEMS, ""].index(run.system), order, [*COLORS["paper"], name].index(name), run.label,
                  natural(seed), natural(str(run.path)))
-        return {**settings_of(run), "Place": place, "Run": run, "System": run.system,
-                "Case": ", ".join(filter(None, (kind.title, words))), "Optimizer": run.label, "Seed": seed}
+        return {**settings_of(run), "Run": run, "System": run.system, "Optimizer": run.label, "Seed": seed,
+                "Case": ", ".join(filter(None, (kind.title, words))), "place": place}
 
-    rows = sorted(map(row, runs), key=lambda row: row["Place"])
+    rows = sorted(map(row, runs), key=lambda row: row.pop("place"))
     table = pandas.DataFrame(rows).fillna("–").assign(Loss=[end_loss(row["Run"], wanted) for row in rows])
     return pandas.concat(with_groups(own) for _, own in table.groupby(["Case", "Optimizer"], sort=False))
 
@@ -35,9 +34,10 @@ def tabulate(runs, wanted="test"):
 def with_groups(table):
     """The rows of one case and one optimizer in `tabulate`, sorted by "Group", their new column.
 
-    A group is named after the optimizer and the settings in which its runs differ, budget included, but not
-    the seed. If there are more than two of them (the published files have other names for theirs), it is
-    named after the folder instead (`folder_name`), and the largest group after the optimizer alone.
+    A group is named after the optimizer and the settings in which these runs differ. The budget is such a
+    setting, the seed is not. If more than two settings differ (the published files have other names for
+    theirs), the group has the name of its folder instead (`folder_name`), and the largest one only that of
+    the optimizer.
     """
     keys, order, unnamed = varied_settings(table), natural, ""
     table = table.assign(Group=[", ".join(map(setting, keys, values)) for values in table[keys].to_numpy()])
@@ -57,7 +57,7 @@ def group_runs(table):
 
 def varied_settings(table):
     """Names of the settings in which the runs of a `tabulate` differ, the learning rate last."""
-    own = ["Place", "Run", "System", "Case", "Optimizer", "Group", "Seed", "Loss"]
+    own = ["Run", "System", "Optimizer", "Seed", "Case", "Group", "Loss"]
     texts = table.drop(columns=own, errors="ignore")
     return sorted(texts.columns[texts.nunique() > 1], key=lambda key: (key == "learning_rate", key))
 
@@ -93,8 +93,8 @@ def natural(text):
 def numbers(run, thresholds):
     """Epochs, final losses, seconds, peak memory in MB, and seconds to each threshold (list of floats).
 
-    They are infinite where a run died or did not get, and NaN where a file does not tell: the test loss of a
-    run that has never measured one, and the memory.
+    The losses of a run that died are infinite, and so are the seconds to a threshold that a run has not
+    reached. A test loss that was never measured is NaN, and so is a memory that the file does not tell.
     """
     train = np.inf if find_death(run) else final_loss(run, "train")
     test = end_loss(run, "test") if loss_kind(run, "test") == "test" else np.nan

@@ -1,4 +1,9 @@
-"""The page of dashboard.py: curves and a table of what some folders hold, as the runs write it."""
+"""The page of dashboard.py: curves and a table of what some folders hold, as the runs write it.
+
+It is for this machine alone and loads nothing from elsewhere. Other pages in the same browser can reach
+127.0.0.1, too, and a foreign host name may be made to point there. Requests with a Host header other than
+127.0.0.1 or localhost are therefore refused.
+"""
 
 import os
 from argparse import Namespace
@@ -6,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from html import escape
 
+import dash
 import numpy as np
 import pandas
 import plotly.graph_objects as go
@@ -19,7 +25,6 @@ from hig.figures.losses import legend_text
 from hig.figures.reading import find_files, read_run
 from hig.figures.style import choose_colors, choose_dashes
 from hig.figures.table import cell, summary, tabulate
-from hig.live.server import make_app
 
 EVERY = 500                 # milliseconds between the end of a refresh and the next one
 BINS = 300                  # a curve has two points in each at most, so that a browser can draw hundreds
@@ -162,7 +167,9 @@ def watching_app(paths, title="Training runs", controls=lambda: [], x="time", y=
 
     `controls()`, the components above the curves, is called whenever the page is loaded.
     """
-    app = make_app(title, lambda: html.Main([
+    app = dash.Dash(__name__, title=title, update_title=None)
+    app.server.config["TRUSTED_HOSTS"] = ["127.0.0.1", "localhost"]
+    app.layout = lambda: html.Main([
         html.Header([html.H1(title), html.Span(id="status", className="quiet")]), *controls(),
         html.Div(dcc.RadioItems([], id="case", inline=True), className="controls"),
         html.Div([
@@ -173,7 +180,7 @@ def watching_app(paths, title="Training runs", controls=lambda: [], x="time", y=
         html.Div(id="note", className="quiet"),
         dcc.Graph("curves", figure=go.Figure(), config=GRAPH, style={"height": "clamp(340px, 60vh, 560px)"}),
         html.Div(id="table", className="scroll"), dcc.Store("shown", data=[None, None]),
-        dcc.Interval("tick", interval=EVERY)]))
+        dcc.Interval("tick", interval=EVERY)])
     app.callback(
         {"figure": Output("curves", "figure"), "table": Output("table", "children"),
          "note": Output("note", "children"), "cases": Output("case", "options"),
