@@ -61,11 +61,3 @@ def test_a_log_file_gets_ten_plain_lines(monkeypatch):
     assert len(lines) == progress.LINES
     for line in lines:
         assert re.fullmatch(r"HIG, lambda 0.01: epoch \d+, train 1.23e-05, test 1.23e-05, \d+ s left", line)
-
-
-def test_quiet(capfd):
-    bar = Progress("HIG", 1000.0, 2, quiet=True)
-    bar.message("compiling")
-    bar.update(1, 1.0, CURVE)
-    bar.close()
-    assert capfd.readouterr() == ("", "")

@@ -122,7 +122,7 @@ def parse(system, optimizer, description, *, flags=None, arguments=None, **setti
     return options
 
 
-EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live", "submitit": "cluster"}  # of hig, by module
+EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live"}    # of hig, by module
 
 
 def load_keras():

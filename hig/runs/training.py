@@ -27,7 +27,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from bisect import bisect_left
 from contextlib import closing, contextmanager, suppress
@@ -342,8 +341,7 @@ def _stop_on_signals(run):
         run.progress.message("stopping after this epoch"
                              + "; Ctrl-C again stops at once" * (number == signal.SIGINT))
 
-    handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    earlier = {number: signal.signal(number, stop) for number in handled}  # only the main thread may set them
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
