@@ -12,10 +12,10 @@ Curves are read from the pickles of the submit scripts, from those of the publis
 in PhiFlow's scene folders (`log_loss_<X>_0.txt`). A pickle is named `<prefix>_<X>_RESULTS.pickle`, for
 instance `NLO_HIG_RESULTS.pickle`, and X is the name in the legend. If a system has several tasks, the name
 also tells which, as in `TOY_lambda_1_HIG_RESULTS.pickle`, and each task has panels of its own. Runs of one
-optimizer that differ only in their seed become the median with a band from minimum to maximum, over those
-that have come so far. A run that died at inf or NaN ends in a cross, when and where it died. Runs over one or
-two varied settings also show their final losses over these. Losses are those of the test set where a run has
-measured them, otherwise those of training. A table of the runs is printed.
+optimizer that differ only in their seed are drawn as their median with a band from minimum to maximum; at
+each time these are taken over the runs that have come so far. The curve of a run that died at inf or NaN ends
+in a cross. If one or two settings vary, a further panel shows the final losses over them. Losses are those of
+the test set where a run has measured them, otherwise those of training. A table of the runs is printed.
 
 --csv also writes the table and the drawn curves, in long form for pandas: one number in each row.
 
@@ -96,8 +96,8 @@ def add_looks(parser):
 def figures_of(folder, runs, axis):
     """[(runs, figure)] of a folder: plot.png of all its runs.
 
-    If these are of several systems, figures of its own folders and studies come first. A folder named in
-    APART has a figure for each of its folders instead.
+    If they are of several systems, the figures of the folders and of the studies in it come first. A folder
+    named in APART has a figure for each of its folders instead.
     """
     parts = {}
     for run in runs:

@@ -16,22 +16,6 @@ from hig.figures import reading
 from tests.test_plot import falling, save
 
 PROJECT = Path(plot.__file__).parent
-
-
-def test_everything_is_drawn_by_default(tmp_path, capsys):
-    save(tmp_path / "Nonlinear_Oscillators" / "NLO_HIG_RESULTS.pickle", falling())
-    save(tmp_path / "Schroedinger" / "seed_1" / "QMC_HIG_RESULTS.pickle", falling())
-    assert plot.main([], root=tmp_path) == 0
-    figures = [tmp_path / name for name in ("Nonlinear_Oscillators/plot.png", "Schroedinger/plot.png",
-                                            "figures/overview.png")]
-    assert sorted(tmp_path.rglob("*.png")) == sorted(figures)
-    for figure in figures:
-        pixels = np.asarray(Image.open(figure))
-        assert pixels.shape[1] > 800 and pixels.shape[0] > 400
-        assert len(np.unique(pixels)) > 20      # text and lines with smooth edges; a blank page has one value
-    assert capsys.readouterr().out.splitlines()[:3] == [str(figure) for figure in figures]
-
-
 SYSTEMS = "Poisson/POISSON_HIG Poisson_seeds/seed_1/POISSON_HIG Oscillators/NLO_HIG"
 EACH = {"Poisson": "Poisson", "Poisson_seeds": "seed_1", "Oscillators": "Oscillators",
         ".": "Oscillators Poisson seed_1"}
@@ -39,28 +23,36 @@ STUDIES = "Poisson/POISSON_HIG Poisson/studies/batch/b_1/POISSON_HIG Poisson/stu
 
 
 @pytest.mark.parametrize("files, asked, figures", [
+    ("Schroedinger/seed_1/QMC_HIG Poisson/POISSON_HIG", None,                           # all systems
+     {"Schroedinger": "seed_1", "Poisson": "Poisson", "figures/overview.png": "Poisson seed_1"}),
     (SYSTEMS, ".", EACH), (SYSTEMS, "Poisson_seeds", {"Poisson_seeds": "seed_1"}),
     (f"{SYSTEMS} studies/many/seed_2/POISSON_HIG", ".", {**EACH, "studies/many": "seed_2"}),
-    (STUDIES, None, {"Poisson": "Poisson"}),        # all systems; a single one needs no overview
+    (STUDIES, None, {"Poisson": "Poisson"}),        # a single one needs no overview
     (STUDIES, "Poisson/studies", {"Poisson/studies/batch": "b_1", "Poisson/studies/kappa": "k_1"}),
     (STUDIES, "Poisson/studies/kappa", {"Poisson/studies/kappa": "k_1"})])
 def test_which_folders_get_a_figure(tmp_path, monkeypatch, capsys, files, asked, figures):
-    """`figures`: {folder of plot.png: folders of its runs}. The table of each study has its name above it."""
+    """`figures`: {folder of plot.png, or a figure: folders of its runs}. The figures' names are printed, and
+    then the tables, that of a study under its name.
+    """
     drawn = {}
     monkeypatch.setattr(plot, "make_figure", lambda runs, _: sorted(run.path.parent.name for run in runs))
-    monkeypatch.setattr(plot, "write_figure", lambda runs, output, look: drawn.update(
-        {output.relative_to(tmp_path).parent.as_posix(): " ".join(runs)}))
+    monkeypatch.setattr(plot, "write_figure", lambda runs, output, _: drawn.update({output: " ".join(runs)}))
     for name in files.split():
         save(tmp_path / f"{name}_RESULTS.pickle", falling())
     assert plot.main([] if asked is None else [str(tmp_path / asked)], root=tmp_path) == 0
-    assert drawn == figures
-    studies = sum("studies" in folder for folder in figures) if len(figures) > 1 else 0
-    assert capsys.readouterr().out.count("\nstudy ") == studies
+    assert drawn == {tmp_path / name / ("plot.png" if "." not in name[1:] else ""): folders
+                     for name, folders in figures.items()}
+    studies, out = sum("studies" in name for name in figures), capsys.readouterr().out
+    assert out.count("\nstudy ") == studies * (len(figures) > 1)
+    assert out.startswith("".join(f"{path}\n" for path in drawn))
 
 
 def test_where_the_figure_goes_and_that_vector_figures_hold_text_and_are_reproducible(tmp_path):
     path = save(tmp_path / "a" / "NLO_HIG_RESULTS.pickle", falling())
-    assert plot.main([str(tmp_path)]) == 0 and (tmp_path / "plot.png").exists()
+    assert plot.main([str(tmp_path)]) == 0
+    pixels = np.asarray(Image.open(tmp_path / "plot.png"))
+    assert pixels.shape[1] > 800 and pixels.shape[0] > 400
+    assert len(np.unique(pixels)) > 20          # text and lines with smooth edges; a blank page has one value
     assert plot.main([str(path)]) == 0 and (tmp_path / "a" / "plot.png").exists()
     files = [tmp_path / name for name in ("a.svg", "b.svg", "new/figure.PDF")]
     assert [plot.main([str(path), "--output", str(file)]) for file in files] == [0, 0, 0]

@@ -36,9 +36,9 @@ FLAGS = {"adam_rate": "learning_rate", "power_rate": "learning_rate", "truncatio
 class Training(threading.Thread):
     """A thread that trains one network by an optimizer for each method, as commands and settings say.
 
-    A command is a function without arguments in the queue `commands`. What goes wrong in it becomes the
-    sentence `error` for the page, and the updates end. The number of updates that are `left` is infinite
-    while it plays. When none are left, the pickle has the whole curve, as that of a finished run.
+    A command is a function without arguments in the queue `commands`. If it fails, `error` is a sentence for
+    the page, and the updates end. `left` is the number of updates that are still to be made, infinite while
+    it plays. When none are left, the pickle holds the whole curve, like that of a finished run.
 
     Args:
         output: folder (Path) of the pickle and the weights.
@@ -60,7 +60,7 @@ class Training(threading.Thread):
         self.begin()
 
     def begin(self):
-        """Starts a new curve with the present weights and fresh optimizers; its first update writes it."""
+        """Starts a new curve with the present weights and fresh optimizers; the first update writes it."""
         for model in self.models.values():
             for variable in model.optimizer.variables:                  # moments and counts of updates
                 variable.assign(tf.zeros_like(variable))
@@ -109,7 +109,7 @@ class Training(threading.Thread):
                     self.commands.put(self.finish)
 
     def go(self, updates):
-        """Makes so many updates from now on, none or infinitely many included."""
+        """Sets how many updates are made from now on: 0 pauses, infinity plays."""
         if not updates:
             self.finish()
         self.left = updates

@@ -138,8 +138,9 @@ def find_death(run):
 def take_overs(run, axis):
     """Where another optimizer takes over in a run: list of (position on an axis as in `x_values`, words).
 
-    The position is that of the last entry before, in a thinned curve not necessarily the optimizer's last
-    epoch. A pretrained run tells its switch, a curve of training by hand the `method` of each entry.
+    The position is that of the last entry before, which need not be the optimizer's last epoch if the file
+    does not hold every epoch. A pretrained run tells its switch, a curve of training by hand the `method` of
+    each entry.
     """
     epoch, method = run.results["provenance"].get("switch_epoch"), run.results.get("method", ())
     names = dict(re.findall(r"(\d+) (\w+)", run.results["sim_par"].get("methods", "")))

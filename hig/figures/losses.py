@@ -125,7 +125,7 @@ def holds(run, panel):
 def draw_losses(ax, groups, colors, options):
     """First panel of every system: the loss over time, epochs or updates.
 
-    What is grey has no band, no name and no cross where it died.
+    Grey curves have no band, no name and no cross.
     """
     logarithmic, grey = ax.get_xscale() == "log", GREY[options.style]
     kinds = {loss_kind(run, options.y) for members in groups.values() for run in members}
@@ -242,7 +242,7 @@ def shared_words(title, texts, letters):
     Args:
         title: str.
         texts: list of `legend_text`.
-        letters: number of letters from which a line of the title is broken.
+        letters: how many of them fit into a line of the title.
 
     Returns:
         title, texts.

@@ -89,8 +89,8 @@ def make_picture(options):
 def animate(figure, show):
     """Bytes of a GIF of the figure as it grows, which stays on its last frame for PAUSE seconds.
 
-    All frames have the colours of the last one, without dithering, so that what stands still is stored once:
-    a fifth of what matplotlib's own writer takes. Arguments are what `make_picture` returns.
+    All frames have the colours of the last one, without dithering. What stands still is then stored once, and
+    the file is a fifth of what matplotlib's own writer makes. Arguments are what `make_picture` returns.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
