@@ -111,9 +111,10 @@ def test_the_power_minus_one_half_is_that_of_half_inverse_gradients(tmp_path, mo
 def test_flags_go_into_the_optimizer_and_published_widths_into_no_pickle(tmp_path):
     """A truncation of 0 is allowed."""
     chosen = settings("Power", tmp_path, "--kappa=0.25", "--truncation=0", add=power_flags)
+    chosen.damping = 0.5
     optimizer = make_optimizer(chosen)
     assert type(optimizer) is JacobianPower and chosen.hidden is None
-    assert (optimizer.kappa, optimizer.truncation) == (0.25, 0)
+    assert (optimizer.kappa, optimizer.truncation, optimizer.damping) == (0.25, 0, 0.5)
 
 
 # ------------------------------------------------------------------------------------- what all systems share

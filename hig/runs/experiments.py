@@ -10,6 +10,7 @@ An experiment of a system states its constants, its data, its loss and its model
 
 import math
 from argparse import Namespace
+from functools import partial
 
 import keras
 import tensorflow as tf
@@ -20,7 +21,10 @@ from hig.runs.cli import SettingsError
 from hig.runs.lbfgs import ByLBFGS
 from hig.runs.training import train
 
-OWN = ("HIG", "HIG_Krylov", "GN", "Power", "LM")        # of this project; all but LM also with "_adaptive"
+OWN = {     # class, and its settings beside the learning rate; all but LM also with "_adaptive"
+    "HIG": (HIG, "truncation"), "HIG_Krylov": (HIG, "truncation", "krylov"),
+    "GN": (GaussNewton, "truncation"), "Power": (JacobianPower, "truncation", "kappa"),
+    "LM": (LevenbergMarquardt, "damping")}
 
 
 def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, constants, *, measure=None,
@@ -139,32 +143,24 @@ def make_optimizer(settings):
     Raises:
         SettingsError: there is no such optimizer, or the submit script states too little for it.
     """
-    def setting(key):
-        if getattr(settings, key, None) is None:
+    theirs = {name: (kind,) for name, kind in vars(keras.optimizers).items() if isinstance(kind, type)
+              and issubclass(kind, keras.Optimizer) and name not in ("Optimizer", "LossScaleOptimizer")}
+    adaptive = {f"{name}_adaptive": (partial(kind, adaptive=True), *needed)
+                for name, (kind, *needed) in OWN.items() if name != "LM"}
+    muon = partial(Muon, weight_decay=None, exclude_layers=["controls"])
+    known = {**theirs, "Muon": (muon,), **OWN, **adaptive}
+    if settings.optimizer not in known:
+        raise SettingsError(f"there is no optimizer {settings.optimizer!r}; there are "
+                            f"{', '.join([*OWN, *sorted(theirs)])}")
+    kind, *needed = known[settings.optimizer]
+    given = {key: getattr(settings, key, None) for key in ("learning_rate", *needed)}
+    for key in given:
+        if given[key] is None:
             raise SettingsError(f"the optimizer {settings.optimizer} takes a {key}: state it in the call of "
                                 "submit")
-        return getattr(settings, key)
-
-    name = settings.optimizer.removesuffix("_adaptive")
-    adaptive = name != settings.optimizer
-    if name in ("HIG", "HIG_Krylov"):
-        return HIG(setting("learning_rate"), setting("truncation"), adaptive=adaptive,
-                   krylov=setting("krylov") if name == "HIG_Krylov" else None)
-    if name == "GN":
-        return GaussNewton(setting("learning_rate"), setting("truncation"), adaptive=adaptive)
-    if name == "Power":
-        return JacobianPower(setting("learning_rate"), setting("kappa"), setting("truncation"),
-                             getattr(settings, "damping", None) or 0.0, adaptive)
-    if settings.optimizer == "LM":
-        return LevenbergMarquardt(setting("learning_rate"), setting("damping"))
-    if settings.optimizer == "Muon":
-        return Muon(setting("learning_rate"), weight_decay=None, exclude_layers=["controls"])
-    kinds = {name: kind for name, kind in vars(keras.optimizers).items() if isinstance(kind, type)
-             and issubclass(kind, keras.Optimizer) and name not in ("Optimizer", "LossScaleOptimizer")}
-    if settings.optimizer not in kinds:
-        raise SettingsError(f"there is no optimizer {settings.optimizer!r}; there are "
-                            f"{', '.join([*OWN, *sorted(kinds)])}")
-    return kinds[settings.optimizer](setting("learning_rate"))
+    if getattr(settings, "damping", None):                              # also of a power
+        given["damping"] = settings.damping
+    return kind(**given)
 
 
 class Muon(keras.optimizers.Muon):
