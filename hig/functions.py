@@ -146,6 +146,9 @@ class Functions:
         with tf.GradientTape() as tape:
             tape.watch(outcome)
             loss = self.model.data_loss(x, y_true, outcome, sample_weight)
+        if loss.shape.rank:
+            raise ValueError(f"the loss of a batch has the shape {loss.shape}, but must be one number: take "
+                             'another reduction than None, "sum" for instance')
         gradient = tape.gradient(loss, outcome, unconnected_gradients=ZERO)
         handles = {id(weight.value.handle) for weight in self.weights}
         self.loss_reads_weights |= any(id(read.handle) in handles for read in tape.watched_variables())

@@ -48,7 +48,7 @@ class PhysicsModel(keras.Model):
     def __init__(self, network, simulator, network_input=None, **options):
         super().__init__(**options)
         self.network, self.simulator, self.network_input = network, simulator, network_input or _same
-        self.route, self._without_penalties = None, False
+        self.route, self._in_place = None, None
         self.reset_metrics()
         self.built = all(part.built for part in (network, simulator, network_input)
                          if isinstance(part, keras.layers.Layer))
@@ -117,22 +117,33 @@ class PhysicsModel(keras.Model):
 
     @property
     def losses(self):
-        """The penalties that layers add to the loss, as in every Keras model; [] within `data_loss`."""
-        return [] if self._without_penalties else super().losses
+        """The penalties that layers add to the loss, as in every Keras model; replaced in `data_loss`."""
+        if self._in_place is None:
+            return super().losses
+        with tf.init_scope():  # not recorded: only how many there are, and their dtypes
+            dtypes = [loss.dtype for loss in super().losses]
+        return [tf.cast(self._in_place, dtype) for dtype in dtypes]
 
-    def data_loss(self, x, y_true, outcome, sample_weight):
-        """The loss of an outcome without penalties, scalar. The metrics are left unchanged."""
+    def data_loss(self, x, y_true, outcome, sample_weight, penalty=0.0, measured=False):
+        """The loss of an outcome, scalar, with `penalty` in place of each penalty.
+
+        Metrics and what a subclass' own compute_loss keeps in variables are left unchanged. If `measured`,
+        they change as in an update by Keras, except the metric of the loss itself.
+        """
         # the loss consists of penalties alone
         if self.loss is None and self.losses and type(self).compute_loss is keras.Model.compute_loss:
             return 0.0 * tf.add_n([tf.cast(tf.reduce_sum(leaf), keras.config.floatx())
                                    for leaf in tf.nest.flatten(outcome)])
-        variables = [variable for metric in self.metrics for variable in metric.variables]
+        variables = [variable for metric in self.metrics if not measured or metric.name == "loss"
+                     for variable in metric.variables]
+        if not measured and type(self).compute_loss is not keras.Model.compute_loss:
+            variables += self.non_trainable_variables
         before = [tf.identity(variable.value) for variable in variables]
-        self._without_penalties = True
-        try:
-            loss = self.compute_loss(x, y_true, outcome, sample_weight, training=False)
+        self._in_place = penalty
+        try:  # Keras' form, which leaves out `training` if a subclass' own compute_loss does not take it
+            loss = self._compute_loss(x, y_true, outcome, sample_weight, training=False)
         finally:
-            self._without_penalties = False
+            self._in_place = None
         for variable, value in zip(variables, before):
             variable.assign(value)
         return loss
@@ -309,7 +320,8 @@ class PhysicsModel(keras.Model):
         for _ in range(2):  # again if J^κ g is not finite because of XLA alone
             loss, outcome, gradient, jacobian = derivatives.linearise(*batch)               # L, y, g, J
             loss, gradient, jacobian, rest = functions.penalties.extend(                    # + regularisers
-                x, loss, gradient, jacobian, lambda: functions.curvature(batch, outcome, gradient)[0])
+                batch, outcome, loss, gradient, jacobian,
+                lambda: functions.curvature(batch, outcome, gradient)[0])
             if functions.loss_reads_weights:
                 rest = (0 if rest is None else rest) + functions.loss_slope(*batch, outcome).numpy()
             power = self.optimizer.power(jacobian, gradient, split.samples, rest)           # J^κ g
@@ -359,8 +371,7 @@ class PhysicsModel(keras.Model):
 
     def trace_record(self, loss, x, y_true, outcome, sample_weight):
         """Updates Keras' metrics with a batch; returns their values."""
-        if len(tf.nest.flatten(outcome)) > 1:  # updates the metrics of each outcome's loss
-            self.compute_loss(x, y_true, outcome, sample_weight, training=False)
+        self.data_loss(x, y_true, outcome, sample_weight, measured=True)        # of each outcome's loss
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(outcome)[0])[0])

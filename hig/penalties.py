@@ -54,6 +54,8 @@ class Penalties:
         self.irregular = others[0] if others else ""
         self.any = bool(self.quadratic or others)
         self._values = compiler.function(self._trace, "The gradient of the penalties")
+        self._find_factor = compiler.function(self._trace_factor, "The loss", xla=False)
+        self.factor = 1.0
 
     def now(self):
         """`self`, or new Penalties if a strength that varies has changed which of them are sums of squares."""
@@ -62,13 +64,13 @@ class Penalties:
 
     def value(self, x):
         """The sum of all penalties for a batch x, float."""
-        return float(self._values(x)[0]) if self.any else 0.0
+        return self.factor * float(self._values(x)[0]) if self.any else 0.0
 
-    def extend(self, x, loss, gradient, jacobian, curvature):
+    def extend(self, batch, outcome, loss, gradient, jacobian, curvature):
         """Adds the penalties to the loss, gradient and Jacobian of a batch.
 
         Args:
-            x: data of the batch.
+            batch, outcome: (x, y_true, sample_weight) and y.
             loss, gradient, jacobian: L, g (n,) and J (n, p) without penalties.
             curvature: function without arguments that returns h; called only for quadratic penalties.
 
@@ -78,7 +80,9 @@ class Penalties:
         """
         if not self.any:
             return loss, gradient, jacobian, None
-        value, slopes, curvatures, rest = [tensor.numpy() for tensor in self._values(x)]
+        if type(self.model).compute_loss is not keras.Model.compute_loss:
+            self.factor = float(self._find_factor(*batch, outcome))
+        value, slopes, curvatures, rest = [self.factor * tensor.numpy() for tensor in self._values(batch[0])]
         loss = loss + tf.cast(value, loss.dtype)
         columns = np.flatnonzero(curvatures > 0)
         if len(columns):
@@ -88,6 +92,14 @@ class Penalties:
             gradient = np.concatenate([gradient, slopes[own] / scales])
             slopes[columns] = 0.0
         return loss, gradient, jacobian, rest + slopes
+
+    def _trace_factor(self, x, y_true, sample_weight, outcome):
+        """The factor by which a subclass' own compute_loss takes the penalties, 0 if it leaves them out."""
+        with tf.GradientTape() as tape:
+            penalty = tf.zeros((), keras.config.floatx())
+            tape.watch(penalty)
+            loss = self.model.data_loss(x, y_true, outcome, sample_weight, penalty)
+        return tape.gradient(loss, penalty, unconnected_gradients=_ZERO) / len(self.model.losses)
 
     def _trace(self, x):
         """Σ of all penalties; slopes and curvatures of the quadratic ones, slopes of the rest, (p,) each."""

@@ -33,13 +33,13 @@ def data(samples, seed=0):
     return rng.normal(size=(samples, 2)), rng.normal(size=(samples, 2))
 
 
-def model_with(penalty, hidden=8, **options):
+def model_with(penalty, hidden=8, kind=hig.PhysicsModel, **options):
     """A network 2-8-2 of tanh units whose kernels have a regulariser, before a simulator that weighs its two
     controls.
     """
     keras.utils.set_random_seed(3)
     layers = [keras.layers.Dense(hidden, "tanh", kernel_regularizer=penalty)] if hidden else []
-    return hig.PhysicsModel(keras.Sequential([
+    return kind(keras.Sequential([
         keras.Input((2,)), *layers, keras.layers.Dense(2, kernel_regularizer=penalty, **options)]), weighted)
 
 
@@ -261,28 +261,55 @@ def test_a_regulariser_without_strength_changes_nothing(float64, adaptive):
 
 SQUARES = lambda w, strength: strength * tf.reduce_sum(w**2)
 L1_BESIDE_L2 = lambda w, strength: strength * tf.reduce_sum(tf.abs(w)) + 0.1 * tf.reduce_sum(w**2)
+L2, L1L2 = keras.regularizers.L2, keras.regularizers.L1L2
 
 
-@pytest.mark.parametrize("penalty, from_the_start, krylov", [
-    (SQUARES, keras.regularizers.L2(0.3), None), (SQUARES, keras.regularizers.L2(0.3), 10**6),
-    (L1_BESIDE_L2, keras.regularizers.L1L2(0.3, 0.1), None)], ids=["L2", "L2, krylov", "L1 beside L2"])
-def test_a_penalty_that_is_raised_later(float64, penalty, from_the_start, krylov):
+class WeighsPenalties(hig.PhysicsModel):
+    """Its own loss takes the penalties times `strength`, and has no `training`, as before Keras 3.3."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        return tf.reduce_mean(squares(y, y_pred)) + self.strength * tf.add_n(self.losses)
+
+
+def with_strength(penalty):
+    """A maker of models from the strength of a penalty."""
+    return lambda strength: model_with(Function(lambda w: penalty(w, strength)))
+
+
+def weighed_by_the_loss(*arguments, **options):
+    def make(strength):
+        model = model_with(*arguments, kind=WeighsPenalties, **options)
+        model.strength = strength
+        return model
+    return make
+
+
+@pytest.mark.parametrize("make, early, krylov", [
+    (with_strength(SQUARES), lambda: model_with(L2(0.3)), None),
+    (with_strength(SQUARES), lambda: model_with(L2(0.3)), 10**6),
+    (with_strength(L1_BESIDE_L2), lambda: model_with(L1L2(0.3, 0.1)), None),
+    (weighed_by_the_loss(L2(0.1)), lambda: model_with(L2(0.03)), None),
+    (weighed_by_the_loss(None, activity_regularizer=L2(0.1)),
+     lambda: model_with(None, activity_regularizer=L2(0.03)), None)],
+    ids=["L2", "L2, krylov", "L1 beside L2", "L2 in compute_loss", "activity in compute_loss"])
+def test_a_penalty_that_is_raised_later(float64, make, early, krylov):
     """Its strength is a variable, 0 at first: the step is that of a model that has had it from the start, and
     not that of one whose strength stays 0.
     """
     x, y = data(6)
     strength, zero = (tf.Variable(0.0, dtype=tf.float64) for _ in range(2))
-    late, never, early = (compiled(model_with(each), hig.HIG(0.1, 1e-5, krylov=krylov, krylov_tolerance=0.0))
-                          for each in (Function(lambda w: penalty(w, strength)),
-                                       Function(lambda w: penalty(w, zero)), from_the_start))
+    late, never, early = (compiled(model, hig.HIG(0.1, 1e-5, krylov=krylov, krylov_tolerance=0.0))
+                          for model in (make(strength), make(zero), early()))
     late.train_on_batch(x, y)
     strength.assign(0.3)
     for model in (never, early):
         model.set_weights(late.get_weights())
-    for model in (late, never, early):
-        model.train_on_batch(x, y)
+        model.reset_metrics()
+    late.reset_metrics()
+    losses = [model.train_on_batch(x, y) for model in (late, never, early)]
     np.testing.assert_allclose(weights_of(late), weights_of(early), rtol=1e-10)
     assert not np.allclose(weights_of(late), weights_of(never), rtol=1e-3)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-10) != pytest.approx(losses[1], rel=1e-3)
 
 
 def test_adaptive_steps_refuse_a_penalty_that_is_no_sum_of_squares_any_more(float64):

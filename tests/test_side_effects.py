@@ -32,6 +32,36 @@ def test_losses_of_single_outcomes_are_those_before_the_update(float64, optimize
                                history["loss"], rtol=1e-12)
 
 
+class Measures(hig.PhysicsModel):
+    """A user's subclass whose loss measures an outcome, and counts its updates."""
+
+    def build(self, *shapes):
+        self.mean = keras.metrics.Mean(name="mean")
+        self.updates = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        self.mean.update_state(y_pred["a"])
+        self.updates.assign_add(1)
+        return self.updates * super().compute_loss(x, y, y_pred, sample_weight, training)
+
+
+def test_what_the_users_loss_measures_is_logged_as_by_keras(float64):
+    """Beside the losses of two outcomes and a penalty, the same as in Keras' evaluation."""
+    network = stack(5, 2)
+    network.layers[0].activity_regularizer = keras.regularizers.L2(0.1)
+    model = Measures(network, lambda x, u: {"a": u[:, :1] + x[:, :1], "b": 3 * u[:, 1:]})
+    model.build(None)
+    model.compile(hig.HIG(ETA, truncation=1e-3), loss={"a": "mse", "b": "mse"}, metrics={"b": ["mae"]})
+    batch = rows(FEATURES), {"a": rows(1), "b": rows(1)}
+    expected = model.test_on_batch(*batch, return_dict=True)
+    model.reset_metrics()
+    model.updates.assign(0)
+    logs = model.train_on_batch(*batch, return_dict=True)
+    assert {"a_loss", "b_loss", "b_mae", "mean", "loss"} == set(expected) and expected["mean"] != 0
+    assert {name: logs[name] for name in expected} == pytest.approx(expected, rel=1e-12)
+    assert model.updates == 1
+
+
 class WithPenalty(hig.PhysicsModel):
     """A user's subclass that adds a loss within its call."""
 
@@ -88,16 +118,19 @@ class Complex(keras.layers.Layer):
         return u * tf.cast(tf.math.real(self.phase), u.dtype)
 
 
-@pytest.mark.parametrize("layers, physics, shape, error, message", [
-    ([], Complex, (), TypeError, "phase.*complex64"),
-    ([keras.layers.Masking], lambda: lambda x, u: u, (4,), ValueError, "mask of a Masking.*sample_weight")],
-    ids=["complex", "mask"])
-def test_what_would_be_trained_wrongly_is_refused_by_name(float64, layers, physics, shape, error, message):
+@pytest.mark.parametrize("layers, physics, shape, reduction, error, message", [
+    ([], Complex, (), "sum", TypeError, "phase.*complex64"),
+    ([keras.layers.Masking], lambda: lambda x, u: u, (4,), "sum", ValueError,
+     "mask of a Masking.*sample_weight"),
+    ([], lambda: lambda x, u: u, (), None, ValueError, rf"shape \({B},\).*reduction")],
+    ids=["complex", "mask", "no reduction"])
+def test_what_would_be_trained_wrongly_is_refused_by_name(float64, layers, physics, shape, reduction, error,
+                                                          message):
     """Keras leaves masked steps out of the loss if the simulator returns the controls as they are."""
     network = keras.Sequential([keras.Input((*shape, FEATURES)), *(layer() for layer in layers),
                                 keras.layers.Dense(2)])
     model = hig.PhysicsModel(network, physics())
-    model.compile(hig.HIG(ETA, truncation=1e-3), "mse", jit_compile=False)
+    model.compile(hig.HIG(ETA, truncation=1e-3), keras.losses.MeanSquaredError(reduction), jit_compile=False)
     with pytest.raises(error, match=message):
         model.train_on_batch(rows(*shape, FEATURES), rows(*shape, 2))
 
