@@ -172,14 +172,6 @@ def test_the_page(browser, visit, tmp_path, monkeypatch):
         z = graph(browser, "picture_x_gt", "g._fullData[0].z.map(row => [...row])")
         assert np.shape(z) == (8, 8) and np.ptp(z) > 0
 
-        set_text(browser, "truncation", "2")
-        until(lambda: "1e-05 stays" in text(browser, "#error"), "the sentence about the setting")
-        set_text(browser, "truncation", "1e-4")
-        click(browser, "#play")
-        until(lambda: updates() > 10 and not text(browser, "#error"), "it trains on")
-        browser.refresh()                                               # loading it again is not closing it
-        until(lambda: browser.find_element(By.ID, "pause").is_enabled(), "it is still training")
-        assert browser.find_element(By.ID, "truncation").get_attribute("value") == "0.0001"
         click(browser, "#save")
         until(lambda: list(folder.glob(f"{NAME}_*.weights.h5")), "saved weights")
         (folder / "damaged.weights.h5").write_bytes(b"no HDF5")
@@ -188,9 +180,15 @@ def test_the_page(browser, visit, tmp_path, monkeypatch):
         click(browser, "#weights")
         click(browser, ".dash-dropdown-option", "damaged.weights.h5")
         until(lambda: "cannot load the weights" in text(browser, "#error"), "a sentence about the file")
+        set_text(browser, "truncation", "2")
+        until(lambda: "1e-05 stays" in text(browser, "#error"), "the sentence about the setting")
+        set_text(browser, "truncation", "1e-4")
         click(browser, "#play")
         until(lambda: updates() > 3 and not text(browser, "#error"), "it goes on")
         until(lambda: "(2" in text(browser, "#case"), "the curve before the reset stays to be compared")
+        browser.refresh()                                               # loading it again is not closing it
+        until(lambda: browser.find_element(By.ID, "pause").is_enabled(), "it is still training")
+        assert browser.find_element(By.ID, "truncation").get_attribute("value") == "0.0001"
     monkeypatch.setattr(dashboard, "serve", use)
     assert dashboard.main(["--interactive", "Poisson", str(folder)]) == 0
     results = load_results(folder / PICKLE)

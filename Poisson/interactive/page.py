@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
-import plotly.graph_objects as go
+import plotly.express as px
 from dash import Input, Output, State, ctx, dcc, html
 from dash.exceptions import PreventUpdate
 
@@ -90,9 +90,8 @@ def controls(training):
                   field("batch size B", "batch_size")], className="controls"),
         html.Div([choice("fields", "source", {"held out": "held out", "batch": "of the last batch"}),
                   field("entry, 0 or more, at most the last", "entry")], className="controls"),
-        html.Div([html.Div([html.H2(words), dcc.Graph(id=f"picture_{name}", config={"displayModeBar": False},
-                                                      style={"height": "min(240px, 42vw)"})])
-                  for name, words in PICTURES.items()], className="pictures"),
+        html.Div([dcc.Graph(id=f"picture_{name}", config={"displayModeBar": False},
+                            style={"height": "min(240px, 42vw)"}) for name in PICTURES], className="pictures"),
         dcc.Store(id="seen"), dcc.Interval(id="hand", interval=300)]
 
 
@@ -100,14 +99,11 @@ def picture(fields, name):
     """The plotly figure of a field; x and its truth share a range of colours, and so do y and y*."""
     scale = next((pair for pair in (("x_gt", "x"), ("y_target", "y")) if name in pair), (name,))
     shown = np.concatenate([fields[other].ravel() for other in scale])
-    limit = float(np.abs(shown[np.isfinite(shown)]).max(initial=0))     # of a network that has not diverged
-    heatmap = go.Heatmap(z=fields[name], zmin=-limit or -1, zmax=limit or 1, showscale=False,
-                         colorscale="RdBu_r", hovertemplate="%{z:.3g}<extra></extra>")
-    hidden = {"visible": False, "fixedrange": True}
-    return go.Figure(heatmap, {
-        **LAYOUT, "margin": {"l": 2, "r": 2, "t": 24, "b": 2},
-        "title": {"text": f"colours from −{limit:.3g} to {limit:.3g}", "font_size": 13, "x": 0, "y": 0.98},
-        "xaxis": hidden, "yaxis": {**hidden, "scaleanchor": "x", "constrain": "domain"}})
+    limit = float(np.abs(shown[np.isfinite(shown)]).max(initial=1e-9))  # of a network that has not diverged
+    figure = px.imshow(fields[name], zmin=-limit, zmax=limit, origin="lower", title=PICTURES[name],
+                       color_continuous_scale="RdBu_r")
+    figure.update_layout(LAYOUT, margin={"l": 2, "r": 2, "t": 30, "b": 2}, coloraxis_colorbar_thickness=8)
+    return figure.update_xaxes(visible=False, fixedrange=True).update_yaxes(visible=False, fixedrange=True)
 
 
 @contextmanager
