@@ -63,7 +63,8 @@ def parse(arguments):
         help="write table and curves, too; without FILE beside each figure, under its name")
     add("--smooth", type=positive, metavar="SECONDS",
         help="geometric mean over so many seconds of training around each entry")
-    add_looks(parser)
+    add("--colors", choices=COLORS, default="paper",
+        help="safe: for colour-blind readers (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -81,16 +82,9 @@ def parse_trajectories(arguments):
         help="pickles or folders whose loss curves are drawn at the right")
     add("--seed", type=FLAGS["seed"][0], default=1, metavar="N",
         help="of the samples that are drawn (default: %(default)s)")
-    add_looks(parser)
+    add("--colors", choices=COLORS, default="paper",
+        help="safe: for colour-blind readers (default: %(default)s)")
     return parser.parse_args(arguments)
-
-
-def add_looks(parser):
-    """The flags of both: background and colours."""
-    parser.add_argument("--style", choices=("paper", "dark"), default="paper",
-                        help="background (default: %(default)s)")
-    parser.add_argument("--colors", choices=COLORS, default="paper",
-                        help="safe: for colour-blind readers (default: %(default)s)")
 
 
 def figures_of(folder, runs, axis):
@@ -161,7 +155,7 @@ def main(arguments=None, root=ROOT):
         options = parse(arguments)
         figures = figures_asked_for(options, root)
         for runs, output in figures:
-            write_figure(make_figure(runs, options), output, options.style)
+            write_figure(make_figure(runs, options), output)
             print(output)
         if options.csv:
             write_tables(figures, options)
