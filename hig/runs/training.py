@@ -126,7 +126,7 @@ class TrainingRun(keras.callbacks.Callback):
                            "tensorflow_threads": tf.config.threading.get_intra_op_parallelism_threads()
                            or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0),
                            "dtype": keras.config.floatx(), "updates_per_epoch": updates_per_epoch}
-        self.state, self.reason = "running", None
+        self.state = "running"
         self.stop_signal = None                             # set by a signal handler
         self.midway = False                                 # whether it ended within an epoch
         self.saved_at, self.saving_took = -math.inf, 0.0
@@ -227,8 +227,6 @@ class TrainingRun(keras.callbacks.Callback):
         curve = {key: np.array(values) for key, values in self.curve.items()}
         found = {**self.provenance, "peak_memory": peak_memory(), "state": self.state,
                  **{key: curve.pop(key)[1:] for key in self.logged}}
-        if self.state == "failed":
-            found["reason"] = self.reason
         if self.time >= self.stages[0][1]:                              # the end of pretraining
             found["switch_epoch"] = self.curve["epochs"][bisect_left(self.curve["simulation_time"],
                                                                      self.stages[0][1])]
@@ -285,7 +283,7 @@ class TrainingRun(keras.callbacks.Callback):
         self.progress.message(f"curve in {self.results}")
         if self.state == "interrupted":
             self.progress.message("continue with --resume")
-        told = {"failed": f"stopped in epoch {self.epoch + 1}: {self.reason}",
+        told = {"failed": f"stopped in epoch {self.epoch + 1}: {self.provenance.get('reason')}",
                 "diverged": f"diverged: the loss is not finite after epoch {self.epoch} ({self.time:.1f} s "
                             "of training)"}.get(self.state)
         if told:
@@ -307,7 +305,7 @@ class TrainingRun(keras.callbacks.Callback):
             self.state = "interrupted"
         elif told or isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError)):
             self.state = "failed"
-            self.reason = told[1] if told else "the memory does not suffice for an update"
+            self.provenance["reason"] = told[1] if told else "the memory does not suffice for an update"
         else:
             raise error
         self.midway = True
