@@ -7,7 +7,6 @@ import fcntl
 import gc
 import math
 import os
-import resource
 import signal
 import time
 from pathlib import Path
@@ -23,10 +22,7 @@ from hig.runs import files, training
 from hig.runs.locks import locked
 from hig.runs.results import load_results
 from hig.runs.training import SettingsError
-from tests.slurm import wait_for
-from tests.tiny import EPOCHS, before_update, contents, losses, pickle_of, process, run, submit
-
-ADAM = "Nonlinear_Oscillators/submit_Adam.py"
+from tests.tiny import EPOCHS, before_update, contents, losses, pickle_of, run
 
 
 @pytest.fixture(scope="module")
@@ -121,25 +117,6 @@ def test_killed_or_without_space_at_any_file_operation(tmp_path, monkeypatch, wh
 
 
 # ---------------------------------------------------------------------------------------- full disks
-
-@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux can lower the limits of another process")
-def test_a_process_whose_files_may_not_grow_any_more(tmp_path, capsys):
-    """The file size limit of a running process is lowered: exit code 2, one sentence, everything saved before
-    intact. Meanwhile a second run into the same folder is refused, and names the first.
-    """
-    first, results = process(ADAM, "--output", tmp_path, "--quiet"), tmp_path / "NLO_Adam_RESULTS.pickle"
-    wait_for(results.exists)
-    assert submit(ADAM, "--output", tmp_path, "--quiet") == 2
-    refusal = capsys.readouterr().err
-    assert len(refusal.splitlines()) == 1 and f"process {first.pid}" in refusal and "NLO_Adam" in refusal
-    resource.prlimit(first.pid, resource.RLIMIT_FSIZE, (100, 100))
-    _, errors = first.communicate(timeout=600)
-    assert first.returncode == 2
-    assert len(errors.splitlines()) == 1 and "File too large" in errors and str(tmp_path) in errors
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "NLO_Adam_CHECKPOINT.npz", "NLO_Adam_PARAMETERS.txt", "NLO_Adam_RESULTS.pickle"]
-    assert len(load_results(results)["epochs"]) > 0
-
 
 def test_weights_that_cannot_be_written(tmp_path, monkeypatch):
     target = tmp_path / "tiny.weights.h5"

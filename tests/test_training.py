@@ -52,12 +52,17 @@ def test_curve_in_the_published_schema(uninterrupted):
     assert parameters == [f"{key}: {value}" for key, value in results["sim_par"].items()]
 
 
-def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, capsys):
     """kill -9 after the second epoch; the resumed run prints nothing, not even TensorFlow's lines. It has the
-    losses of a run in another process, bit for bit, and its time goes on.
+    losses of a run in another process, bit for bit, and its time goes on. Before the kill, another run into
+    the same folder is refused.
     """
     results, words = tmp_path / RESULTS, ["--output", tmp_path, "--quiet", "--epochs"]
     process = tiny.process(SCRIPT, *words, 100_000)
+    wait_for(results.exists)
+    assert tiny.submit(SCRIPT, *words, 1) == 2
+    refusal, = capsys.readouterr().err.splitlines()
+    assert f"process {process.pid} on " in refusal and f"is writing NLO_HIG in {tmp_path}" in refusal
     wait_for_epoch(results, 2)
     process.kill()
     process.communicate()
