@@ -33,7 +33,7 @@ from hig.figures.losses import make_figure
 from hig.figures.reading import APART, collect
 from hig.figures.style import COLORS, write_figure, write_file
 from hig.figures.table import table, tidy
-from hig.runs.cli import FLAGS, make_parser, positive
+from hig.runs.cli import FLAGS, make_parser
 
 ROOT = Path(__file__).resolve().parent
 FIGURES = ".png", ".pdf", ".svg"
@@ -61,8 +61,6 @@ def parse(arguments):
         help="column: of a paper; wide: panels side by side, for slides and web pages (default: %(default)s)")
     add("--csv", type=named(".csv"), nargs="?", const=True, metavar="FILE",
         help="write table and curves, too; without FILE beside each figure, under its name")
-    add("--smooth", type=positive, metavar="SECONDS",
-        help="geometric mean over so many seconds of training around each entry")
     add("--colors", choices=COLORS, default="paper",
         help="safe: for colour-blind readers (default: %(default)s)")
     return parser.parse_args(arguments)

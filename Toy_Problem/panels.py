@@ -15,7 +15,7 @@ def draw_activations(ax, groups, colors, options):
     dashes = choose_dashes(groups)
     for label, members in groups.items():
         mean = members[0].results["activation_mean"]
-        x, mean, *_ = drawable(members[0], mean, options.x, False, options.smooth)
+        x, mean, *_ = drawable(members[0], mean, options.x)
         std = np.interp(x, x_values(members[0], options.x), members[0].results["activation_std"])
         index = thin(x, mean, False)
         ax.fill_between(x[index], (mean - std)[index], (mean + std)[index], color=colors[label], alpha=0.15,

@@ -141,18 +141,6 @@ def test_the_switch_of_a_pretrained_run_is_marked(tmp_path, axis, unit, epochs, 
     assert not place.x0 < mark < place.x1                               # the legend is beside it
 
 
-@pytest.mark.parametrize("width", [0.5, 3.0, 20.0])
-def test_smoothing_is_a_geometric_mean_over_seconds(tmp_path, width):
-    """The same seconds on both sides, however many entries are in them."""
-    rng = np.random.default_rng(0)
-    seconds, y = np.cumsum(rng.uniform(0.1, 2, size=50)), rng.lognormal(size=50)
-    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", y, seconds, test=y)
-    inside = (y[np.abs(seconds - moment) <= width / 2] for moment in seconds)
-    expected = [np.prod(window) ** (1 / len(window)) for window in inside]
-    drawn = lines(draw([path], "--smooth", str(width))[0])["HIG"].get_ydata()
-    assert_allclose(drawn, expected, rtol=1e-10)                        # rounding of 50 logarithms
-
-
 # ---------------------------------------------------------------------------------------- layout
 
 @pytest.mark.parametrize("size", ["column", "wide"])

@@ -149,8 +149,7 @@ def test_updates_of_a_file_that_does_not_count_them(tmp_path, capsys):
 
 @pytest.mark.parametrize("line, words", [
     *((line, line.split()[0]) for line in ("--x days", "--size x", "--csv a.txt", "--output figure.gif",
-                                           "--output png", "--smooth 0", "--smooth -1.5", "--what",
-                                           "--colors x", "--y x")),
+                                           "--output png", "--what", "--colors x", "--y x")),
     ("trajectories", "--weights"), ("trajectories --weights a.h5", ".weights.h5"),
     ("trajectories --weights a.weights.h5 --output a.gif", ".png"),
     ("trajectories --weights a.weights.h5 --animate a.mp4", ".gif"),

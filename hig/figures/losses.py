@@ -24,7 +24,7 @@ def make_figure(runs, options):
 
     Args:
         runs: list of Run, not empty.
-        options: x, y, smooth, colors and size of the command line.
+        options: x, y, colors and size of the command line.
     """
     from matplotlib.figure import Figure  # without pyplot: no window, nothing to close
 
@@ -34,7 +34,7 @@ def make_figure(runs, options):
     return figure
 
 
-def figure_of(*paths, x="time", y="test", smooth=None, colors="paper", size="column"):
+def figure_of(*paths, x="time", y="test", colors="paper", size="column"):
     """The figure of the curves in files or below folders, as plot.py draws it; for notebooks.
 
     Raises:
@@ -43,7 +43,7 @@ def figure_of(*paths, x="time", y="test", smooth=None, colors="paper", size="col
     runs = collect(paths, x)
     if not runs:
         raise ValueError(f"no curves in {' '.join(map(str, paths)) or 'no path'}")
-    return make_figure(runs, Namespace(x=x, y=y, smooth=smooth, colors=colors, size=size))
+    return make_figure(runs, Namespace(x=x, y=y, colors=colors, size=size))
 
 
 def draw(figure, runs, options):

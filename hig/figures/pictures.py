@@ -78,8 +78,7 @@ def make_picture(options):
         shows.append(pictures.draw(column, solution, together, TRAJECTORIES[options.colors]))
         column.suptitle(legible(path.name.removesuffix(ENDING).replace("_", " ")))
     if runs:
-        draw_losses(places[-1], runs, Namespace(x="time", y="test", smooth=None, size="column",
-                                                colors=options.colors))
+        draw_losses(places[-1], runs, Namespace(x="time", y="test", size="column", colors=options.colors))
     return figure, lambda progress: [show(progress) for show in shows]
 
 

@@ -170,7 +170,7 @@ def tidy(runs, options):
 
     Args:
         runs: list of Run, not empty.
-        options: x, y and smooth of the command line.
+        options: x and y of the command line.
     """
     import pandas
 
