@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+import pty
 import signal
+import sys
+from contextlib import suppress
 
 import keras
 import numpy as np
@@ -99,6 +102,24 @@ def test_a_run_that_is_stopped_in_an_update_keeps_its_epochs(tmp_path, monkeypat
     assert len(results["epochs"]) == epochs and results["provenance"]["state"] == "interrupted"
     assert tiny.run(stopped, eager=eager, resume=True) == tiny.run(straight, eager=eager) == "finished"
     np.testing.assert_array_equal(tiny.losses(stopped), tiny.losses(straight))
+
+
+@pytest.mark.parametrize("opened", [os.pipe, pty.openpty])
+def test_a_run_that_nobody_reads_any_more_keeps_its_epochs(tmp_path, monkeypatch, opened):
+    """Ctrl-C also ends a `tee` behind the run; the terminal of a run in the background may be closed."""
+    def close_and_press():
+        os.close(reader)
+        os.kill(os.getpid(), signal.SIGINT)
+    reader, writer = opened()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", os.fdopen(writer, "w", 1))
+        tiny.before_update(patch, 3, close_and_press)
+        assert tiny.run(tmp_path, quiet=False) == "interrupted"
+        with pytest.raises(OSError):                        # what a message would have raised
+            print("more", file=sys.stderr)
+        with suppress(OSError):
+            sys.stderr.close()
+    assert len(load_results(tiny.pickle_of(tmp_path))["epochs"]) == 3
 
 
 def test_time_budget(tmp_path):

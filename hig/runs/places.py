@@ -10,13 +10,11 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import zlib
 from contextlib import redirect_stderr
 
-from tqdm import tqdm
-
 from hig.runs import cli
+from hig.runs.progress import say
 
 START_UP = 15.0             # seconds that a run takes besides its training, for estimates
 PAUSE = 10.0                # seconds between two questions to Slurm
@@ -38,11 +36,11 @@ def local(left, options):
                         processes.append(run.start(start_new_session=True))         # Ctrl-C does not reach it
             yield 1.0
     except (KeyboardInterrupt, GeneratorExit):
-        tqdm.write("stopping after the epochs under way", sys.stderr)
+        say("stopping after the epochs under way")
         for end in (subprocess.Popen.terminate, subprocess.Popen.wait):
             for process in processes:
                 end(process)
-        tqdm.write("stopped; the same command goes on", sys.stderr)
+        say("stopped; the same command goes on")
         raise
 
 
@@ -88,8 +86,7 @@ def slurm(left, options):
     except RuntimeError as error:
         raise cli.SettingsError(f"Slurm does not take the jobs: {' '.join(str(error).split())}") from None
     except (KeyboardInterrupt, GeneratorExit):
-        tqdm.write("stopped; the same command goes on, and the Slurm jobs do, too: scancel ends them",
-                   sys.stderr)
+        say("stopped; the same command goes on, and the Slurm jobs do, too: scancel ends them")
         raise
 
 

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -12,6 +13,15 @@ LINES = 10                  # lines of a whole run where stderr is not a termina
 def last_known(values):
     """The last of the floats that is not NaN (not every epoch is evaluated); NaN if all are."""
     return next((value for value in reversed(values) if not math.isnan(value)), math.nan)
+
+
+def say(text):
+    """Writes a line to stderr, above a bar. If nobody reads it, because Ctrl-C has also ended a `tee` behind this
+    process, or because the terminal was closed, training goes on all the same.
+    """
+    with suppress(OSError):
+        tqdm.write(text, sys.stderr)
+        sys.stderr.flush()
 
 
 class Progress:
@@ -31,8 +41,7 @@ class Progress:
     def message(self, text):
         """A line of its own, above the bar."""
         if not self.quiet:
-            tqdm.write(f"{self.label}: {text}", file=sys.stderr)
-            sys.stderr.flush()
+            say(f"{self.label}: {text}")
 
     def update(self, epoch, seconds, curve):
         """Shows the state after `epoch` epochs and `seconds` of training; `curve` is a dict of lists."""
@@ -56,5 +65,6 @@ class Progress:
     def close(self):
         """Takes the bar away."""
         if self.bar is not None:
-            self.bar.close()
+            with suppress(OSError):                                     # of a terminal that was closed
+                self.bar.close()
             self.bar = None

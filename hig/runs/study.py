@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from hig.runs import cli, locks, places
 from hig.runs.files import write_atomically
-from hig.runs.progress import last_known
+from hig.runs.progress import last_known, say
 from hig.runs.results import load_results
 
 
@@ -200,8 +200,7 @@ def carry_out(runs, options):
                 for run in filter(Run.done, list(left)):
                     left.remove(run)
                     bar.update()
-                    tqdm.write(f"{' '.join(run.folder.parts[-2:])}: {run.state()} ({len(left)} runs left)",
-                               sys.stderr)
+                    say(f"{' '.join(run.folder.parts[-2:])}: {run.state()} ({len(left)} runs left)")
     except KeyboardInterrupt:
         with suppress(KeyboardInterrupt):
             place.close()

@@ -38,7 +38,7 @@ import tensorflow as tf
 from hig.runs import results as curves
 from hig.runs.cli import SettingsError, writing_to
 from hig.runs.locks import locked
-from hig.runs.progress import Progress, last_known
+from hig.runs.progress import Progress, last_known, say
 from hig.runs.provenance import peak_memory, provenance
 from hig.runs.files import keep_earlier, write_atomically
 from hig.runs.results import load_results, unpickled, write_parameters
@@ -287,7 +287,7 @@ class TrainingRun(keras.callbacks.Callback):
                 "diverged": f"diverged: the loss is not finite after epoch {self.epoch} ({self.time:.1f} s "
                             "of training)"}.get(self.state)
         if told:
-            print(f"{self.label} {told}; the curve up to there is in {self.results}", file=sys.stderr)
+            say(f"{self.label} {told}; the curve up to there is in {self.results}")
 
     def give_up(self, error):
         """Ends the run after a second Ctrl-C or an error in an update; the epoch under way is lost.
