@@ -25,6 +25,7 @@ curves are drawn.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -168,4 +169,5 @@ def main(arguments=None, root=ROOT):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)                       # `| head` ends it without a traceback
     sys.exit(main())

@@ -196,3 +196,11 @@ def test_the_program_itself_and_what_it_starts_without(tmp_path, word, kept_out,
     assert done.returncode == status and not kept_out & set(done.stdout.splitlines()[-1].split())
     assert done.stderr == "plot.py: none cannot be used as a curve: there is no such file\n" * (status == 2)
     assert (tmp_path / "plot.png").exists() == ("NLO" in word)
+
+
+def test_a_table_that_nobody_reads_to_its_end_is_no_error(tmp_path):
+    """As with `| head`: the figure is there, and no traceback."""
+    program = [sys.executable, PROJECT / "plot.py", save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == "" and (tmp_path / "plot.png").exists()

@@ -149,7 +149,8 @@ def test_the_folder_of_another_study_is_refused(tmp_path, monkeypatch, capsys):
     folder = ["--output", tmp_path / "s"]
     assert run_study(monkeypatch, capsys, "Poisson", "peers", *folder)[0] == 0
     code, out, _ = run_study(monkeypatch, capsys, "Poisson", "peers", "--list", *folder)
-    assert code == 0 and out.endswith("1 of 1 runs are left; they take about 0 h 01 min\n")
+    assert code == 0 and out.endswith("1 of 1 runs are left; they take about 0 h 01 min, less if their epochs "
+                                      "end before --max-time\n")
     with locked(tmp_path / "s" / "study"):
         for system, name, flags, words in (
                 ("Nonlinear_Oscillators", "peers", [], "is that of the study Poisson/peers: choose another"),

@@ -216,7 +216,8 @@ def list_runs(runs, options):
     trained = sum(results["simulation_time"][-1] for run in left if (results := run.results()))
     seconds = max(0.0, len(left) * (places.START_UP + options.max_time) - trained)
     hours, minutes = divmod(math.ceil(seconds / max(1, min(options.jobs, len(left))) / 60), 60)
-    print(f"{len(left)} of {len(runs)} runs are left; they take about {hours} h {minutes:02d} min")
+    print(f"{len(left)} of {len(runs)} runs are left; they take about {hours} h {minutes:02d} min, less if "
+          "their epochs end before --max-time")
 
 
 def print_table(runs, failures):
