@@ -15,7 +15,7 @@ import numpy as np
 from hig.figures.curves import SYSTEMS, Run, system, x_values
 from hig.runs.results import load_results
 
-LOG = re.compile(r"log_loss_(.*)_0\.txt")           # a loss in a PhiFlow scene, of the optimizer in brackets
+LOG = re.compile(r"log_loss_(.*)_0\.txt")           # losses in a PhiFlow scene, of this optimizer
 APART = ("studies", "Peers", "Published_Budgets")   # each folder in them has a figure of its own
 
 
