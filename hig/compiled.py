@@ -37,11 +37,14 @@ class Compiler:
         jit_compile: as in `keras.Model.compile`. True: XLA compiles, or an error is raised. False: a graph
             without XLA. "auto": XLA compiles what it can.
         eager: True to run the functions as plain Python.
+
+    Attributes:
+        values: what the model held in Python after the last update; if it changes, all is compiled again.
     """
 
     def __init__(self, jit_compile="auto", eager=False):
         self.xla, self.forced, self.eager = bool(jit_compile), jit_compile is True, eager
-        self.said = set()
+        self.said, self.values = set(), None
 
     def warn(self, sentence):
         """Gives a UserWarning, but each sentence only once."""

@@ -33,6 +33,8 @@ class PhysicsModel(keras.Model):
             With a Jacobian power it runs in inference mode: no dropout noise, no batch statistics.
         simulator: function or Keras layer (x, u) → y, differentiable TensorFlow code. x is what `fit` is
             given, an array or a structure of arrays with B rows; u are the controls; y is real, with B rows.
+            Numbers that it holds as attributes or in a tf.Variable may be changed while training; what it
+            takes from elsewhere in Python stays as it was in the first batch, until `compile` is called.
             Loop over time steps by `tf.while_loop(..., maximum_iterations=...)`, which XLA can compile with
             its derivatives. An optional method linearize(x, u) → (y, ∂y/∂u), with ∂y/∂u of shape
             (B, d, *shape of a sample's u), replaces automatic differentiation with respect to u.
@@ -226,6 +228,10 @@ class PhysicsModel(keras.Model):
         def one_step(data):
             return self.train_step(keras.tree.map_structure(
                 lambda t: None if isinstance(t, tf.experimental.Optional) else t, data))
+        if self._derivatives and self._python_values() != self.compiler.values:
+            self.compiler.warn("A part of the model, or a number that one holds in Python, has changed: all is "
+                               "compiled again, which takes seconds; a tf.Variable changes without")
+            self._derivatives, self.test_function, self.predict_function = {}, None, None
         if several:
             self._check_devices()                                       # settings may have changed
             with self.distribute_strategy.scope():
@@ -233,11 +239,23 @@ class PhysicsModel(keras.Model):
         for _, data in zip(range(self.steps_per_execution), iterator):
             with full_precision():
                 logs = self.distribute_strategy.run(one_step, (data,)) if several else one_step(data)
+        self.compiler.values = self._python_values()
         if several and logs is not None:                                # of all devices together
             logs = {**self.get_metrics_result(), **self.mean_spectrum()}
         if logs is None:
             raise StopIteration
         return logs
+
+    def _python_values(self):
+        """What graphs keep as it was when they were made: the parts of the model, regularisers, constraints,
+        and the numbers and strings that these hold.
+        """
+        held = [getattr(self, name) for name in PARTS]
+        for weight in self.variables:
+            held += weight.regularizer, weight.constraint
+        return held + [(name, value) for holder in held
+                       for name, value in getattr(getattr(holder, "__self__", holder), "__dict__", {}).items()
+                       if isinstance(value, (int, float, str, np.generic)) and not name.startswith("_")]
 
     def _try_xla(self, iterator):
         """The first call of the train function: with XLA, if XLA compiles it and gives the right gradient."""

@@ -15,7 +15,7 @@ import hig
 from hig.sample_axes import SampleAxes
 from hig.structure import layer_products
 from tests.networks import (B, ETA, FEATURES, Case, Net, assert_right_step, compiled, dense, rows,
-                            rows_of_route, slope, stack, targets)
+                            rows_of_route, slope, squares, stack, targets)
 from tests.reference import jacobian_of_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
@@ -91,6 +91,34 @@ def test_a_step_after_the_change_is_right(float64, name, options):
     factor.assign(1.0)
     expected, _ = assert_right_step(case, model)
     assert np.abs(expected - before).max() > 1e-6                        # the change does something
+
+
+class Coupled:
+    """A simulator with a number that Python holds."""
+
+    def __init__(self):
+        self.factor = 0.0
+
+    def __call__(self, x, u):
+        return u + self.factor * tf.reduce_mean(u, axis=0)
+
+
+@pytest.mark.filterwarnings("ignore:A part of the model")
+@pytest.mark.parametrize("change", [
+    lambda model: setattr(model.simulator, "factor", 1.0),
+    lambda model: setattr(model, "simulator", lambda x, u: u * x[:, :2]),
+    lambda model: setattr(model, "network_input", lambda x: x[:, ::-1]),
+    lambda model: setattr(model.network.layers[0].kernel, "regularizer", keras.regularizers.L2(0.1))],
+    ids=["attribute", "simulator", "network_input", "regularizer"])
+def test_what_python_holds_counts_as_soon_as_it_changes(float64, change):
+    case = Case(stack(5, 2), Coupled())
+    model = compiled(case)
+    y = targets(case, model)
+    for _ in range(2):
+        assert_right_step(case, model)
+        loss = np.mean(squares(y, model(FIRST))) + float(sum(model.losses))
+        assert model.evaluate(FIRST, y, verbose=0) == pytest.approx(loss)
+        change(model)
 
 
 def test_a_batch_of_one_takes_the_fast_route(float64):
