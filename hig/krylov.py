@@ -13,7 +13,7 @@ forward mode           The products go through the whole model. Jᵀu is one bac
                        pass that carries tangents along.
 double backward        As in forward mode, but J v is the gradient of ⟨Jᵀw, v⟩ with respect to w. It is right
                        for every differentiable model, even if a part of it has no forward mode (custom
-                       gradients, and a tf.while_loop or tf.function that reads variables).
+                       gradients, and a loop, branch or tf.function that reads variables).
 
 `hig.routes` checks with the first batch of each shape that the way taken is right: Jᵀu for a random u must
 equal the vector-Jacobian product of the whole model, and ⟨J v, u⟩ = ⟨v, Jᵀu⟩ for a random v.

@@ -16,6 +16,7 @@ from hig.sample_axes import SampleAxes
 
 LOOPS = ("While", "StatelessWhile")
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+_NESTED = (*LOOPS, *CALLS, "If", "StatelessIf", "Case", "StatelessCase")
 _RANDOM = re.compile("Random|Normal|Uniform|Multinomial|Rng")          # in names of operations
 
 
@@ -36,7 +37,7 @@ class Structure:
         certainly_mixed: whether samples do reach each other's outcomes.
         network_alone: whether weights act only in the network.
         loop, loop_in_network: whether there is a loop, and whether there is one in the network.
-        reads_inside: whether a loop or a tf.function reads variables itself.
+        reads_inside: whether a loop, a branch or a tf.function reads variables itself.
         has_own_weights: whether every row can have weights of its own (`hig.own_weights`), in a model
             without the factored route.
         random: whether the graph has random numbers, which may be multiplied by 0 for now.
@@ -76,8 +77,8 @@ class Structure:
             return
         graph, outcome = traced.graph, traced.graph.outputs[0]
         self.memory, definition = graph_memory(graph) * functions.batch // batch, graph.as_graph_def()
-        names = {node.op for nodes in (
-            definition.node, *(body.node_def for body in definition.library.function)) for node in nodes}
+        bodies = definition.node, *(body.node_def for body in definition.library.function)
+        names = {node.op for nodes in bodies for node in nodes}
         self.random, self.loop = any(map(_RANDOM.search, names)), not names.isdisjoint(LOOPS)
         trained = {id(weight.value.handle) for weight in functions.weights}
         self.variables = [variable for variable in traced.variables if id(variable.handle) not in trained]
@@ -88,14 +89,25 @@ class Structure:
         mixed = axes.verdict()
         self.mixing, self.certainly_mixed = mixed and mixed.operation, bool(mixed) and mixed.certain
         uses = weight_operations(outcome, functions.weights)
-        nested = {operation for operation in graph.get_operations() if operation.type in (*LOOPS, *CALLS)}
+        nested = {operation for operation in graph.get_operations() if operation.type in _NESTED}
         self.reads_inside = any(held.dtype == tf.resource for each in nested for held in each.inputs)
         if network_span:
             inside = set(graph.get_operations()[slice(*network_span)])
             self.loop_in_network = self.loop and not nested.isdisjoint(inside)
             self.network_alone = all(operation in inside for each in uses for operation, _ in each)
         self.has_own_weights = (bool(self.not_layered) or functions.compiler.eager) and not self.mixing and (
-            _may_have_own_weights(functions, data, batch))
+            not any(map(_custom_gradient_of_variables, bodies)) and _may_have_own_weights(
+                functions, data, batch))
+
+
+def _custom_gradient_of_variables(nodes):
+    """Whether variables act in a function with a custom gradient, as in tf.recompute_grad.
+
+    Such a function has derivatives by its arguments and by variables, but not by other tensors.
+    """
+    reads = {node.name for node in nodes if node.op == "ReadVariableOp"}
+    return any(node.op == "IdentityN" and any(held.split(":")[0] in reads for held in node.input)
+               for node in nodes)
 
 
 def _may_have_own_weights(functions, x, batch):

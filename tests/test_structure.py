@@ -66,6 +66,8 @@ CHANGES = {
     "norm of a kernel in a network in a tf.function": (lambda: Net(lambda self, x: tf.function(
         lambda x: self.last(self.first(x)) + self.factor * tf.reduce_sum(self.first.kernel ** 2))(x),
         first=dense(5, FEATURES), last=dense(2, 5)), lambda network, factor, x, u: u),
+    "network recomputed for its gradient": (lambda: stack(5, FEATURES), lambda network, factor, x, u: (
+        u + factor * tf.recompute_grad(lambda u: network(u))(tf.sin(u)))),
     "bias in a branch": (lambda: stack(5, 2), lambda network, factor, x, u: tf.cond(
         factor > 0, lambda: u * network.layers[1].bias, lambda: u + 0.0))}
 
@@ -76,8 +78,9 @@ KRYLOV = {"krylov": 10**6, "krylov_tolerance": 0.0}
 
 @pytest.mark.parametrize("name, options", [
     *((name, {}) for name in CHANGES), ("coupled with its own repetitions", KRYLOV),
-    ("norm of a kernel in a tf.function", KRYLOV),
-    ("norm of a kernel in a network in a tf.function", KRYLOV), ("coupled samples", {**KRYLOV, "krylov_chunk": 2})])
+    ("norm of a kernel in a tf.function", KRYLOV), ("bias in a branch", KRYLOV),
+    ("norm of a kernel in a network in a tf.function", KRYLOV),
+    ("coupled samples", {**KRYLOV, "krylov_chunk": 2})])
 def test_a_step_after_the_change_is_right(float64, name, options):
     build, outcome, *data = CHANGES[name]
     network, factor = build(), tf.Variable(0.0, trainable=False, dtype="float64")
