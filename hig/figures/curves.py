@@ -94,7 +94,7 @@ def state_of(run):
 
 
 def short(number):
-    """A number of seconds as text, with three digits or, from 1000 on, without decimals."""
+    """A number of seconds as text, with three digits, and from 100 on without decimals."""
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 

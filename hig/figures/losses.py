@@ -104,7 +104,7 @@ def draw_panel(ax, title, function, groups, colors, losses, size, options, besid
 
 
 def case_panels(title, table, options):
-    """What is drawn of one case in a `tabulate`: list of (title, function, groups, colours), losses first."""
+    """[(title, function, groups, colours)] of the panels of a case, its losses first; `table`: its runs."""
     groups = group_runs(table)
     colors = choose_colors(groups, options.colors, best_partners(table))
     panels = [(title, draw_losses, groups, colors)]

@@ -1,4 +1,7 @@
-"""What a study shows beside its curves: the final loss over one or two varied settings."""
+"""What a study shows beside its curves: the final loss over one or two varied settings.
+
+A table is here what `hig.figures.table.tabulate` returns, or the rows of one case in it.
+"""
 
 from functools import partial
 
@@ -14,13 +17,13 @@ MANY = 6                                # how many groups of an optimizer can al
 
 
 def subjects(table):
-    """[(optimizer, its rows of a `tabulate`, settings that its study is about, leading first)]."""
+    """[(optimizer, its rows of the table, settings that its study is about, leading first)]."""
     return [(name, own, [key for key in varied_settings(own) if key not in BUDGET])
             for name, own in table.groupby("Optimizer", sort=False)]
 
 
 def best_partners(table):
-    """Groups of a `tabulate` that a figure shows in colour; the others stand grey behind them.
+    """Groups of the table that a figure shows in colour; the others stand grey behind them.
 
     If an optimizer has more than MANY groups, one is in colour for each value of its leading setting: the one
     with the lowest median of its final losses.

@@ -24,15 +24,15 @@ def tabulate(runs, wanted="test"):
         place = ([*SYSTEMS, ""].index(run.system), order, [*COLORS["paper"], name].index(name), run.label,
                  natural(seed), natural(str(run.path)))
         return {**settings_of(run), "Run": run, "System": run.system, "Optimizer": run.label, "Seed": seed,
-                "Case": ", ".join(filter(None, (kind.title, words))), "place": place}
+                "Case": ", ".join(filter(None, (kind.title, words))), "Place": place}
 
-    rows = sorted(map(row, runs), key=lambda row: row.pop("place"))
+    rows = sorted(map(row, runs), key=lambda row: row.pop("Place"))
     table = pandas.DataFrame(rows).fillna("–").assign(Loss=[end_loss(row["Run"], wanted) for row in rows])
     return pandas.concat(with_groups(own) for _, own in table.groupby(["Case", "Optimizer"], sort=False))
 
 
 def with_groups(table):
-    """The rows of one case and one optimizer in `tabulate`, sorted by "Group", their new column.
+    """The rows of one case and one optimizer, sorted by "Group", their new column.
 
     A group is named after the optimizer and the settings in which these runs differ. The budget is such a
     setting, the seed is not. If more than two settings differ (the published files have other names for
@@ -51,12 +51,12 @@ def with_groups(table):
 
 
 def group_runs(table):
-    """{name of a group in a `tabulate`: its runs}, in their order."""
+    """{name of a group: its runs}, of rows as `tabulate` returns them, in their order."""
     return {name: list(own["Run"]) for name, own in table.groupby("Group", sort=False)}
 
 
 def varied_settings(table):
-    """Names of the settings in which the runs of a `tabulate` differ, the learning rate last."""
+    """Names of the settings in which rows of `tabulate` differ, the learning rate last."""
     own = ["Run", "System", "Optimizer", "Seed", "Case", "Group", "Loss"]
     texts = table.drop(columns=own, errors="ignore")
     return sorted(texts.columns[texts.nunique() > 1], key=lambda key: (key == "learning_rate", key))
@@ -107,7 +107,7 @@ def numbers(run, thresholds):
 def summary(table):
     """DataFrame of the runs of one system: a row for each, and one for the median of several in a group.
 
-    Columns: "system", "optimizer" and "seed" (or "median") are Case, Group and Seed of the `tabulate`; then
+    Columns: "system", "optimizer" and "seed" (or "median") are Case, Group and Seed of the table; then
     come those of `numbers`, and "remark".
     """
     import pandas

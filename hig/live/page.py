@@ -85,7 +85,7 @@ def make_figure(table, colors, options):
     """The plotly figure of a case: of each group a line for each run, or median and band of all.
 
     Args:
-        table: rows of the case in a `hig.figures.table.tabulate`, and their `Curve` as "Curve".
+        table: rows of the case as `hig.figures.table.tabulate` returns them, and their `Curve` as "Curve".
         colors: {group: colour}.
         options: case (title), x ("time", "epochs", "updates"), y (name of a quantity), words for it, log_x,
             log_y, bands.
