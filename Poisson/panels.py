@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hig.figures.curves import Panel, System, end_loss, find_death
+from hig.figures.curves import Panel, System, final_loss, find_death
 from hig.figures.style import legible
 
 
@@ -16,7 +16,7 @@ def draw_example(ax, groups, colors, options):
     ax.axis("off")
     if not runs:
         return
-    label, best = min(runs, key=lambda named: end_loss(named[1], options.y))
+    label, best = min(runs, key=lambda named: final_loss(named[1], options.y))
     fields = {key: best.results[f"example_{key}"] for key in FIELDS}
     limits = {key: np.abs(field).max() for key, field in fields.items()}
     limits["x"] = limits["x_ground_truth"] = max(limits["x"], limits["x_ground_truth"])     # one scale

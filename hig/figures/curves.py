@@ -151,22 +151,17 @@ def take_overs(run, axis):
     return [(float(x_values(run, axis)[i]), words) for i, words in found]
 
 
-def final_loss(run, kind):
-    """Last finite loss, "test" or "train", or NaN if there is none."""
-    losses = run.results[f"{kind}_loss"]
+def final_loss(run, wanted):
+    """Last finite loss of the `loss_kind`; infinity if the run died, so that a median counts it as worst."""
+    losses = run.results[f"{loss_kind(run, wanted)}_loss"]
     finite = losses[np.isfinite(losses)]
-    return float(finite[-1]) if len(finite) else np.nan
-
-
-def end_loss(run, wanted):
-    """Final loss of the `loss_kind`; infinity if the run died, so that a median counts it as worst."""
-    return np.inf if find_death(run) else final_loss(run, loss_kind(run, wanted))
+    return np.inf if find_death(run) or not len(finite) else float(finite[-1])
 
 
 def time_to_reach(run, threshold):
-    """Seconds until the test loss, or training loss where there is none, was first `threshold`; or None."""
-    reached = np.flatnonzero(run.results[f"{loss_kind(run, 'test')}_loss"] <= threshold)
-    return float(run.results["simulation_time"][reached[0]]) if len(reached) else None
+    """Seconds until the test loss, or the training loss where there is none, was first `threshold`, or inf."""
+    reached = run.results["simulation_time"][run.results[f"{loss_kind(run, 'test')}_loss"] <= threshold]
+    return float(reached[0]) if len(reached) else np.inf
 
 
 class Curve(NamedTuple):

@@ -180,8 +180,7 @@ def legend_text(label, members, wanted, curves):
     label = label.replace("_", " ")                                     # of "Adam_then_HIG" and of settings
     deaths = [death for death in map(find_death, members) if death]
     if len(members) == 1:
-        final = final_loss(members[0], loss_kind(members[0], wanted))
-        return f"{label}: {deaths[0] if deaths else format(final, '.1e')}"
+        return f"{label}: {deaths[0] if deaths else format(final_loss(members[0], wanted), '.1e')}"
     died = f"{len(deaths)} of {len(members)} died"
     middle, count = [], 0
     if any(len(curve.x) for curve in curves):

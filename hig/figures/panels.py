@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hig.figures.curves import LOSSES, drawable, end_loss
+from hig.figures.curves import LOSSES, drawable, final_loss
 from hig.figures.losses import draw_curves
 from hig.figures.style import choose_dashes, legible
 
@@ -36,7 +36,7 @@ def draw_finals(ax, groups, colors, options, middle=np.median):
     ax.set_xlim(-0.6, len(names) - 0.4)
     ax.grid(False, axis="x")
     for i, (label, members) in enumerate(groups.items()):
-        finals = np.array([end_loss(run, options.y) for run in members])
+        finals = np.array([final_loss(run, options.y) for run in members])
         alive, color = finals[np.isfinite(finals)], colors[label]
         spread = np.linspace(-0.2, 0.2, len(alive)) if len(alive) > 1 else np.zeros(len(alive))
         ax.plot(i + spread, alive, "o", color=color, markersize=4, alpha=0.7, markeredgewidth=0)

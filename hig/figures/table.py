@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 
-from hig.figures.curves import (SYSTEMS, drawn_points, end_loss, final_loss, find_death, loss_curves,
-                                loss_kind, short, state_of, system, time_to_reach)
+from hig.figures.curves import (SYSTEMS, drawn_points, final_loss, find_death, loss_curves, loss_kind, short,
+                                state_of, system, time_to_reach)
 from hig.figures.style import COLORS, SYMBOLS
 
 
@@ -13,8 +13,8 @@ def tabulate(runs, wanted="test"):
     """DataFrame with a row for each of some runs, in the order of figures, legends and tables.
 
     Columns: "Run"; "System", its prefix; "Case", the title of the system and of its case; "Optimizer";
-    "Group", the name of the curve that the run is part of (`with_groups`); "Seed"; "Loss", the `end_loss` for
-    `wanted` ("test" or "train"); and a column of texts for each setting, – where a file does not have it.
+    "Group", the name of the curve that the run is part of (`with_groups`); "Seed"; "Loss", the `final_loss`
+    for `wanted` ("test" or "train"); and a column of texts for each setting, – where a file does not have it.
     """
     import pandas
 
@@ -27,7 +27,7 @@ def tabulate(runs, wanted="test"):
                 "Case": ", ".join(filter(None, (kind.title, words))), "Place": place}
 
     rows = sorted(map(row, runs), key=lambda row: row.pop("Place"))
-    table = pandas.DataFrame(rows).fillna("–").assign(Loss=[end_loss(row["Run"], wanted) for row in rows])
+    table = pandas.DataFrame(rows).fillna("–").assign(Loss=[final_loss(row["Run"], wanted) for row in rows])
     return pandas.concat(with_groups(own) for _, own in table.groupby(["Case", "Optimizer"], sort=False))
 
 
@@ -96,12 +96,10 @@ def numbers(run, thresholds):
     The losses of a run that died are infinite, and so are the seconds to a threshold that a run has not
     reached. A test loss that was never measured is NaN, and so is a memory that the file does not tell.
     """
-    train = np.inf if find_death(run) else final_loss(run, "train")
-    test = end_loss(run, "test") if loss_kind(run, "test") == "test" else np.nan
-    reached = [time_to_reach(run, threshold) for threshold in thresholds]
-    return [run.results["epochs"][-1], train, test, run.results["simulation_time"][-1],
+    test = final_loss(run, "test") if loss_kind(run, "test") == "test" else np.nan
+    return [run.results["epochs"][-1], final_loss(run, "train"), test, run.results["simulation_time"][-1],
             run.results["provenance"].get("peak_memory", np.nan) / 1e6,
-            *(np.inf if seconds is None else seconds for seconds in reached)]
+            *(time_to_reach(run, threshold) for threshold in thresholds)]
 
 
 def summary(table):
