@@ -226,13 +226,15 @@ def test_a_study_on_slurm_is_one_array_and_one_question_at_a_time(folder, comman
     assert {run.threads for run in runs} == {4} and name.startswith("studies_")
 
 
-@pytest.mark.parametrize("sbatch, package, words", [
-    ("echo invalid partition >&2; exit 1", submitit, "Slurm does not take the jobs: invalid partition"),
-    ("echo what", submitit, "Slurm does not take the jobs: Could not make sense of sbatch output"),
-    ("", None, r"pip install 'hig\[cluster\]'"),
-    (None, submitit, "there is no Slurm on this machine: the command sbatch is missing")])
-def test_what_slurm_does_not_take_is_a_sentence(folder, commands, monkeypatch, capfd, sbatch, package, words):
-    commands(squeue="exit 0", **{"sbatch": sbatch} if sbatch is not None else {})
+@pytest.mark.parametrize("sbatch, squeue, package, words", [
+    ("echo invalid partition >&2; exit 1", 0, submitit, "Slurm does not take the jobs: invalid partition"),
+    ("echo what", 0, submitit, "Slurm does not take the jobs: Could not make sense of sbatch output"),
+    ("", 1, submitit, "Slurm does not answer: see what the command squeue says"),
+    ("", 0, None, r"pip install 'hig\[cluster\]'"),
+    (None, 0, submitit, "there is no Slurm on this machine: the command sbatch is missing")])
+def test_what_slurm_does_not_take_is_a_sentence(folder, commands, monkeypatch, capfd, sbatch, squeue, package,
+                                                words):
+    commands(squeue=f"exit {squeue}", **{"sbatch": sbatch} if sbatch is not None else {})
     if sbatch is None:
         monkeypatch.setenv("PATH", str(folder / "commands"))
     monkeypatch.setitem(sys.modules, "submitit", package)

@@ -51,7 +51,8 @@ def slurm(left, options):
     stopped, the jobs go on.
 
     Raises:
-        SettingsError: there is no Slurm, it does not take the jobs, or submitit is not installed.
+        SettingsError: there is no Slurm, it does not answer at first or does not take the jobs, or submitit is
+            not installed.
     """
     missing = [command for command in ("sbatch", "srun", "squeue") if not shutil.which(command)]
     if missing:
@@ -68,9 +69,16 @@ def slurm(left, options):
     executor.update_parameters(job_name=name, ntasks_per_node=1, array_parallelism=options.jobs,
                                additional_parameters={"requeue": True}, **defaults | options.slurm)
 
+    answered = False
+
     def busy():
-        """One question for all jobs; while Slurm does not answer, they are taken to go on."""
-        return left and job_states(f"--name={name}") != []
+        """One question for all jobs; while Slurm does not answer again, they are taken to go on."""
+        nonlocal answered
+        states = left and job_states(f"--name={name}")
+        if states is None and not answered:
+            raise cli.SettingsError("Slurm does not answer: see what the command squeue says")
+        answered = True
+        return states != []
 
     try:
         while busy():
