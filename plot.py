@@ -34,7 +34,7 @@ from hig.figures.losses import make_figure
 from hig.figures.reading import APART, collect
 from hig.figures.style import COLORS, write_figure, write_file
 from hig.figures.table import table, tidy
-from hig.runs.cli import FLAGS, make_parser
+from hig.runs.cli import FLAGS, make_parser, positive
 
 ROOT = Path(__file__).resolve().parent
 FIGURES = ".png", ".pdf", ".svg"
@@ -62,8 +62,9 @@ def parse(arguments):
         help="column: of a paper; wide: panels side by side, for slides and web pages (default: %(default)s)")
     add("--csv", type=named(".csv"), nargs="?", const=True, metavar="FILE",
         help="write table and curves, too; without FILE beside each figure, under its name")
-    add("--colors", choices=COLORS, default="paper",
-        help="safe: for colour-blind readers (default: %(default)s)")
+    add("--smooth", type=positive, metavar="SECONDS",
+        help="geometric mean over so many seconds of training around each entry")
+    add_looks(parser)
     return parser.parse_args(arguments)
 
 
@@ -81,9 +82,16 @@ def parse_trajectories(arguments):
         help="pickles or folders whose loss curves are drawn at the right")
     add("--seed", type=FLAGS["seed"][0], default=1, metavar="N",
         help="of the samples that are drawn (default: %(default)s)")
-    add("--colors", choices=COLORS, default="paper",
-        help="safe: for colour-blind readers (default: %(default)s)")
+    add_looks(parser)
     return parser.parse_args(arguments)
+
+
+def add_looks(parser):
+    """The flags of both: background and colours."""
+    parser.add_argument("--style", choices=("paper", "dark"), default="paper",
+                        help="background (default: %(default)s)")
+    parser.add_argument("--colors", choices=COLORS, default="paper",
+                        help="safe: for colour-blind readers (default: %(default)s)")
 
 
 def figures_of(folder, runs, axis):
@@ -154,7 +162,7 @@ def main(arguments=None, root=ROOT):
         options = parse(arguments)
         figures = figures_asked_for(options, root)
         for runs, output in figures:
-            write_figure(make_figure(runs, options), output)
+            write_figure(make_figure(runs, options), output, options.style)
             print(output)
         if options.csv:
             write_tables(figures, options)

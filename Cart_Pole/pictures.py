@@ -55,12 +55,13 @@ def draw(figure, solution, together, colors):
     axes = figure.subplots(SAMPLES // COLUMNS, COLUMNS).flatten()
     moving = []                                             # (line, function of the time step: its x and y)
     for sample, ax in enumerate(axes):
+        ink = ax.xaxis.label.get_color()
         ax.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal", xticks=[], yticks=[])
         ax.grid(False)
         ax.spines[:].set_visible(False)
-        ax.axhline(0, color="black", linewidth=0.8, alpha=0.5, zorder=0)
-        ax.add_patch(Rectangle((-CART[0] / 2, -CART[1] / 2), *CART, facecolor="black", alpha=0.8, zorder=2))
-        metres, = ax.plot([], [], "|", color="black", markersize=9, alpha=0.5, zorder=0)
+        ax.axhline(0, color=ink, linewidth=0.8, alpha=0.5, zorder=0)
+        ax.add_patch(Rectangle((-CART[0] / 2, -CART[1] / 2), *CART, facecolor=ink, alpha=0.8, zorder=2))
+        metres, = ax.plot([], [], "|", color=ink, markersize=9, alpha=0.5, zorder=0)
         push, = ax.plot([], [], color=colors[3], linewidth=2, zorder=3)
         moving += [(metres, partial(metres_in_sight, position[:, sample])),
                    (push, partial(arrow, force[:, sample] / strongest))]

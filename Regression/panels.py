@@ -17,7 +17,7 @@ def draw_beside_published(ax, groups, colors, options):
     task = next(iter(groups.values()))[0].results["sim_par"].get("task")
     published = PUBLISHED.get(task, {}) if options.y == "test" else {}
     for name, value in published.items():
-        color = colors.get(name, "black")
+        color = colors.get(name, ax.xaxis.label.get_color())
         ax.axhline(value, color=color, linestyle="--", linewidth=0.9, zorder=1)
         ax.annotate(name, (1, value), (0, 1), xycoords=("axes fraction", "data"), fontsize=8,
                     textcoords="offset points", ha="right", va="bottom", color=color)

@@ -15,7 +15,7 @@ def draw_activations(ax, groups, colors, options):
     dashes = choose_dashes(groups)
     for label, members in groups.items():
         mean = members[0].results["activation_mean"]
-        x, mean, *_ = drawable(members[0], mean, options.x)
+        x, mean, *_ = drawable(members[0], mean, options.x, False, options.smooth)
         std = np.interp(x, x_values(members[0], options.x), members[0].results["activation_std"])
         index = thin(x, mean, False)
         ax.fill_between(x[index], (mean - std)[index], (mean + std)[index], color=colors[label], alpha=0.15,
@@ -30,7 +30,7 @@ def draw_paths(ax, groups, colors, options):
     The view is that of start and target; a path may leave it and come back.
     """
     ax.set(xscale="linear", yscale="linear", xlabel="$y_1$", ylabel="$y_2$")
-    shown, dashes = [], choose_dashes(groups)
+    shown, dashes, ink = [], choose_dashes(groups), ax.xaxis.label.get_color()
     for label, members in groups.items():
         results, death = members[0].results, find_death(members[0])
         path = np.array([results["path_y1"], results["path_y2"]])[:, :death.index if death else None]
@@ -38,9 +38,9 @@ def draw_paths(ax, groups, colors, options):
         ax.plot(*path[:, -1:], ".", color=colors[label], markersize=9)
         target = [results["sim_par"].get(f"path_target_{y}", np.nan) for y in ("y1", "y2")]
         first = label == next(iter(groups))
-        ax.plot(*path[:, :1], "o", color="black", markersize=5, markerfacecolor="none", zorder=4,
+        ax.plot(*path[:, :1], "o", color=ink, markersize=5, markerfacecolor="none", zorder=4,
                 label="start" if first else None)
-        ax.plot(*target, "*", color="black", markersize=11, markerfacecolor="gold", zorder=3,
+        ax.plot(*target, "*", color=ink, markersize=11, markerfacecolor="gold", zorder=3,
                 label="target" if first else None)
         shown += [path[:, 0], target]
     ax.legend(loc="best")

@@ -66,7 +66,7 @@ def draw_step(seed=0, factor=0.01):
 
     model, ((x, target), _) = build_model(seed, factor), draw_data(seed)
     x, target = x[:BATCH], target[:BATCH]
-    with style():
+    with style("paper"):
         figure = Figure((11, 3.4), layout="constrained")
         left, middle, right = figure.subplots(1, 3)
         draw_spectra(left, "before training: singular values",
@@ -113,7 +113,7 @@ def draw_trained(files, seed=0, factor=0.01):
         if path:
             load_weights(model.network, Path(path))
         matrices[name], colors[name] = jacobian(model, x), COLORS["paper"].get(name, "gray")
-    with style():
+    with style("paper"):
         figure = Figure((5, 3.4), layout="constrained")
         draw_spectra(figure.subplots(), f"after training: singular values, λ = {factor:g}", matrices, colors)
     return figure

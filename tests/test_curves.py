@@ -198,7 +198,7 @@ def test_of_many_settings_the_best_partner_of_each_leading_value_is_in_colour(tm
     assert ax.get_title(loc="left") == "Nonlinear oscillators, Power: median of 3 runs"
     shown = [text.get_text() for text in (ax.get_legend() or ax.figure.legends[0]).get_texts()]
     assert shown == ["other settings", *(f"κ={kappa:g}, η={eta:g}: 1.0e-04" for kappa, eta in rates.items())]
-    grey = [line for line in ax.lines if line.get_color() == style.GREY and len(line.get_xdata())]
+    grey = [line for line in ax.lines if line.get_color() == style.GREY["paper"] and len(line.get_xdata())]
     assert len(grey) == 7 and not crosses(ax) and len(ax.collections) == 7  # the grey ones have no band
     assert max(line.get_zorder() for line in grey) < min(line.get_zorder() for line in lines(ax).values()
                                                          if line not in grey)

@@ -114,16 +114,16 @@ def test_figures_and_animations_are_written(weights, tmp_path, monkeypatch, caps
     monkeypatch.setattr(pictures, "PAUSE", 0.25)
     files = [str(weights / f"{name}.weights.h5") for name in ("nlo", "qmc")]
     output, animated = tmp_path / "new" / "a.png", tmp_path / "a.gif"
-    assert plot.main(["trajectories", "--weights", *files, "--output", str(output),
+    assert plot.main(["trajectories", "--weights", *files, "--style", "dark", "--output", str(output),
                       "--animate", str(animated)]) == 0
     assert capsys.readouterr().out.splitlines() == [str(output), str(animated)]
     image, frames = imread(output), animated.read_bytes()
     assert image.shape[:2] == (1160, 1680) and len(np.unique(image)) > 100  # lines and text: not blank
-    np.testing.assert_array_equal(image[0, 0, :3], 1)
+    np.testing.assert_allclose(image[0, 0, :3], np.array([0x14, 0x17, 0x1c]) / 255, atol=1e-6)
     assert frames.startswith(b"GIF89a") and frames.count(b"\x21\xf9\x04") == 3         # one for each frame
     with Image.open(animated) as still:
         shown = [still.seek(frame) or still.info["duration"] for frame in range(3)]
-        assert still.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+        assert still.convert("RGB").getpixel((0, 0)) == (0x14, 0x17, 0x1c)
     assert 200 <= shown[-1] <= 400 and max(shown[:-1]) <= 100  # 10 frames a second or more, then a pause
     assert plot.main(["trajectories", "--weights", files[0], "--output", str(tmp_path / "a.svg")]) == 0
     assert "<text" in (tmp_path / "a.svg").read_text()

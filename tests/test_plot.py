@@ -69,14 +69,16 @@ def test_axes(tmp_path, axis, label, x, loss, test, words, factor):
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [f"HIG: {factor * falling()[-1]:.1e}"]
 
 
-def test_colours_and_the_order_of_the_legend(tmp_path):
+def test_colours_of_the_paper_and_others_and_the_order_of_the_legend(tmp_path):
     for name in ("HIG", "Adam", "GN", "Unheard", "SGD"):
         save(tmp_path / f"NLO_{name}_RESULTS.pickle", falling())
-    (paper, *_), (safe, *_) = draw([tmp_path]), draw([tmp_path], "--colors", "safe")
+    (paper, *_), (dark, *_) = draw([tmp_path]), draw([tmp_path], "--style", "dark", "--colors", "safe")
     assert list(lines(paper)) == ["Adam", "GN", "HIG", "SGD", "Unheard"]
     for name, color in (("Adam", "dodgerblue"), ("GN", "crimson"), ("HIG", "darkorchid")):
         assert to_rgba(lines(paper)[name].get_color()) == to_rgba(color)
-    assert to_rgba(lines(safe)["GN"].get_color()) == to_rgba("#D55E00")
+    assert to_rgba(lines(dark)["GN"].get_color()) == to_rgba("#D55E00")
+    assert sum(to_rgba(paper.get_facecolor())[:3]) == 3 and sum(to_rgba(dark.get_facecolor())[:3]) < 0.5
+    assert dark.xaxis.label.get_color() != paper.xaxis.label.get_color()
 
 
 @pytest.mark.parametrize("palette", style.COLORS)
@@ -85,6 +87,23 @@ def test_all_colours_differ(palette):
     values = np.array([to_rgba(color)[:3] for color in [*colors, *others]])
     distance = np.abs(values[:, None] - values[None]).sum(-1) + 9 * np.eye(len(values))
     assert distance.min() > 0.15  # of at most 3; two greens that a reader would confuse differ by less
+
+
+@pytest.mark.parametrize("palette", style.COLORS)
+def test_all_colours_can_be_read_on_a_dark_background(palette):
+    """Contrast as WCAG 2 defines it, which asks for 3:1; trajectories and graded settings included."""
+    def luminance(color):
+        parts = np.array(to_rgba(color)[:3])
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+    names = [*(name for name in style.COLORS[palette] if name != "others"), "A", "B", "C", "D"]
+    labels = [*names, *(f"HIG (batch_size={size})" for size in range(6))]
+    colors = [*style.choose_colors(labels, palette, "dark").values(),
+              *(style.readable(color, "dark") for color in style.TRAJECTORIES[palette])]
+    background = luminance(style.STYLES["dark"]["axes.facecolor"])
+    assert min((luminance(color) + 0.05) / (background + 0.05) for color in colors) > 3
+    unchanged = luminance(style.COLORS["safe"]["others"][0])
+    assert (unchanged + 0.05) / (background + 0.05) < 3
 
 
 @pytest.mark.parametrize("prefix, scale, change, shown", [
@@ -139,6 +158,18 @@ def test_the_switch_of_a_pretrained_run_is_marked(tmp_path, axis, unit, epochs, 
     ax.figure.draw_without_rendering()
     place, mark = ax.get_legend().get_window_extent(), ax.transData.transform((last * unit, 1))[0]
     assert not place.x0 < mark < place.x1                               # the legend is beside it
+
+
+@pytest.mark.parametrize("width", [0.5, 3.0, 20.0])
+def test_smoothing_is_a_geometric_mean_over_seconds(tmp_path, width):
+    """The same seconds on both sides, however many entries are in them."""
+    rng = np.random.default_rng(0)
+    seconds, y = np.cumsum(rng.uniform(0.1, 2, size=50)), rng.lognormal(size=50)
+    path = save(tmp_path / "NLO_HIG_RESULTS.pickle", y, seconds, test=y)
+    inside = (y[np.abs(seconds - moment) <= width / 2] for moment in seconds)
+    expected = [np.prod(window) ** (1 / len(window)) for window in inside]
+    drawn = lines(draw([path], "--smooth", str(width))[0])["HIG"].get_ydata()
+    assert_allclose(drawn, expected, rtol=1e-10)                        # rounding of 50 logarithms
 
 
 # ---------------------------------------------------------------------------------------- layout

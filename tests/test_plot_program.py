@@ -36,7 +36,7 @@ def test_which_folders_get_a_figure(tmp_path, monkeypatch, capsys, files, asked,
     """
     drawn = {}
     monkeypatch.setattr(plot, "make_figure", lambda runs, _: sorted(run.path.parent.name for run in runs))
-    monkeypatch.setattr(plot, "write_figure", lambda runs, output: drawn.update({output: " ".join(runs)}))
+    monkeypatch.setattr(plot, "write_figure", lambda runs, output, _: drawn.update({output: " ".join(runs)}))
     for name in files.split():
         save(tmp_path / f"{name}_RESULTS.pickle", falling())
     assert plot.main([] if asked is None else [str(tmp_path / asked)], root=tmp_path) == 0
@@ -149,7 +149,8 @@ def test_updates_of_a_file_that_does_not_count_them(tmp_path, capsys):
 
 @pytest.mark.parametrize("line, words", [
     *((line, line.split()[0]) for line in ("--x days", "--size x", "--csv a.txt", "--output figure.gif",
-                                           "--output png", "--what", "--colors x", "--y x")),
+                                           "--output png", "--smooth 0", "--smooth -1.5", "--what",
+                                           "--style x", "--colors x", "--y x")),
     ("trajectories", "--weights"), ("trajectories --weights a.h5", ".weights.h5"),
     ("trajectories --weights a.weights.h5 --output a.gif", ".png"),
     ("trajectories --weights a.weights.h5 --animate a.mp4", ".gif"),
@@ -170,7 +171,7 @@ def test_a_figure_that_cannot_be_written(tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, "fsync", full)
-    assert plot.main([str(path), "--colors", "safe"]) == 2
+    assert plot.main([str(path), "--style", "dark"]) == 2
     assert "plot.png cannot be written: No space left on device" in capsys.readouterr().err
     assert (tmp_path / "plot.png").read_bytes() == earlier and not list(tmp_path.glob(".*"))
 

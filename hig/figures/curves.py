@@ -1,4 +1,4 @@
-"""What loss curves say: where a run died, what it reached and when; thinned, as medians.
+"""What loss curves say: where a run died, what it reached and when; smoothed, thinned, as medians.
 
 All programs that show curves share this. It needs numpy alone, so that they start at once. Each system's
 folder has a `panels.py`, in which one `System` named SYSTEM says what is special to it.
@@ -164,6 +164,16 @@ def time_to_reach(run, threshold):
     return float(reached[0]) if len(reached) else np.inf
 
 
+def smooth(seconds, y, width):
+    """Geometric means of y > 0, (N,), over `width` seconds around each of the ascending `seconds`, (N,)."""
+    if not width or not len(y):
+        return y
+    total = np.concatenate([[0.0], np.cumsum(np.log(y))])
+    first = np.searchsorted(seconds, seconds - width / 2, side="left")
+    last = np.searchsorted(seconds, seconds + width / 2, side="right")
+    return np.exp((total[last] - total[first]) / (last - first))
+
+
 class Curve(NamedTuple):
     """What a figure shows of a run: ascending x, y (M,); where it died, (x, y); whether it has ended."""
     x: np.ndarray
@@ -172,28 +182,29 @@ class Curve(NamedTuple):
     ended: bool
 
 
-def drawable(run, y, axis, logarithmic=False, positive=True):
-    """The `Curve` of a run: its finite entries before its death that the axes can show.
+def drawable(run, y, axis, logarithmic=False, width=None, positive=True):
+    """The `Curve` of a run: its finite entries before its death that the axes can show, smoothed.
 
     Args:
         run: Run.
         y: (N,) values at its entries.
         axis: of the positions, see `x_values`.
         logarithmic: whether that axis is; it cannot show the untrained network at time 0.
+        width: seconds to smooth over, or None.
         positive: whether only positive values are shown.
     """
     x, death = x_values(run, axis), find_death(run)
     keep = np.isfinite(x) & np.isfinite(y) & (y > 0 if positive else True) & (x > 0 if logarithmic else True)
     keep[death.index if death else len(x):] = False
-    values = y[keep].astype(float)
+    values = smooth(run.results["simulation_time"][keep], y[keep].astype(float), width)
     end = (x[min(death.index, len(x) - 1)], values[-1] if len(values) else np.nan) if death else None
     return Curve(x[keep], values, end, state_of(run) == "finished")
 
 
 def loss_curves(runs, options, logarithmic):
-    """The `Curve` of each run's loss, with x and y as the command line has them."""
+    """The `Curve` of each run's loss, with x, y and smooth as the command line has them."""
     losses = [run.results[f"{loss_kind(run, options.y)}_loss"] for run in runs]
-    return [drawable(run, y, options.x, logarithmic) for run, y in zip(runs, losses)]
+    return [drawable(run, y, options.x, logarithmic, options.smooth) for run, y in zip(runs, losses)]
 
 
 def thin(x, y, logarithmic, bins=BINS):

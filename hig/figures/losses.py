@@ -24,17 +24,17 @@ def make_figure(runs, options):
 
     Args:
         runs: list of Run, not empty.
-        options: x, y, colors and size of the command line.
+        options: x, y, smooth, style, colors and size of the command line.
     """
     from matplotlib.figure import Figure  # without pyplot: no window, nothing to close
 
-    with style():
+    with style(options.style):
         figure = Figure(layout="constrained")
         figure.set_size_inches(draw(figure, runs, options))
     return figure
 
 
-def figure_of(*paths, x="time", y="test", colors="paper", size="column"):
+def figure_of(*paths, x="time", y="test", smooth=None, style="paper", colors="paper", size="column"):
     """The figure of the curves in files or below folders, as plot.py draws it; for notebooks.
 
     Raises:
@@ -43,7 +43,7 @@ def figure_of(*paths, x="time", y="test", colors="paper", size="column"):
     runs = collect(paths, x)
     if not runs:
         raise ValueError(f"no curves in {' '.join(map(str, paths)) or 'no path'}")
-    return make_figure(runs, Namespace(x=x, y=y, colors=colors, size=size))
+    return make_figure(runs, Namespace(x=x, y=y, smooth=smooth, style=style, colors=colors, size=size))
 
 
 def draw(figure, runs, options):
@@ -106,7 +106,7 @@ def draw_panel(ax, title, function, groups, colors, losses, size, options, besid
 def case_panels(title, table, options):
     """[(title, function, groups, colours)] of the panels of a case, its losses first; `table`: its runs."""
     groups = group_runs(table)
-    colors = choose_colors(groups, options.colors, best_partners(table))
+    colors = choose_colors(groups, options.colors, options.style, best_partners(table))
     panels = [(title, draw_losses, groups, colors)]
     for panel in system(table["System"].iloc[0]).panels:
         able = {label: [run for run in members if holds(run, panel)] for label, members in groups.items()}
@@ -127,15 +127,15 @@ def draw_losses(ax, groups, colors, options):
 
     Grey curves have no band, no name and no cross.
     """
-    logarithmic = ax.get_xscale() == "log"
+    logarithmic, grey = ax.get_xscale() == "log", GREY[options.style]
     kinds = {loss_kind(run, options.y) for members in groups.values() for run in members}
     ax.set_ylabel(LOSSES[kinds.pop()] if len(kinds) == 1 else "loss")
     drawn = {label: loss_curves(members, options, logarithmic) for label, members in groups.items()}
-    for label in [label for label in groups if colors[label] == GREY]:
+    for label in [label for label in groups if colors[label] == grey]:
         x, y, _ = drawn_points(drawn.pop(label), logarithmic, True)
-        ax.plot(x, np.where(np.isfinite(y), y, np.nan), color=GREY, linewidth=1, zorder=1)
+        ax.plot(x, np.where(np.isfinite(y), y, np.nan), color=grey, linewidth=1, zorder=1)
     if len(drawn) < len(groups):
-        ax.plot([], [], color=GREY, linewidth=1, label=OTHERS)
+        ax.plot([], [], color=grey, linewidth=1, label=OTHERS)
     shown, dashes = [curve for own in drawn.values() for curve in own if len(curve.y)], choose_dashes(drawn)
     for label, curves in drawn.items():
         text = legend_text(label, groups[label], options.y, curves)

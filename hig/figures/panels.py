@@ -20,8 +20,8 @@ def draw_quantity(key, words, ax, groups, colors, options, span=None):
     """
     ax.set(ylabel=words, **({"yscale": "linear", "ylim": span} if span else {}))
     for label, dashes in choose_dashes(groups).items():
-        curves = [drawable(run, run.results[key], options.x, ax.get_xscale() == "log", positive=not span)
-                  for run in groups[label]]
+        curves = [drawable(run, run.results[key], options.x, ax.get_xscale() == "log",
+                           None if span else options.smooth, positive=not span) for run in groups[label]]
         draw_curves(ax, curves, colors[label], dashes=dashes)
 
 

@@ -21,7 +21,8 @@ import numpy as np
 from hig.figures.curves import SYSTEMS
 from hig.figures.losses import draw as draw_losses
 from hig.figures.reading import collect
-from hig.figures.style import TRAJECTORIES, legible, style, write_figure, write_file
+from hig.figures.style import TRAJECTORIES, legible, readable, write_figure, write_file
+from hig.figures.style import style as looks
 from hig.runs.cli import SettingsError, load
 
 FRAMES, FRAMES_PER_SECOND, PAUSE = 40, 12, 2.0      # of an animation; PAUSE: seconds on its last frame
@@ -53,7 +54,7 @@ def make_picture(options):
     """A matplotlib figure: a column for each file of weights, with its name, and one of losses.
 
     Args:
-        options: weights (list of Path), seed and colors of the command line; losses, a list of files
+        options: weights (list of Path), seed, style and colors of the command line; losses, a list of files
             or folders with curves of one system that are drawn at the right, or None.
 
     Returns:
@@ -72,13 +73,16 @@ def make_picture(options):
     columns = len(solutions) + bool(runs)
     figure = Figure((SIZE[0] * columns, SIZE[1]), layout="constrained")
     places = figure.subfigures(1, columns, squeeze=False)[0]
+    colors = [readable(color, options.style) for color in TRAJECTORIES[options.colors]]
     shows = []
     for column, (pictures, solution), path in zip(places, solutions, options.weights):
         together = [other for drawn_by, other in solutions if drawn_by is pictures]
-        shows.append(pictures.draw(column, solution, together, TRAJECTORIES[options.colors]))
+        shows.append(pictures.draw(column, solution, together, colors))
         column.suptitle(legible(path.name.removesuffix(ENDING).replace("_", " ")))
     if runs:
-        draw_losses(places[-1], runs, Namespace(x="time", y="test", size="column", colors=options.colors))
+        draw_losses(places[-1], runs, Namespace(x="time", y="test", smooth=None, size="column",
+                                                style=options.style, colors=options.colors))
+
     return figure, lambda progress: [show(progress) for show in shows]
 
 
@@ -109,15 +113,15 @@ def animate(figure, show):
     return file.getvalue()
 
 
-def moving_picture(*files, seed=1, colors="paper"):
+def moving_picture(*files, seed=1, style="paper", colors="paper"):
     """Bytes of the GIF that `plot.py trajectories` makes of files of weights; for notebooks.
 
     Raises:
         ValueError: weights cannot be used; one sentence.
     """
-    with style():
-        return animate(*make_picture(Namespace(weights=list(map(Path, files)), seed=seed, colors=colors,
-                                               losses=None)))
+    with looks(style):
+        return animate(*make_picture(Namespace(weights=list(map(Path, files)), seed=seed, style=style,
+                                               colors=colors, losses=None)))
 
 
 def draw_trajectories(options):
@@ -135,10 +139,10 @@ def draw_trajectories(options):
     if not output and not options.animate:
         names = [path.name.removesuffix(ENDING) for path in options.weights]
         output = options.weights[0].with_name(f"{'_'.join(names)}_trajectories.png")
-    with style():
+    with looks(options.style):
         figure, show = make_picture(options)
         if output:
-            write_figure(figure, output)
+            write_figure(figure, output, options.style)
             print(output)
         if options.animate:
             write_file(options.animate, animate(figure, show))

@@ -69,7 +69,7 @@ def draw_over_setting(table, key, ax, groups, colors, options):
     from matplotlib.ticker import LogFormatterSciNotation
 
     values = sorted(table[key].unique(), key=natural)
-    plain = choose_colors(list(table["Optimizer"].unique()), options.colors)
+    plain = choose_colors(list(table["Optimizer"].unique()), options.colors, options.style)
     ax.set(xscale="linear", xlabel=named(key), ylabel=f"final {LOSSES[options.y]}")
     ax.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1.5, 0.4)))  # of a single decade
     ax.set_xticks(range(len(values)), map(legible, values), fontsize=7 if sum(map(len, values)) > 30 else 10)
@@ -111,7 +111,8 @@ def draw_heat_map(table, optimizer, first, second, ax, groups, colors, options):
         words, died = [f"{median:.0e}" if np.isfinite(median) else "×"], np.isinf(cell["Loss"]).sum()
         words += [f"{died}/{len(cell)} died"] if died else []
         ax.annotate(("\n" if len(rows) < 6 else " ").join(words), (x + 0.5, y + 0.5), ha="center",
-                    va="center", color="black", fontsize=8 if len(columns) < 7 else 6)
+                    va="center", color="black" if np.isfinite(median) else ax.xaxis.label.get_color(),
+                    fontsize=8 if len(columns) < 7 else 6)
         for group in cell["Group"][cell["Group"].isin(best)].unique():
             ax.add_patch(Rectangle((x + 0.04, y + 0.04), 0.92, 0.92, fill=False, edgecolor=colors[group],
                                    linewidth=2.5))

@@ -19,7 +19,7 @@ COLORS = {  # of the optimizers, in the order of legends
              "others": ["#332288", "#999933", "#882255", "#44AA99"]},
 }
 
-GREY = "#cfcfcf"                        # of curves that only stand behind the others
+GREY = {"paper": "#cfcfcf", "dark": "#3f444c"}      # of curves that only stand behind the others
 DASHES = ("-", "--", "-.")              # of the settings of one optimizer, if there are no more
 SYMBOLS = {"kappa": "κ", "learning_rate": "η", "truncation": "τ", "damping": "μ", "krylov": "k",
            "batch_size": "batch"}                                       # of settings, in legends
@@ -29,24 +29,28 @@ WORDS = {"kappa": "power", "krylov": "Krylov steps", "hidden": "widths of the hi
 TRAJECTORIES = {"paper": ("teal", "darkgoldenrod", "dimgray", "firebrick"),
                 "safe": ("#117733", "#CC6677", "#777777", "#AA4499")}
 
-LOOKS = {"figure.facecolor": "white", "axes.facecolor": "white", "grid.color": "#b0b0b0", "grid.alpha": 0.35,
-         "font.size": 10, "legend.fontsize": 9, "legend.title_fontsize": 11, "legend.frameon": False,
-         "lines.linewidth": 1.6, "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False,
-         "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "hig"}
+STYLES = {"paper": {"figure.facecolor": "white", "axes.facecolor": "white", "grid.color": "#b0b0b0"},
+    "dark": {"figure.facecolor": "#14171c", "axes.facecolor": "#14171c", "grid.color": "#5a6069",
+             "text.color": "#e8e8e8", "axes.edgecolor": "#a0a6ae", "axes.labelcolor": "#e8e8e8",
+             "xtick.color": "#e8e8e8", "ytick.color": "#e8e8e8"},
+    "both": {"font.size": 10, "legend.fontsize": 9, "legend.title_fontsize": 11, "legend.frameon": False,
+             "lines.linewidth": 1.6, "axes.grid": True, "grid.alpha": 0.35, "axes.spines.top": False,
+             "axes.spines.right": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "hig"},
+}
 
 
 @contextmanager
-def style():
-    """A context for making and writing a figure with these LOOKS, whatever the user's matplotlibrc says."""
+def style(name):
+    """A context for making and writing a figure: "paper" or "dark", whatever the user's matplotlibrc says."""
     import matplotlib
     from matplotlib.style.core import STYLE_BLACKLIST  # settings that are not looks
 
     plain = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in STYLE_BLACKLIST}
-    with matplotlib.rc_context({**plain, **LOOKS}):
+    with matplotlib.rc_context({**plain, **STYLES["both"], **STYLES[name]}):
         yield
 
 
-def choose_colors(groups, palette, shown=None):
+def choose_colors(groups, palette, look="paper", shown=None):
     """{label: colour} for the labels of groups; optimizers unknown to COLORS get its "others" in turn.
 
     Up to three settings of an optimizer have its colour and differ by `choose_dashes`. If there are more,
@@ -55,17 +59,18 @@ def choose_colors(groups, palette, shown=None):
     Args:
         groups: labels of `hig.figures.table.group_runs`, in their order.
         palette: "paper" or "safe".
+        look: "paper" or "dark".
         shown: those in colour (default: all); the others are grey.
     """
     settings = by_optimizer(label for label in groups if shown is None or label in shown)
-    colors, others = dict.fromkeys(groups, GREY), itertools.cycle(COLORS[palette]["others"])
+    colors, others = dict.fromkeys(groups, GREY[look]), itertools.cycle(COLORS[palette]["others"])
     for name, labels in settings.items():
         own = COLORS[palette].get(name.split()[0])
         own = own if own and own not in colors.values() else next(others)
         scale = [own] * len(labels)
         if len(labels) > len(DASHES):
             scale = graded(own, len(labels), wide=len(settings) == 1)
-        colors |= zip(labels, scale)
+        colors |= {label: readable(color, look) for label, color in zip(labels, scale)}
     return colors
 
 
@@ -83,6 +88,18 @@ def by_optimizer(labels):
     return found
 
 
+def readable(color, look):
+    """The colour; on a dark background mixed with white until its contrast is 4:1."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    def brightness(color):                                              # relative luminance, WCAG 2
+        parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055)**2.4 for part in to_rgb(color)]
+        return 0.05 + 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+    while look == "dark" and brightness(color) < 4 * brightness(STYLES["dark"]["figure.facecolor"]):
+        color = to_hex([0.95 * part + 0.05 for part in to_rgb(color)])
+    return color
+
+
 def graded(color, count, wide):
     """So many colours from dark to light: shades of one, or `wide` apart in a colour map."""
     from matplotlib import colormaps
@@ -97,12 +114,13 @@ def legible(text):
     return text.replace("$", r"\$")
 
 
-def write_figure(figure, output):
+def write_figure(figure, output, look):
     """Writes a figure atomically; text stays text.
 
     Args:
-        figure: matplotlib Figure, made in the context `style`.
+        figure: matplotlib Figure, made in the same `style`.
         output: Path, whose suffix (png, pdf, svg) decides the format.
+        look: name of that style.
 
     Raises:
         ValueError: the file cannot be written.
@@ -110,7 +128,7 @@ def write_figure(figure, output):
     kind = output.suffix[1:].lower()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # equal curves, equal files
     content = io.BytesIO()
-    with style():
+    with style(look):
         figure.savefig(content, format=kind, dpi=200, metadata=undated)
     write_file(output, content.getvalue())
 

@@ -168,7 +168,7 @@ def tidy(runs, options):
 
     Args:
         runs: list of Run, not empty.
-        options: x and y of the command line.
+        options: x, y and smooth of the command line.
     """
     import pandas
 
