@@ -110,7 +110,7 @@ class Compiler:
 class _Function:
     def __init__(self, compiler, python_function, without_xla, what, xla):
         self.compiler, self.python_function, self.without_xla = compiler, python_function, without_xla
-        self.what, self.xla = what, xla
+        self.what, self.xla = what, xla                                 # whether XLA runs, or may run, it
         self.ready = None                                               # the form that works
 
     def __call__(self, *arguments):
@@ -124,13 +124,15 @@ class _Function:
 
     def _choose(self, *arguments):
         """(the fastest form of the function that works, its result); raises what the function raises."""
-        failure = None
+        failure, xla, self.xla = None, self.xla, False
         try:
-            if self.xla:
+            if xla:
                 compiled = self.compiler.trace(self.python_function, *arguments, jit_compile=True)
                 if self.compiler.forced or self.compiler.is_small(compiled, self.what):
                     try:
-                        return compiled, compiled(*arguments)
+                        result = compiled(*arguments)
+                        self.xla = True
+                        return compiled, result
                     except tf.errors.OpError as error:  # without memory, no other form works either
                         if self.compiler.forced or isinstance(error, tf.errors.ResourceExhaustedError):
                             raise

@@ -1,5 +1,6 @@
 """A network that controls a differentiable simulator, as one Keras model: y = P(x, u), u = network(input)."""
 
+import contextlib
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ from hig.compiled import Compiler, full_precision
 from hig.control import step
 from hig.functions import samples
 from hig.optimizers import JacobianPower
-from hig.proof import moved
+from hig.proof import moved, tolerance_of
 from hig.replicas import Split, anywhere, once, place
 from hig.routes import Derivatives
 
@@ -140,15 +141,12 @@ class PhysicsModel(keras.Model):
                      for variable in metric.variables]
         if not measured and type(self).compute_loss is not keras.Model.compute_loss:
             variables += self.non_trainable_variables
-        before = [tf.identity(variable.value) for variable in variables]
         self._in_place = penalty
         try:  # Keras' form, which leaves out `training` if a subclass' own compute_loss does not take it
-            loss = self._compute_loss(x, y_true, outcome, sample_weight, training=False)
+            with _unchanged(variables):
+                return self._compute_loss(x, y_true, outcome, sample_weight, training=False)
         finally:
             self._in_place = None
-        for variable, value in zip(variables, before):
-            variable.assign(value)
-        return loss
 
     def predict_step(self, data):
         """What `predict` returns for each batch: {"controls": u, "outcome": y}."""
@@ -205,10 +203,11 @@ class PhysicsModel(keras.Model):
         may_compile = self.asked_to_jit == "auto" and not self.run_eagerly and all(
             layer.supports_jit for part in (self.network, self.simulator, self.network_input)
             if isinstance(part, keras.layers.Layer) for layer in leaves(part))
-        self.jit_compile = may_compile or self.asked_to_jit is True     # Keras' "auto": no XLA on a CPU
-        super().make_train_function(force=True)
         if may_compile:
-            self._compiled_by_xla, self.train_function = self.train_function, self._try_xla
+            self.train_function = self._train_first
+        else:
+            self.jit_compile = self.asked_to_jit is True
+            super().make_train_function(force=True)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Builds the model before training, as Keras does, but on several hosts from a batch of this process.
@@ -257,63 +256,40 @@ class PhysicsModel(keras.Model):
                        for name, value in getattr(getattr(holder, "__self__", holder), "__dict__", {}).items()
                        if isinstance(value, (int, float, str, np.generic)) and not name.startswith("_")]
 
-    def _try_xla(self, iterator):
-        """The first call of the train function: with XLA, if XLA compiles it and gives the right gradient."""
+    def _train_first(self, iterator):
+        """The first call of the train function: it finds out whether XLA may compile the steps."""
         batches = [data for _, data in zip(range(self.steps_per_execution), iterator)]
         if not batches:
             raise StopIteration
-
-        def same_batches():
-            if isinstance(iterator, tf.data.Iterator):
-                return iter(tf.data.Dataset.from_generator(lambda: batches,
-                                                           output_signature=iterator.element_spec))
-            return iter(batches)
-        self.train_function = self._compiled_by_xla
-        try:
-            if self._agrees_with_xla(batches[0]):
-                return self.train_function(same_batches())
-            failure = None
-        except tf.errors.ResourceExhaustedError:
-            raise
-        except tf.errors.OpError as error:
-            failure = error
-        self.jit_compile = False
+        self.jit_compile = self._agrees_with_xla(batches[0])            # Keras' "auto": no XLA on a CPU
         super().make_train_function(force=True)
-        logs = self.train_function(same_batches())  # raises again unless XLA caused the error
-        if failure:
-            self.compiler.without_xla("The step", failure)
-        return logs
+        same = batches if not isinstance(iterator, tf.data.Iterator) else tf.data.Dataset.from_generator(
+            lambda: batches, output_signature=iterator.element_spec)
+        return self.train_function(iter(same))
 
     def _agrees_with_xla(self, data):
-        """Whether XLA compiles the loss of a batch in seconds and gives TensorFlow's loss and gradient.
-
-        Raises:
-            tf.errors.OpError: XLA cannot compile it.
-        """
-        x, y_true, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        """Whether XLA compiles the loss, gradient and metrics of a batch, and gives the right gradient."""
+        batch = keras.utils.unpack_x_y_sample_weight(data)
 
         def gradient(x, y_true, sample_weight):
-            with tf.GradientTape() as tape:
-                loss = self.data_loss(x, y_true, self(x, training=False), sample_weight)
+            with _unchanged(self.metrics_variables), tf.GradientTape() as tape:
+                outcome = self(x, training=False)
+                loss = self.data_loss(x, y_true, outcome, sample_weight)
+                self.compute_metrics(x, y_true, outcome, sample_weight)
             gradients = tape.gradient(loss, [weight.value for weight in self.trainable_variables])
             return [tf.cast(t, tf.float64) for t in (loss, *gradients) if t is not None]
-        traced = self.compiler.trace(gradient, x, y_true, sample_weight, jit_compile=True)
-        if not self.compiler.is_small(traced, "The step"):
-            return False
-        without = self.compiler.trace(gradient, x, y_true, sample_weight)
-        tolerance = max(0.1 if tf.as_dtype(weight.dtype).size <= 2 else np.sqrt(np.finfo(weight.dtype).eps)
-                        for weight in self.trainable_variables)
-
-        def agree():
-            found, wanted = traced(x, y_true, sample_weight), without(x, y_true, sample_weight)
+        with_xla, without = (self.compiler.function(gradient, "The step", xla) for xla in (True, False))
+        tolerance = 10 * tolerance_of(self)
+        for share in 0, 0.01:  # at a minimum the gradient is only rounding errors: try other weights
+            with moved(self.trainable_variables, share):
+                found = with_xla(*batch)
+                if not with_xla.xla:
+                    return False
+                wanted = without(*batch)
             sizes = [float(tf.norm(t)) for t in wanted]
-            allowed = [10 * tolerance * max(size, 0.01 * max(sizes[1:])) for size in sizes]
-            return all(not np.isfinite(size) or float(tf.norm(one - other)) <= error
-                       for one, other, size, error in zip(found, wanted, sizes, allowed))
-        if agree():
-            return True
-        with moved(self.trainable_variables, 0.01):  # at a minimum the gradient is only rounding errors
-            if agree():
+            allowed = [tolerance * max(size, 0.01 * max(sizes[1:], default=0.0)) for size in sizes]
+            if all(not np.isfinite(size) or float(tf.norm(one - other)) <= error
+                   for one, other, size, error in zip(found, wanted, sizes, allowed)):
                 return True
         self.compiler.differs("The step")
         return False
@@ -411,6 +387,15 @@ class PhysicsModel(keras.Model):
     def mean_spectrum(self):
         """Means since the last reset of the numbers that `optimizer.logged` names, for instance "rank"."""
         return dict(zip(self.optimizer.logged, (self._spectrum_sum / self._spectrum_count).tolist()))
+
+
+@contextlib.contextmanager
+def _unchanged(variables):
+    """A context after which variables have the values from before it, in graphs, too."""
+    before = [tf.identity(variable.value) for variable in variables]
+    yield
+    for variable, value in zip(variables, before):
+        variable.assign(value)
 
 
 def _same(x):

@@ -58,7 +58,7 @@ class Penalties:
         self.factor = 1.0
 
     def now(self):
-        """`self`, or new Penalties if a strength that varies has changed which of them are sums of squares."""
+        """`self`, or new Penalties if a strength has changed which of them are sums of squares."""
         same = not self._squares or self._squares == list(map(bool, self._find_squares()))
         return self if same else Penalties(*self._arguments)
 

@@ -61,7 +61,8 @@ class Proof:
         outcomes = [np.concatenate([np.ravel(leaf)
                                     for leaf in tf.nest.flatten(self.functions.plain_loss(*batch)[1])])
                                     for _ in range(2)]
-        if not np.allclose(*outcomes, rtol=self._tolerance(outcomes[0]), atol=0, equal_nan=True):
+        tolerance = tolerance_of(self.functions.model, outcomes[0])
+        if not np.allclose(*outcomes, rtol=tolerance, atol=0, equal_nan=True):
             raise ValueError("the outcome is another one at every call, so that it has no Jacobian: draw "
                              "random numbers outside the model and hand them over with x; keep no state from "
                              "one call to the next")
@@ -81,7 +82,7 @@ class Proof:
             weigh: compare again with v divided by the norms of J's rows, so that small rows count as much.
         """
         loss, outcome, gradient, jacobian = function(*batch)
-        tolerance = self._tolerance(*tf.nest.flatten(outcome))
+        tolerance = tolerance_of(self.functions.model, *tf.nest.flatten(outcome))
 
         def differ(found, wanted):
             found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
@@ -121,12 +122,13 @@ class Proof:
                 if np.isfinite(other).all() and not np.linalg.norm(one - other) <= tolerance *
                 (np.linalg.norm(other) + floor)]
 
-    def _tolerance(self, *outcomes):
-        """√ε of the coarsest dtype in which the model computes."""
-        dtypes = {tf.as_dtype(leaf.dtype).name for leaf in outcomes} | {
-            keras.backend.standardize_dtype(layer.compute_dtype) for part in self.functions.model.layers
-            for layer in leaves(part)}
-        return max(np.sqrt(_EPSILON.get(dtype, 0.0)) for dtype in dtypes)
+
+def tolerance_of(model, *tensors):
+    """√ε of the coarsest dtype in which a model computes, or of these tensors."""
+    dtypes = {tf.as_dtype(tensor.dtype).name for tensor in tensors} | {
+        keras.backend.standardize_dtype(layer.compute_dtype) for part in model.layers
+        for layer in leaves(part)}
+    return max(np.sqrt(_EPSILON.get(dtype, 0.0)) for dtype in dtypes)
 
 
 @contextlib.contextmanager
