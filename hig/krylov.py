@@ -80,7 +80,7 @@ class Products:
         self.samples = self.batch if functions.structure.certainly_mixed else min(      # in a pass
             chunk or self._fitting(), self.batch)
         function = partial(functions.compiler.function, xla=xla)
-        self._loss = function(functions.trace_loss, "The loss")
+        self._loss = functions.loss if xla else functions.plain_loss
         self._linearise = function(self._trace_linearise, "The linearised simulator")
         self.pull = function(self._trace_pull, "A product with the transposed Jacobian")
         self.push = function(self._trace_push, "A product with the Jacobian")

@@ -65,9 +65,9 @@ def candidates(functions):
                                    (sample_rows, True, structure.loop)):
             if usable:  # XLA cannot compile vectorised loops, and takes seconds to find out
                 yield ("per sample", lambda xla, rows=rows, loop=loop: by_rows(
-                    functions, xla and (compiler.forced or not loop), rows), apart)
+                    functions, rows, xla and (compiler.forced or not loop)), apart)
     for rows in batch_rows, one_by_one:
-        yield "whole batch", partial(by_rows, functions, trace=rows, whole_batch=True), repeatable
+        yield "whole batch", partial(by_rows, functions, rows, whole_batch=True), repeatable
 
 
 class Derivatives:
@@ -105,7 +105,8 @@ class Derivatives:
         broken = self.proof.not_finite(reference)
         if broken:
             raise ValueError(broken)
-        self._untried, self._reasons = candidates(functions), []
+        self._untried, self._reasons = ((*candidate, xla) for candidate in candidates(functions)
+                                        for xla in ((True, False) if compiler.xla else (False,))), []
         if not self.krylov:
             functions.require_memory(3 * sum(shape[-1] for shape in functions.shapes if shape))  # of factors
             keep_freed_memory()
@@ -153,22 +154,19 @@ class Derivatives:
     def _take_route(self, batch, reference):
         """Takes the first untried route that agrees with the reference on a batch."""
         failure = None
-        for route, make, proven in self._untried:
-            for xla in (True, False) if self.compiler.xla else (False,):
-                function, failure = make(xla), None
-                try:
-                    wrong = self.proof.disagreement(function, batch, reference, not proven)
-                    if wrong:  # perhaps a unit is at its kink, where rounding decides: try other weights
-                        with moved(self.functions.weights):
-                            wrong = self.proof.disagreement(function, batch, self.proof.reference(*batch),
-                                                            not proven)
-                except (MemoryError, tf.errors.ResourceExhaustedError):
-                    raise
-                except Exception as error:  # users' code fails on rows that are not those of its batch
-                    failure, message = error, (str(error).strip() or repr(error)).splitlines()[0][:160]
-                    wrong = f"the model fails on other rows than its batch ({message})"
-                if failure or not wrong:
-                    break
+        for route, make, proven, xla in self._untried:
+            function, failure = make(xla), None
+            try:
+                wrong = self.proof.disagreement(function, batch, reference, not proven)
+                if wrong:  # perhaps a unit is at its kink, where rounding decides: try other weights
+                    with moved(self.functions.weights):
+                        wrong = self.proof.disagreement(function, batch, self.proof.reference(*batch),
+                                                        not proven)
+            except (MemoryError, tf.errors.ResourceExhaustedError):
+                raise
+            except Exception as error:  # users' code fails on rows that are not those of its batch
+                failure, message = error, (str(error).strip() or repr(error)).splitlines()[0][:160]
+                wrong = f"the model fails on other rows than its batch ({message})"
             if not wrong:
                 if self.compiler.xla and not xla:
                     self.compiler.differs("The Jacobian")
@@ -177,7 +175,8 @@ class Derivatives:
                                        f"{self._reasons[0]}. An update costs {self._costs(route)}.")
                 self.route, self._linearise, self._proven = route, function, proven
                 return
-            self._reasons.append(wrong)
+            if not xla:
+                self._reasons.append(wrong)
         if failure:
             raise failure
         self.proof.refuse(batch, self._reasons[-1])

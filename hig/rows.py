@@ -119,7 +119,7 @@ def _linearised_simulator(functions, x, controls, samples):
     return _every(outcome, count), tf.cast(jacobian, controls.dtype)
 
 
-def by_rows(functions, xla, trace, whole_batch=False):
+def by_rows(functions, trace, xla, whole_batch=False):
     """A route by the rows of J, some at a time.
 
     `trace` is `own_rows`, `network_rows` or `sample_rows`, which give a block of J for each weight, the rows
@@ -131,15 +131,11 @@ def by_rows(functions, xla, trace, whole_batch=False):
     """
     n, p = functions.shape
     functions.require_memory(p + min(p, _CHUNK // n))                   # J, and a chunk of it
-    if whole_batch:
-        count, each, overhead = n, 1, 32 * n            # seeds, rows of each, and numbers beside each row
-        rows = trace(functions, xla)
-    else:
-        count, each, overhead = functions.batch, functions.d, 1000
-        rows = functions.compiler.function(
-            lambda x: trace(functions, x, 1), "The Jacobian by rows", xla=xla,
-            without_xla=lambda x: trace(functions, x, 2))
-    step = int(np.clip(_CHUNK // ((p + overhead) * each), 1, count))
+    count, beside = (n, 32 * n) if whole_batch else (functions.batch, 1000)     # numbers beside each row
+    each = n // count                                                   # rows of a sample, or 1
+    step = int(np.clip(_CHUNK // ((p + beside) * each), 1, count))
+    rows = functions.compiler.function(lambda *part: trace(functions, 1, *part), "The Jacobian by rows",
+                                       xla=xla, without_xla=lambda *part: trace(functions, 2, *part))
 
     def linearise(x, y_true, sample_weight):
         loss_of = functions.loss if xla else functions.plain_loss
@@ -148,8 +144,8 @@ def by_rows(functions, xla, trace, whole_batch=False):
         for start in range(0, count, step):
             last = min(start + step, count)
             first = last - step  # of equal parts, so that the last items may come twice
-            blocks = (rows(x, tf.one_hot(tf.range(first, last), n)) if whole_batch else
-                      rows(functions.of_samples(lambda t: t[first:last], x)))
+            blocks = rows(*((x, tf.one_hot(tf.range(first, last), n)) if whole_batch else
+                            (functions.of_samples(lambda t: t[first:last], x),)))
             blocks = [tf.cast(t, tf.float64) if t.dtype == tf.bfloat16 else t for t in blocks]  # for NumPy
             np.concatenate([block.numpy().reshape(step * each, -1) for block in blocks], axis=1,
                            out=matrix[first * each:last * each], casting="same_kind")
@@ -157,7 +153,21 @@ def by_rows(functions, xla, trace, whole_batch=False):
     return linearise
 
 
-def own_rows(functions, x, copies):
+def batch_rows(functions, copies, x, seeds, each=tf.vectorized_map):
+    """Blocks of J for any model: a backward pass of the batch for each of the seeds; `copies` is not used."""
+    with tf.GradientTape(persistent=True) as tape:
+        flat = tf.reshape(functions.flat(functions.outcome_of(x), functions.batch), [-1])
+    return each(lambda seed: dense(tape.gradient(
+        flat, functions.values(), tf.cast(seed, flat.dtype), ZERO)), seeds)
+
+
+def one_by_one(functions, copies, x, seeds):
+    """`batch_rows`, but one backward pass after the other, for models that cannot be vectorised."""
+    return batch_rows(functions, copies, x, seeds, partial(
+        tf.map_fn, fn_output_signature=[value.dtype for value in functions.values()]))
+
+
+def own_rows(functions, copies, x):
     """Blocks of J, if every row can have weights of its own (`hig.own_weights`); `copies` is not used."""
     samples = functions.count(x)
     own = {id(weight): tf.zeros((samples * functions.d, *weight.shape), weight.dtype)
@@ -169,7 +179,7 @@ def own_rows(functions, x, copies):
     return tape.gradient(flat, list(own.values()), _unit_cotangents(functions.d, samples, flat.dtype), ZERO)
 
 
-def network_rows(functions, x, copies):
+def network_rows(functions, copies, x):
     """Blocks of J if weights act only in the network, from the cotangents of the controls."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         _, inputs, controls, target, seeds = repeated_pass(functions, x, tape.watch)
@@ -178,7 +188,7 @@ def network_rows(functions, x, copies):
                        [t.shape[:1] == (rows,) for t in tf.nest.flatten(inputs)], cotangents, copies)
 
 
-def sample_rows(functions, x, copies):
+def sample_rows(functions, copies, x):
     """Blocks of J if samples stay apart: for each row, network and simulator run on its sample."""
     return _vectorised(functions, lambda x: functions.flat(functions.outcome_of(x), copies),
                        _repeated(functions, x, functions.d), functions.sampled,
@@ -206,22 +216,3 @@ def _vectorised(functions, function, inputs, by_row, cotangents, copies):
                              in zip(tf.nest.flatten(values), tf.nest.flatten(cotangent)))
         return dense(tape.gradient(projection, functions.values(), unconnected_gradients=ZERO))
     return tf.vectorized_map(row, (entries, cotangents))
-
-
-def batch_rows(functions, xla):
-    """Blocks of J for any model: a forward pass of the batch, and a backward pass for each of the seeds."""
-    def rows(x, seeds):
-        with tf.GradientTape() as tape:
-            flat = tf.reshape(functions.flat(functions.outcome_of(x), functions.batch), [-1])
-        return tf.vectorized_map(lambda seed: dense(tape.gradient(
-            flat, functions.values(), tf.cast(seed, flat.dtype), ZERO)), seeds)
-    return functions.compiler.function(rows, "The Jacobian by rows", xla=xla)
-
-
-def one_by_one(functions, xla):
-    """`batch_rows`, but one row after the other and without XLA, for models that cannot be vectorised."""
-    def rows(x, seeds):
-        found = [functions.plain_vjp(x, seed) for seed in tf.cast(seeds, tf.float64)]
-        return [tf.stack([tf.zeros_like(weight) if share is None else share for share in shares])
-                for weight, shares in zip(functions.values(), zip(*found))]
-    return rows

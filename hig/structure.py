@@ -46,7 +46,7 @@ class Structure:
     """
 
     def __init__(self, functions, x):
-        model, data, batch, network_span = functions.model, x, functions.batch, []
+        model, data, batch, network_span = functions.model, x, functions.batch, [0, 0]
 
         def outcome_of(x):
             operations = tf.compat.v1.get_default_graph().get_operations
@@ -91,10 +91,9 @@ class Structure:
         uses = weight_operations(outcome, functions.weights)
         nested = {operation for operation in graph.get_operations() if operation.type in _NESTED}
         self.reads_inside = any(held.dtype == tf.resource for each in nested for held in each.inputs)
-        if network_span:
-            inside = set(graph.get_operations()[slice(*network_span)])
-            self.loop_in_network = self.loop and not nested.isdisjoint(inside)
-            self.network_alone = all(operation in inside for each in uses for operation, _ in each)
+        inside = set(graph.get_operations()[slice(*network_span)])              # of the network
+        self.loop_in_network = self.loop and not nested.isdisjoint(inside)
+        self.network_alone = all(operation in inside for each in uses for operation, _ in each)
         self.has_own_weights = (bool(self.not_layered) or functions.compiler.eager) and not self.mixing and (
             not any(map(_custom_gradient_of_variables, bodies)) and _may_have_own_weights(
                 functions, data, batch))
