@@ -35,19 +35,18 @@ _ELEMENTWISE = frozenset("""
     Rint Round Rsqrt RsqrtGrad SelectV2 Select Selu SeluGrad Sigmoid SigmoidGrad Sign Sin Sinh Snapshot
     Softplus SoftplusGrad Softsign SoftsignGrad Spence Sqrt SqrtGrad Square SquaredDifference StopGradient
     Sub Tan Tanh TanhGrad TruncateDiv TruncateMod Xdivy Xlog1py Xlogy ZerosLike Zeta""".split())
-_WITHIN_LAST_AXIS = {"Softmax": 1, "LogSoftmax": 1, "FFT": 1, "IFFT": 1, "RFFT": 1, "IRFFT": 1, "FFT2D": 2,
-                     "IFFT2D": 2, "RFFT2D": 2, "IRFFT2D": 2, "FFT3D": 3, "IFFT3D": 3, "RFFT3D": 3,
-                     "IRFFT3D": 3, "TopKV2": 1, "MatrixInverse": 2, "Cholesky": 2, "SelfAdjointEigV2": 2,
-                     "Svd": 2, "Qr": 2, "MatrixDeterminant": 2, "LogMatrixDeterminant": 2,
-                     "MatrixDiagPartV3": 2, "MatrixDiagPart": 2, "MatrixBandPart": 2, "MatrixExponential": 2,
-                     "MatrixSquareRoot": 2, "Lu": 2, "Eig": 2, "MatrixDiagV3": 1, "MatrixDiag": 1}
+_WITHIN_LAST_AXES = {op: count for count, ops in {                      # how many
+    1: "Softmax LogSoftmax FFT IFFT RFFT IRFFT TopKV2 MatrixDiag MatrixDiagV3",
+    2: """FFT2D IFFT2D RFFT2D IRFFT2D MatrixInverse Cholesky SelfAdjointEigV2 Svd Qr MatrixDeterminant Lu Eig
+       LogMatrixDeterminant MatrixDiagPart MatrixDiagPartV3 MatrixBandPart MatrixExponential
+       MatrixSquareRoot""",
+    3: """FFT3D IFFT3D RFFT3D IRFFT3D Conv2D DepthwiseConv2dNative MaxPool MaxPoolV2 AvgPool Dilation2D LRN
+       FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 ResizeBilinear ResizeNearestNeighbor ResizeBicubic
+       ResizeArea SpaceToDepth DepthToSpace""",
+    4: "Conv3D MaxPool3D AvgPool3D"}.items() for op in ops.split()}
 _PRODUCTS = {"MatMul": ("transpose_a", "transpose_b"), "MatrixSolve": ("adjoint",),     # with their flags
              "MatrixTriangularSolve": ("adjoint",), "MatrixSolveLs": (),
              **dict.fromkeys(("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), ("adj_x", "adj_y"))}
-_ON_FIRST_AXIS = frozenset(
-    """Conv2D Conv3D DepthwiseConv2dNative MaxPool AvgPool MaxPool3D AvgPool3D MaxPoolV2 Dilation2D
-    FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 ResizeBilinear ResizeNearestNeighbor ResizeBicubic
-    ResizeArea SpaceToDepth DepthToSpace LRN""".split())
 _OUTPUTS = {"TopKV2": ("values", "indices"), "SelfAdjointEigV2": ("e", "v"), "Svd": ("s", "u", "v"),
             "Qr": ("q", "r"),
             "Lu": ("lu", "p"), "TensorListPopBack": ("output_handle", "tensor"), "Eig": ("e", "v"),
@@ -270,14 +269,15 @@ class _Nodes:
         def constant(index):
             return self._constant(references[index])
 
-        # the condition has one entry for each row
-        if op == "Select" and shapes[0] is not None and len(shapes[0]) == 1 and len(out) > 1:
+        one_entry_for_each_row = op == "Select" and shape is not None and len(shape) == 1 < len(out)
+        if one_entry_for_each_row or op in ("MaxPoolGrad", "AvgPoolGrad", "MaxPool3DGrad", "AvgPool3DGrad",
+                                            "SpaceToBatchND", "BatchToSpaceND"):
             return (0, 1) if all(s in (None, (0, 1)) for s in states) else unknown
         if op == "IdentityN":
             return inputs
         if out_shapes and node.attr["T"].type == tf.variant.as_datatype_enum:        # a list, copied or added
             return _join(op, *states)
-        if op == "BiasAdd":
+        if op in ("BiasAdd", "Tile"):
             return state if states[1] is None else unknown
         if op in _ELEMENTWISE:
             return self._broadcast(states, shapes, out, op)
@@ -286,8 +286,6 @@ class _Nodes:
             return None
         if op in _MOVES:
             return self._moved(node, references, inputs, out_shapes)
-        if op == "Tile":
-            return state if states[1] is None else unknown
         if op in ("Pad", "PadV2", "MirrorPad"):
             return state if out[state[0]] == shape[state[0]] else mixing
         if op in ("Roll", "Cumsum", "Cumprod", "CumulativeLogsumexp"):
@@ -302,22 +300,16 @@ class _Nodes:
             return self._einsum(f"{terms[0]},{terms[1]}->...ik", states, shapes, out, op)
         if op == "Einsum":
             return self._einsum(node.attr["equation"].s.decode(), states, shapes, out, op)
-        if op in _WITHIN_LAST_AXIS:
+        if op in _WITHIN_LAST_AXES:
             if any(s is not None for s in states[1:]):
                 return unknown
-            return state if state[0] < len(shape) - _WITHIN_LAST_AXIS[op] else mixing
-        if op in _ON_FIRST_AXIS:
-            if op.startswith("FusedBatchNorm") and node.attr["is_training"].b:
-                return mixing
-            return state if state and state[0] == 0 and all(s is None for s in states[1:]) else mixing
+            whole_batch = op.startswith("FusedBatchNorm") and node.attr["is_training"].b
+            return mixing if whole_batch or state[0] >= len(shape) - _WITHIN_LAST_AXES[op] else state
         if op in ("Conv2DBackpropInput", "Conv3DBackpropInputV2", "DepthwiseConv2dNativeBackpropInput"):
             return states[2] if states[:2] == [None, None] and states[2][0] == 0 else mixing
         if op == "SparseTensorDenseMatMul":                             # a sparse matrix times a dense one
             return (1, state[1]) if states[3] and (state := states[3])[0] == (0 if node.attr["adjoint_b"].b
                                                                               else 1) else mixing
-        if op in ("MaxPoolGrad", "AvgPoolGrad", "MaxPool3DGrad", "AvgPool3DGrad", "SpaceToBatchND",
-                  "BatchToSpaceND"):
-            return (0, 1) if all(s in (None, (0, 1)) for s in states) else unknown
         if op in ("ResourceGather", "GatherV2", "Gather"):
             return self._gather(node, op, states, shapes, constant(2) if op == "GatherV2" else 0)
         if op in ("GatherNd", "ResourceGatherNd"):
