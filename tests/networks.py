@@ -26,6 +26,7 @@ from tests.reference import flat, jacobian_of_model, power_by_svd, weights_of
 
 B, FEATURES = 5, 3
 ETA = 2.0 ** -10          # a power of two: dividing by it costs no digits
+ALL_STEPS = {"krylov": 10**6, "krylov_tolerance": 0.0}      # as many as there are
 # K = JJᵀ is known to 1e-16 σ_max², so f(K) at the smallest singular value kept, 1e-4 σ_max, to 1e-8, times
 # the few tens of terms in each entry and the gap at the cut
 TOLERANCE = 1e-6
@@ -254,20 +255,33 @@ def rows_of_route(case, model):
     return np.array([flat(jacobian.pullback(row)) for row in np.eye(derivatives.functions.n)]), derivatives
 
 
-def hold_to_the_svd(case, jit_compile="auto", tolerance=TOLERANCE):
-    """One case of a table: κ = −1/2 and κ = 1 as the module docstring says. Returns the model, compiled and
-    used.
+def assert_right_rows(case, model, tolerance=1e-11):
+    """J as the route gives it is the reference's, to a tolerance relative to its largest entry: by default
+    that of loops of 20 steps in float64. Returns the `Derivatives`.
+    """
+    found, derivatives = rows_of_route(case, model)
+    reference = jacobian_of_model(model, case.x)
+    np.testing.assert_allclose(found, reference, rtol=0, atol=tolerance * np.abs(reference).max())
+    return derivatives
+
+
+def hold_to_the_svd(case, jit_compile="auto", tolerance=TOLERANCE, kappas=(-0.5, 1.0), **krylov):
+    """One case of a table, for some κ and perhaps `ALL_STEPS`, as the module docstring says. Returns the
+    model, compiled and used.
     """
     model = hig_model(case)
     reference = derivatives(case, model, case.x, targets(case, model))
     if not case.inference:                                      # Keras' own step
         assert_right_step(case, model, 1.0, reference, tolerance)
-    optimizer = hig.JacobianPower(ETA, -0.5, 0.0)
+    optimizer = hig.JacobianPower(ETA, -0.5, 0.0, **krylov)
     model.compile(optimizer, case.loss, **{"jit_compile": jit_compile, **case.compile})
-    for kappa in (-0.5, 1.0):
+    for kappa in kappas:
         assert_right_step(case, model, kappa, reference, tolerance)
-    assert model.route in ("factored", "per sample", "whole batch")
-    assert case.route in (None, model.route)
+    if krylov:
+        assert model.route.startswith("krylov, ")
+    else:
+        assert model.route in ("factored", "per sample", "whole batch")
+        assert case.route in (None, model.route)
     return model
 
 

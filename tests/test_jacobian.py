@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from hig.backend import keras
 from hig.jacobian import FactoredJacobian, PenalizedJacobian, RowsJacobian, unflatten
-from tests.networks import B, FEATURES, Case, compiled, rows, rows_of_route, stack
-from tests.reference import flat, jacobian_of_model
+from tests.networks import B, FEATURES, Case, assert_right_rows, compiled, rows, stack
+from tests.reference import flat
 from tests.test_networks import ELSEWHERE
 from tests.test_networks_layers import FROZEN, LAYERS
 
@@ -26,9 +26,7 @@ def test_rows_to_the_precision_of_the_dtype(request, build, dtype):
         request.getfixturevalue("float64")
     keras.utils.set_random_seed(3)
     case = build()
-    model = compiled(case)
-    found, reference = rows_of_route(case, model)[0], jacobian_of_model(model, case.x)
-    np.testing.assert_allclose(found, reference, rtol=0, atol=TOLERANCE[dtype] * np.abs(reference).max())
+    assert_right_rows(case, compiled(case), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("batch", [1, 37, 150])

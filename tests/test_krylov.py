@@ -16,14 +16,14 @@ from hig import krylov, optimizers
 from hig.jacobian import PenalizedJacobian
 from hig.structure import graph_memory
 from tests import tiny
-from tests.networks import (ETA, Case, Physics, assert_right_step, assert_same_step, derivatives, hig_model,
-                            moved, one_step, stack, targets)
+from tests.networks import (ALL_STEPS, ETA, Case, Physics, assert_same_step, derivatives, hig_model,
+                            hold_to_the_svd, moved, one_step, stack, targets)
 from tests.reference import flat, power_by_svd, weights_of
 from tests.test_networks import ELSEWHERE
 from tests.test_networks_layers import FROZEN, LAYERS, OUTSIDE, closed_loop_in_while_loop
 from tests.test_networks_physics import LOSSES, SIMULATORS, STRUCTURES
 
-ALL = 10**6                 # steps: as many as there are
+ALL = ALL_STEPS["krylov"]
 
 TABLE = {**ELSEWHERE, **LAYERS, **FROZEN, **OUTSIDE, **STRUCTURES,
          **{name: lambda name=name: Case(stack(4, 2), SIMULATORS[name]) for name in SIMULATORS},
@@ -45,23 +45,11 @@ COMPILED = {
     "a network in a loop": (closed_loop_in_while_loop, "double backward")}
 
 
-def hold_krylov_to_the_svd(case, **compile_options):
-    """One update for κ = −1/2 and for κ = 1 is that of the explicit J, with all steps."""
-    model = hig_model(case)
-    reference = derivatives(case, model, case.x, targets(case, model))
-    optimizer = hig.JacobianPower(ETA, -0.5, 0.0, krylov=ALL, krylov_tolerance=0)
-    model.compile(optimizer, case.loss, **{**case.compile, **compile_options})
-    for kappa in (-0.5, 1.0):
-        assert_right_step(case, model, kappa, reference)
-    assert model.route.startswith("krylov, ")
-    return model
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("build", TABLE.values(), ids=TABLE)
 def test_all_steps_are_the_exact_update(build, float64):
     """The tables of networks and simulators, as graphs without XLA, which spares compiling each of them."""
-    hold_krylov_to_the_svd(build(), jit_compile=False)
+    hold_to_the_svd(build(), jit_compile=False, **ALL_STEPS)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if "loop" in name else name
@@ -69,7 +57,7 @@ def test_all_steps_are_the_exact_update(build, float64):
 def test_compiled_updates(name, float64):
     """The ways of taking products, of both sides, as they run in practice."""
     build, way = COMPILED[name]
-    model = hold_krylov_to_the_svd(build())
+    model = hold_to_the_svd(build(), **ALL_STEPS)
     assert model.route == f"krylov, {way}"
     assert not any("operation by operation" in said for said in model.compiler.said)
 

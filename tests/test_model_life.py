@@ -1,4 +1,4 @@
-"""The life of hig.PhysicsModel as a Keras model: evaluate, save, load, interrupt, compile."""
+"""The life of hig.PhysicsModel as a Keras model: evaluate, predict, save, load, interrupt, compile."""
 
 import warnings
 
@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import hig
 from tests.networks import FEATURES, rows, simulator, squares, stack
+from tests.reference import weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
 
@@ -44,7 +45,7 @@ def assert_same_weights(one, other, tolerance=0.0):
         np.testing.assert_allclose(value, expected, rtol=0, atol=tolerance)
 
 
-# --- evaluate -----------------------------------------------------------------------------------------------
+# --- what is logged, evaluated and predicted ----------------------------------------------------------------
 
 @pytest.mark.parametrize("metrics", [[], ["mae"]])
 def test_evaluate_returns_the_loss_and_the_users_metrics(metrics):
@@ -60,6 +61,45 @@ def test_evaluate_returns_the_loss_and_the_users_metrics(metrics):
     for values in (found, model.test_on_batch(X, Y)):
         np.testing.assert_allclose(np.ravel(values), expected, rtol=1e-5)
     assert set(model.evaluate(X, Y, verbose=0, return_dict=True)) == names
+
+
+def test_a_metric_of_the_users_own_keeps_its_name():
+    """Called "rank" as one of the spectrum's numbers is: its value is logged, and the others beside it."""
+    def rank(y_true, y):
+        return tf.reduce_sum(y * 0 - 7.0, axis=-1) / 3
+    logs = model_of(metrics=[rank]).train_on_batch(X, Y, return_dict=True)
+    assert logs["rank"] == -7.0 and logs["sigma_max"] > 0
+
+
+def test_predict_returns_controls_and_outcome_of_what_the_network_sees():
+    model = hig.PhysicsModel(stack(4, 2), lambda x, u: simulator(x[0], u), network_input=lambda x: x[1])
+    model.compile(hig.HIG(1.0, truncation=1e-3), squares)
+    model.fit((Y, X), Y, batch_size=len(X), verbose=0)
+    prediction = model.predict((Y, X), verbose=0)
+    np.testing.assert_allclose(prediction["controls"], model.network(X), rtol=1e-5)
+    np.testing.assert_allclose(prediction["outcome"], simulator(Y, model.network(X)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", [hig.HIG(1.0, 1e-3), hig.LevenbergMarquardt(),
+                                       hig.HIG(1.0, 1e-3, krylov=4)], ids=["HIG", "LM", "krylov"])
+def test_not_a_number_shows_in_loss_and_weights_instead_of_stopping_keras(optimizer):
+    """A target after a good update. Where the spectrum is logged, it is not a number either."""
+    model, y = model_of(optimizer), Y.copy()
+    model.train_on_batch(X, y)
+    y[0, 0] = np.nan
+    history = model.fit(X, y, batch_size=len(X), verbose=0).history
+    assert np.isnan(history["loss"]).all() and np.isnan(history.get("sigma_max", np.nan)).all()
+    assert np.isnan(weights_of(model)).all()
+
+
+@pytest.mark.parametrize("krylov", [None, 4])
+def test_not_a_number_in_the_very_first_batch_shows_too(krylov):
+    """Some derivatives are finite then (those by the last bias), and are no reason to refuse the model."""
+    model, x = model_of(hig.HIG(0.1, 1e-6, krylov=krylov), lambda x, u: u, stack(4, 3)), X.copy()
+    x[0, 0] = np.nan
+    assert np.isnan(model.train_on_batch(x, Y)[0])
+    with pytest.raises(ValueError, match="the batch has no samples"):
+        model.train_on_batch(x[:0], Y[:0])
 
 
 # --- weights and files --------------------------------------------------------------------------------------

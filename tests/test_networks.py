@@ -97,6 +97,16 @@ def rounded(z):
     return tf.round(4 * z) / 4, lambda upstream: upstream * (1 + z**2)
 
 
+class Residual(keras.layers.Layer):
+    """A user's own layer with Dense layers inside."""
+
+    def build(self, shape):
+        self.first, self.second = dense(7, shape[-1], "tanh"), dense(shape[-1], 7)
+
+    def call(self, x):
+        return x + self.second(self.first(x))
+
+
 def low_rank_adaptation():
     network = stack(4, 2)
     network.layers[0].enable_lora(2)
@@ -153,6 +163,8 @@ ELSEWHERE = {
         lambda self, x: self.last(tf.add_n(tf.split(self.first(tf.concat([x, -x**2], 0)), 2)))),
     "dense_with_a_call_of_its_own": lambda: Case(keras.Sequential([
         keras.Input((FEATURES,)), Doubled(FEATURES, "tanh"), keras.layers.Dense(2)])),
+    "dense_layers_inside_a_users_own_layer": lambda: Case(keras.Sequential([
+        keras.Input((FEATURES,)), Residual(), Residual(), keras.layers.Dense(2)]), route="factored"),
     "straight_through_rounding": lambda: Case(Net(
         lambda self, x: both(self)(x), first=dense(4, FEATURES, rounded), last=dense(2, 4))),
     "stopped_gradient": lambda: two_layers(

@@ -132,6 +132,13 @@ def into(form):
     return lambda x, u: form(u[:, :, None] * x[:, None, :2], tf.reduce_sum(u**2, axis=1))
 
 
+def operator_network(first, second):
+    """A network of functions, one for each sample, and of a grid that all samples share."""
+    network = Net(lambda self, x: tf.einsum("bf,gf->bg", self.branch(x[first]), self.trunk(x[second])),
+                  branch=stack(4, 3, features=6), trunk=stack(4, 3, features=1))
+    return Case(network, lambda x, u: u, x={first: rows(6), second: np.linspace(0, 1, 9)[:, None]})
+
+
 STRUCTURES = {
     "controls_in_a_dict": lambda: Case(two_heads(as_dict), from_dict, route="factored"),
     "controls_in_a_dict_behind_a_convolution": lambda: Case(two_heads(as_dict, True), from_dict),
@@ -148,6 +155,9 @@ STRUCTURES = {
     "everything_in_dicts": lambda: Case(
         two_heads(as_dict, True), lambda x, u: {"z": from_dict(x["state"], u), "a": u["drag"]},
         network_input=lambda x: x["target"], x={"state": rows(2), "target": rows(FEATURES, seed=1)}),
+    # whichever name comes first in the alphabet
+    "data_and_a_grid": lambda: operator_network("functions", "grid"),
+    "a_grid_and_data": lambda: operator_network("u", "grid"),
 }
 
 
@@ -199,11 +209,14 @@ test_penalties = held_to_the_svd(PENALTIES)
 
 @pytest.mark.parametrize("network", [lambda units: stack(units, 2), convolution],
                          ids=["dense", "convolution"])
-@pytest.mark.parametrize("samples, hidden", [(1, 4), (1, 1), (12, 1)],
-                         ids=["one sample", "one of all", "n > p"])
+@pytest.mark.parametrize("samples, hidden", [(1, 4), (1, 1), (6, 8), (12, 1)],
+                         ids=["one sample", "one of all", "n < p", "n > p"])
 def test_sizes(float64, jit_compile, samples, hidden, network):
+    """For κ in all of its range: what is compiled does not know it."""
     x = np.random.default_rng(0).normal(size=(samples, FEATURES))
-    hold_to_the_svd(Case(network(hidden), lambda x, u: u * x[:, :2], x=x), jit_compile)
+    hold_to_the_svd(Case(network(hidden), lambda x, u: u * x[:, :2], x=x, route=(
+        "per sample" if network is convolution else "factored")), jit_compile,
+        kappas=(-1.0, -0.5, 0.0, 0.3, 1.0))
 
 
 BATCHED = {

@@ -25,10 +25,10 @@ pytestmark = [pytest.mark.filterwarnings("ignore:The Jacobian takes the route"),
 LONGEST_SENTENCE = 500      # characters: no page of graph, no traceback of TensorFlow's inside
 
 
-def first_update(physics, network=None, y=None, **options):
+def first_update(physics, network=None, y=None, loss=squares, **options):
     """One `fit` of one batch by HIG. Returns the model."""
     model = hig.PhysicsModel(network or stack(4, 2), physics)
-    model.compile(hig.HIG(ETA, truncation=1e-3), squares, **options)
+    model.compile(hig.HIG(ETA, truncation=1e-3), loss, **options)
     model.fit(rows(FEATURES), rows(2) if y is None else y, batch_size=B, verbose=0)
     return model
 
@@ -65,6 +65,22 @@ class WithMemory(keras.layers.Layer):
         return u * (1 + self.calls)
 
 
+class Complex(keras.layers.Layer):
+    """A simulator with a complex weight."""
+
+    def build(self, *shapes):
+        self.phase = self.add_weight(shape=(), dtype="complex64", name="phase")
+
+    def call(self, x, u):
+        return u * tf.cast(tf.math.real(self.phase), u.dtype)
+
+
+def masked():
+    """Keras leaves masked steps out of the loss if the simulator returns the controls as they are."""
+    return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Reshape((FEATURES, 1)),
+                             keras.layers.Masking(), keras.layers.Dense(2)])
+
+
 NO_GRADIENTS = "(?i)no gradients provided"      # Keras' words
 REFUSED = {
     "random_simulator": (lambda x, u: u + u * tf.random.normal(tf.shape(u), dtype=u.dtype), ValueError,
@@ -80,14 +96,18 @@ REFUSED = {
     "simulator_without_gradient": (lambda x, u: tf.round(u), ValueError, NO_GRADIENTS),
     "stopped_simulator": (lambda x, u: tf.stop_gradient(u), ValueError, NO_GRADIENTS),
     "nothing_to_train": (lambda x, u: u, ValueError, "no trainable weights", frozen),
+    "complex_weight": (Complex(), TypeError, "phase.*complex64"),
+    "masked_steps": (lambda x, u: u, ValueError, "mask of a Masking.*sample_weight", masked),
+    "loss_without_reduction": (lambda x, u: u, ValueError, rf"shape \({B},\).*reduction", lambda: stack(4, 2),
+                               keras.losses.MeanSquaredError(None)),
 }
 
 
-@pytest.mark.parametrize("physics, error, words, network", [
-    (*case, lambda: stack(4, 2))[:4] for case in REFUSED.values()], ids=REFUSED)
-def test_refused_in_a_sentence(float64, physics, error, words, network):
+@pytest.mark.parametrize("physics, error, words, network, loss", [
+    (*case, *(lambda: stack(4, 2), squares)[len(case) - 3:]) for case in REFUSED.values()], ids=REFUSED)
+def test_refused_in_a_sentence(float64, physics, error, words, network, loss):
     with pytest.raises(error, match=words) as caught:
-        first_update(physics, network())
+        first_update(physics, network(), loss=loss)
     assert len(str(caught.value)) < LONGEST_SENTENCE
 
 

@@ -16,7 +16,7 @@ from hig.runs.results import load_results
 from Nonlinear_Oscillators.network import build_network
 from tests import tiny
 from tests.reference import weights_of
-from tests.test_model import squares
+from tests.networks import squares
 from tests.test_steps import Parameters, rosenbrock
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,8 +14,8 @@ from hig.jacobian import unflatten
 from hig.penalties import Penalties
 from tests.networks import squares
 from tests.reference import flat, jacobian_by_rows, power_by_svd, weights_of
-from tests.test_model import change, compiled
 from tests.test_model_life import Penalty
+from tests.test_steps import change, compiled
 
 OPTIMIZERS = {
     "gradient descent": lambda adaptive: hig.JacobianPower(0.02, 1.0, 0.0, adaptive=adaptive),

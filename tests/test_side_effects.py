@@ -1,7 +1,5 @@
 """Nothing that is computed for a step's sake touches metrics, losses, layers' state or what users look at."""
 
-import contextlib
-
 import keras
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ import tensorflow as tf
 import hig
 from hig.model import KEPT_SHAPES
 from tests.networks import B, ETA, FEATURES, assert_same_step, rows, squares, stack
-from tests.reference import flat, weights_of
+from tests.reference import flat
 
 
 @pytest.mark.parametrize("optimizer", [lambda: hig.HIG(ETA, truncation=1e-3), hig.LevenbergMarquardt,
@@ -81,58 +79,6 @@ def test_add_loss_within_call_of_a_subclass(float64):
         model.fit(rows(FEATURES), rows(2), batch_size=B, epochs=2, verbose=0)
         after.append(flat(model.get_weights()))
     assert_same_step(after[1], after[0], np.zeros_like(after[0]), 1e-9)
-
-
-@pytest.mark.parametrize("names", [("functions", "grid"), ("u", "grid")])
-def test_data_shared_by_all_samples(float64, names):
-    """An operator network on functions (5, 6) and a grid (9, 1), whichever name comes first in the alphabet.
-    """
-    branch, trunk = stack(4, 3, features=6), stack(4, 3, features=1)
-
-    class Both(keras.layers.Layer):
-        def __init__(self):
-            super().__init__()
-            self.branch, self.trunk = branch, trunk
-
-        def call(self, x):
-            return tf.einsum("bf,gf->bg", self.branch(x[names[0]]), self.trunk(x[names[1]]))
-    x = {names[0]: tf.constant(rows(6)), names[1]: tf.constant(np.linspace(0, 1, 9)[:, None])}
-    y = tf.zeros((B, 9), tf.float64)
-    after = []
-    for optimizer in (keras.optimizers.SGD(ETA), hig.JacobianPower(ETA, kappa=1.0, truncation=0.0)):
-        model = hig.PhysicsModel(Both(), lambda x, u: u)
-        model.compile(optimizer, squares, run_eagerly=not after)
-        start = model.get_weights()
-        with pytest.warns(UserWarning) if after else contextlib.nullcontext():
-            model.fit(tf.data.Dataset.from_tensors((x, y)), verbose=0)
-        after.append(weights_of(model))
-        model.set_weights(start)
-    assert_same_step(after[1], after[0], flat(start), 1e-9)
-
-
-class Complex(keras.layers.Layer):
-    def build(self, *shapes):
-        self.phase = self.add_weight(shape=(), dtype="complex64", name="phase")
-
-    def call(self, x, u):
-        return u * tf.cast(tf.math.real(self.phase), u.dtype)
-
-
-@pytest.mark.parametrize("layers, physics, shape, reduction, error, message", [
-    ([], Complex, (), "sum", TypeError, "phase.*complex64"),
-    ([keras.layers.Masking], lambda: lambda x, u: u, (4,), "sum", ValueError,
-     "mask of a Masking.*sample_weight"),
-    ([], lambda: lambda x, u: u, (), None, ValueError, rf"shape \({B},\).*reduction")],
-    ids=["complex", "mask", "no reduction"])
-def test_what_would_be_trained_wrongly_is_refused_by_name(float64, layers, physics, shape, reduction, error,
-                                                          message):
-    """Keras leaves masked steps out of the loss if the simulator returns the controls as they are."""
-    network = keras.Sequential([keras.Input((*shape, FEATURES)), *(layer() for layer in layers),
-                                keras.layers.Dense(2)])
-    model = hig.PhysicsModel(network, physics())
-    model.compile(hig.HIG(ETA, truncation=1e-3), keras.losses.MeanSquaredError(reduction), jit_compile=False)
-    with pytest.raises(error, match=message):
-        model.train_on_batch(rows(*shape, FEATURES), rows(*shape, 2))
 
 
 def test_the_route_is_that_of_the_last_update_and_few_shapes_are_kept(float64):

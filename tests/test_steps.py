@@ -18,12 +18,46 @@ from hig.jacobian import unflatten
 from hig.optimizers import MEASURED
 from hig.runs.results import load_results
 from tests import tiny
+from tests.networks import squares
 from tests.reference import flat, jacobian_of_model, weights_of
-from tests.test_model import change, compiled, data, linear_model, network, simulator, squares
 
 both = pytest.mark.parametrize("make", [lambda: hig.HIG(0.1, 1e-4, adaptive=True), hig.LevenbergMarquardt],
                                ids=["adaptive", "LM"])
 MAKE_NOISY = [lambda: hig.HIG(0.5, 1e-6, adaptive=True), hig.LevenbergMarquardt]
+
+
+def simulator(x, u):
+    """Stiff on purpose: the outputs differ in scale by 10³."""
+    return tf.stack([u[:, 0] + x[:, 0] ** 2, 30 * tf.sin(u[:, 1]), 0.03 * u[:, 2] * x[:, 1]], axis=1)
+
+
+def network(hidden=8):
+    keras.utils.set_random_seed(5)
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(hidden, activation="tanh"),
+                             keras.layers.Dense(3)])
+
+
+def data(rows=6):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(rows, size)).astype(keras.config.floatx()) for size in (4, 3)]
+
+
+def linear_model(simulator=lambda x, u: u):
+    keras.utils.set_random_seed(5)
+    return hig.PhysicsModel(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), simulator)
+
+
+def compiled(model, optimizer, loss=squares, **options):
+    """The model, compiled as graphs without XLA."""
+    model.compile(optimizer, loss, **{"jit_compile": False, **options})
+    return model
+
+
+def change(model, x, y, optimizer, loss=squares, sample_weight=None, **options):
+    """θ − θ' (p,) of one update."""
+    before = weights_of(model)
+    compiled(model, optimizer, loss, **options).train_on_batch(x, y, sample_weight=sample_weight)
+    return before - weights_of(model)
 
 
 def gradient_and_jacobian(model, x, y, weight=2.0):

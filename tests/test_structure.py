@@ -14,8 +14,8 @@ import tensorflow as tf
 import hig
 from hig.sample_axes import SampleAxes
 from hig.structure import layer_products
-from tests.networks import (B, ETA, FEATURES, Case, Net, assert_right_step, compiled, dense, rows,
-                            rows_of_route, slope, squares, stack, targets)
+from tests.networks import (ALL_STEPS, B, ETA, FEATURES, Case, Net, assert_right_rows, assert_right_step,
+                            compiled, dense, rows, rows_of_route, slope, squares, stack, targets)
 from tests.reference import jacobian_of_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
@@ -73,14 +73,12 @@ CHANGES = {
 
 
 CHANGES["coupled with its own repetitions"] = *CHANGES["coupled samples"], FIRST[:1]
-KRYLOV = {"krylov": 10**6, "krylov_tolerance": 0.0}
 
 
 @pytest.mark.parametrize("name, options", [
-    *((name, {}) for name in CHANGES), ("coupled with its own repetitions", KRYLOV),
-    ("norm of a kernel in a tf.function", KRYLOV), ("bias in a branch", KRYLOV),
-    ("norm of a kernel in a network in a tf.function", KRYLOV),
-    ("coupled samples", {**KRYLOV, "krylov_chunk": 2})])
+    *((name, {}) for name in CHANGES), ("coupled samples", {**ALL_STEPS, "krylov_chunk": 2}),
+    *((name, ALL_STEPS) for name in ("coupled with its own repetitions", "norm of a kernel in a tf.function",
+                                     "norm of a kernel in a network in a tf.function", "bias in a branch"))])
 def test_a_step_after_the_change_is_right(float64, name, options):
     build, outcome, *data = CHANGES[name]
     network, factor = build(), tf.Variable(0.0, trainable=False, dtype="float64")
@@ -124,14 +122,7 @@ def test_what_python_holds_counts_as_soon_as_it_changes(float64, change):
         change(model)
 
 
-def test_a_batch_of_one_takes_the_fast_route(float64):
-    case = Case(stack(5, 2), lambda x, u: u, x=FIRST[:1])
-    model = compiled(case)
-    assert_right_step(case, model)
-    assert model.route == "factored"
-
-
-@pytest.mark.parametrize("options", [{}, KRYLOV], ids=["exact", "krylov"])
+@pytest.mark.parametrize("options", [{}, ALL_STEPS], ids=["exact", "krylov"])
 @pytest.mark.parametrize("coupled", [0.0, 1.0])
 def test_noise_that_is_raised_later_is_refused(float64, coupled, options):
     factor = tf.Variable(0.0, trainable=False, dtype="float64")
@@ -229,24 +220,6 @@ def test_an_unknown_operation_is_no_certainty():
     assert not found.certain and found.operation == "PyFunc"
 
 
-class Residual(keras.layers.Layer):
-    """A user's own layer with Dense layers inside."""
-
-    def build(self, shape):
-        self.first, self.second = dense(7, shape[-1], "tanh"), dense(shape[-1], 7)
-
-    def call(self, x):
-        return x + self.second(self.first(x))
-
-
-def test_dense_layers_inside_a_users_own_layer_are_found(float64):
-    case = Case(keras.Sequential([keras.Input((FEATURES,)), Residual(), Residual(), keras.layers.Dense(2)]),
-                lambda x, u: u)
-    model = compiled(case)
-    assert_right_step(case, model)
-    assert model.route == "factored"
-
-
 def test_where_weights_act():
     network = stack(5, 2)
 
@@ -278,14 +251,6 @@ def test_where_the_graph_leaves_it_open_the_proof_is_repeated(float64):
         model.train_on_batch(case.x, y)
     assert_right_step(case, model)
     assert model.route == "whole batch"
-
-
-def assert_right_rows(case, model):
-    """J as the route gives it is the reference's; returns the Derivatives. Tolerance: loops of 20 steps."""
-    found, derivatives = rows_of_route(case, model)
-    reference = jacobian_of_model(model, case.x)
-    np.testing.assert_allclose(found, reference, rtol=0, atol=1e-11 * np.abs(reference).max())
-    return derivatives
 
 
 def test_whole_trajectories_are_linearised_by_their_few_controls(float64):
