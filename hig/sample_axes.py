@@ -53,8 +53,9 @@ _OUTPUTS = {"TopKV2": ("values", "indices"), "SelfAdjointEigV2": ("e", "v"), "Sv
             "LogMatrixDeterminant": ("sign", "log_abs_determinant"),
             "FusedBatchNormV3": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2",
                                  "reserve_space_3")}
-_CALLS = frozenset("PartitionedCall StatefulPartitionedCall".split())
-_BRANCHES = frozenset("If StatelessIf Case StatelessCase".split())
+LOOPS = "While", "StatelessWhile"
+CALLS = "PartitionedCall", "StatefulPartitionedCall"
+BRANCHES = "If", "StatelessIf", "Case", "StatelessCase"
 
 
 _ARITHMETIC = {                                                         # to compute axes and shapes
@@ -212,11 +213,11 @@ class _Nodes:
         """One state for all outputs of a node, or a list of (state, shape), from those of its inputs."""
         references = [reference for reference in node.input if reference[0] != "^"]
         inputs = [self.look_up(reference) for reference in references]
-        if node.op in ("While", "StatelessWhile"):
+        if node.op in LOOPS:
             return self._loop(node, inputs)
-        if node.op in _CALLS:
+        if node.op in CALLS:
             return self.owner.call(node.attr["f"].func.name, inputs)
-        if node.op in _BRANCHES:
+        if node.op in BRANCHES:
             return self._branches(node, inputs)
         mixed = next((state for state, _ in inputs if isinstance(state, Mixed)), None)
         if mixed:

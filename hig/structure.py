@@ -12,11 +12,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from hig.own_weights import own_weights
-from hig.sample_axes import SampleAxes
+from hig.sample_axes import BRANCHES, CALLS, LOOPS, SampleAxes
 
-LOOPS = ("While", "StatelessWhile")
-CALLS = ("PartitionedCall", "StatefulPartitionedCall")
-_NESTED = (*LOOPS, *CALLS, "If", "StatelessIf", "Case", "StatelessCase")
 _RANDOM = re.compile("Random|Normal|Uniform|Multinomial|Rng")          # in names of operations
 
 
@@ -89,7 +86,8 @@ class Structure:
         mixed = axes.verdict()
         self.mixing, self.certainly_mixed = mixed and mixed.operation, bool(mixed) and mixed.certain
         uses = weight_operations(outcome, functions.weights)
-        nested = {operation for operation in graph.get_operations() if operation.type in _NESTED}
+        nested = {operation for operation in graph.get_operations()
+                  if operation.type in (*LOOPS, *CALLS, *BRANCHES)}
         self.reads_inside = any(held.dtype == tf.resource for each in nested for held in each.inputs)
         inside = set(graph.get_operations()[slice(*network_span)])              # of the network
         self.loop_in_network = self.loop and not nested.isdisjoint(inside)
