@@ -55,10 +55,8 @@ def train_on_fixed_data(settings, prefix, model, loss, train_data, test_data, co
     if settings.optimizer == "LBFGS":
         settings = Namespace(**{**vars(settings), "batch_size": len(train_data[0])})
         model, optimizer = ByLBFGS(model, settings.memory), keras.optimizers.SGD()
-    if shuffle:
-        batches, updates_per_epoch = shuffled_batches(train_data, settings.batch_size, settings.seed)
-    else:
-        batches, updates_per_epoch = fixed_batches(train_data, settings.batch_size)
+    batches, updates_per_epoch = (shuffled_batches(train_data, settings.batch_size, settings.seed) if shuffle
+                                  else fixed_batches(train_data, settings.batch_size))
     model.compile(optimizer=optimizer or make_optimizer(settings), loss=loss,
                   steps_per_execution=updates_per_epoch)
     evaluate = (measure(model, train_data, test_data) if measure

@@ -33,7 +33,6 @@ class ByLBFGS(PhysicsModel):
     def __init__(self, model, memory):
         super().__init__(model.network, model.simulator, model.network_input)
         self.memory = memory
-        self._set = tf.function(self._trace_set)
 
     def fit(self, dataset, initial_epoch=0, epochs=1, callbacks=(), **options):
         """Iterates on the dataset's first batch, from epoch `initial_epoch` to `epochs`.
@@ -53,7 +52,7 @@ class ByLBFGS(PhysicsModel):
 
         def accept(intermediate_result):
             nonlocal epoch
-            self._set(intermediate_result.x.astype(dtype))
+            self._assign(intermediate_result.x.astype(dtype))
             callbacks.on_epoch_end(epoch, {"loss": intermediate_result.fun})
             epoch += 1
             if self.stop_training or epoch >= epochs:
@@ -68,17 +67,18 @@ class ByLBFGS(PhysicsModel):
                                         options={
             "maxcor": self.memory, "maxls": LINE_SEARCH, "ftol": 0.0, "gtol": 0.0, "maxiter": 10**9,
             "maxfun": 10**9})
-        self._set(found.x.astype(dtype))                                # not those of the last trial
+        self._assign(found.x.astype(dtype))                             # not those of the last trial
         callbacks.on_train_end()
 
-    def _trace_set(self, weights):
+    def _assign(self, weights):
+        """Sets the trainable weights to those in one vector (p,)."""
         shares = tf.split(weights, [w.shape.num_elements() for w in self.trainable_variables])
         for share, variable in zip(shares, self.trainable_variables):
             variable.assign(tf.reshape(share, variable.shape))
 
     def _trace_loss_and_gradient(self, weights, x, y_true):
         """Loss of the batch and its gradient (p,) with these weights (p,), which stay in the model."""
-        self._trace_set(weights)
+        self._assign(weights)
         with tf.GradientTape() as tape:
             loss = self.compute_loss(x, y_true, self(x, training=True), training=True)
         gradients = tape.gradient(loss, self.trainable_variables)

@@ -48,7 +48,7 @@ SAVING_SHARE = 0.02        # of the training time may be spent on writing; not a
 
 
 def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par, *,
-          pretraining=None, snapshot=None, callbacks=(), label=None):
+          pretraining=None, snapshot=dict, callbacks=(), label=None):
     """Trains until `settings.max_time` seconds or `settings.epochs` epochs are over, whichever comes first.
 
     Args:
@@ -92,14 +92,13 @@ def train(model, batches, updates_per_epoch, evaluate, settings, prefix, sim_par
             run.resume()
         elif settings.load_weights:
             load_weights(model.network, settings.load_weights)
-        epochs = sys.maxsize if settings.epochs is None else settings.epochs
         try:
             done = None
             while not run.over() and run.epoch != done:                 # L-BFGS may find no further step
                 done = run.epoch
                 run.stage_model.fit(batches(run.epoch), steps_per_epoch=updates_per_epoch, verbose=0,
-                                    initial_epoch=run.epoch, epochs=epochs, shuffle=False,
-                                    callbacks=[run, *callbacks])
+                                    initial_epoch=run.epoch, epochs=sys.maxsize, shuffle=False,
+                                    callbacks=[run, *callbacks])            # run.over() ends it
         except (tf.errors.OpError, np.linalg.LinAlgError, MemoryError, KeyboardInterrupt) as error:
             run.give_up(error)
         run.close()
@@ -114,9 +113,8 @@ class TrainingRun(keras.callbacks.Callback):
 
     def __init__(self, name, evaluate, snapshot, settings, sim_par, updates_per_epoch, stages, label=None):
         super().__init__()
-        self.results = name.with_name(f"{name.name}_RESULTS.pickle")
-        self.parameters = name.with_name(f"{name.name}_PARAMETERS.txt")
-        self.checkpoint = name.with_name(f"{name.name}_CHECKPOINT.npz")
+        self.results, self.parameters, self.checkpoint = (name.with_name(name.name + ending) for ending in (
+            "_RESULTS.pickle", "_PARAMETERS.txt", "_CHECKPOINT.npz"))
         self.evaluate, self.snapshot, self.settings = evaluate, snapshot, settings
         self.sim_par = dict(sim_par)
         self.stages = stages                                # [(model, seconds at which the next takes over)]
@@ -231,7 +229,7 @@ class TrainingRun(keras.callbacks.Callback):
             found["switch_epoch"] = self.curve["epochs"][bisect_left(self.curve["simulation_time"],
                                                                      self.stages[0][1])]
         return {**curve, "epoch_time": np.diff(curve["simulation_time"]),
-                **(self.snapshot() if self.snapshot else {}), "sim_par": self.sim_par, "provenance": found}
+                **self.snapshot(), "sim_par": self.sim_par, "provenance": found}
 
     def resume(self):
         """Takes curve, weights and optimizer state from the checkpoint of an interrupted run.
