@@ -122,9 +122,6 @@ def parse(system, optimizer, description, *, flags=None, arguments=None, **setti
     return options
 
 
-EXTRAS = {"phi": "poisson", "phiml": "poisson", "dash": "live"}    # of hig, by module
-
-
 def load_keras():
     """Keras on TensorFlow; without it the process ends with a sentence."""
     try:
@@ -147,9 +144,9 @@ def load(module):
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in EXTRAS:
+        if package not in ("phi", "phiml"):
             raise
-        fail(f"the package {package} is not installed: pip install 'hig[{EXTRAS[package]}]'")
+        fail(f"the package {package} is not installed: pip install 'hig[poisson]'")
 
 
 @contextmanager
