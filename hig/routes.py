@@ -105,8 +105,9 @@ class Derivatives:
         broken = self.proof.not_finite(reference)
         if broken:
             raise ValueError(broken)
-        self._untried, self._reasons = ((*candidate, xla) for candidate in candidates(functions)
-                                        for xla in ((True, False) if compiler.xla else (False,))), []
+        self._untried = ((*candidate, xla) for candidate in candidates(functions)
+                         for xla in ((True, False) if compiler.xla else (False,)))
+        self._reasons = []
         if not self.krylov:
             functions.require_memory(3 * sum(shape[-1] for shape in functions.shapes if shape))  # of factors
             keep_freed_memory()

@@ -185,12 +185,11 @@ class _Nodes:
         return self._output(self.nodes[name], self.states[name], reference)
 
     def _output(self, node, state, reference):
-        parts = reference.split(":")
-        if len(parts) == 3:
-            names = _OUTPUTS.get(node.op)
-            index = names.index(parts[1]) if names and parts[1] in names else int(parts[2])
+        parts, names = reference.split(":"), _OUTPUTS.get(node.op, ())
+        if len(parts) == 3 and parts[1] in names:
+            index = names.index(parts[1])
         else:
-            index = int(parts[1]) if len(parts) == 2 else 0
+            index = int(parts[-1]) if len(parts) > 1 else 0
         if isinstance(state, list):
             return state[index]
         shapes = node.attr["_output_shapes"].list.shape
@@ -225,10 +224,9 @@ class _Nodes:
         if all(state is None for state, _ in inputs):
             return None
         try:
-            found = self._rule(node, references, inputs)
+            return self._rule(node, references, inputs)
         except (TypeError, ValueError, IndexError):                     # a shape is not known
-            found = Mixed(node.op, False)
-        return found
+            return Mixed(node.op, False)
 
     # --------------------------------------------------------------------------------------- nested functions
 
@@ -309,8 +307,8 @@ class _Nodes:
         if op in ("Conv2DBackpropInput", "Conv3DBackpropInputV2", "DepthwiseConv2dNativeBackpropInput"):
             return states[2] if states[:2] == [None, None] and states[2][0] == 0 else mixing
         if op == "SparseTensorDenseMatMul":                             # a sparse matrix times a dense one
-            return (1, state[1]) if states[3] and (state := states[3])[0] == (0 if node.attr["adjoint_b"].b
-                                                                              else 1) else mixing
+            dense, along = states[3], 1 - node.attr["adjoint_b"].b
+            return (1, dense[1]) if dense and dense[0] == along else mixing
         if op in ("ResourceGather", "GatherV2", "Gather"):
             return self._gather(node, op, states, shapes, constant(2) if op == "GatherV2" else 0)
         if op in ("GatherNd", "ResourceGatherNd"):
