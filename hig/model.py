@@ -246,15 +246,14 @@ class PhysicsModel(keras.Model):
         return logs
 
     def _python_values(self):
-        """What graphs keep as it was when they were made: the parts of the model, regularisers, constraints,
+        """What graphs keep as it was when they were made: the parts of the model, the weights' regularisers,
         and the numbers and strings that these hold.
         """
-        held = [getattr(self, name) for name in PARTS]
-        for weight in self.variables:
-            held += weight.regularizer, weight.constraint
+        held = [self.network, self.simulator, self.network_input]
+        held += filter(None, [weight.regularizer for weight in self.variables])
         return held + [(name, value) for holder in held
                        for name, value in getattr(getattr(holder, "__self__", holder), "__dict__", {}).items()
-                       if isinstance(value, (int, float, str, np.generic)) and not name.startswith("_")]
+                       if name[0] != "_" and isinstance(value, (int, float, str, np.generic))]
 
     def _train_first(self, iterator):
         """The first call of the train function: it finds out whether XLA may compile the steps."""

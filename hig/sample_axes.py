@@ -307,8 +307,9 @@ class _Nodes:
         if op in ("Conv2DBackpropInput", "Conv3DBackpropInputV2", "DepthwiseConv2dNativeBackpropInput"):
             return states[2] if states[:2] == [None, None] and states[2][0] == 0 else mixing
         if op == "SparseTensorDenseMatMul":                             # a sparse matrix times a dense one
-            dense, along = states[3], 1 - node.attr["adjoint_b"].b
-            return (1, dense[1]) if dense and dense[0] == along else mixing
+            *matrix, dense = states
+            along = 1 - node.attr["adjoint_b"].b
+            return (1, dense[1]) if dense and dense[0] == along and not any(matrix) else mixing
         if op in ("ResourceGather", "GatherV2", "Gather"):
             return self._gather(node, op, states, shapes, constant(2) if op == "GatherV2" else 0)
         if op in ("GatherNd", "ResourceGatherNd"):

@@ -193,6 +193,8 @@ MIXED = {
     "pairs": lambda x: tf.reduce_sum(x[:, None] - x[None], axis=1),
     "as long as any": lambda x: tf.while_loop(lambda s: tf.reduce_any(s > 0), lambda s: [s - 1], [x])[0],
     "branch of any": lambda x: tf.cond(tf.reduce_any(x > 0), lambda: x, lambda: -x),
+    "sparse matrix of samples": lambda x: tf.transpose(tf.sparse.sparse_dense_matmul(
+        tf.SparseTensor([[0, 0], [0, 1], [0, 2], [1, 0], [1, 1]], x[:, 0], [2, 3]), x, adjoint_b=True)),
     "matrix from the left": lambda x: tf.matmul(tf.ones([B, B]), x),
     "hidden behind 0": lambda x: x + 0.0 * tf.reduce_sum(x),
 }
