@@ -10,7 +10,7 @@ FIELDS = {"x": ("predicted x", "x"), "x_ground_truth": ("true x", "x"),     # ti
           "target": ("target y*", "y"), "residual": ("residual y − y*", "y − y*")}
 
 
-def draw_example(ax, groups, colors, options):
+def draw_example(ax, groups, looks, options):
     """Panel: one held-out field under the best run's network: x, the true x, y* and the residual y − y*."""
     runs = [(label, run) for label, members in groups.items() for run in members if not find_death(run)]
     ax.axis("off")

@@ -11,13 +11,13 @@ PUBLISHED = {   # test losses, means over 15 runs, by the authors of Sven (2026)
     "polynomial": {"HIG": 0.080, "Sven": 0.136, "Adam": 0.228}}
 
 
-def draw_beside_published(ax, groups, colors, options):
+def draw_beside_published(ax, groups, looks, options):
     """Panel: final loss of each run, a bar at their mean, and dashed lines at the published means."""
-    draw_finals(ax, groups, colors, options, np.mean)
+    draw_finals(ax, groups, looks, options, np.mean)
     task = next(iter(groups.values()))[0].results["sim_par"].get("task")
     published = PUBLISHED.get(task, {}) if options.y == "test" else {}
     for name, value in published.items():
-        color = colors.get(name, ax.xaxis.label.get_color())
+        color = looks[name]["color"] if name in looks else ax.xaxis.label.get_color()
         ax.axhline(value, color=color, linestyle="--", linewidth=0.9, zorder=1)
         ax.annotate(name, (1, value), (0, 1), xycoords=("axes fraction", "data"), fontsize=8,
                     textcoords="offset points", ha="right", va="bottom", color=color)

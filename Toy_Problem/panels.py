@@ -6,36 +6,34 @@ import numpy as np
 
 from hig.figures.curves import Panel, System, drawable, find_death, thin, x_values
 from hig.figures.panels import draw_finals
-from hig.figures.style import choose_dashes
 
 
-def draw_activations(ax, groups, colors, options):
+def draw_activations(ax, groups, looks, options):
     """Panel: mean of the hidden activations |tanh| of one seed, with their standard deviation as a band."""
     ax.set(yscale="linear", ylim=(0, 1.05), ylabel="hidden activations")
-    dashes = choose_dashes(groups)
     for label, members in groups.items():
         mean = members[0].results["activation_mean"]
         x, mean, *_ = drawable(members[0], mean, options.x, False, options.smooth)
         std = np.interp(x, x_values(members[0], options.x), members[0].results["activation_std"])
         index = thin(x, mean, False)
-        ax.fill_between(x[index], (mean - std)[index], (mean + std)[index], color=colors[label], alpha=0.15,
-                        linewidth=0)
-        ax.plot(x[index], mean[index], dashes[label], color=colors[label])
+        ax.fill_between(x[index], (mean - std)[index], (mean + std)[index], color=looks[label]["color"],
+                        alpha=0.15, linewidth=0)
+        ax.plot(x[index], mean[index], **looks[label])
     ax.set_title(f"mean and spread of |tanh|{of_one_seed(groups)}", fontsize=9, loc="left")
 
 
-def draw_paths(ax, groups, colors, options):
+def draw_paths(ax, groups, looks, options):
     """Panel: the outputs for one sample in the (y₁, y₂) plane; a ring is the start, a star the target.
 
     The view is that of start and target; a path may leave it and come back.
     """
     ax.set(xscale="linear", yscale="linear", xlabel="$y_1$", ylabel="$y_2$")
-    shown, dashes, ink = [], choose_dashes(groups), ax.xaxis.label.get_color()
+    shown, ink = [], ax.xaxis.label.get_color()
     for label, members in groups.items():
         results, death = members[0].results, find_death(members[0])
         path = np.array([results["path_y1"], results["path_y2"]])[:, :death.index if death else None]
-        ax.plot(*path, dashes[label], color=colors[label], linewidth=1.2)
-        ax.plot(*path[:, -1:], ".", color=colors[label], markersize=9)
+        ax.plot(*path, **looks[label], linewidth=1.2)
+        ax.plot(*path[:, -1:], ".", color=looks[label]["color"], markersize=9)
         target = [results["sim_par"].get(f"path_target_{y}", np.nan) for y in ("y1", "y2")]
         first = label == next(iter(groups))
         ax.plot(*path[:, :1], "o", color=ink, markersize=5, markerfacecolor="none", zorder=4,

@@ -98,7 +98,7 @@ def test_all_colours_can_be_read_on_a_dark_background(palette):
         return linear @ [0.2126, 0.7152, 0.0722]
     names = [*(name for name in style.COLORS[palette] if name != "others"), "A", "B", "C", "D"]
     labels = [*names, *(f"HIG (batch_size={size})" for size in range(6))]
-    colors = [*style.choose_colors(labels, palette, "dark").values(),
+    colors = [*(look["color"] for look in style.choose_looks(labels, palette, "dark").values()),
               *(style.readable(color, "dark") for color in style.TRAJECTORIES[palette])]
     background = luminance(style.STYLES["dark"]["axes.facecolor"])
     assert min((luminance(color) + 0.05) / (background + 0.05) for color in colors) > 3

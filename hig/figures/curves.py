@@ -30,7 +30,7 @@ BINS = 1000  # a curve is drawn with at most two points in each
 class Panel(NamedTuple):
     """What a system's figure shows beside the loss.
 
-    draw: function of (axes, groups, colors, options), as `hig.figures.losses.draw_losses`.
+    draw: function of (axes, groups, looks, options), as `hig.figures.losses.draw_losses`.
     arrays: names of what the pickles must hold with one value for each entry of the curve.
     images: names of what they must hold as (H, W) arrays.
     seeds: how many runs of one group there must be.
@@ -159,7 +159,7 @@ def final_loss(run, wanted):
 
 
 def time_to_reach(run, threshold):
-    """Seconds until the test loss, or the training loss where there is none, was first `threshold`, or inf."""
+    """Seconds until the test loss, or training loss where there is none, was first `threshold`; or inf."""
     reached = run.results["simulation_time"][run.results[f"{loss_kind(run, 'test')}_loss"] <= threshold]
     return float(reached[0]) if len(reached) else np.inf
 

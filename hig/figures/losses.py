@@ -9,7 +9,7 @@ from hig.figures.curves import (AXES, LOSSES, drawn_points, final_loss, find_dea
                                 median_band, system, take_overs)
 from hig.figures.reading import collect
 from hig.figures.studies import best_partners, study_panels
-from hig.figures.style import GREY, choose_colors, choose_dashes, legible, style
+from hig.figures.style import GREY, choose_looks, legible, style
 from hig.figures.table import group_runs, tabulate
 
 # inches of a panel without a legend outside: in a paper's column 10 pt stay readable, also with two abreast
@@ -84,14 +84,14 @@ def draw(figure, runs, options):
     return size[0] * columns + beside, size[1] * len(grid) + outside.max(axis=1).sum()
 
 
-def draw_panel(ax, title, function, groups, colors, losses, size, options, beside):
+def draw_panel(ax, title, function, groups, looks, losses, size, options, beside):
     """Draws one panel with title and legend. If it has the x axis of the axes `losses`, it has their limits.
 
     Returns the inches that stand above it, see `add_legend`.
     """
     logarithmic = system(next(iter(groups.values()))[0].system).log_x
     ax.set(xscale="log" if logarithmic else "linear", yscale="log", xlabel=AXES[options.x])
-    function(ax, groups, colors, options)
+    function(ax, groups, looks, options)
     above = add_legend(ax, title if function is draw_losses else None, size, beside)
     if ax is not losses:
         axis = ax.get_xlabel(), ax.get_xscale()
@@ -104,16 +104,16 @@ def draw_panel(ax, title, function, groups, colors, losses, size, options, besid
 
 
 def case_panels(title, table, options):
-    """[(title, function, groups, colours)] of the panels of a case, its losses first; `table`: its runs."""
+    """[(title, function, groups, looks)] of the panels of a case, its losses first; `table`: its runs."""
     groups = group_runs(table)
-    colors = choose_colors(groups, options.colors, options.style, best_partners(table))
-    panels = [(title, draw_losses, groups, colors)]
+    looks = choose_looks(groups, options.colors, options.style, best_partners(table))
+    panels = [(title, draw_losses, groups, looks)]
     for panel in system(table["System"].iloc[0]).panels:
         able = {label: [run for run in members if holds(run, panel)] for label, members in groups.items()}
         able = {label: members for label, members in able.items() if members}
         if max(map(len, able.values()), default=0) >= panel.seeds:
-            panels.append((title, panel.draw, able, colors))
-    return panels + [(title, draw_panel, groups, colors) for draw_panel in study_panels(table)]
+            panels.append((title, panel.draw, able, looks))
+    return panels + [(title, draw_panel, groups, looks) for draw_panel in study_panels(table)]
 
 
 def holds(run, panel):
@@ -122,7 +122,7 @@ def holds(run, panel):
             and all(np.ndim(run.results.get(key)) == 2 for key in panel.images))
 
 
-def draw_losses(ax, groups, colors, options):
+def draw_losses(ax, groups, looks, options):
     """First panel of every system: the loss over time, epochs or updates.
 
     Grey curves have no band, no name and no cross.
@@ -131,41 +131,41 @@ def draw_losses(ax, groups, colors, options):
     kinds = {loss_kind(run, options.y) for members in groups.values() for run in members}
     ax.set_ylabel(LOSSES[kinds.pop()] if len(kinds) == 1 else "loss")
     drawn = {label: loss_curves(members, options, logarithmic) for label, members in groups.items()}
-    for label in [label for label in groups if colors[label] == grey]:
+    for label in [label for label in groups if looks[label]["color"] == grey]:
         x, y, _ = drawn_points(drawn.pop(label), logarithmic, True)
         ax.plot(x, np.where(np.isfinite(y), y, np.nan), color=grey, linewidth=1, zorder=1)
     if len(drawn) < len(groups):
         ax.plot([], [], color=grey, linewidth=1, label=OTHERS)
-    shown, dashes = [curve for own in drawn.values() for curve in own if len(curve.y)], choose_dashes(drawn)
+    shown = [curve for own in drawn.values() for curve in own if len(curve.y)]
     for label, curves in drawn.items():
-        text = legend_text(label, groups[label], options.y, curves)
-        draw_curves(ax, curves, colors[label], legible(text), dashes[label])
+        text, color = legend_text(label, groups[label], options.y, curves), looks[label]["color"]
+        draw_curves(ax, curves, looks[label], legible(text))
         for moment, words in sorted({at for run in groups[label] for at in take_overs(run, options.x)}):
-            ax.axvline(moment, color=colors[label], linestyle=":", linewidth=1.2)
+            ax.axvline(moment, color=color, linestyle=":", linewidth=1.2)
             ax.annotate(words, (moment, 1), xycoords=("data", "axes fraction"), rotation=90, ha="right",
-                        va="top", color=colors[label], fontsize=8)
+                        va="top", color=color, fontsize=8)
     top = 1e3 * max((curve.y[0] for curve in shown), default=np.inf)
     if ax.get_ylim()[1] > top:  # a run that explodes would make the others a flat line at the bottom
         lowest = min(curve.y.min() for curve in shown)
         ax.set_ylim(lowest * (lowest / top) ** 0.05, top)
     for label, curves in drawn.items():
         for x, y in (curve.death for curve in curves if curve.death and len(curve.y)):
-            ax.plot([x], [min(y, top)], "x", color=colors[label], markersize=9, markeredgewidth=2.2,
+            ax.plot([x], [min(y, top)], "x", color=looks[label]["color"], markersize=9, markeredgewidth=2.2,
                     clip_on=False, zorder=4)
 
 
-def draw_curves(ax, curves, color, label=None, dashes="-"):
+def draw_curves(ax, curves, look, label=None):
     """A list of `Curve`: a single one as a line, several as median with a band from minimum to maximum."""
     shown = [curve for curve in curves if len(curve.x)]
     x, y, band = drawn_points(curves, ax.get_xscale() == "log", ax.get_yscale() == "log")
     if band:
-        ax.fill_between(x, *band, where=np.isfinite(band[1]), color=color, alpha=0.2, linewidth=0)
+        ax.fill_between(x, *band, where=np.isfinite(band[1]), color=look["color"], alpha=0.2, linewidth=0)
         x, y = x[np.isfinite(y)], y[np.isfinite(y)]
     elif shown and shown[0].death:
         end, last = shown[0].death
-        ax.plot([x[-1], end], [y[-1], last], ":", color=color, linewidth=1.2)               # to where it died
+        ax.plot([x[-1], end], [y[-1], last], ":", color=look["color"], linewidth=1.2)   # to where it died
     point = "o" if len(x) == 1 else None                                # a line of one point is not seen
-    ax.plot(x, y, dashes, color=color, label=label, marker=point)
+    ax.plot(x, y, **look, label=label, marker=point)
 
 
 def legend_text(label, members, wanted, curves):

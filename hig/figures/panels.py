@@ -4,12 +4,12 @@ import numpy as np
 
 from hig.figures.curves import LOSSES, drawable, final_loss
 from hig.figures.losses import draw_curves
-from hig.figures.style import choose_dashes, legible
+from hig.figures.style import legible
 
 LETTERS = 40    # names below the final losses stand aslant if they have more letters together
 
 
-def draw_quantity(key, words, ax, groups, colors, options, span=None):
+def draw_quantity(key, words, ax, groups, looks, options, span=None):
     """Panel: an array of the pickles over the x axis, with medians and bands of several seeds.
 
     Args:
@@ -19,13 +19,13 @@ def draw_quantity(key, words, ax, groups, colors, options, span=None):
             logarithmic one.
     """
     ax.set(ylabel=words, **({"yscale": "linear", "ylim": span} if span else {}))
-    for label, dashes in choose_dashes(groups).items():
+    for label, members in groups.items():
         curves = [drawable(run, run.results[key], options.x, ax.get_xscale() == "log",
-                           None if span else options.smooth, positive=not span) for run in groups[label]]
-        draw_curves(ax, curves, colors[label], dashes=dashes)
+                           None if span else options.smooth, positive=not span) for run in members]
+        draw_curves(ax, curves, looks[label])
 
 
-def draw_finals(ax, groups, colors, options, middle=np.median):
+def draw_finals(ax, groups, looks, options, middle=np.median):
     """Panel: the final loss of each run, and a bar at their `middle`; a run that died counts as infinite."""
     ax.set(xscale="linear", xlabel="", ylabel=f"final {LOSSES[options.y]}")
     names = [legible(label.replace("_", " ")) for label in groups]
@@ -37,7 +37,7 @@ def draw_finals(ax, groups, colors, options, middle=np.median):
     ax.grid(False, axis="x")
     for i, (label, members) in enumerate(groups.items()):
         finals = np.array([final_loss(run, options.y) for run in members])
-        alive, color = finals[np.isfinite(finals)], colors[label]
+        alive, color = finals[np.isfinite(finals)], looks[label]["color"]
         spread = np.linspace(-0.2, 0.2, len(alive)) if len(alive) > 1 else np.zeros(len(alive))
         ax.plot(i + spread, alive, "o", color=color, markersize=4, alpha=0.7, markeredgewidth=0)
         if np.isfinite(middle(finals)):

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from hig.figures.curves import LOSSES
-from hig.figures.style import SYMBOLS, WORDS, choose_colors, legible
+from hig.figures.style import SYMBOLS, WORDS, choose_looks, legible
 from hig.figures.table import natural, varied_settings
 
 BUDGET = ["max_time", "epochs"]         # settings that are never the subject of a study
@@ -61,7 +61,7 @@ def named(key):
     return legible(WORDS.get(key, key.replace("_", " ")) + f" {symbol}" * (len(symbol) == 1))
 
 
-def draw_over_setting(table, key, ax, groups, colors, options):
+def draw_over_setting(table, key, ax, groups, looks, options):
     """Panel: median and range of the final losses of each optimizer, over one setting.
 
     The values of the setting are evenly spaced. A cross with a fraction says how many runs died.
@@ -69,13 +69,13 @@ def draw_over_setting(table, key, ax, groups, colors, options):
     from matplotlib.ticker import LogFormatterSciNotation
 
     values = sorted(table[key].unique(), key=natural)
-    plain = choose_colors(list(table["Optimizer"].unique()), options.colors, options.style)
+    plain = choose_looks(list(table["Optimizer"].unique()), options.colors, options.style)
     ax.set(xscale="linear", xlabel=named(key), ylabel=f"final {LOSSES[options.y]}")
     ax.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1.5, 0.4)))  # of a single decade
     ax.set_xticks(range(len(values)), map(legible, values), fontsize=7 if sum(map(len, values)) > 30 else 10)
     table = table.assign(place=table[key].map(values.index), alive=table["Loss"].replace(np.inf, np.nan))
     for optimizer, own in table.groupby("Optimizer", sort=False):
-        color, places = plain[optimizer], own.groupby("place")
+        color, places = plain[optimizer]["color"], own.groupby("place")
         medians, alive = places["Loss"].median(), places["alive"].agg(["min", "max", "count"])
         ax.plot(medians.index, medians.replace(np.inf, np.nan), "o-", color=color, markersize=5,
                 label=legible(optimizer.replace("_", " ")))
@@ -89,7 +89,7 @@ def draw_over_setting(table, key, ax, groups, colors, options):
                             va="top", xycoords=("data", "axes fraction"), textcoords="offset points")
 
 
-def draw_heat_map(table, optimizer, first, second, ax, groups, colors, options):
+def draw_heat_map(table, optimizer, first, second, ax, groups, looks, options):
     """Panel: the median of the final losses of one optimizer over two settings, and how many runs died.
 
     The scale of greys is the same for all optimizers. The best cell of each row has a frame in the colour of
@@ -114,8 +114,8 @@ def draw_heat_map(table, optimizer, first, second, ax, groups, colors, options):
                     va="center", color="black" if np.isfinite(median) else ax.xaxis.label.get_color(),
                     fontsize=8 if len(columns) < 7 else 6)
         for group in cell["Group"][cell["Group"].isin(best)].unique():
-            ax.add_patch(Rectangle((x + 0.04, y + 0.04), 0.92, 0.92, fill=False, edgecolor=colors[group],
-                                   linewidth=2.5))
+            ax.add_patch(Rectangle((x + 0.04, y + 0.04), 0.92, 0.92, fill=False, linewidth=2.5,
+                                   edgecolor=looks[group]["color"]))
     ax.set(xscale="linear", yscale="linear", xlabel=named(second), ylabel=named(first))
     ax.grid(False)
     ax.set_xticks(np.arange(len(columns)) + 0.5, [legible(text) for text in columns])

@@ -50,42 +50,31 @@ def style(name):
         yield
 
 
-def choose_colors(groups, palette, look="paper", shown=None):
-    """{label: colour} for the labels of groups; optimizers unknown to COLORS get its "others" in turn.
+def choose_looks(groups, palette="paper", background="paper", shown=None):
+    """{label: {"color", "linestyle"}} for the labels of groups.
 
-    Up to three settings of an optimizer have its colour and differ by `choose_dashes`. If there are more,
-    they have shades of it in their order, or the colours of a colour map if there is no other optimizer.
+    An optimizer has its colour in COLORS, an unknown one the next of the "others" there. Up to three settings
+    of an optimizer have its colour and differ by DASHES. If there are more, they have shades of it in their
+    order, or the colours of a colour map if there is no other optimizer.
 
     Args:
         groups: labels of `hig.figures.table.group_runs`, in their order.
         palette: "paper" or "safe".
-        look: "paper" or "dark".
+        background: "paper" or "dark".
         shown: those in colour (default: all); the others are grey.
     """
-    settings = by_optimizer(label for label in groups if shown is None or label in shown)
-    colors, others = dict.fromkeys(groups, GREY[look]), itertools.cycle(COLORS[palette]["others"])
+    looks, settings = {label: {"color": GREY[background], "linestyle": "-"} for label in groups}, {}
+    for label in groups:
+        if shown is None or label in shown:
+            settings.setdefault(label.split(" (")[0], []).append(label)
+    others = itertools.cycle(COLORS[palette]["others"])
     for name, labels in settings.items():
-        own = COLORS[palette].get(name.split()[0])
-        own = own if own and own not in colors.values() else next(others)
-        scale = [own] * len(labels)
-        if len(labels) > len(DASHES):
-            scale = graded(own, len(labels), wide=len(settings) == 1)
-        colors |= {label: readable(color, look) for label, color in zip(labels, scale)}
-    return colors
-
-
-def choose_dashes(groups):
-    """{label: line style}: solid, but different ones for two or three settings of an optimizer."""
-    return {label: dashes for labels in by_optimizer(groups).values()
-            for label, dashes in zip(labels, DASHES if len(labels) <= len(DASHES) else ["-"] * len(labels))}
-
-
-def by_optimizer(labels):
-    """{optimizer: list of its labels}, of labels as in `choose_colors`."""
-    found = {}
-    for label in labels:
-        found.setdefault(label.split(" (")[0], []).append(label)
-    return found
+        own, few = COLORS[palette].get(name.split()[0]), len(labels) <= len(DASHES)
+        own = own if own and own not in [look["color"] for look in looks.values()] else next(others)
+        colors = [own] * len(labels) if few else graded(own, len(labels), wide=len(settings) == 1)
+        for label, color, dashes in zip(labels, colors, DASHES if few else itertools.repeat("-")):
+            looks[label] = {"color": readable(color, background), "linestyle": dashes}
+    return looks
 
 
 def readable(color, look):

@@ -23,7 +23,7 @@ from hig.figures.curves import (AXES, Curve, Run, drawable, drawn_points, loss_k
                                 take_overs)
 from hig.figures.losses import legend_text
 from hig.figures.reading import find_files, read_run
-from hig.figures.style import choose_colors, choose_dashes
+from hig.figures.style import choose_looks
 from hig.figures.table import cell, summary, tabulate
 
 EVERY = 500                 # milliseconds between the end of a refresh and the next one
@@ -81,16 +81,16 @@ def curve_of(run, options):
         return Curve(np.zeros(0), np.zeros(0), None, True)
 
 
-def make_figure(table, colors, options):
+def make_figure(table, looks, options):
     """The plotly figure of a case: of each group a line for each run, or median and band of all.
 
     Args:
         table: rows of the case as `hig.figures.table.tabulate` returns them, and their `Curve` as "Curve".
-        colors: {group: colour}.
+        looks: {group: its look}, see `hig.figures.style.choose_looks`.
         options: case (title), x ("time", "epochs", "updates"), y (name of a quantity), words for it, log_x,
             log_y, bands.
     """
-    starts, dashes = [curve.y[0] for curve in table["Curve"] if len(curve.y)], choose_dashes(colors)
+    starts = [curve.y[0] for curve in table["Curve"] if len(curve.y)]
     options.top = None
     if starts and options.y.endswith("_loss"):      # one that explodes would make the others a flat line
         options.top = 1e3 * max(starts)
@@ -100,19 +100,19 @@ def make_figure(table, colors, options):
                 **more}
     return go.Figure(
         [trace for label, own in table.groupby("Group", sort=False)
-         for trace in group_traces(label, own, colors[label], DASHES[dashes[label]], options)],
+         for trace in group_traces(label, own, looks[label], options)],
         {**LAYOUT, "margin": {"t": 34, "r": 16}, "xaxis": axis(AXES[options.x], options.log_x),
          "yaxis": axis(options.words, options.log_y, autorangeoptions_clipmax=options.top),
-         "uirevision": "kept", "meta": options.case, "showlegend": len(colors) <= NAMED,
+         "uirevision": "kept", "meta": options.case, "showlegend": len(looks) <= NAMED,
          "legend": {"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom"}})
 
 
-def group_traces(label, table, color, dash, options):
+def group_traces(label, table, look, options):
     """Plotly traces of the runs behind one name in the legend; arguments as in `make_figure`.
 
     A run that died ends in a cross, at most at `options.top`. An optimizer that takes over is named.
     """
-    runs, curves, name = list(table["Run"]), list(table["Curve"]), label.replace("_", " ")
+    runs, curves, color, name = [*table["Run"]], [*table["Curve"]], look["color"], label.replace("_", " ")
     if options.y.endswith("_loss"):
         name = legend_text(label, runs, options.y.removesuffix("_loss"), curves)
     style = {"name": escape(name, quote=False), "legendgroup": label, "line_color": color}
@@ -126,7 +126,8 @@ def group_traces(label, table, color, dash, options):
                               fillcolor=shade, **quiet) for edge, fill in zip(band or (), (None, "tonexty"))]
         x, y = x[np.isfinite(y)], y[np.isfinite(y)]
         mode = "lines+markers" if len(x) == 1 else "lines"              # a line of one point is not seen
-        traces.append(go.Scatter(x=x, y=y, mode=mode, line_dash=dash, showlegend=not i, **style))
+        traces.append(go.Scatter(x=x, y=y, mode=mode, line_dash=DASHES[look["linestyle"]],
+                                 showlegend=not i, **style))
         for run, curve in part:
             if curve.death:
                 marks.add((curve.death[0], min(curve.death[1], options.top or np.inf), "x-thin", ""))
@@ -141,12 +142,12 @@ def group_traces(label, table, color, dash, options):
     return traces
 
 
-def make_table(table, colors, errors):
+def make_table(table, looks, errors):
     """The table of plot.py, with the colours of the curves; arguments as in `make_figure`.
 
     Each of the `errors`, sentences about files that are no curves, has a row of its own.
     """
-    rows, heads, colors = [], [], {label.replace("_", " "): color for label, color in colors.items()}
+    rows, heads, colors = [], [], {label.replace("_", " "): look["color"] for label, look in looks.items()}
     for values in summary(table).drop(columns="system").to_dict("records") if len(table) else []:
         swatch = html.Span(className="swatch", style={"background": colors[values["optimizer"]]})
         heads, (name, *cells) = list(values), map(cell, values, values.values())
@@ -224,14 +225,14 @@ def refresh(paths, case, x, y, switches, shown, tick=None):
     table = table.assign(Curve=[curve_of(run, options) for run in table["Run"]])
     empty = [os.path.relpath(run.path) for run, curve in zip(table.Run, table.Curve) if not len(curve.x)]
     note = f"Without values for these axes, and not drawn: {', '.join(empty)}." if empty else ""
-    colors = choose_colors(list(table["Group"].unique()), "paper")
-    figure = make_figure(table, colors, options)
+    looks = choose_looks(list(table["Group"].unique()))
+    figure = make_figure(table, looks, options)
     view, data = str(hash(str(figure.layout))), figure.to_plotly_json()["data"]
     if shown[1] == view:                                                # the zoom, too, stays the user's
         figure = Patch()
         figure["data"] = data
     return {"figure": figure,
-            "table": make_table(table, colors, [error for error in contents if isinstance(error, str)]),
+            "table": make_table(table, looks, [error for error in contents if isinstance(error, str)]),
             "note": note if runs else f"No curves in {', '.join(map(os.path.relpath, paths))} yet.",
             "cases": {title: f"{title} ({len(own)}{', running' * ('running' in own)})"
                       for title, own in states.items()}, "case": case,
