@@ -48,14 +48,14 @@ def test_only_changed_files_are_read_again(tmp_path):
     """A file written anew is noticed although its time and size are the same."""
     path = save(tmp_path / "NLO_GN_RESULTS.pickle", falling())
     save(tmp_path / "NLO_HIG_RESULTS.pickle", falling())
-    first, before = page.look([tmp_path, tmp_path, path]), path.stat()
+    first, before = page.read_files([tmp_path, tmp_path, path]), path.stat()
     save(path, falling(rate=0.4))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    now = page.look([tmp_path])
+    now = page.read_files([tmp_path])
     assert [now[file] is first[file] for file in now] == [False, True]
     assert now[path][1].results["train_loss"][1] == np.exp(-0.4)
     path.unlink()
-    assert len(page.look([tmp_path])) == 1
+    assert len(page.read_files([tmp_path])) == 1
 
 
 def test_the_state_of_a_run(tmp_path):

@@ -32,15 +32,15 @@ NAMED = 12                  # groups in the legend; if there are more, only the 
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot"}      # matplotlib's line styles in plotly's words
 LAYOUT = {"template": "plotly_white", "font": {"family": "system-ui, sans-serif", "size": 13}}
 GRAPH = {"displaylogo": False, "showSendToCloud": False}    # no link to plotly.com, nothing is uploaded there
-KNOWN = {}                  # what `look` has found last: {path: (stamp, Run or sentence)}
+KNOWN = {}                  # what `read_files` has found last: {path: (stamp, Run or sentence)}
 
 
 # ------------------------------------------------------------------------------------------------- the files
 
-def look(paths):
+def read_files(paths):
     """What is at some paths (folders and files) now: {path: (stamp, Run or sentence why it is none)}.
 
-    Only files that have changed since the last look are read again.
+    Only files that have changed since the last call are read again.
     """
     found = {}
     for path in [file.resolve() for path in paths
@@ -205,7 +205,7 @@ def refresh(paths, case, x, y, switches, shown, tick=None):
     Raises:
         PreventUpdate: nothing has changed.
     """
-    found = look(paths)
+    found = read_files(paths)
     stamps, contents = ([value[i] for value in found.values()] for i in (0, 1))
     runs = [run for run in contents if isinstance(run, Run)]
     now = repr((list(found), stamps, [*map(state_of, runs)], x, switches))
