@@ -22,9 +22,10 @@ taken back, and a smaller one is tried, up to TRIALS times per update. One varia
     Levenberg-Marquardt    q, with the damping μ = q · (L/L₀) · tr K/n. If ρ < 1/4, q becomes four times as
                            large. If ρ > 3/4, it is divided by 1.5.
 
-The damping falls with the loss (Yamashita and Fukushima 2001; Fan and Yuan 2005). It does not fall just
-because steps succeed: a batch with fewer outputs than the network has weights can be fitted exactly from the
-start, at the expense of all other samples, and the loss of the same batch does not show this.
+The damping falls with the loss (Yamashita and Fukushima 2001; Fan and Yuan 2005). If L or L₀ is not positive,
+as in likelihoods, 1 takes the place of L/L₀. The damping does not fall just because steps succeed: a batch
+with fewer outputs than the network has weights can be fitted exactly from the start, at the expense of all
+other samples, and the loss of the same batch does not show this.
 
 A step lowers the loss of its own batch, and perhaps the loss of the next batch. The ratio of these two
 decreases shows whether a batch determines the weights. Measuring it takes one more forward pass (the loss of

@@ -232,7 +232,7 @@ class JacobianPower(keras.optimizers.Optimizer):
         if not self.adaptive:
             return self.damping
         first = float(self.first_loss)
-        return self._factor() * max(loss / first if first > 0 else 1.0, 1e-12)
+        return self._factor() * max(loss / first if loss > 0 < first else 1.0, 1e-12)
 
     def _factor(self):
         return self.damping

@@ -207,6 +207,17 @@ def test_updates_without_a_slope_leave_the_size_of_steps_alone(float64, make):
     np.testing.assert_allclose(seen[1], seen[0], rtol=1e-9)
 
 
+def test_a_loss_that_falls_below_zero_is_trained_on(float64):
+    """Likelihoods do: L/L₀ says nothing then. A constant taken off the squares changes no gradient."""
+    x, y = data()
+    model = hig.PhysicsModel(network(), simulator)
+    first = float(tf.reduce_mean(squares(y, model(x))))
+    model.compile(hig.LevenbergMarquardt(), lambda y_true, y: squares(y_true, y) - 0.9 * first)
+    losses = model.fit(x, y, batch_size=len(x), epochs=40, verbose=0).history["loss"]
+    assert losses[0] == pytest.approx(0.1 * first)
+    assert losses[-1] + 0.9 * first < 0.01 * first                      # 0.12 first, if μ falls with L/L₀
+
+
 def control_of(optimizer):
     """The variables that step control changes, by their names."""
     names = {"learning_rate", "factor", "last_step", *MEASURED}
