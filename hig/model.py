@@ -133,13 +133,13 @@ class PhysicsModel(keras.Model):
         Metrics and what a subclass' own compute_loss keeps in variables are left unchanged. If `measured`,
         they change as in an update by Keras, except the metric of the loss itself.
         """
-        # the loss consists of penalties alone
-        if self.loss is None and self.losses and type(self).compute_loss is keras.Model.compute_loss:
+        own = type(self).compute_loss is not keras.Model.compute_loss
+        if self.loss is None and not own and self.losses:               # the loss consists of penalties alone
             return 0.0 * tf.add_n([tf.cast(tf.reduce_sum(leaf), keras.config.floatx())
                                    for leaf in tf.nest.flatten(outcome)])
         variables = [variable for metric in self.metrics if not measured or metric.name == "loss"
                      for variable in metric.variables]
-        if not measured and type(self).compute_loss is not keras.Model.compute_loss:
+        if own and not measured:
             variables += self.non_trainable_variables
         self._in_place = penalty
         try:  # Keras' form, which leaves out `training` if a subclass' own compute_loss does not take it
@@ -358,9 +358,10 @@ class PhysicsModel(keras.Model):
         return self._derivatives[key]
 
     def trace_update(self, direction, *to_record):
-        """Moves the weights by −η · direction, (p,), and updates the metrics as `trace_record` does."""
+        """Updates the metrics as `trace_record` does, and moves the weights by −η · direction, (p,)."""
+        results = self.trace_record(*to_record)
         self.optimizer.apply_directions(self.shares(once(direction)), self.trainable_variables)
-        return self.trace_record(*to_record)
+        return results
 
     def trace_record(self, loss, x, y_true, outcome, sample_weight):
         """Updates Keras' metrics with a batch; returns their values."""
