@@ -52,7 +52,7 @@ def test_only_changed_files_are_read_again(tmp_path):
     save(path, falling(rate=0.4))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     now = page.read_files([tmp_path])
-    assert [now[file] is first[file] for file in now] == [False, True]
+    assert [now[file][1] is first[file][1] for file in now] == [False, True]
     assert now[path][1].results["train_loss"][1] == np.exp(-0.4)
     path.unlink()
     assert len(page.read_files([tmp_path])) == 1

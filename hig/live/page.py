@@ -8,7 +8,7 @@ It is for this machine alone and loads nothing from elsewhere. Other pages in th
 import os
 from argparse import Namespace
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from html import escape
 
 import dash
@@ -32,29 +32,29 @@ NAMED = 12                  # groups in the legend; if there are more, only the 
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot"}      # matplotlib's line styles in plotly's words
 LAYOUT = {"template": "plotly_white", "font": {"family": "system-ui, sans-serif", "size": 13}}
 GRAPH = {"displaylogo": False, "showSendToCloud": False}    # no link to plotly.com, nothing is uploaded there
-KNOWN = {}                  # what `read_files` has found last: {path: (stamp, Run or sentence)}
 
 
 # ------------------------------------------------------------------------------------------------- the files
 
 def read_files(paths):
-    """What is at some paths (folders and files) now: {path: (stamp, Run or sentence why it is none)}.
-
-    Only files that have changed since the last call are read again.
-    """
+    """What is at some paths (folders and files) now: {path: (stamp, Run or sentence why it is none)}."""
     found = {}
     for path in [file.resolve() for path in paths
                  for file in (find_files(path) if path.is_dir() else [path])]:
         with suppress(OSError):                                         # it is gone since it was listed
             state = path.stat()
             stamp = state.st_mtime_ns, state.st_size, state.st_ino
-            if KNOWN.get(path, (None,))[0] != stamp:
-                try:
-                    KNOWN[path] = stamp, read_run(path)
-                except ValueError as error:
-                    KNOWN[path] = stamp, str(error)
-            found[path] = KNOWN[path]
+            found[path] = stamp, read_file(path, stamp)
     return found
+
+
+@lru_cache(maxsize=1000)
+def read_file(path, stamp):
+    """The Run in a file, or a sentence why it is none; it is read again only if its `stamp` has changed."""
+    try:
+        return read_run(path)
+    except ValueError as error:
+        return str(error)
 
 
 def quantities(run):
