@@ -21,13 +21,11 @@ from tests.networks import (ALL_STEPS, ETA, Case, Physics, assert_same_step, der
 from tests.reference import flat, power_by_svd, weights_of
 from tests.test_networks import ELSEWHERE
 from tests.test_networks_layers import FROZEN, LAYERS, OUTSIDE, closed_loop_in_while_loop
-from tests.test_networks_physics import LOSSES, SIMULATORS, STRUCTURES
+from tests.test_networks_physics import LOSSES, SIMULATED, STRUCTURES
 
 ALL = ALL_STEPS["krylov"]
 
-TABLE = {**ELSEWHERE, **LAYERS, **FROZEN, **OUTSIDE, **STRUCTURES,
-         **{name: lambda name=name: Case(stack(4, 2), SIMULATORS[name]) for name in SIMULATORS},
-         **{name: lambda options=options: Case(stack(4, 2), **options) for name, options in LOSSES.items()}}
+TABLE = {**ELSEWHERE, **LAYERS, **FROZEN, **OUTSIDE, **STRUCTURES, **SIMULATED, **LOSSES}
 del TABLE["recompute_grad"]  # TensorFlow's recomputed gradients have no derivative of their own
 
 

@@ -97,9 +97,11 @@ SIMULATORS = {
 COUPLED = ["batch_mean", "batch_maximum", "neighbours", "samples_in_another_order"]
 
 
-test_simulators = held_to_the_svd({
-    name: lambda name=name: Case(stack(4, 2), SIMULATORS[name],
-                                 route="whole batch" if name in COUPLED else None) for name in SIMULATORS})
+SIMULATED = {name: lambda name=name: Case(
+    stack(4, 2), SIMULATORS[name], route="whole batch" if name in COUPLED else None) for name in SIMULATORS}
+
+
+test_simulators = held_to_the_svd(SIMULATED)
 
 
 @pytest.mark.parametrize("name", ["batch_mean", "array_of_the_batch_as_outcome"])
@@ -170,7 +172,7 @@ def both(x, u):
     return {"force": u * x[:, :2], "energy": tf.reduce_sum(u**2, axis=1, keepdims=True)}
 
 
-LOSSES = {
+LOSSES = {name: lambda options=options: Case(stack(4, 2), **options) for name, options in {
     "mse": dict(loss="mse"),
     "huber": dict(loss=keras.losses.Huber(delta=0.5)),
     "sum": dict(loss=keras.losses.MeanSquaredError(reduction="sum")),
@@ -179,12 +181,10 @@ LOSSES = {
     "dict": dict(simulator=both, loss={"force": "mse", "energy": "mae"}),
     "dict_with_weights": dict(simulator=both, loss={"force": "mse", "energy": "mae"},
                               compile={"loss_weights": {"force": 0.3, "energy": 2.0}}),
-    "list": dict(simulator=lambda x, u: list(both(x, u).values()), loss=["mse", "mae"]),
-}
+    "list": dict(simulator=lambda x, u: list(both(x, u).values()), loss=["mse", "mae"])}.items()}
 
 
-test_losses = held_to_the_svd({name: lambda options=options: Case(stack(4, 2), **options)
-                               for name, options in LOSSES.items()})
+test_losses = held_to_the_svd(LOSSES)
 
 
 class PenalizedSimulator(keras.layers.Layer):

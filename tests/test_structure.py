@@ -15,7 +15,7 @@ import hig
 from hig.sample_axes import SampleAxes
 from hig.structure import layer_products
 from tests.networks import (ALL_STEPS, B, ETA, FEATURES, Case, Net, assert_right_rows, assert_right_step,
-                            compiled, dense, rows, rows_of_route, slope, squares, stack, targets)
+                            compiled, convolution, dense, rows, rows_of_route, slope, squares, stack, targets)
 from tests.reference import jacobian_of_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Jacobian takes the route")   # said on purpose
@@ -33,13 +33,7 @@ def rolled(u, factor):
                          maximum_iterations=3)[1]
 
 
-def convolution():
-    return keras.Sequential([keras.Input((6, 1)), keras.layers.Conv1D(3, 3, activation="tanh"),
-                             keras.layers.Flatten(), keras.layers.Dense(2)])
-
-
-FIRST, LATER, SERIES = (rows(*shape, seed=seed).astype("float64") for *shape, seed in (
-    (FEATURES, 0), (FEATURES, 1), (6, 1, 0)))
+FIRST, LATER = (rows(FEATURES, seed=seed).astype("float64") for seed in (0, 1))
 MEASURED = FIRST * [0, 1, 1]
 ONE_STEP, FOUR = ({"state": FIRST, "steps": np.full((B, 1), count, "int32")} for count in (0, 4))
 # network, outcome as a function of (network, number that becomes 1, x, u), x before, x after
@@ -47,7 +41,7 @@ CHANGES = {
     "weight of a residual": (lambda: stack(5, 2), lambda network, factor, x, u: tf.concat(
         [u, factor * (slope(network, x) + u[:, :1])], 1)),
     "weight of a residual of a convolution": (convolution, lambda network, factor, x, u: tf.concat(
-        [u, factor * slope(network, x)[:, :2, 0]], 1), SERIES),
+        [u, factor * slope(network, x)], 1)),
     "horizon in a variable": (lambda: stack(5, FEATURES), lambda network, factor, x, u: loop(
         network, 1 + 3 * factor, x + 0.3 * u)),
     "horizon in a factor": (lambda: stack(5, FEATURES), lambda network, factor, x, u: (
