@@ -200,7 +200,8 @@ class PhysicsModel(keras.Model):
         if isinstance(self.optimizer, JacobianPower):
             self.train_function = self._train_by_parts
             return
-        may_compile = self.asked_to_jit == "auto" and not self.run_eagerly and all(
+        eager = self.run_eagerly or self.compiler.eager
+        may_compile = self.asked_to_jit == "auto" and not eager and all(
             layer.supports_jit for part in (self.network, self.simulator, self.network_input)
             if isinstance(part, keras.layers.Layer) for layer in leaves(part))
         if may_compile:
@@ -260,7 +261,10 @@ class PhysicsModel(keras.Model):
         batches = [data for _, data in zip(range(self.steps_per_execution), iterator)]
         if not batches:
             raise StopIteration
-        self.jit_compile = self._agrees_with_xla(batches[0])            # Keras' "auto": no XLA on a CPU
+        try:
+            self.jit_compile = self._agrees_with_xla(batches[0])        # Keras' "auto": no XLA on a CPU
+        except Exception:  # of users' code; the step without XLA raises it in Keras' words
+            self.jit_compile = False
         super().make_train_function(force=True)
         same = batches if not isinstance(iterator, tf.data.Iterator) else tf.data.Dataset.from_generator(
             lambda: batches, output_signature=iterator.element_spec)
