@@ -39,7 +39,8 @@ class Compiler:
         eager: True to run the functions as plain Python.
 
     Attributes:
-        values: what the model held in Python after the last update; if it changes, all is compiled again.
+        values: what the model held in Python after the last update, None before the first one; if it changes,
+            all is compiled again.
     """
 
     def __init__(self, jit_compile="auto", eager=False):

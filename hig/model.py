@@ -228,7 +228,7 @@ class PhysicsModel(keras.Model):
         def one_step(data):
             return self.train_step(keras.tree.map_structure(
                 lambda t: None if isinstance(t, tf.experimental.Optional) else t, data))
-        if self._derivatives and self._python_values() != self.compiler.values:
+        if self.compiler.values not in (None, self._python_values()):
             self.compiler.warn("A part of the model, or a number that one holds in Python, has changed: all "
                                "is compiled again, which takes seconds; a tf.Variable changes without")
             self._derivatives, self.test_function, self.predict_function = {}, None, None
