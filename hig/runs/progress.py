@@ -16,8 +16,8 @@ def last_known(values):
 
 
 def say(text):
-    """Writes a line to stderr, above a bar. If nobody reads it, because Ctrl-C has also ended a `tee` behind this
-    process, or because the terminal was closed, training goes on all the same.
+    """Writes a line to stderr, above a bar. If nobody reads it, because Ctrl-C has also ended a `tee` behind
+    this process, or because the terminal was closed, training goes on all the same.
     """
     with suppress(OSError):
         tqdm.write(text, sys.stderr)
