@@ -108,8 +108,8 @@ def test_what_is_left_runs_and_what_failed_is_told(folder, capfd):
     (signal.SIGINT, "slow", False)])
 def test_a_study_that_is_killed_goes_on_where_it_was(folder, number, outcome, read):
     """After a kill its runs go on by themselves, and the next call, here with a larger budget, waits for them
-    and resumes them; SIGTERM and Ctrl-C, which a terminal sends to the whole group, stop them in order. Ctrl-C
-    may also have ended a `tee` that read what the study prints.
+    and resumes them. SIGTERM and Ctrl-C, which a terminal sends to the whole group, stop them in order.
+    Ctrl-C may also have ended a `tee` that read what the study prints.
     """
     code = f"""if True:
         from pathlib import Path
@@ -149,8 +149,8 @@ def test_the_folder_of_another_study_is_refused(tmp_path, monkeypatch, capsys):
     folder = ["--output", tmp_path / "s"]
     assert run_study(monkeypatch, capsys, "Poisson", "peers", *folder)[0] == 0
     code, out, _ = run_study(monkeypatch, capsys, "Poisson", "peers", "--list", *folder)
-    assert code == 0 and out.endswith("1 of 1 runs are left; they take about 0 h 01 min, less if their epochs "
-                                      "end before --max-time\n")
+    assert code == 0 and out.endswith("1 of 1 runs are left; they take about 0 h 01 min, less if their "
+                                      "epochs end before --max-time\n")
     with locked(tmp_path / "s" / "study"):
         for system, name, flags, words in (
                 ("Nonlinear_Oscillators", "peers", [], "is that of the study Poisson/peers: choose another"),

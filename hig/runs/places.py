@@ -51,8 +51,8 @@ def slurm(left, options):
     stopped, the jobs go on.
 
     Raises:
-        SettingsError: there is no Slurm, it does not answer at first or does not take the jobs, or submitit is
-            not installed.
+        SettingsError: there is no Slurm, it does not answer the first question, it does not take the jobs, or
+            submitit is not installed.
     """
     missing = [command for command in ("sbatch", "srun", "squeue") if not shutil.which(command)]
     if missing:
