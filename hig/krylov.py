@@ -194,6 +194,8 @@ class Products:
         return tf.reshape(self._joined(push, x, matrices), [-1])
 
     def _forward_mode(self, x, values, tangents):
+        if tf.executing_eagerly() and not self.functions.compiler.eager:  # other ways are faster then
+            raise NotImplementedError("TensorFlow makes no graph of the forward mode")
         with tf.autodiff.ForwardAccumulator(values, tangents) as accumulator:
             value = self._function(x)
         return accumulator.jvp(value, tf.UnconnectedGradients.ZERO)

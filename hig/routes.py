@@ -167,7 +167,7 @@ class Derivatives:
                 raise
             except Exception as error:  # users' code fails on rows that are not those of its batch
                 failure, message = error, (str(error).strip() or repr(error)).splitlines()[0][:160]
-                wrong = f"the model fails on other rows than its batch ({message})"
+                wrong = f"a faster route, perhaps with other rows than the batch, fails ({message})"
             if not wrong:
                 if self.compiler.xla and not xla:
                     self.compiler.differs("The Jacobian")

@@ -39,6 +39,8 @@ COMPILED = {
     "a weight in the simulator": (lambda: Case(stack(4, 2), Physics(
         lambda self, x, u: u * self.mass + x[:, :2], mass=1.5)), "forward mode"),
     "coupled samples": (lambda: Case(stack(4, 2), lambda x, u: u - tf.reduce_mean(u, 0)), "forward mode"),
+    "a choice among simulators": (lambda: Case(stack(4, 2), lambda x, u: tf.switch_case(
+        tf.cast(x[0, 0] > 9, "int32"), [lambda: u - tf.reduce_mean(u, 0), lambda: u])), "double backward"),
     "a loop in the network": (LAYERS["lstm"], "through the network"),
     "a network in a loop": (closed_loop_in_while_loop, "double backward")}
 

@@ -85,6 +85,7 @@ NO_GRADIENTS = "(?i)no gradients provided"      # Keras' words
 REFUSED = {
     "random_simulator": (lambda x, u: u + u * tf.random.normal(tf.shape(u), dtype=u.dtype), ValueError,
                          "random"),
+    "random_number_of_numpy": (lambda x, u: u * (1 + np.random.normal()), ValueError, "random"),
     "random_network": (lambda x, u: u, ValueError, "random", always_dropped),
     "stateful_network": (lambda x, u: u, ValueError, "state", stateful),
     "simulator_with_memory": (WithMemory(), ValueError, "state"),
