@@ -53,6 +53,10 @@ class Compiler:
             self.said.add(sentence)
             warnings.warn(sentence, stacklevel=2)
 
+    def without_xla(self, what, error):
+        """Warns that something runs without XLA, because XLA could not compile it."""
+        self.slower(what, f"XLA cannot compile it ({own_sentence(error)[:160]})")
+
     def differs(self, what):
         """Warns that something runs without XLA, because XLA gave another result."""
         self.slower(what, "XLA gives another loss or gradient than TensorFlow does, as for a norm at zero "
@@ -146,7 +150,7 @@ class _Function:
             return self.without_xla, result
         result = graph(*arguments)
         if failure:
-            self.compiler.slower(self.what, f"XLA cannot compile it ({own_sentence(failure)[:160]})")
+            self.compiler.without_xla(self.what, failure)
         return graph, result
 
 

@@ -261,24 +261,32 @@ class PhysicsModel(keras.Model):
         batches = [data for _, data in zip(range(self.steps_per_execution), iterator)]
         if not batches:
             raise StopIteration
+        same = batches if not isinstance(iterator, tf.data.Iterator) else tf.data.Dataset.from_generator(
+            lambda: batches, output_signature=iterator.element_spec)
         try:
             self.jit_compile = self._agrees_with_xla(batches[0])        # Keras' "auto": no XLA on a CPU
         except Exception:  # of users' code; the step without XLA raises it in Keras' words
             self.jit_compile = False
         super().make_train_function(force=True)
-        same = batches if not isinstance(iterator, tf.data.Iterator) else tf.data.Dataset.from_generator(
-            lambda: batches, output_signature=iterator.element_spec)
-        return self.train_function(iter(same))
+        try:
+            return self.train_function(iter(same))
+        except tf.errors.OpError as error:  # of a metric, or of what a layer does only in training
+            if not self.jit_compile or isinstance(error, tf.errors.ResourceExhaustedError):
+                raise
+            failure = error
+        self.jit_compile = False
+        super().make_train_function(force=True)
+        logs = self.train_function(iter(same))  # raises again unless XLA caused the error
+        self.compiler.without_xla("The step", failure)
+        return logs
 
     def _agrees_with_xla(self, data):
-        """Whether XLA compiles the loss, gradient and metrics of a batch, and gives the right gradient."""
+        """Whether XLA compiles the loss and gradient of a batch, and gives the right gradient."""
         batch = keras.utils.unpack_x_y_sample_weight(data)
 
         def gradient(x, y_true, sample_weight):
-            with _unchanged(self.metrics_variables), tf.GradientTape() as tape:
-                outcome = self(x, training=False)
-                loss = self.data_loss(x, y_true, outcome, sample_weight)
-                self.compute_metrics(x, y_true, outcome, sample_weight)
+            with tf.GradientTape() as tape:
+                loss = self.data_loss(x, y_true, self(x, training=False), sample_weight)
             gradients = tape.gradient(loss, [weight.value for weight in self.trainable_variables])
             return [tf.cast(t, tf.float64) for t in (loss, *gradients) if t is not None]
         with_xla, without = (self.compiler.function(gradient, "The step", xla) for xla in (True, False))

@@ -187,6 +187,24 @@ def test_a_device_out_of_memory_is_not_a_matter_of_xla():
     assert len(calls) == 1
 
 
+def test_what_xla_cannot_compile_only_in_training_runs_without_it():
+    """The step is SGD's, by TensorFlow's own gradient. In inference the layer would leave x as it is."""
+    class Halves(keras.layers.Layer):
+        def call(self, x, training=False):
+            halves = tf.numpy_function(lambda x: x / 2, [x], x.dtype)
+            return tf.ensure_shape(halves, x.shape) if training else x
+
+    network = keras.Sequential([keras.Input((FEATURES,)), Halves(), keras.layers.Dense(2)])
+    model, x, y = compiled(Case(network, lambda x, u: u), keras.optimizers.SGD(ETA)), rows(FEATURES), rows(2)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model.loss(y, model(x, training=True)))
+    expected = [w - ETA * g for w, g in zip(network.get_weights(), tape.gradient(loss, network.weights))]
+    with pytest.warns(UserWarning, match="The step runs without XLA, which is slower: XLA cannot compile it"):
+        model.train_on_batch(x, y)
+    for weight, wanted in zip(network.get_weights(), expected):
+        np.testing.assert_allclose(weight, wanted, rtol=1e-5)
+
+
 def test_runs_share_a_card(monkeypatch):
     """By emulation, without a GPU: TensorFlow is asked to take memory as it needs it, for every card."""
     asked = []
