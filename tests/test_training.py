@@ -4,6 +4,7 @@ import hashlib
 import os
 import pty
 import signal
+from concurrent.futures import ThreadPoolExecutor
 import sys
 from contextlib import suppress
 
@@ -235,3 +236,11 @@ def test_wrong_weights_name_the_shapes_found_and_expected(tmp_path):
         assert "\n" not in str(error.value)
     for variable, value in zip(network.variables, before):
         np.testing.assert_array_equal(variable, value)
+
+
+def test_outside_the_main_thread(tmp_path):
+    """Where Python allows no signal handlers; the losses are those of the main thread."""
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(tiny.run, tmp_path / "thread").result() == "finished"
+    tiny.run(tmp_path)
+    np.testing.assert_array_equal(*map(tiny.losses, (tmp_path, tmp_path / "thread")))

@@ -27,6 +27,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from bisect import bisect_left
 from contextlib import closing, contextmanager, suppress
@@ -337,7 +338,8 @@ def _stop_on_signals(run):
         run.progress.message("stopping after this epoch"
                              + "; Ctrl-C again stops at once" * (number == signal.SIGINT))
 
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    earlier = {number: signal.signal(number, stop) for number in handled}  # only the main thread may set them
     try:
         yield
     finally:
