@@ -55,12 +55,12 @@ class Compiler:
 
     def without_xla(self, what, error):
         """Warns that something runs without XLA, because XLA could not compile it."""
-        self.slower(what, f"XLA cannot compile it ({own_sentence(error)[:160]})")
+        self._slower(what, f"XLA cannot compile it ({own_sentence(error)[:160]})")
 
     def differs(self, what):
         """Warns that something runs without XLA, because XLA gave another result."""
-        self.slower(what, "XLA gives another loss or gradient than TensorFlow does, as for a norm at zero "
-                          "or for a decomposition")
+        self._slower(what, "XLA gives another loss or gradient than TensorFlow does, as for a norm at zero "
+                           "or for a decomposition")
 
     def is_small(self, concrete_function, what):
         """Whether a graph has so few operations that XLA compiles it in seconds; warns if not.
@@ -70,12 +70,12 @@ class Compiler:
         definition = concrete_function.graph.as_graph_def()
         count = len(definition.node) + sum(len(function.node_def) for function in definition.library.function)
         if count > MOST_OPERATIONS:
-            self.slower(what, f"its graph has {count} operations, which XLA would compile for minutes. If "
-                              "it loops over time steps in Python, a tf.while_loop with maximum_iterations "
-                              "makes it small")
+            self._slower(what, f"its graph has {count} operations, which XLA would compile for minutes. If "
+                               "it loops over time steps in Python, a tf.while_loop with maximum_iterations "
+                               "makes it small")
         return count <= MOST_OPERATIONS
 
-    def slower(self, what, reason):
+    def _slower(self, what, reason):
         """Warns that something runs without XLA, for this reason."""
         self.warn(f"{what} runs without XLA, which is slower: {reason}. compile(jit_compile=False) says so "
                   "from the start.")
