@@ -4,6 +4,7 @@ import os
 import runpy
 import subprocess
 import sys
+import warnings
 from argparse import Namespace
 from pathlib import Path
 
@@ -77,8 +78,14 @@ def test_a_setting_that_does_not_exist_is_the_programmers_mistake():
 @pytest.mark.parametrize("state, code", [("finished", 0), ("terminated", 0), ("diverged", 3), ("failed", 4),
                                          ("interrupted", 130)])
 def test_the_exit_code_tells_how_a_run_ended(tmp_path, monkeypatch, state, code):
-    monkeypatch.setattr(cli, "load", lambda module: Namespace(run=lambda settings: state))
+    """And its warnings are sentences, which name no file of TensorFlow; those of others stay as they are."""
+    def run(settings):
+        assert warnings.formatwarning(*warning) == "SGD: warning: τ is small\n"
+        return state
+    warning = "τ is small", UserWarning, "keras.py", 70
+    monkeypatch.setattr(cli, "load", lambda module: Namespace(run=run))
     assert submit("Nonlinear_Oscillators/submit_SGD.py", "--output", tmp_path) == code
+    assert warnings.formatwarning(*warning) == "keras.py:70: UserWarning: τ is small\n"
 
 
 # ---------------------------------------------------------------------------------------- the surroundings

@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import tempfile
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,8 +70,12 @@ FLAGS = {   # type, symbol and meaning; from "batch_size" on, a script has only 
 
 
 def submit(system, optimizer, description, **settings):
-    """Parses the command line, trains, and exits the process; arguments as in `parse`."""
+    """Parses the command line, trains, and exits the process; arguments as in `parse`. Warnings are sentences
+    on stderr, without the place in the code.
+    """
     settings = parse(system, optimizer, description, **settings)
+    earlier = warnings.formatwarning
+    warnings.formatwarning = lambda text, *_: f"{optimizer}: warning: {text}\n"
     try:
         check_writable(settings.output)
         if settings.save_weights:
@@ -83,6 +88,8 @@ def submit(system, optimizer, description, **settings):
         print(f"{optimizer}: interrupted; --resume continues after the last epoch saved, if any",
               file=sys.stderr)
         state = "interrupted"
+    finally:
+        warnings.formatwarning = earlier                                # of a notebook
     sys.exit(EXIT_CODES[state])
 
 
