@@ -19,8 +19,9 @@ samples stay apart (`hig.structure`). A route that the graph rules out is never 
 are. Second, the route's numbers are checked with the first batch of each shape (`hig.proof`): for a random v,
 Jᵀv by the route's factors or rows must equal that of the whole model, which automatic differentiation gives
 at the cost of one backward pass. If the two differ, the next route is tried. If the graph has unknown
-operations or random numbers, small and large rows of J get the same weight in this check, and the check is
-repeated at the updates 1, 2, 4, 8, …, and when an untrained variable that the model reads has changed.
+operations or random numbers, or the model runs as plain Python, small and large rows of J get the same weight
+in this check, and the check is repeated at the updates 1, 2, 4, 8, …, and when an untrained variable that the
+model reads has changed.
 """
 
 import math
@@ -50,7 +51,7 @@ def candidates(functions):
         whether the structure of the graph shows that the route is right.
     """
     structure, optimizer, compiler = functions.structure, functions.model.optimizer, functions.compiler
-    possible, repeatable = not structure.certainly_mixed, not structure.random
+    possible, repeatable = not structure.certainly_mixed, not (structure.random or compiler.eager)
     apart = repeatable and not structure.mixing
     if optimizer.krylov:
         for way in ways(functions, structure.network_alone and possible):

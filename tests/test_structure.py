@@ -116,6 +116,17 @@ def test_what_python_holds_counts_as_soon_as_it_changes(float64, change):
         change(model)
 
 
+def test_plain_python_is_proven_again(float64):
+    coupled = []
+    case = Case(stack(5, 2), lambda x, u: u - tf.reduce_mean(u, axis=0) if coupled else u + 0.0)
+    model = compiled(case, run_eagerly=True)
+    assert_right_step(case, model)
+    coupled.append(True)
+    with pytest.warns(UserWarning, match="may have been wrong since update 1; this is update 2"):
+        model.train_on_batch(case.x, targets(case, model))
+    assert_right_step(case, model)
+
+
 @pytest.mark.parametrize("options", [{}, ALL_STEPS], ids=["exact", "krylov"])
 @pytest.mark.parametrize("coupled", [0.0, 1.0])
 def test_noise_that_is_raised_later_is_refused(float64, coupled, options):
