@@ -73,7 +73,8 @@ def test_settings_out_of_range_from_the_start_or_set_later(name, value, words):
 
 
 @pytest.mark.parametrize("make, settings, words", [
-    (power, {"learning_rate": 0.0}, "learning_rate"), (power, {"loss_scale_factor": 8.0}, "loss_scale_factor"),
+    (power, {"learning_rate": 0.0}, "learning_rate"),
+    (power, {"loss_scale_factor": 8.0}, "loss_scale_factor"),
     (hig.LevenbergMarquardt, {"damping": 0.0}, "damping must be positive"),
     (hig.LevenbergMarquardt, {"learning_rate": 0.0}, "learning_rate"),
     (lambda: hig.HIG(DECAY, 1e-6, adaptive=True), {}, "schedule"),

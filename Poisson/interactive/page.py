@@ -91,7 +91,8 @@ def controls(training):
         html.Div([choice("fields", "source", {"held out": "held out", "batch": "of the last batch"}),
                   field("entry, 0 or more, at most the last", "entry")], className="controls"),
         html.Div([dcc.Graph(id=f"picture_{name}", config={"displayModeBar": False},
-                            style={"height": "min(240px, 42vw)"}) for name in PICTURES], className="pictures"),
+                            style={"height": "min(240px, 42vw)"}) for name in PICTURES],
+                 className="pictures"),
         dcc.Store(id="seen"), dcc.Interval(id="hand", interval=300)]
 
 
