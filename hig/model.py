@@ -16,6 +16,8 @@ from hig.replicas import Split, anywhere, once, place
 from hig.routes import Derivatives
 
 PARTS = "network", "simulator", "network_input"
+NUMBERS = int, float, str, np.generic                                   # what a part of a model may hold
+ARRAYS = np.ndarray, tf.Tensor, tf.Variable, keras.Variable
 KEPT_SHAPES = 48            # batch shapes whose compiled functions are kept, 5 to 30 MB each
 
 
@@ -34,8 +36,9 @@ class PhysicsModel(keras.Model):
             With a Jacobian power it runs in inference mode: no dropout noise, no batch statistics.
         simulator: function or Keras layer (x, u) → y, differentiable TensorFlow code. x is what `fit` is
             given, an array or a structure of arrays with B rows; u are the controls; y is real, with B rows.
-            Numbers that it holds as attributes or in a tf.Variable may be changed while training; what it
-            takes from elsewhere in Python stays as it was in the first batch, until `compile` is called.
+            While training, numbers and arrays that are its attributes may be replaced, and a tf.Variable may
+            be assigned. What else it takes from Python, entries of an array set in place for instance, stays
+            as it was in the first batch, until `compile` is called.
             Loop over time steps by `tf.while_loop(..., maximum_iterations=...)`, which XLA can compile with
             its derivatives. An optional method linearize(x, u) → (y, ∂y/∂u), with ∂y/∂u of shape
             (B, d, *shape of a sample's u), replaces automatic differentiation with respect to u.
@@ -248,13 +251,16 @@ class PhysicsModel(keras.Model):
 
     def _python_values(self):
         """What graphs keep as it was when they were made: the parts of the model, the weights' regularisers,
-        and the numbers and strings that these hold.
+        and the numbers, strings, arrays and variables that these hold.
+
+        An array or a variable counts as changed if another one takes its place.
         """
         held = [self.network, self.simulator, self.network_input]
         held += filter(None, [weight.regularizer for weight in self.variables])
-        return held + [(name, value) for holder in held
+        return held + [(name, value if isinstance(value, NUMBERS) else id(value)) for holder in held
                        for name, value in getattr(getattr(holder, "__self__", holder), "__dict__", {}).items()
-                       if name[0] != "_" and isinstance(value, (int, float, str, np.generic))]
+                       if name[0] != "_" and isinstance(value, (*NUMBERS, *ARRAYS))
+                       and not tf.is_symbolic_tensor(value)]
 
     def _train_first(self, iterator):
         """The first call of the train function: it finds out whether XLA may compile the steps."""

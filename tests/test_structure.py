@@ -92,19 +92,22 @@ class Coupled:
     """A simulator with a number that Python holds."""
 
     def __init__(self):
-        self.factor = 0.0
+        self.factor, self.scale = 0.0, np.ones(2)
 
     def __call__(self, x, u):
-        return u + self.factor * tf.reduce_mean(u, axis=0)
+        self.last = u * self.scale                                      # a tensor of a graph, no change
+        return self.last + self.factor * tf.reduce_mean(u, axis=0)
 
 
 @pytest.mark.filterwarnings("ignore:A part of the model")
 @pytest.mark.parametrize("change", [
     lambda model: setattr(model.simulator, "factor", 1.0),
+    lambda model: setattr(model.simulator, "scale", np.array([2.0, 0.5])),
+    lambda model: setattr(model.simulator, "scale", tf.Variable([2.0, 0.5], dtype="float64")),
     lambda model: setattr(model, "simulator", lambda x, u: u * x[:, :2]),
     lambda model: setattr(model, "network_input", lambda x: x[:, ::-1]),
     lambda model: setattr(model.network.layers[0].kernel, "regularizer", keras.regularizers.L2(0.1))],
-    ids=["attribute", "simulator", "network_input", "regularizer"])
+    ids=["number", "array", "variable", "simulator", "network_input", "regularizer"])
 def test_what_python_holds_counts_as_soon_as_it_changes(float64, change):
     case = Case(stack(5, 2), Coupled())
     model = compiled(case)
