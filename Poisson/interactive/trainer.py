@@ -182,7 +182,7 @@ class Training(threading.Thread):
         losses = [f"{kind} loss {last_known(self.curve.curve.get(key, [])):.3e}"
                   for kind, key in (("training", "train_loss"), ("test", "test_loss"))]
         return " · ".join(["training" if self.left else "paused", f"{self.curve.epoch} updates",
-                           f"{self.curve.time:.1f} s", *losses])
+                           f"{self.curve.time:.1f} s", *losses * bool(self.curve.epoch)])
 
     def fields(self):
         """What the page shows of the network: {"x_gt", "y_target", "x", "y", "residual": a field, float32
