@@ -8,6 +8,7 @@ on TensorFlow here. It does not depend on the speeds, because other programs cha
 
 import os
 import platform
+import signal
 import statistics
 import sys
 import timeit
@@ -125,4 +126,5 @@ def main(arguments=()):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)                       # `| head` ends it without a traceback
     sys.exit(main(sys.argv[1:]))
