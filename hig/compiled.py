@@ -155,10 +155,10 @@ class _Function:
 
 
 def own_sentence(error):
-    """The message of a TensorFlow error in one line, without the graph and the traces."""
+    """The message of an error, TensorFlow's for instance, in one line, without the graph and the traces."""
+    message = str(getattr(error, "message", error))
     traces = re.compile(r"\s*$|Graph execution error|Detected at node|\s+File |\s*<ipython|\s*\^")
-    line = next((line for line in str(error.message).splitlines() if not traces.match(line)),
-                str(error.message))
+    line = next((line for line in message.splitlines() if not traces.match(line)), message)
     line = re.sub(r"\{\{[^}]*\}\}|\[\[\{\{.*|\[Op:.*?\]", "", line).strip()
     unsupported = re.search(r"Detected unsupported operations .* on \S+: (.*?)\s*(?:$|\()", line)
     return f"it has no kernel for {unsupported[1]}" if unsupported else line

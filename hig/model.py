@@ -232,7 +232,7 @@ class PhysicsModel(keras.Model):
             return self.train_step(keras.tree.map_structure(
                 lambda t: None if isinstance(t, tf.experimental.Optional) else t, data))
         if self.compiler.values not in (None, self._python_values()):
-            self.compiler.warn("A part of the model, or a number that one holds in Python, has changed: all "
+            self.compiler.warn("A part of the model, or a number or an array that it holds, has changed: all "
                                "is compiled again, which takes seconds; a tf.Variable changes without")
             self._derivatives, self.test_function, self.predict_function = {}, None, None
         if several:
@@ -253,14 +253,18 @@ class PhysicsModel(keras.Model):
         """What graphs keep as it was when they were made: the parts of the model, the weights' regularisers,
         and the numbers, strings, arrays and variables that these hold.
 
-        An array or a variable counts as changed if another one takes its place.
+        Numbers and strings count as changed if their values do, all else if another object takes its place.
         """
         held = [self.network, self.simulator, self.network_input]
         held += filter(None, [weight.regularizer for weight in self.variables])
-        return held + [(name, value if isinstance(value, NUMBERS) else id(value)) for holder in held
-                       for name, value in getattr(getattr(holder, "__self__", holder), "__dict__", {}).items()
-                       if name[0] != "_" and isinstance(value, (*NUMBERS, *ARRAYS))
-                       and not tf.is_symbolic_tensor(value)]
+        found = [id(holder) for holder in held]
+        for holder in held:
+            for name, value in getattr(getattr(holder, "__self__", holder), "__dict__", {}).items():
+                if isinstance(value, NUMBERS) and name[0] != "_":
+                    found.append((name, value))
+                elif isinstance(value, ARRAYS) and name[0] != "_" and not tf.is_symbolic_tensor(value):
+                    found.append((name, id(value)))
+        return found
 
     def _train_first(self, iterator):
         """The first call of the train function: it finds out whether XLA may compile the steps."""
@@ -269,21 +273,21 @@ class PhysicsModel(keras.Model):
             raise StopIteration
         same = batches if not isinstance(iterator, tf.data.Iterator) else tf.data.Dataset.from_generator(
             lambda: batches, output_signature=iterator.element_spec)
+        failure = None
         try:
-            self.jit_compile = self._agrees_with_xla(batches[0])        # Keras' "auto": no XLA on a CPU
-        except Exception:  # of users' code; the step without XLA raises it in Keras' words
-            self.jit_compile = False
-        super().make_train_function(force=True)
-        try:
-            return self.train_function(iter(same))
-        except tf.errors.OpError as error:  # of a metric, or of what a layer does only in training
-            if not self.jit_compile or isinstance(error, tf.errors.ResourceExhaustedError):
-                raise
+            if self._agrees_with_xla(batches[0]):
+                self.jit_compile = True
+                super().make_train_function(force=True)
+                return self.train_function(iter(same))
+        except (MemoryError, tf.errors.ResourceExhaustedError):
+            raise
+        except Exception as error:  # of users' code, or of XLA in what a layer does only in training
             failure = error
-        self.jit_compile = False
+        self.jit_compile = False                                        # Keras' "auto": no XLA on a CPU
         super().make_train_function(force=True)
         logs = self.train_function(iter(same))  # raises again unless XLA caused the error
-        self.compiler.without_xla("The step", failure)
+        if failure:
+            self.compiler.without_xla("The step", failure)
         return logs
 
     def _agrees_with_xla(self, data):

@@ -209,24 +209,24 @@ def add_legend(ax, title, size, beside):
     above = 0.2 * (title.count("\n") if title else 0)
     if not texts or ax.get_legend():
         return above
-    look = {"handlelength": 1.6, "handletextpad": 0.5, "labelspacing": 0.25, "columnspacing": 1.0,
+    form = {"handlelength": 1.6, "handletextpad": 0.5, "labelspacing": 0.25, "columnspacing": 1.0,
             "borderaxespad": 0.3}
     room = size[0] - MARGIN[0], size[1] - MARGIN[1]
     for points in (9, 8, 7):
         width, height = legend_size(texts, points)
         place = free_place(ax, (width + 0.1) / room[0], (height + 0.1) / room[1])
         if place:
-            ax.legend(handles, texts, loc="center", bbox_to_anchor=place, fontsize=points, **look)
+            ax.legend(handles, texts, loc="center", bbox_to_anchor=place, fontsize=points, **form)
             return above
     if beside:
-        ax.figure.legend(handles, texts, loc="outside right upper", **look)
+        ax.figure.legend(handles, texts, loc="outside right upper", **form)
         return above
     points, columns = next(((points, columns) for points in (9, 8, 7) for columns in (3, 2)
                             if columns * (0.1 + legend_size(texts, points)[0]) < size[0]), (8, 1))
     ax.set_title("", loc="left")
     left = -0.6 / room[0] if columns * (0.1 + legend_size(texts, points)[0]) > room[0] else -0.02
     ax.legend(handles, texts, loc="lower left", bbox_to_anchor=(left, 1), ncols=columns, fontsize=points,
-              alignment="left", title=title and legible(title), title_fontsize=10, **look)
+              alignment="left", title=title and legible(title), title_fontsize=10, **form)
     return above + legend_size(texts[::columns], points)[1] + 0.1
 
 

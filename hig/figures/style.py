@@ -77,14 +77,14 @@ def choose_looks(groups, palette="paper", background="paper", shown=None):
     return looks
 
 
-def readable(color, look):
+def readable(color, background):
     """The colour; on a dark background mixed with white until its contrast is 4:1."""
     from matplotlib.colors import to_hex, to_rgb
 
     def brightness(color):                                              # relative luminance, WCAG 2
         parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055)**2.4 for part in to_rgb(color)]
         return 0.05 + 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-    while look == "dark" and brightness(color) < 4 * brightness(STYLES["dark"]["figure.facecolor"]):
+    while background == "dark" and brightness(color) < 4 * brightness(STYLES["dark"]["figure.facecolor"]):
         color = to_hex([0.95 * part + 0.05 for part in to_rgb(color)])
     return color
 
@@ -103,13 +103,13 @@ def legible(text):
     return text.replace("$", r"\$")
 
 
-def write_figure(figure, output, look):
+def write_figure(figure, output, background):
     """Writes a figure atomically; text stays text.
 
     Args:
         figure: matplotlib Figure, made in the same `style`.
         output: Path, whose suffix (png, pdf, svg) decides the format.
-        look: name of that style.
+        background: name of that style.
 
     Raises:
         ValueError: the file cannot be written.
@@ -117,7 +117,7 @@ def write_figure(figure, output, look):
     kind = output.suffix[1:].lower()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # equal curves, equal files
     content = io.BytesIO()
-    with style(look):
+    with style(background):
         figure.savefig(content, format=kind, dpi=200, metadata=undated)
     write_file(output, content.getvalue())
 
