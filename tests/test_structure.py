@@ -109,7 +109,7 @@ class Coupled:
     lambda model: setattr(model.simulator, "scale", tf.constant([2.0, 0.5], dtype="float64")),
     lambda model: setattr(model.simulator, "scale", tf.Variable([2.0, 0.5], dtype="float64")),
     lambda model: setattr(model, "simulator", lambda x, u: u * x[:, :2]),
-    lambda model: setattr(model, "simulator", Coupled(1.0)),
+    lambda model: setattr(model, "simulator", Coupled(scale=np.array([2.0, 0.5]))),
     lambda model: setattr(model, "network_input", lambda x: x[:, ::-1]),
     lambda model: setattr(model.network.layers[0].kernel, "regularizer", keras.regularizers.L2(0.1))],
     ids=["number", "array", "tensor", "variable", "simulator", "data class", "network_input", "regularizer"])
